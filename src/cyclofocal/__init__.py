@@ -1,0 +1,13 @@
+"""Cyclical focal loss for PyTorch."""
+
+from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
+from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BinaryCyclicalFocalLoss",
+    "CyclicalFocalLoss",
+    "binary_cyclical_focal_loss",
+    "cyclical_focal_loss",
+]

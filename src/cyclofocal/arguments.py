@@ -1,0 +1,203 @@
+"""What a call may look like. Everything else is refused here, before any work, with what to do instead."""
+
+import functools
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+MONOTONE_GAMMA_HC = 3.59
+"""Above it the high-confidence loss rises with p in a band, so its gradient has the wrong sign there."""
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_softmax_call(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    eta: float | Tensor,
+    gammas: dict[str, float],
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+) -> None:
+    """Refuse what ``F.cross_entropy`` refuses and what the cyclical focal loss adds; see ``functional``."""
+    _check_settings(eta, gammas, reduction, label_smoothing)
+    _check_floating("logits", logits)
+    if logits.dim() == 0:
+        raise ValueError("logits is a scalar; it must be (C,), (N, C) or (N, C, d1, ...)")
+    _check_device(logits, target=target, weight=weight)
+    class_dim = 0 if logits.dim() == 1 else 1
+    classes = logits.shape[class_dim]
+    if classes == 0:
+        raise ValueError(f"logits of shape {tuple(logits.shape)} has no class; dimension {class_dim} must be >= 1")
+    _check_class_weight(weight, classes)
+    if target.is_floating_point():
+        _check_probabilities(logits, target, ignore_index)
+    else:
+        _check_indices(logits, target, class_dim, ignore_index)
+
+
+def check_sigmoid_call(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    eta: float | Tensor,
+    gammas: dict[str, float],
+    alpha: float | None,
+    probability_margin: float,
+    reduction: str,
+    label_smoothing: float,
+) -> None:
+    """Refuse what ``F.binary_cross_entropy_with_logits`` refuses and what this loss adds; see ``functional``."""
+    _check_settings(eta, gammas, reduction, label_smoothing)
+    check_sides(alpha, probability_margin)
+    _check_floating("logits", logits)
+    _check_device(logits, target=target, weight=weight, pos_weight=pos_weight)
+    if target.shape != logits.shape:
+        hint = ""
+        if not target.is_floating_point() and target.dim() < max(logits.dim(), 1):
+            hint = "; class indices belong to cyclical_focal_loss (softmax), this one takes a 0/1 target per logit"
+        raise ValueError(f"target has shape {tuple(target.shape)}, logits {tuple(logits.shape)}; they must agree{hint}")
+    _check_broadcast("weight", weight, logits)
+    _check_broadcast("pos_weight", pos_weight, logits)
+    if can_read(target) and target.numel():
+        low, high = (bound.item() for bound in torch.aminmax(target.detach()))
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"target has values from {low} to {high}; a sigmoid target must lie in [0, 1]"
+                " (class indices belong to cyclical_focal_loss)"
+            )
+
+
+def check_unit_interval(name: str, value: float | Tensor) -> None:
+    """Refuse a number, or a tensor that can be read without stalling a device, outside [0, 1]."""
+    if isinstance(value, Tensor):
+        if not can_read(value) or bool(((value >= 0) & (value <= 1)).all()):
+            return
+    elif 0 <= value <= 1:
+        return
+    raise ValueError(f"{name} is {value}; it must lie in [0, 1]")
+
+
+def can_read(tensor: Tensor) -> bool:
+    """Whether the values can be looked at here: on the CPU, outside of tracing and function transforms."""
+    return (
+        not torch.compiler.is_compiling()
+        and tensor.device.type == "cpu"
+        and type(tensor) in (Tensor, torch.nn.Parameter)  # not fake, not distributed
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def _check_settings(eta: float | Tensor, gammas: dict[str, float], reduction: str, label_smoothing: float) -> None:
+    if isinstance(eta, Tensor) and eta.dim() > 0:
+        raise ValueError(f"eta has shape {tuple(eta.shape)}; it must be a float or a 0-d tensor")
+    check_unit_interval("eta", eta)
+    check_gammas(**gammas)
+    check_reduction(reduction)
+    check_unit_interval("label_smoothing", label_smoothing)
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}; it must be one of {', '.join(map(repr, REDUCTIONS))}")
+
+
+def check_gammas(gamma_pos: float, gamma_neg: float, gamma_hc: float) -> None:
+    for name, gamma in (("gamma_pos", gamma_pos), ("gamma_neg", gamma_neg), ("gamma_hc", gamma_hc)):
+        if not 0 <= gamma < math.inf:
+            raise ValueError(f"{name} is {gamma}; it must be a finite number >= 0 (0 turns it off)")
+    if gamma_hc > 100:
+        raise ValueError(f"gamma_hc is {gamma_hc}; (1 + p)^gamma_hc overflows above 100, and 2 to 3 is usual")
+    if gamma_hc > MONOTONE_GAMMA_HC and not torch.compiler.is_compiling():
+        _warn_not_monotone()
+
+
+def check_sides(alpha: float | None, probability_margin: float) -> None:
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; it must lie in [0, 1], or be None to weigh both sides alike")
+    if not 0 <= probability_margin < 1:
+        raise ValueError(f"probability_margin is {probability_margin}; it must lie in [0, 1)")
+
+
+@functools.cache
+def _warn_not_monotone() -> None:
+    """Once in a process."""
+    warnings.warn(
+        f"a gamma_hc above {MONOTONE_GAMMA_HC} makes the high-confidence loss rise with the probability of the true"
+        " class in a band (for 4: from p = 0.155 to 0.442), where its gradient pushes the wrong way; 2 or 3 is usual",
+        stacklevel=5,
+    )
+
+
+def _check_floating(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} has dtype {tensor.dtype}; it must be a floating-point tensor")
+
+
+def _check_device(logits: Tensor, **others: Tensor | None) -> None:
+    for name, other in others.items():
+        if other is not None and other.device != logits.device:
+            raise ValueError(f"{name} is on {other.device}, logits on {logits.device}; move them to one device")
+
+
+def _check_class_weight(weight: Tensor | None, classes: int) -> None:
+    if weight is None:
+        return
+    _check_floating("weight", weight)
+    if weight.shape != (classes,):
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; it must be ({classes},), one per class")
+
+
+def _check_broadcast(name: str, weight: Tensor | None, logits: Tensor) -> None:
+    if weight is None:
+        return
+    _check_floating(name, weight)
+    shape, sizes = tuple(weight.shape), tuple(logits.shape)
+    fits = len(shape) <= len(sizes) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(sizes), strict=False))
+    if not fits:
+        raise ValueError(f"{name} has shape {shape}; it must broadcast to that of logits, {sizes}")
+
+
+def _check_probabilities(logits: Tensor, target: Tensor, ignore_index: int) -> None:
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"target is {target.dtype} of shape {tuple(target.shape)}, so class probabilities, but logits has shape"
+            f" {tuple(logits.shape)}; give probabilities that shape, or pass class indices as int64"
+        )
+    if ignore_index >= 0:
+        raise ValueError(f"ignore_index is {ignore_index}, but target holds probabilities, which have no index")
+
+
+def _check_indices(logits: Tensor, target: Tensor, class_dim: int, ignore_index: int) -> None:
+    if target.dtype == torch.bool or target.is_complex():
+        raise TypeError(f"target has dtype {target.dtype}; it must hold class indices (int64) or probabilities (float)")
+    shape = logits.shape[:class_dim] + logits.shape[class_dim + 1 :]
+    if target.shape != shape and not (class_dim == 0 and target.shape == (1,)):
+        if target.shape == logits.shape:
+            raise ValueError(
+                f"target is {target.dtype} of the logits' shape {tuple(target.shape)}: if it is one-hot over classes"
+                " pass target.float(); if each logit is its own yes or no use binary_cyclical_focal_loss"
+            )
+        raise ValueError(
+            f"target has shape {tuple(target.shape)}; for logits of shape {tuple(logits.shape)} class indices must"
+            f" have shape {tuple(shape)}"
+        )
+    if can_read(target) and target.numel():
+        _check_index_values(target, logits.shape[class_dim], ignore_index)
+
+
+def _check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
+    low, high = (bound.item() for bound in torch.aminmax(target))
+    if low >= 0 and high < classes:
+        return  # the common case: one pass over the target
+    wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
+    if bool(wrong.any()):
+        raise IndexError(
+            f"target holds class {target[wrong][0].item()} for {classes} classes; indices must lie in"
+            f" [0, {classes - 1}] or equal ignore_index ({ignore_index})"
+        )

@@ -1,0 +1,119 @@
+"""The two losses as the paper writes them, one line of torch per line of mathematics.
+
+Differentiable any number of times and through ``torch.func``; finite wherever the mathematics is. The fused
+kernels compute the same numbers faster and fall back to these for second derivatives and function transforms.
+
+Throughout, with p the probability of the true side and eta the clock's mixing weight:
+
+    weight of the true side:    (1 - eta) * (1 - p)^gamma_pos + eta * (1 + p)^gamma_hc
+    weight of the other side:   (1 - eta) * p^gamma_neg + eta                (softmax, label smoothing only)
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Eta = float | Tensor
+
+
+def softmax_rows(
+    log_p: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    eta: Eta,
+    gamma_pos: float,
+    gamma_neg: float,
+    gamma_hc: float,
+    ignore_index: int,
+    label_smoothing: float,
+) -> Tensor:
+    """Loss of every row. ``log_p`` is (N, C, ...); ``target`` class indices (N, ...) or probabilities (N, C, ...)."""
+    classes = log_p.shape[1]
+    other = label_smoothing / classes
+    own = 1 - label_smoothing + other
+    by_class = (1, -1) + (1,) * (log_p.dim() - 2)
+
+    if target.is_floating_point():
+        rows = target * own * _own_term(log_p, eta, gamma_pos, gamma_hc)
+        rows = torch.where(target == 0, 0.0, rows)  # nothing is asked of a class, even if it is masked (-inf)
+        if other:
+            rows = rows + (1 - target) * other * _other_term(log_p, eta, gamma_neg)
+        return -(rows if weight is None else rows * weight.view(by_class)).sum(1)
+
+    ignored = target == ignore_index
+    index = target.masked_fill(ignored, 0).unsqueeze(1)
+    log_p_target = log_p.gather(1, index).squeeze(1)
+    rows = own * _own_term(log_p_target, eta, gamma_pos, gamma_hc)
+    if weight is not None:
+        rows = rows * weight[index.squeeze(1)]
+    if other:
+        others = _other_term(log_p, eta, gamma_neg)
+        others = others if weight is None else others * weight.view(by_class)
+        not_target = torch.arange(classes, device=log_p.device).view(by_class) != index
+        rows = rows + other * torch.where(not_target, others, 0.0).sum(1)
+    return torch.where(ignored, 0.0, -rows)
+
+
+def sigmoid_elements(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    eta: Eta,
+    gamma_pos: float,
+    gamma_neg: float,
+    gamma_hc: float,
+    alpha: float | None,
+    probability_margin: float,
+    label_smoothing: float,
+) -> Tensor:
+    """Loss of every element; all tensors broadcast to the shape of ``logits``, ``target`` in [0, 1]."""
+    target = target * (1 - label_smoothing) + label_smoothing / 2
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    yes = _mix((gamma_pos * log_not_p).exp(), (1 + log_p.exp()) ** gamma_hc, eta) * log_p
+    if probability_margin == 0:
+        focal, not_p = (gamma_neg * log_p).exp(), log_not_p.exp()
+    else:
+        p = (log_p.exp() - probability_margin).clamp(min=0)
+        focal, not_p, log_not_p = power(p, gamma_neg), 1 - p, torch.log1p(-p)
+    no = _mix(focal, (1 + not_p) ** gamma_hc, eta) * log_not_p
+
+    yes = yes if pos_weight is None else yes * pos_weight
+    if alpha is not None:
+        yes, no = alpha * yes, (1 - alpha) * no
+    elements = -(target * yes + (1 - target) * no)
+    return elements if weight is None else elements * weight
+
+
+def power(base: Tensor, exponent: float) -> Tensor:
+    """``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at base 0 for exponents below 1."""
+    if exponent == 0:
+        return torch.ones_like(base)
+    if exponent >= 1:
+        return base**exponent
+    zero = base == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, base) ** exponent)
+
+
+def _own_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> Tensor:
+    """log p of the target class times its weight, which tends to 1 as p tends to 0."""
+    masked = log_p == -torch.inf
+    finite = log_p.masked_fill(masked, 0.0)
+    focal = power(-torch.expm1(finite), gamma_pos)
+    return torch.where(masked, log_p, _mix(focal, (1 + finite.exp()) ** gamma_hc, eta) * finite)
+
+
+def _other_term(log_p: Tensor, eta: Eta, gamma_neg: float) -> Tensor:
+    """log p of a class that is not the target times its weight; p^gamma * log p tends to 0 as p tends to 0."""
+    if gamma_neg == 0:
+        return log_p
+    masked = log_p == -torch.inf
+    finite = log_p.masked_fill(masked, 0.0)
+    at_zero = torch.as_tensor(eta, dtype=log_p.dtype, device=log_p.device)
+    unbounded = masked & (at_zero > 0)
+    return torch.where(unbounded, at_zero * log_p, _mix((gamma_neg * finite).exp(), 1.0, eta) * finite)
+
+
+def _mix(hard: Tensor, easy: Tensor | float, eta: Eta) -> Tensor:
+    """From the focal weight at eta 0 to the high-confidence one at eta 1; exactly 1 where both are."""
+    return hard + eta * (easy - hard)

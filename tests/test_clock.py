@@ -1,0 +1,166 @@
+"""Promise: the modules tell the right time, with set_progress or by counting steps, through state_dict and .to()."""
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.functional import cyclical_focal_loss
+from cyclofocal.schedules import cosine, cyclical_eta, epoch_progress
+
+LOSSES = [CyclicalFocalLoss, BinaryCyclicalFocalLoss]
+X, T = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+ONE_HOT = F.one_hot(T, 4).float()
+
+
+def train(criterion, steps):
+    """Progress seen by each of ``steps`` training forwards."""
+    seen = []
+    for _ in range(steps):
+        seen.append(criterion.progress.item())
+        criterion(X.clone().requires_grad_(), ONE_HOT).backward()
+    return seen
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_total_steps_walks_from_zero_to_one(loss):
+    criterion = loss(total_steps=5)
+    assert train(criterion, 5) == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_each_step_uses_the_eta_of_its_own_progress():
+    criterion = CyclicalFocalLoss(total_steps=9, cyclical_factor=2.0, label_smoothing=0.1)
+    for step in range(9):
+        eta = cyclical_eta(epoch_progress(step, 9), 2.0)
+        expected = cyclical_focal_loss(X, T, eta=eta, label_smoothing=0.1)
+        torch.testing.assert_close(criterion(X, T), expected)
+
+
+def test_accumulation_advances_every_kth_forward():
+    criterion = CyclicalFocalLoss(total_steps=3, accumulation=2)
+    assert train(criterion, 6) == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_past_the_end_it_stays_and_says_so_once():
+    criterion = CyclicalFocalLoss(total_steps=2, accumulation=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(criterion, 4)
+    with pytest.warns(UserWarning, match="more training steps than total_steps=2"):
+        train(criterion, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert train(criterion, 3) == [1.0] * 3
+
+
+def test_one_step_is_legal():
+    assert train(CyclicalFocalLoss(total_steps=1), 1) == [0.0]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_eval_is_plain_cross_entropy_and_does_not_advance(loss):
+    criterion = loss(total_steps=5, label_smoothing=0.1).eval()
+    if loss is CyclicalFocalLoss:
+        expected = F.cross_entropy(X, T, label_smoothing=0.1)
+        torch.testing.assert_close(criterion(X, T), expected)
+    else:
+        expected = F.binary_cross_entropy_with_logits(X, ONE_HOT * 0.9 + 0.05)
+        torch.testing.assert_close(criterion(X, ONE_HOT), expected)
+    assert criterion.progress == 0
+    training_form = loss(cyclical_in_eval=True).eval()
+    assert not torch.isclose(training_form(X, ONE_HOT), loss().eval()(X, ONE_HOT))
+
+
+def test_without_gradients_nothing_advances():
+    criterion = CyclicalFocalLoss(total_steps=5)
+    with torch.no_grad():
+        criterion(X, T)
+    assert criterion.progress == 0
+
+
+def test_set_progress():
+    criterion = CyclicalFocalLoss(cyclical_factor=4.0)
+    for epoch in range(5):
+        criterion.set_progress(epoch_progress(epoch, 5))
+        assert criterion.eta.item() == pytest.approx(cyclical_eta(epoch / 4))
+        torch.testing.assert_close(criterion(X, T), cyclical_focal_loss(X, T, eta=criterion.eta))
+    with pytest.raises(ValueError, match=r"progress is 1\.2"):
+        criterion.set_progress(1.2)
+    assert criterion.progress == 1  # unmoved by the refused call
+
+
+def test_set_progress_between_forward_and_backward_leaves_the_gradient_alone():
+    criterion = CyclicalFocalLoss()
+    x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
+    loss = criterion(x, T)
+    criterion.set_progress(0.25)
+    loss.backward()
+    cyclical_focal_loss(y, T, eta=1.0).backward()
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_set_progress_moves_the_counter_too():
+    criterion = CyclicalFocalLoss(total_steps=5, accumulation=2)
+    criterion.set_progress(0.5)
+    assert train(criterion, 4) == [0.5, 0.5, 0.75, 0.75]
+
+
+def test_another_schedule():
+    criterion = CyclicalFocalLoss(total_steps=9, schedule=lambda p: cosine(cyclical_eta(p, 2.0)))
+    train(criterion, 1)
+    assert criterion.eta.item() == pytest.approx(cosine(cyclical_eta(1 / 8, 2.0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_clock_is_in_the_state_dict(loss):
+    criterion = loss(total_steps=7)
+    train(criterion, 3)
+    file = io.BytesIO()
+    torch.save(criterion.state_dict(), file)
+    file.seek(0)
+    resumed = loss(total_steps=7)
+    resumed.load_state_dict(torch.load(file))
+    assert train(resumed, 4) == train(criterion, 4)
+    with pytest.warns(UserWarning, match="total_steps"):  # also the count for this warning was resumed
+        train(resumed, 1)
+    assert train(copy.deepcopy(resumed), 1) == [1.0]
+
+
+def test_half_moves_the_module_and_does_not_round_the_clock():
+    model = nn.ModuleDict({"criterion": CyclicalFocalLoss(weight=torch.ones(4), total_steps=10_001)})
+    criterion = model["criterion"]
+    train(criterion, 3)
+    model.to(torch.bfloat16)
+    assert criterion.weight.dtype == torch.bfloat16
+    assert criterion.progress.dtype == criterion.eta.dtype == torch.float32
+    assert criterion.progress.item() == pytest.approx(3e-4, rel=1e-6)
+    assert all(buffer.device.type == "meta" for buffer in model.to("meta").buffers())
+
+
+def test_a_clock_that_nobody_moves_is_noticed():
+    criterion = CyclicalFocalLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(criterion, 99)
+    with pytest.warns(UserWarning, match="the clock has not moved"):
+        train(criterion, 1)
+
+
+def test_drop_in_for_cross_entropy_in_a_loop_that_knows_nothing_of_epochs():
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, T), batch_size=2)
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = CyclicalFocalLoss(total_steps=4 * len(data))
+    etas = []
+    for _ in range(4):
+        for x, t in data:
+            optimizer.zero_grad()
+            etas.append(criterion.eta.item())
+            criterion(model(x), t).backward()
+            optimizer.step()
+    assert etas == pytest.approx([cyclical_eta(epoch_progress(s, 12)) for s in range(12)], rel=1e-5)

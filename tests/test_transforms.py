@@ -1,0 +1,78 @@
+"""Promise: torch.compile takes the losses whole, once, and follows the clock; torch.func goes through them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import grad, vmap
+
+from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
+from cyclofocal.schedules import cyclical_eta, epoch_progress
+
+X, T = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+ONE_HOT = F.one_hot(T, 4).float()
+
+
+@pytest.mark.parametrize("told", ["set_progress", "total_steps"])
+@pytest.mark.parametrize("loss", [CyclicalFocalLoss, BinaryCyclicalFocalLoss])
+def test_one_graph_over_a_whole_schedule_and_right_at_every_step(loss, told):
+    steps = 41
+    criterion = loss(total_steps=steps if told == "total_steps" else None, label_smoothing=0.1)
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(criterion, fullgraph=True, backend=backend)
+    function = cyclical_focal_loss if loss is CyclicalFocalLoss else binary_cyclical_focal_loss
+    for step in range(steps):
+        if told == "set_progress":
+            criterion.set_progress(epoch_progress(step, steps))
+        eta = cyclical_eta(epoch_progress(step, steps))
+        x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
+        value, expected = compiled(x, ONE_HOT), function(y, ONE_HOT, eta=eta, label_smoothing=0.1)
+        torch.testing.assert_close(value, expected)
+        value.backward()
+        expected.backward()
+        torch.testing.assert_close(x.grad, y.grad)
+    assert len(graphs) == 1
+
+
+def test_inductor_compiles_forward_and_backward():
+    torch._dynamo.reset()
+    criterion = CyclicalFocalLoss(total_steps=5, weight=torch.rand(4), label_smoothing=0.1)
+    eager = CyclicalFocalLoss(total_steps=5, weight=criterion.weight, label_smoothing=0.1)
+    compiled = torch.compile(criterion, fullgraph=True)
+    for _ in range(5):
+        x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
+        compiled(x, T).backward()
+        eager(y, T).backward()
+        torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(criterion.eta, eager.eta)
+
+
+@pytest.mark.parametrize("function", [cyclical_focal_loss, binary_cyclical_focal_loss])
+def test_per_sample_gradients(function):
+    target = T if function is cyclical_focal_loss else ONE_HOT
+
+    def of_one(x, t):
+        return function(x, t, eta=0.4, label_smoothing=0.1)
+
+    per_sample = vmap(grad(of_one))(X, target)
+    for i in range(len(X)):
+        x = X[i].clone().requires_grad_()
+        of_one(x, target[i]).backward()
+        torch.testing.assert_close(per_sample[i], x.grad)
+
+
+def test_vmap_over_eta_and_modules_inside_transforms():
+    etas = torch.linspace(0, 1, 5)
+    values = vmap(lambda eta: cyclical_focal_loss(X, T, eta=eta))(etas)
+    torch.testing.assert_close(values, torch.stack([cyclical_focal_loss(X, T, eta=eta) for eta in etas]))
+    criterion = CyclicalFocalLoss()
+    criterion.set_progress(0.3)
+    x = X.clone().requires_grad_()
+    criterion(x, T).backward()
+    torch.testing.assert_close(grad(lambda z: criterion(z, T))(X), x.grad)
