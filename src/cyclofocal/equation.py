@@ -34,24 +34,34 @@ def softmax_rows(
     by_class = (1, -1) + (1,) * (log_p.dim() - 2)
 
     if target.is_floating_point():
-        rows = target * own * _own_term(log_p, eta, gamma_pos, gamma_hc)
+        rows = target * own * own_term(log_p, eta, gamma_pos, gamma_hc)
         rows = torch.where(target == 0, 0.0, rows)  # nothing is asked of a class, even if it is masked (-inf)
         if other:
-            rows = rows + (1 - target) * other * _other_term(log_p, eta, gamma_neg)
+            rows = rows + (1 - target) * other * other_term(log_p, eta, gamma_neg)
         return -(rows if weight is None else rows * weight.view(by_class)).sum(1)
 
     ignored = target == ignore_index
     index = target.masked_fill(ignored, 0).unsqueeze(1)
     log_p_target = log_p.gather(1, index).squeeze(1)
-    rows = own * _own_term(log_p_target, eta, gamma_pos, gamma_hc)
+    rows = own * own_term(log_p_target, eta, gamma_pos, gamma_hc)
     if weight is not None:
         rows = rows * weight[index.squeeze(1)]
     if other:
-        others = _other_term(log_p, eta, gamma_neg)
+        others = other_term(log_p, eta, gamma_neg)
         others = others if weight is None else others * weight.view(by_class)
         not_target = torch.arange(classes, device=log_p.device).view(by_class) != index
         rows = rows + other * torch.where(not_target, others, 0.0).sum(1)
     return torch.where(ignored, 0.0, -rows)
+
+
+def softmax_denominator(target: Tensor, weight: Tensor | None, ignore_index: int, rows: int) -> Tensor | int:
+    """What the mean divides by in torch: the class weights of the targets that count, or the number of rows."""
+    if target.is_floating_point():
+        return rows
+    counts = target != ignore_index
+    if weight is None:
+        return counts.sum()
+    return torch.where(counts, weight[target.clamp(0, len(weight) - 1)], 0.0).sum()
 
 
 def sigmoid_elements(
@@ -95,7 +105,7 @@ def power(base: Tensor, exponent: float) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, base) ** exponent)
 
 
-def _own_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> Tensor:
+def own_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> Tensor:
     """log p of the target class times its weight, which tends to 1 as p tends to 0."""
     masked = log_p == -torch.inf
     finite = log_p.masked_fill(masked, 0.0)
@@ -103,7 +113,7 @@ def _own_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> Ten
     return torch.where(masked, log_p, _mix(focal, (1 + finite.exp()) ** gamma_hc, eta) * finite)
 
 
-def _other_term(log_p: Tensor, eta: Eta, gamma_neg: float) -> Tensor:
+def other_term(log_p: Tensor, eta: Eta, gamma_neg: float) -> Tensor:
     """log p of a class that is not the target times its weight; p^gamma * log p tends to 0 as p tends to 0."""
     if gamma_neg == 0:
         return log_p

@@ -1,11 +1,10 @@
 """The losses as pure functions: drop-in for ``torch.nn.functional.cross_entropy`` and its sigmoid sibling."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cyclofocal import equation
 from cyclofocal.arguments import check_sigmoid_call, check_softmax_call
+from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, compute_dtype, loss
 
 
 def cyclical_focal_loss(
@@ -70,25 +69,15 @@ def cyclical_focal_loss(
     """
     gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
     check_softmax_call(logits, target, weight, eta, gammas, ignore_index, reduction, label_smoothing)
-    dtype = _compute_dtype(logits)
-    if logits.dim() == 1:  # a batch of one whose row loses its batch dimension again
-        logits, shape = logits.unsqueeze(0), target.shape if not target.is_floating_point() else ()
-        target = target.view(1, -1) if target.is_floating_point() else target.view(1)
-    else:
-        shape = logits.shape[:1] + logits.shape[2:]
-    target = target.to(dtype) if target.is_floating_point() else target.long()
+    dtype = compute_dtype(logits)
+    target = target.to(dtype if target.is_floating_point() else torch.int64)
     weight = None if weight is None else weight.to(dtype)
-    eta = eta.to(dtype) if isinstance(eta, Tensor) else eta
-
-    log_p = F.log_softmax(logits, 1, dtype=dtype)
-    rows = equation.softmax_rows(
-        log_p, target, weight, eta, **gammas, ignore_index=ignore_index, label_smoothing=label_smoothing
-    )
-    if reduction == "none":
-        return rows.view(shape)
-    if reduction == "sum":
-        return rows.sum()
-    return rows.sum() / _softmax_denominator(rows, target, weight, ignore_index)
+    settings = (gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
+    if logits.dim() > 1:
+        return loss(SOFTMAX, (logits, target, weight), eta, settings, reduction)
+    rows = target.unsqueeze(0) if target.is_floating_point() else target.view(1)  # a batch of one
+    value = loss(SOFTMAX, (logits.unsqueeze(0), rows, weight), eta, settings, reduction)
+    return value.view(()) if target.is_floating_point() else value.view(target.shape if reduction == "none" else ())
 
 
 def binary_cyclical_focal_loss(
@@ -154,35 +143,8 @@ def binary_cyclical_focal_loss(
     check_sigmoid_call(
         logits, target, weight, pos_weight, eta, gammas, alpha, probability_margin, reduction, label_smoothing
     )
-    dtype = _compute_dtype(logits)
+    dtype = compute_dtype(logits)
     weight = None if weight is None else weight.to(dtype)
     pos_weight = None if pos_weight is None else pos_weight.to(dtype)
-    eta = eta.to(dtype) if isinstance(eta, Tensor) else eta
-    elements = equation.sigmoid_elements(
-        logits.to(dtype),
-        target.to(dtype),
-        weight,
-        pos_weight,
-        eta,
-        **gammas,
-        alpha=alpha,
-        probability_margin=probability_margin,
-        label_smoothing=label_smoothing,
-    )
-    if reduction == "none":
-        return elements
-    return elements.sum() if reduction == "sum" else elements.mean()
-
-
-def _compute_dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def _softmax_denominator(rows: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor | int:
-    """What the mean divides by in torch: the class weights of the targets that count, or the number of rows."""
-    if target.is_floating_point():
-        return rows.numel()
-    counts = target != ignore_index
-    if weight is None:
-        return counts.sum()
-    return torch.where(counts, weight[target.masked_fill(~counts, 0)], 0.0).sum()
+    settings = (gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing)
+    return loss(SIGMOID, (logits, target.to(dtype), weight, pos_weight), eta, settings, reduction)

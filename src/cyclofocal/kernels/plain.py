@@ -1,0 +1,242 @@
+"""Loss and closed-form gradient in torch: for every device, in chunks that stay in cache.
+
+With l = log p and h_j the derivative of the j-th term of the loss by l_j, the gradient by the logits is
+h_k - p_k * sum_j h_j.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cyclofocal.equation import Eta, other_term, own_term, power, softmax_denominator
+
+CHUNK = {"cpu": 2**18}  # elements; on the CPU the half dozen buffers of a chunk should stay in cache
+CHUNK_ELSEWHERE = 2**24
+
+
+def softmax(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    eta: Eta,
+    gamma_pos: float,
+    gamma_neg: float,
+    gamma_hc: float,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Loss and its gradient by the logits.
+
+    Args:
+        logits: (N, C, S).
+        target: int64 (N, S), or probabilities (N, C, S) in the dtype computed in (float32, or float64 for float64).
+        weight: (C,) in that dtype, or None.
+        with_grad: False leaves the gradient out.
+
+    Returns:
+        The loss in that dtype, (N, S) for reduction "none" and 0-d otherwise; the gradient like ``logits``, divided
+        by the mean's denominator, or None. An index target out of range makes nan of its row.
+    """
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    batch, classes, size = logits.shape
+    rows = logits.new_empty(batch, size, dtype=dtype)
+    grad = torch.empty_like(logits) if with_grad else None
+    scale = _scale(target, weight, ignore_index, rows, reduction)
+    terms = _Terms(torch.as_tensor(eta, dtype=dtype, device=logits.device), gamma_pos, gamma_neg, gamma_hc)
+    smoothing = (1 - label_smoothing + label_smoothing / classes, label_smoothing / classes)
+    for n, s in _chunks(logits):
+        place = (n, s) if size > 1 else (n, 0)  # 2-d without positions: torch is fastest along a last dimension
+        log_p = torch.log_softmax(logits[place[0], :, place[1]], 1, dtype=dtype)
+        if target.is_floating_point():
+            rows[place], slope, p = _soft_chunk(terms, log_p, target[place[0], :, place[1]], weight, smoothing, scale)
+            unasked = None
+        else:
+            unasked = target[place] == ignore_index
+            rows[place], slope, p = _index_chunk(terms, log_p, target[place], weight, smoothing, scale)
+            rows[place].masked_fill_(unasked, 0)
+        if grad is not None:
+            slope.addcmul_(p, slope.sum(1, keepdim=True), value=-1)
+            grad[place[0], :, place[1]] = slope if unasked is None else slope.masked_fill_(unasked.unsqueeze(1), 0)
+    return (rows if reduction == "none" else rows.sum() * scale), grad
+
+
+def sigmoid(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    eta: Eta,
+    gamma_pos: float,
+    gamma_neg: float,
+    gamma_hc: float,
+    alpha: float | None,
+    probability_margin: float,
+    label_smoothing: float,
+    reduction: str,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Loss and its gradient by the logits, of any shape; ``weight`` and ``pos_weight`` broadcast to it."""
+    dtype = target.dtype
+    x = logits.to(dtype)
+    log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
+    p, not_p = log_p.exp(), log_not_p.exp()
+    slope = p * not_p  # dp/dx
+    yes_factor = target * (1 - label_smoothing) + label_smoothing / 2
+    no_factor = 1 - yes_factor
+    if alpha is not None:
+        yes_factor, no_factor = yes_factor * alpha, no_factor * (1 - alpha)
+    if pos_weight is not None:
+        yes_factor = yes_factor * pos_weight
+    if weight is not None:
+        yes_factor, no_factor = yes_factor * weight, no_factor * weight
+
+    focal, easy = (gamma_pos * log_not_p).exp(), (1 + p) ** gamma_hc
+    yes = focal + eta * (easy - focal)
+    loss = -yes_factor * yes * log_p
+    if with_grad:
+        easy_slope = gamma_hc * (1 + p) ** (gamma_hc - 1) * slope
+        yes_slope = (1 - eta) * -gamma_pos * focal * p + eta * easy_slope
+        grad = -yes_factor * (yes * not_p + yes_slope * log_p)
+
+    if probability_margin:
+        p = (p - probability_margin).clamp_(min=0)
+        slope = torch.where(p > 0, slope, 0.0)
+        log_not_p, focal = torch.log1p(-p), power(p, gamma_neg)
+        focal_slope = gamma_neg * torch.where(p > 0, focal / torch.where(p > 0, p, 1.0), 0.0) * slope
+        log_slope = slope / (1 - p)
+    else:
+        focal = (gamma_neg * log_p).exp()
+        focal_slope, log_slope = gamma_neg * focal * not_p, p
+    easy = (2 - p) ** gamma_hc
+    no = focal + eta * (easy - focal)
+    loss -= no_factor * no * log_not_p
+    if not with_grad:
+        return _reduced(loss, reduction), None
+    no_slope = (1 - eta) * focal_slope - eta * gamma_hc * (2 - p) ** (gamma_hc - 1) * slope
+    grad -= no_factor * (no_slope * log_not_p - no * log_slope)
+    if reduction == "mean":
+        grad /= grad.numel()
+    return _reduced(loss, reduction), grad.to(logits.dtype)
+
+
+def _reduced(loss: Tensor, reduction: str) -> Tensor:
+    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+
+
+def _chunks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices of the batch and, where one sample is large already, of its positions."""
+    batch, classes, size = logits.shape
+    budget = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE)
+    positions = max(1, min(size, budget // classes))
+    samples = max(1, budget // (classes * positions)) if positions == size else 1
+    for n in range(0, batch, samples):
+        for s in range(0, size, positions):
+            yield slice(n, n + samples), slice(s, s + positions)
+
+
+def _scale(target: Tensor, weight: Tensor | None, ignore_index: int, rows: Tensor, reduction: str) -> Tensor:
+    """What the sum of the rows, and so the gradient, is multiplied by."""
+    if reduction != "mean":
+        return rows.new_ones(())
+    denominator = softmax_denominator(target, weight, ignore_index, rows.numel())
+    return 1 / torch.as_tensor(denominator, dtype=rows.dtype, device=rows.device)
+
+
+class _Terms(NamedTuple):
+    """The two kinds of terms of the loss and their derivatives by log p."""
+
+    eta: Tensor
+    gamma_pos: float
+    gamma_neg: float
+    gamma_hc: float
+
+    def own(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        term = own_term(log_p, self.eta, self.gamma_pos, self.gamma_hc)
+        p, not_p = log_p.exp(), -torch.expm1(log_p)
+        focal, easy = power(not_p, self.gamma_pos), (1 + p) ** self.gamma_hc
+        slope = self.eta * easy * self.gamma_hc / (1 + p)
+        if self.gamma_pos:  # (1-p)^(gamma-1) * log p has the limit 0 at p = 1 for gamma < 1
+            certain = not_p == 0
+            slope = slope - (1 - self.eta) * self.gamma_pos * torch.where(certain, 0.0, focal / not_p)
+        p_log_p = torch.where(p == 0, 0.0, p * log_p)
+        return term, focal + self.eta * (easy - focal) + slope * p_log_p
+
+    def other(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        term = other_term(log_p, self.eta, self.gamma_neg)
+        if self.gamma_neg == 0:
+            return term, torch.ones_like(log_p)
+        finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)
+        focal = (self.gamma_neg * finite).exp()
+        return term, (1 - self.eta) * focal * (1 + self.gamma_neg * finite) + self.eta
+
+    def others(self, log_p: Tensor, p: Tensor, per_class: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Row sums of the other classes' terms, and the derivatives, times the class weights; overwrites log_p."""
+        sums = (log_p if per_class is None else log_p * per_class).sum(1)
+        if self.gamma_neg == 0:
+            slope = torch.ones_like(log_p)
+        else:
+            focal = p * p if self.gamma_neg == 2 else (self.gamma_neg * log_p).exp_()
+            log_p.clamp_(min=torch.finfo(p.dtype).min).mul_(focal)  # p^gamma * log p, 0 where p is
+            hard = (log_p if per_class is None else log_p * per_class).sum(1)
+            sums = (1 - self.eta) * hard + torch.where(self.eta > 0, self.eta * sums, 0.0)
+            slope = focal.add_(log_p, alpha=self.gamma_neg).mul_(1 - self.eta).add_(self.eta)
+        return sums, slope if per_class is None else slope.mul_(per_class)
+
+
+def _soft_chunk(
+    terms: _Terms,
+    log_p: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    smoothing: tuple[float, float],
+    scale: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss rows, their scaled derivatives by log p, and p, for probabilities as targets."""
+    own, other = smoothing
+    own_terms, own_slopes = terms.own(log_p)
+    loss = own * target * own_terms.masked_fill_(target == 0, 0)
+    slope = own * target * own_slopes
+    if other:
+        other_terms, other_slopes = terms.other(log_p)
+        loss += other * (1 - target) * other_terms
+        slope += other * (1 - target) * other_slopes
+    if weight is not None:
+        per_class = _along_classes(weight, log_p)
+        loss, slope = loss * per_class, slope * per_class
+    return -loss.sum(1), -slope * scale, log_p.exp_()
+
+
+def _index_chunk(
+    terms: _Terms,
+    log_p: Tensor,
+    index: Tensor,
+    weight: Tensor | None,
+    smoothing: tuple[float, float],
+    scale: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for class indices: few passes over the chunk, everything else over its rows. Overwrites log_p."""
+    own, other = smoothing
+    place = index.clamp(0, log_p.shape[1] - 1)
+    factor = log_p.new_full(index.shape, own).masked_fill_(index != place, torch.nan)  # out of range: nan
+    factor = factor if weight is None else factor * weight[place]
+    place = place.unsqueeze(1)
+    own_terms, own_slopes = (t.squeeze(1) for t in terms.own(log_p.gather(1, place)))
+    rows = -factor * own_terms
+    p = log_p.exp()
+    if other == 0:
+        slope = torch.zeros_like(p)
+    else:
+        log_p.scatter_(1, place, 0.0)  # so that the sums are over the other classes
+        sums, slope = terms.others(log_p, p, None if weight is None else _along_classes(weight, log_p))
+        rows -= other * sums
+        slope.mul_(-other * scale)
+    return rows, slope.scatter_(1, place, (-factor * own_slopes * scale).unsqueeze(1)), p
+
+
+def _along_classes(weight: Tensor, log_p: Tensor) -> Tensor:
+    return weight.view((1, -1) + (1,) * (log_p.dim() - 2))
