@@ -12,8 +12,6 @@ import importlib
 import os
 from types import ModuleType
 
-import torch
-
 BACKENDS = {"native": "cyclofocal.kernels.native", "triton": "cyclofocal.kernels.triton_backend"}
 FORCE = "CYCLOFOCAL_BACKEND"
 

@@ -1,0 +1,31 @@
+"""Handwritten digits made long-tailed: real images that ship with scikit-learn, small enough for a laptop."""
+
+from cyclofocal.lab.longtail import ShotGroups
+from cyclofocal.lab.recipes.recipe import Recipe
+
+
+def digits() -> Recipe:
+    """scikit-learn's digits: 1,797 images of 8 x 8 pixels, 10 classes; 600 test images, 276 for training.
+
+    Every seed draws its own test set (60 per class) and its own long tail (100 images of digit 0 down to 2 of
+    digit 9) from the rest. Learning rate and epochs were chosen for cross-entropy alone, on other seeds and on
+    images that belong to neither the training nor the test set; no other loss was tuned.
+
+    Command: ``cyclofocal compare digits``. Cost: 4 losses x 10 seeds in less than a minute on two cores.
+    """
+    return Recipe(
+        name="digits",
+        title="handwritten digits, long-tailed 50:1",
+        classes=10,
+        test_per_class=60,
+        head_images=100,
+        imbalance=50.0,
+        groups=ShotGroups("digits", many_from=40, few_up_to=10),
+        width=16,
+        epochs=40,
+        batch_size=32,
+        learning_rate=0.05,
+        warmup_epochs=5,
+        momentum=0.9,
+        weight_decay=5e-4,
+    )

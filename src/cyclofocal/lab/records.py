@@ -1,0 +1,103 @@
+"""One run, one line: the record that every table and picture is made of."""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that is known of one run. Equal seeds give equal records on one CPU, but for ``seconds``.
+
+    Attributes:
+        recipe: the recipe's fields.
+        loss: the loss settings' fields.
+        seed: of the split, the long tail, the initialisation and the data order.
+        versions: of Python and of the packages that decide the numbers.
+        device: "cpu", or the accelerator's name.
+        train_counts: training images per class.
+        epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy.
+        metrics: of the test set, after the last epoch, as fractions (nats for nll); see ``metrics``.
+        seconds: wall time of the run; the first of a worker process has its imports in it.
+    """
+
+    recipe: dict[str, Any]
+    loss: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    device: str
+    train_counts: list[int]
+    epochs: list[dict[str, float | None]]
+    metrics: dict[str, float | None]
+    seconds: float
+
+
+class DamagedRecordError(ValueError):
+    """A line that is not a record; the message says where and why."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers of a run."""
+    packages = ("cyclofocal", "torch", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def cell_name(recipe: dict[str, Any], loss: dict[str, Any], seed: int, versions: dict[str, str]) -> str:
+    """File name of a run: readable, and a hash of all that decides its numbers."""
+    content = json.dumps([recipe, loss, seed, versions], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return f"{recipe['name']}-{loss['name']}-seed{seed}-{digest}.jsonl"
+
+
+def write_record(record: RunRecord, path: Path) -> None:
+    """Write one line atomically: after a kill at any moment ``path`` holds all of it, or what it held before."""
+    line = json.dumps(asdict(record), allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_records(path: Path) -> Iterator[RunRecord | DamagedRecordError]:
+    """Every line of a file, or of all ``*.jsonl`` files of a folder: its record, or what is wrong with it.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; it must be a .jsonl file or a folder of them")
+    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        if not lines:
+            yield DamagedRecordError(f"{file}: empty")
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield _parse(line)
+            except ValueError as error:
+                yield DamagedRecordError(f"{file}, line {number}: {error}")
+
+
+def _parse(line: str) -> RunRecord:
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno}); it may have been cut off") from None
+    names = {field.name for field in fields(RunRecord)}
+    if not isinstance(content, dict) or set(content) != names:
+        given = set(content) if isinstance(content, dict) else set()
+        raise ValueError(f"not a run record: missing {sorted(names - given)}, unknown {sorted(given - names)}")
+    return RunRecord(**content)

@@ -1,0 +1,112 @@
+"""The demo command: it shows, stores, goes on after a kill, and refuses nonsense before any work."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cyclofocal.lab import cli
+from cyclofocal.lab.records import RunRecord, read_records
+
+COMMAND = [sys.executable, "-m", "cyclofocal.lab.cli"]
+
+
+def start(*arguments, **options):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], **pipes, **options)
+
+
+def run(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_demo_shows_and_stores_and_a_rerun_reuses(tmp_path, monkeypatch, capsys):
+    command = ("compare", "digits", "--seeds", 2, "--epochs", 2, "--out", tmp_path)
+    code, out, err = run(*command)
+    assert code == 0, err
+    for words in ("cross-entropy", "asymmetric focal", "cyclical focal", "balanced accuracy, %", "few-shot, %", "ECE"):
+        assert words in out
+    assert "Too few seeds to conclude anything" in out
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 120
+    assert (tmp_path / "comparison.png").stat().st_size > 20_000
+    records = list(read_records(tmp_path / "runs"))
+    assert len(records) == 8
+    assert {(r.loss["name"], r.seed) for r in records} == {
+        (name, seed) for name in ("ce", "focal", "asymmetric", "cyclical") for seed in (0, 1)
+    }
+    assert all(len(r.epochs) == 2 and r.device == "cpu" and "torch" in r.versions for r in records)
+
+    monkeypatch.setattr(sys, "argv", ["cyclofocal", *map(str, command)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    again = capsys.readouterr()
+    assert "8 runs, 8 of them finished before" in again.err
+    assert again.out == out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process group's leader")
+def test_a_killed_comparison_leaves_no_process_and_goes_on(tmp_path):
+    command = ("compare", "digits", "--seeds", 2, "--epochs", 30, "--losses", "ce,cyclical", "--out", tmp_path)
+    process = start(*command, start_new_session=True)
+    while not list((tmp_path / "runs").glob("*.jsonl")):
+        assert _still_runs(process), process.stderr.read()
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)  # returns when the workers too have closed their ends
+
+    assert all(isinstance(record, RunRecord) for record in read_records(tmp_path / "runs"))
+    damaged, *whole = sorted((tmp_path / "runs").glob("*.jsonl"))
+    damaged.write_text(damaged.read_text()[:100])
+    times = {path: path.stat().st_mtime_ns for path in whole}
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert f"{damaged}, line 1: not JSON" in err
+    assert f"4 runs, {len(whole)} of them finished before" in err
+    assert {path: path.stat().st_mtime_ns for path in whole} == times
+    assert sum(isinstance(record, RunRecord) for record in read_records(tmp_path / "runs")) == 4
+    assert "minus cross-entropy" in out
+
+
+def _still_runs(process):
+    try:
+        process.wait(timeout=0.05)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["digit"], ["'digit' is not a recipe", "allowed: digits", "'digits'?"]),
+        (["digits", "--losses", "ce,cycical"], ["'cycical' is not a loss", "smoothed", "'cyclical'?"]),
+        (["digits", "--losses", "ce"], ["'ce' is one loss", "two or more"]),
+        (["digits", "--losses", "ce,focal,ce"], ["'ce' is given 2 times"]),
+        (["digits", "--seeds", "0"], ["--seeds", "0 is too few", "1 or more"]),
+        (["digits", "--epochs", "many"], ["--epochs", "valid integer"]),
+        (["digits", "--picture", "a.jpg"], ["'a.jpg' must end in .png or .svg"]),
+        (["digits", "--out", os.devnull], ["--out", "null"]),
+    ],
+)
+def test_bad_input_is_refused_with_what_would_be_right(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["cyclofocal", "compare", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    said = re.sub(r"[\s│]+", " ", capsys.readouterr().err)
+    for word in words:
+        assert word in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra_it_says_how_to_install(monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name in ("scipy", "typer") else object())
+    with pytest.raises(SystemExit, match=re.escape("needs scipy, typer. Install with: pip install 'cyclofocal[lab]'")):
+        cli.main()

@@ -1,0 +1,78 @@
+"""The numbers of a run are those computed by hand and by scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+
+from cyclofocal.lab.longtail import ShotGroups
+from cyclofocal.lab.metrics import METRICS, evaluate, expected_calibration_error
+
+GROUPS = ShotGroups("test", many_from=10, few_up_to=2)
+
+
+@pytest.fixture
+def run():
+    rng = np.random.default_rng(0)
+    target = np.concatenate([np.arange(4), rng.integers(4, size=196)])
+    return rng.normal(size=(200, 4)) + 1.5 * np.eye(4)[target], target
+
+
+def test_as_scikit_learn(run):
+    logits, target = run
+    numbers = evaluate(logits, target, [20, 10, 5, 2], GROUPS)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert numbers["accuracy"] == pytest.approx(accuracy_score(target, p.argmax(1)))
+    assert numbers["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(target, p.argmax(1)))
+    assert numbers["nll"] == pytest.approx(log_loss(target, p))
+    assert list(numbers) == [metric.key for metric in METRICS]
+
+
+def test_shot_groups_by_hand():
+    target = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    predicted = np.array([0, 0, 1, 0, 2, 0, 0, 0])
+    numbers = evaluate(np.eye(4)[predicted], target, [50, 10, 3, 1], GROUPS)
+    assert (numbers["many"], numbers["medium"], numbers["few"]) == (0.75, 0.5, 0.0)
+
+
+def test_a_group_without_classes_has_no_number(run):
+    assert evaluate(*run, [20, 20, 20, 20], GROUPS)["few"] is None
+
+
+def test_calibration_error_by_hand():
+    p = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.45, 0.55]])
+    target = np.array([0, 1, 1, 1])  # bins: 0.9 twice, half right; 0.7, right; 0.55, right
+    by_hand = (2 * abs(0.9 - 0.5) + abs(0.7 - 1) + abs(0.55 - 1)) / 4
+    assert expected_calibration_error(p, target) == pytest.approx(by_hand)
+
+
+def test_bins_are_closed_on_the_right():
+    p = np.array([[0.6, 0.4], [0.56, 0.44]])  # 0.6 is 9/15: with 0.56 in the bin above 8/15
+    assert expected_calibration_error(p, np.array([0, 1])) == pytest.approx(abs(0.6 + 0.56 - 1) / 2)
+
+
+def test_calibration_error_is_as_written_in_the_paper(run):
+    logits, target = run
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    total = 0.0
+    for k in range(15):
+        inside = [i for i in range(len(p)) if k / 15 < p[i].max() <= (k + 1) / 15]
+        if inside:
+            accuracy = sum(p[i].argmax() == target[i] for i in inside) / len(inside)
+            confidence = sum(p[i].max() for i in inside) / len(inside)
+            total += len(inside) / len(p) * abs(accuracy - confidence)
+    assert expected_calibration_error(p, target) == pytest.approx(total)
+
+
+def test_confident_logits_stay_finite():
+    numbers = evaluate(np.array([[1e4, 0.0], [1e4, 0.0]], dtype=np.float32), np.array([0, 1]), [20, 1], GROUPS)
+    assert numbers["nll"] == 5000.0
+    assert numbers["ece"] == 0.5
+
+
+def test_what_has_no_meaning_is_refused():
+    with pytest.raises(ValueError, match="class 2 is missing"):
+        evaluate(np.eye(3), np.array([0, 1, 1]), [9, 9, 9], GROUPS)
+    with pytest.raises(ValueError, match="not finite"):
+        evaluate(np.array([[math.nan, 0.0]]), np.array([0]), [9, 9], GROUPS)

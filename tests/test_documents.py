@@ -1,0 +1,47 @@
+"""Promise: the examples in README, docs and docstrings run, and README's tree is the tree."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import cyclofocal
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = [m.name for m in pkgutil.walk_packages(cyclofocal.__path__, "cyclofocal.") if not m.name.endswith("_native")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    """Blocks of a page share their names, in order; a block that begins with '# not run' is left out."""
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        if not block.startswith("# not run"):
+            exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    torch.manual_seed(0)
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_readme_tree_is_the_tree():
+    tree = re.search(r"```\nsrc/cyclofocal/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert tree, "README has no tree of src/cyclofocal"
+    named, folders = set(), ["src/cyclofocal"]
+    for line in tree[1].splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 4, line.split()[0]
+        folders[depth:] = [folders[depth - 1] + "/" + name.rstrip("/")] if name.endswith("/") else []
+        named.add("/".join((*folders[:depth], name.rstrip("/"))) if not name.endswith("/") else folders[depth])
+    present = {str(p.relative_to(ROOT)) for p in (ROOT / "src/cyclofocal").rglob("*") if p.suffix in (".py", ".cpp")}
+    present = {p for p in present if not p.endswith("__init__.py")}
+    assert {n for n in named if n.endswith((".py", ".cpp"))} == present
+    assert all((ROOT / n).exists() for n in named)
