@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclofocal.equation import Eta, other_term, own_term, power, softmax_denominator
+from cyclofocal.equation import Eta, other_term, power, softmax_denominator
 
 CHUNK = {"cpu": 2**18}  # elements; on the CPU the half dozen buffers of a chunk should stay in cache
 CHUNK_ELSEWHERE = 2**24
@@ -44,25 +44,35 @@ def softmax(
     """
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     batch, classes, size = logits.shape
-    rows = logits.new_empty(batch, size, dtype=dtype)
+    rows = logits.new_empty(batch, size, dtype=dtype) if reduction == "none" else None
+    total: Tensor | float = 0.0
     grad = torch.empty_like(logits) if with_grad else None
-    scale = _scale(target, weight, ignore_index, rows, reduction)
-    terms = _Terms(torch.as_tensor(eta, dtype=dtype, device=logits.device), gamma_pos, gamma_neg, gamma_hc)
+    scale = _scale(target, weight, ignore_index, batch * size, dtype, reduction)
+    terms = _Terms(_number(eta), gamma_pos, gamma_neg, gamma_hc)
     smoothing = (1 - label_smoothing + label_smoothing / classes, label_smoothing / classes)
     for n, s in _chunks(logits):
         place = (n, s) if size > 1 else (n, 0)  # 2-d without positions: torch is fastest along a last dimension
-        log_p = torch.log_softmax(logits[place[0], :, place[1]], 1, dtype=dtype)
+        log_p = torch.log_softmax(logits[n, :, place[1]], 1, dtype=dtype)
         if target.is_floating_point():
-            rows[place], slope, p = _soft_chunk(terms, log_p, target[place[0], :, place[1]], weight, smoothing, scale)
-            unasked = None
+            chunk = _soft_chunk(terms, log_p, target[n, :, place[1]], weight, smoothing, scale)
         else:
-            unasked = target[place] == ignore_index
-            rows[place], slope, p = _index_chunk(terms, log_p, target[place], weight, smoothing, scale)
-            rows[place].masked_fill_(unasked, 0)
+            chunk = _index_chunk(terms, log_p, target[place].unsqueeze(1), weight, smoothing, scale, ignore_index)
+        row, slope, p, unasked = chunk
+        if rows is None:
+            total = total + row.sum()
+        else:
+            rows[place] = row.squeeze(1)
         if grad is not None:
-            slope.addcmul_(p, slope.sum(1, keepdim=True), value=-1)
-            grad[place[0], :, place[1]] = slope if unasked is None else slope.masked_fill_(unasked.unsqueeze(1), 0)
-    return (rows if reduction == "none" else rows.sum() * scale), grad
+            out = grad[n, :, place[1]]
+            by_logits = out if out.dtype == dtype else slope
+            torch.addcmul(slope, p, slope.sum(1, keepdim=True), value=-1, out=by_logits)
+            if unasked is not None:
+                by_logits.masked_fill_(unasked, 0)
+            if by_logits is not out:
+                out.copy_(by_logits)
+    if rows is not None:
+        return rows, grad
+    return torch.as_tensor(total * scale, dtype=dtype, device=logits.device), grad
 
 
 def sigmoid(
@@ -139,32 +149,57 @@ def _chunks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(n, n + samples), slice(s, s + positions)
 
 
-def _scale(target: Tensor, weight: Tensor | None, ignore_index: int, rows: Tensor, reduction: str) -> Tensor:
+def _scale(
+    target: Tensor, weight: Tensor | None, ignore_index: int, rows: int, dtype: torch.dtype, reduction: str
+) -> Eta:
     """What the sum of the rows, and so the gradient, is multiplied by."""
     if reduction != "mean":
-        return rows.new_ones(())
-    denominator = softmax_denominator(target, weight, ignore_index, rows.numel())
-    return 1 / torch.as_tensor(denominator, dtype=rows.dtype, device=rows.device)
+        return 1.0
+    denominator = _number(softmax_denominator(target, weight, ignore_index, rows))
+    if isinstance(denominator, Tensor):
+        return 1 / denominator.to(dtype)
+    return 1 / denominator if denominator else torch.nan
+
+
+def _number(value: Eta) -> Eta:
+    """A Python float where reading it stalls nothing: torch is quicker with it."""
+    return value.item() if isinstance(value, Tensor) and value.device.type == "cpu" else value
+
+
+def _may(condition: Tensor | bool) -> bool:
+    """Whether a condition may hold anywhere; always, where asking would stall the device."""
+    if isinstance(condition, Tensor):
+        return condition.device.type != "cpu" or bool(condition.any())
+    return condition
 
 
 class _Terms(NamedTuple):
     """The two kinds of terms of the loss and their derivatives by log p."""
 
-    eta: Tensor
+    eta: Eta
     gamma_pos: float
     gamma_neg: float
     gamma_hc: float
 
     def own(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
-        term = own_term(log_p, self.eta, self.gamma_pos, self.gamma_hc)
-        p, not_p = log_p.exp(), -torch.expm1(log_p)
-        focal, easy = power(not_p, self.gamma_pos), (1 + p) ** self.gamma_hc
-        slope = self.eta * easy * self.gamma_hc / (1 + p)
-        if self.gamma_pos:  # (1-p)^(gamma-1) * log p has the limit 0 at p = 1 for gamma < 1
-            certain = not_p == 0
-            slope = slope - (1 - self.eta) * self.gamma_pos * torch.where(certain, 0.0, focal / not_p)
-        p_log_p = torch.where(p == 0, 0.0, p * log_p)
-        return term, focal + self.eta * (easy - focal) + slope * p_log_p
+        """Term and derivative of the target class."""
+        finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # p * log p is 0 at p = 0
+        p, not_p = finite.exp(), -torch.expm1(finite)
+        focal, steep = self._focal(not_p)
+        twice = 1 + p
+        easy_steep = twice ** (self.gamma_hc - 1)
+        easy = easy_steep * twice
+        weight = focal + self.eta * (easy - focal)
+        slope = self.eta * self.gamma_hc * easy_steep - (1 - self.eta) * self.gamma_pos * steep
+        return weight * log_p, weight + slope * p * finite
+
+    def _focal(self, not_p: Tensor) -> tuple[Tensor, Tensor]:
+        """(1-p)^gamma and (1-p)^(gamma-1), the latter times log p with its limit 0 at p = 1 also for gamma < 1."""
+        if self.gamma_pos >= 1:
+            steep = not_p ** (self.gamma_pos - 1)
+            return steep * not_p, steep
+        focal = power(not_p, self.gamma_pos)
+        return focal, torch.where(not_p == 0, 0.0, focal / not_p)
 
     def other(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
         term = other_term(log_p, self.eta, self.gamma_neg)
@@ -174,29 +209,32 @@ class _Terms(NamedTuple):
         focal = (self.gamma_neg * finite).exp()
         return term, (1 - self.eta) * focal * (1 + self.gamma_neg * finite) + self.eta
 
-    def others(self, log_p: Tensor, p: Tensor, per_class: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Row sums of the other classes' terms, and the derivatives, times the class weights; overwrites log_p."""
-        sums = (log_p if per_class is None else log_p * per_class).sum(1)
+    def others(self, log_p: Tensor, p: Tensor, per_class: Tensor | None, factor: Eta) -> tuple[Tensor, Tensor]:
+        """Row sums of the other classes' terms, and ``factor`` times their derivatives; overwrites log_p."""
+        sums = (log_p if per_class is None else log_p * per_class).sum(1, keepdim=True)
         if self.gamma_neg == 0:
-            slope = torch.ones_like(log_p)
+            slope = torch.ones_like(log_p) * factor
         else:
             focal = p * p if self.gamma_neg == 2 else (self.gamma_neg * log_p).exp_()
-            log_p.clamp_(min=torch.finfo(p.dtype).min).mul_(focal)  # p^gamma * log p, 0 where p is
-            hard = (log_p if per_class is None else log_p * per_class).sum(1)
-            sums = (1 - self.eta) * hard + torch.where(self.eta > 0, self.eta * sums, 0.0)
-            slope = focal.add_(log_p, alpha=self.gamma_neg).mul_(1 - self.eta).add_(self.eta)
+            if _may(sums.min() == -torch.inf):
+                log_p.clamp_(min=torch.finfo(p.dtype).min)
+            log_p.mul_(focal)  # p^gamma * log p
+            hard = (log_p if per_class is None else log_p * per_class).sum(1, keepdim=True)
+            easy = self.eta * sums if _may(self.eta > 0) else 0.0
+            easy = torch.where(self.eta > 0, easy, 0.0) if isinstance(self.eta, Tensor) else easy
+            sums = (1 - self.eta) * hard + easy
+            slope = focal.add_(log_p, alpha=self.gamma_neg).mul_((1 - self.eta) * factor).add_(self.eta * factor)
         return sums, slope if per_class is None else slope.mul_(per_class)
 
 
+Chunk = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Loss rows, their scaled derivatives by log p, p, and the mask of rows that nothing is asked of, or None."""
+
+
 def _soft_chunk(
-    terms: _Terms,
-    log_p: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    smoothing: tuple[float, float],
-    scale: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss rows, their scaled derivatives by log p, and p, for probabilities as targets."""
+    terms: _Terms, log_p: Tensor, target: Tensor, weight: Tensor | None, smoothing: tuple[float, float], scale: Eta
+) -> Chunk:
+    """A chunk with probabilities as targets."""
     own, other = smoothing
     own_terms, own_slopes = terms.own(log_p)
     loss = own * target * own_terms.masked_fill_(target == 0, 0)
@@ -208,7 +246,7 @@ def _soft_chunk(
     if weight is not None:
         per_class = _along_classes(weight, log_p)
         loss, slope = loss * per_class, slope * per_class
-    return -loss.sum(1), -slope * scale, log_p.exp_()
+    return -loss.sum(1, keepdim=True), -slope * scale, log_p.exp_(), None
 
 
 def _index_chunk(
@@ -217,25 +255,32 @@ def _index_chunk(
     index: Tensor,
     weight: Tensor | None,
     smoothing: tuple[float, float],
-    scale: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for class indices: few passes over the chunk, everything else over its rows. Overwrites log_p."""
-    own, other = smoothing
-    place = index.clamp(0, log_p.shape[1] - 1)
-    factor = log_p.new_full(index.shape, own).masked_fill_(index != place, torch.nan)  # out of range: nan
-    factor = factor if weight is None else factor * weight[place]
-    place = place.unsqueeze(1)
-    own_terms, own_slopes = (t.squeeze(1) for t in terms.own(log_p.gather(1, place)))
-    rows = -factor * own_terms
+    scale: Eta,
+    ignore_index: int,
+) -> Chunk:
+    """A chunk with class indices: few passes over its elements, everything else over its rows. Overwrites log_p."""
+    factor: Tensor | float
+    factor, other = smoothing
+    classes = log_p.shape[1]
+    place = index.clamp(0, classes - 1)
+    unasked, wrong = None, place != index
+    if _may(wrong) or 0 <= ignore_index < classes:
+        unasked = index == ignore_index
+        factor = log_p.new_full(index.shape, factor).masked_fill_(wrong & ~unasked, torch.nan)
+    if weight is not None:
+        factor = factor * weight[place]
+    own_terms, own_slopes = terms.own(log_p.gather(1, place))
+    rows = own_terms * -factor
     p = log_p.exp()
     if other == 0:
         slope = torch.zeros_like(p)
     else:
         log_p.scatter_(1, place, 0.0)  # so that the sums are over the other classes
-        sums, slope = terms.others(log_p, p, None if weight is None else _along_classes(weight, log_p))
-        rows -= other * sums
-        slope.mul_(-other * scale)
-    return rows, slope.scatter_(1, place, (-factor * own_slopes * scale).unsqueeze(1)), p
+        per_class = None if weight is None else _along_classes(weight, log_p)
+        sums, slope = terms.others(log_p, p, per_class, -other * scale)
+        rows.sub_(sums, alpha=other)
+    slope.scatter_(1, place, own_slopes * (-factor * scale))
+    return rows if unasked is None else rows.masked_fill_(unasked, 0), slope, p, unasked
 
 
 def _along_classes(weight: Tensor, log_p: Tensor) -> Tensor:
