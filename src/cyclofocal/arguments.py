@@ -76,9 +76,11 @@ def check_sigmoid_call(
 def check_unit_interval(name: str, value: float | Tensor) -> None:
     """Refuse a number, or a tensor that can be read without stalling a device, outside [0, 1]."""
     if isinstance(value, Tensor):
-        if not can_read(value) or bool(((value >= 0) & (value <= 1)).all()):
+        if not can_read(value):
             return
-    elif 0 <= value <= 1:
+        if value.dim() == 0:
+            value = value.item()
+    if bool(((value >= 0) & (value <= 1)).all()) if isinstance(value, Tensor) else 0 <= value <= 1:
         return
     raise ValueError(f"{name} is {value}; it must lie in [0, 1]")
 
@@ -158,7 +160,8 @@ def _check_broadcast(name: str, weight: Tensor | None, logits: Tensor) -> None:
         return
     _check_floating(name, weight)
     shape, sizes = tuple(weight.shape), tuple(logits.shape)
-    fits = len(shape) <= len(sizes) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(sizes), strict=False))
+    last = sizes[max(len(sizes) - len(shape), 0) :]
+    fits = len(shape) == len(last) and all(a in (1, b) for a, b in zip(shape, last, strict=True))
     if not fits:
         raise ValueError(f"{name} has shape {shape}; it must broadcast to that of logits, {sizes}")
 
