@@ -65,10 +65,16 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, family: Family, eta: Eta, settings: Settings, reduction: str, *tensors: Tensor | None
+        ctx: Any,
+        family: Family,
+        eta: Eta,
+        settings: Settings,
+        reduction: str,
+        logits: Tensor,
+        *others: Tensor | None,
     ) -> Tensor:
-        value, ctx.grad = family.fused(*tensors, eta, *settings, reduction, True)
-        ctx.save_for_backward(*tensors)
+        value, ctx.grad = family.fused(_roomy(logits), *others, eta, *settings, reduction, True)
+        ctx.save_for_backward(logits, *others)
         ctx.call = (family, eta, settings, reduction)
         return value
 
@@ -80,11 +86,18 @@ class _Loss(torch.autograd.Function):
         else:
             grad, ctx.grad = ctx.grad, None  # handed over, so that nobody else sees it change
             if grad is None:  # a second backward through the same graph
-                grad = family.fused(*ctx.saved_tensors, eta, *settings, reduction, True)[1]
+                logits, *others = ctx.saved_tensors
+                grad = family.fused(_roomy(logits), *others, eta, *settings, reduction, True)[1]
             readable = reduction != "none" and grad_loss.device.type == "cpu"
             if not (readable and grad_loss.item() == 1):  # the usual factor costs no pass
                 grad.mul_(_spread(family, grad_loss, reduction))
-        return None, None, None, None, grad, *(None,) * (len(ctx.saved_tensors) - 1)
+        # autograd itself rounds a float32 gradient to float16 for float16 logits
+        return None, None, None, None, grad, *(None,) * (len(ctx.needs_input_grad) - 5)
+
+
+def _roomy(logits: Tensor) -> Tensor:
+    """Half precision with few exponents as float32: its gradient would underflow before the loss scale reaches it."""
+    return logits.float() if logits.dtype == torch.float16 else logits
 
 
 def _differentiable(
@@ -181,9 +194,9 @@ _SCHEMAS = {
 def _register(name: str, family: Family, tensors: int) -> None:
     """Operator ``cyclofocal::name``: implementation, shapes for tracing, gradient."""
 
-    def run(*call: Any) -> tuple[Tensor, Tensor]:
-        value, grad = family.fused(*call)
-        return value, call[0].new_empty(0) if grad is None else grad
+    def run(logits: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
+        value, grad = family.fused(_roomy(logits), *call)
+        return value, logits.new_empty(0) if grad is None else grad
 
     def fake(logits: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
         *_, reduction, with_grad = call
@@ -191,9 +204,10 @@ def _register(name: str, family: Family, tensors: int) -> None:
         value = logits.new_empty(unreduced if reduction == "none" else (), dtype=compute_dtype(logits))
         if not with_grad:
             return value, logits.new_empty(0)
+        dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
         if family.class_dim and _rows_last(logits):
-            return value, logits.new_empty(logits.movedim(1, -1).shape).movedim(-1, 1)
-        return value, logits.new_empty(logits.shape)
+            return value, logits.new_empty(logits.movedim(1, -1).shape, dtype=dtype).movedim(-1, 1)
+        return value, logits.new_empty(logits.shape, dtype=dtype)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[: tensors + 1], output[1])
@@ -206,7 +220,7 @@ def _register(name: str, family: Family, tensors: int) -> None:
         if torch.is_grad_enabled():
             grad = _differentiable(family, tuple(inputs), eta, tuple(settings), reduction, grad_loss)
         else:
-            grad = (grad * _spread(family, grad_loss, reduction)).to(grad.dtype)
+            grad = (grad * _spread(family, grad_loss, reduction)).to(inputs[0].dtype)
         return grad, *(None,) * (tensors + len(ctx.rest))
 
     _library.define(name + _SCHEMAS[name])
