@@ -67,16 +67,15 @@ def softmax(
     reduction: str,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and gradient of ``logits`` (N, C, S); ``target`` (N, S) indices or (N, C, S) probabilities.
+    """Loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
 
     All tensors contiguous; weight and probabilities in the dtype of the loss. The caller has checked everything but
     that indices lie in [0, C): a row whose index does not, and is not ``ignore_index``, becomes nan.
     """
-    rows, classes = logits.shape[:2]
-    inner = math.prod(logits.shape[2:])
+    shape = logits.shape
     grad = torch.empty_like(logits) if with_grad else None
     dtype = torch.float64 if logits.dtype is torch.float64 else torch.float32
-    loss = torch.empty((rows, inner) if reduction == "none" else (), dtype=dtype)
+    loss = torch.empty(shape[:1] + shape[2:] if reduction == "none" else (), dtype=dtype)
     call = _pack(
         logits.data_ptr(),
         target.data_ptr(),
@@ -84,9 +83,9 @@ def softmax(
         0,
         loss.data_ptr(),
         0 if grad is None else grad.data_ptr(),
-        rows,
-        classes,
-        inner,
+        shape[0],
+        shape[1],
+        math.prod(shape[2:]),
         ignore_index,
         target.dtype.is_floating_point,
         0,

@@ -116,22 +116,15 @@ def _spread(family: Family, grad_loss: Tensor, reduction: str) -> Tensor:
 def _fused_softmax(
     logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, *settings: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Call the backend in its (N, C, S) form; loss and gradient come back in the caller's shapes."""
-    classes, by_class = logits.shape[1], target.is_floating_point()
-    if rows_last := _rows_last(logits):
-        x = logits.movedim(1, -1).reshape(-1, classes, 1)
-        t = target.movedim(1, -1).reshape(-1, classes, 1) if by_class else target.reshape(-1, 1)
-    else:
-        x = logits.contiguous().view(logits.shape[0], classes, logits.shape[2:].numel())
-        t = target.reshape(x.shape if by_class else (x.shape[0], x.shape[2]))
-    weight = None if weight is None else weight.contiguous()
+    """Call the backend with contiguous tensors, (N, C, ...)."""
     softmax = kernels.backend(logits.device.type).softmax
-    value, grad = softmax(x, t.contiguous(), weight, eta, *settings)
-    if value.dim():
-        value = value.view(logits.shape[:1] + logits.shape[2:])
-    if grad is not None:
-        grad = grad.view(logits.movedim(1, -1).shape).movedim(-1, 1) if rows_last else grad.view(logits.shape)
-    return value, grad
+    weight = None if weight is None else weight.contiguous()
+    if not _rows_last(logits):
+        return softmax(logits.contiguous(), target.contiguous(), weight, eta, *settings)
+    shape, classes = logits.movedim(1, -1).shape, logits.shape[1]
+    rows = target.movedim(1, -1).reshape(-1, classes) if target.is_floating_point() else target.reshape(-1)
+    value, grad = softmax(logits.movedim(1, -1).reshape(-1, classes), rows, weight, eta, *settings)
+    return value.view(shape[:-1]) if value.dim() else value, None if grad is None else grad.view(shape).movedim(-1, 1)
 
 
 def _rows_last(logits: Tensor) -> bool:

@@ -33,17 +33,20 @@ def softmax(
     """Loss and its gradient by the logits.
 
     Args:
-        logits: (N, C, S).
-        target: int64 (N, S), or probabilities (N, C, S) in the dtype computed in (float32, or float64 for float64).
+        logits: (N, C, ...), contiguous like every other tensor.
+        target: int64 (N, ...), or probabilities (N, C, ...) in the dtype computed in (float32, float64 for float64).
         weight: (C,) in that dtype, or None.
         with_grad: False leaves the gradient out.
 
     Returns:
-        The loss in that dtype, (N, S) for reduction "none" and 0-d otherwise; the gradient like ``logits``, divided
+        The loss in that dtype, (N, ...) for reduction "none" and 0-d otherwise; the gradient like ``logits``, divided
         by the mean's denominator, or None. An index target out of range makes nan of its row.
     """
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    batch, classes, size = logits.shape
+    shape, batch, classes = logits.shape, logits.shape[0], logits.shape[1]
+    size = shape[2:].numel()
+    logits = logits.view(batch, classes, size)
+    target = target.view(logits.shape if target.is_floating_point() else (batch, size))
     rows = logits.new_empty(batch, size, dtype=dtype) if reduction == "none" else None
     total: Tensor | float = 0.0
     grad = torch.empty_like(logits) if with_grad else None
@@ -70,8 +73,9 @@ def softmax(
                 by_logits.masked_fill_(unasked, 0)
             if by_logits is not out:
                 out.copy_(by_logits)
+    grad = None if grad is None else grad.view(shape)
     if rows is not None:
-        return rows, grad
+        return rows.view(shape[:1] + shape[2:]), grad
     return torch.as_tensor(total * scale, dtype=dtype, device=logits.device), grad
 
 

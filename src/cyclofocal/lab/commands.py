@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cyclofocal.lab import compare as comparison
+from cyclofocal.lab.bench.command import bench
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings
 from cyclofocal.lab.records import RunRecord
@@ -29,9 +30,7 @@ PIPED_COLUMNS = 100
 MOST_WORKERS = 8  # by default; each takes some 300 MB
 
 
-@app.callback()
-def _cyclofocal() -> None:
-    """Keeps ``compare`` a command of its own while it is the only one."""
+app.command()(bench)
 
 
 def _recipe_name(name: str) -> str:

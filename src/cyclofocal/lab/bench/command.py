@@ -1,0 +1,157 @@
+"""``cyclofocal bench``: arguments checked before any work, then shape by shape measured, stored and shown."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from cyclofocal.lab.bench.candidates import Candidate, candidates, user_candidate
+from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
+from cyclofocal.lab.bench.record import Measurement, append, measurements
+from cyclofocal.lab.bench.report import remarks, table
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+SHAPES = ("384x10", "128x1000", "4096x1000", "512x21843", "1024x100000", "8x19x256x256")
+GPU_SHAPES = ("8192x32000:bfloat16",)
+SECONDS = 10.0
+LEAST_COLUMNS = 100
+
+
+def _dtype(name: str) -> str:
+    if name not in DTYPES:
+        raise typer.BadParameter(f"{name!r} is not a dtype; allowed: {', '.join(DTYPES)}.")
+    return name
+
+
+def _shapes(texts: list[str] | None) -> list[str] | None:
+    for text in texts or ():
+        parse_case(text, "float32")
+    return texts
+
+
+def parse_case(text: str, dtype: str) -> Case:
+    """``128x1000``, or ``128x1000:bfloat16`` for a dtype of its own."""
+    sizes, _, own = text.partition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) < 2 or min(shape) < 1:
+        raise typer.BadParameter(
+            f"{text!r} is not a shape; it must be samples x classes, like 128x1000, or 8x19x256x256 for images."
+        )
+    return Case(shape, _dtype(own) if own else dtype)
+
+
+def _device(name: str | None) -> str:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"{name!r} cannot be measured; it must be cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("'cuda' is not here: torch sees no such device; it must be cpu.")
+    return name
+
+
+def _picture_path(path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() not in (".png", ".svg"):
+        raise typer.BadParameter(f"{str(path)!r} must end in .png or .svg.")
+    return path
+
+
+def _losses(device: str, against: list[str] | None) -> list[Candidate]:
+    try:
+        return [*candidates(device), *(user_candidate(spec) for spec in against or ())]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--against") from error
+
+
+def bench(
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Logits, like 128x1000; repeatable. Default: {', '.join(SHAPES)}.", callback=_shapes),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(DTYPES)}.", callback=_dtype)] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there.", callback=_device)] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A loss of your own: FILE.py or FILE.py:NAME, a function of (logits, target) or a module; repeatable."
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for the rounds of each shape.")] = SECONDS,
+    rounds: Annotated[int | None, typer.Option(min=1, help="So many rounds of each shape, in place of a time.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
+    warm_heap: Annotated[
+        bool | None,
+        typer.Option(
+            "--warm-heap/--default-heap",
+            help="Keep freed memory in the process, or let glibc give it back. Default: keep, where there is glibc.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Records are added here.")] = Path("runs/bench.jsonl"),
+    picture: Annotated[Path | None, typer.Option(help="A .png or .svg.", callback=_picture_path)] = None,
+) -> None:
+    """Measure time and memory of the losses, ours and others, forward and backward.
+
+    All are interleaved in one process and compared with torch's cross_entropy round by round.
+    """
+    assert device is not None
+    cases = [parse_case(text, dtype) for text in shape or (SHAPES + GPU_SHAPES * (device == "cuda"))]
+    losses = _losses(device, against)
+    for file, option in ((out, "--out"), (picture, "--picture")):
+        if file is not None:
+            _make_folder(file.parent, option)
+    heap = _settle(warm_heap, threads)
+    console = Console(highlight=False)
+    console.width = max(console.width, LEAST_COLUMNS) if console.is_terminal else LEAST_COLUMNS
+    records = []
+    for case in cases:
+        typer.echo(f"measuring {case.title}, {case.dtype} ...", err=True)
+        results = measure(case, [loss for loss in losses if loss.installed], device, seconds, rounds)
+        found = measurements(case, results, device, heap)
+        append(found, out)
+        records += found
+        _show(console, found)
+    _close(console, losses, records, picture)
+    typer.echo(f"records  {out}")
+
+
+def _settle(warm: bool | None, threads: int | None) -> str:
+    """Threads and heap for the rest of the process; returns what the heap is."""
+    if warm and not can_warm_heap():
+        raise typer.BadParameter("the C library is not glibc, whose heap alone can be kept.", param_hint="--warm-heap")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if warm or (warm is None and can_warm_heap()):
+        keep_heap()
+        return "warm"
+    return "default"
+
+
+def _show(console: Console, records: list[Measurement]) -> None:
+    console.print(table(records))
+    for line in remarks(records):
+        console.print(line, style="dim", markup=False, soft_wrap=not console.is_terminal)
+    console.print()
+
+
+def _close(console: Console, losses: list[Candidate], records: list[Measurement], picture: Path | None) -> None:
+    if missing := [loss.package for loss in losses if not loss.installed]:
+        typer.echo(f"not installed: {', '.join(missing)} (pip install 'cyclofocal[bench]')")
+    if picture is not None:
+        from cyclofocal.lab.bench.picture import draw
+
+        draw(records, picture)
+        typer.echo(f"picture  {picture}")
+
+
+def _make_folder(folder: Path, option: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{str(folder)!r} cannot be made: {error.strerror}.", param_hint=option) from None
+    if not os.access(folder, os.W_OK):
+        raise typer.BadParameter(f"{str(folder)!r} cannot be written to.", param_hint=option)

@@ -1,0 +1,149 @@
+"""One loss on one shape, one line: the record that the benchmark's tables and picture are made of."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cyclofocal import kernels
+from cyclofocal.lab.bench.measure import Case, Result, processor
+
+
+class Setting(NamedTuple):
+    """All that must be equal for times to be comparable across shapes."""
+
+    device: str
+    processor: str
+    threads: int
+    pinned: str | None
+    heap: str
+    dtype: str
+
+    def __str__(self) -> str:
+        cores = f"{self.processor}, {self.threads} thread{'s' * (self.threads != 1)}"
+        where = f"{cores}, {self.heap} heap" if self.device == "cpu" else self.device
+        return f"{where}, {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was found of one loss on one shape, and where.
+
+    Attributes:
+        loss: its title.
+        settings: what it was called with, in words.
+        backend: of ours, the one that computed; empty for others.
+        shape: of the logits, (N, C, ...).
+        dtype: of the logits.
+        device: "cpu", or the GPU's name.
+        processor: the CPU's name.
+        threads: of torch.
+        pinned: OMP_PROC_BIND at the start of the process; None if it was not set.
+        heap: "warm" (freed memory is kept) or "default".
+        versions: of Python, cyclofocal and every measured package.
+        kernels: what ``cyclofocal.kernels.describe()`` said.
+        rounds: in which the loss took part.
+        milliseconds: of forward and backward; 20 %, 50 % and 80 % quantile, None if skipped.
+        ratio: to torch's cross_entropy in the same round; quantiles likewise.
+        peak_memory: beyond logits and target, in units of the logits, gradient included.
+        skipped: why there are no numbers; empty if there are.
+    """
+
+    loss: str
+    settings: str
+    backend: str
+    shape: list[int]
+    dtype: str
+    device: str
+    processor: str
+    threads: int
+    pinned: str | None
+    heap: str
+    versions: dict[str, str]
+    kernels: dict[str, str]
+    rounds: int
+    milliseconds: list[float] | None
+    ratio: list[float] | None
+    peak_memory: float | None
+    skipped: str
+
+    @property
+    def ours(self) -> bool:
+        return bool(self.backend)
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.device, self.processor, self.threads, self.pinned, self.heap, self.dtype)
+
+    @property
+    def shape_title(self) -> str:
+        return Case(tuple(self.shape), self.dtype).title
+
+
+def measurements(case: Case, results: Sequence[Result], device: str, heap: str) -> list[Measurement]:
+    """The results of one shape as records."""
+    packages = sorted({"torch", "cyclofocal", *(r.candidate.package for r in results if r.candidate.package)})
+    surroundings: dict[str, Any] = {
+        "shape": list(case.shape),
+        "dtype": case.dtype,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "pinned": os.environ.get("OMP_PROC_BIND"),
+        "heap": heap,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "kernels": kernels.describe(),
+    }
+    return [
+        Measurement(
+            loss=result.candidate.title,
+            settings=result.candidate.settings,
+            backend=result.candidate.backend,
+            **surroundings,
+            rounds=result.rounds,
+            milliseconds=list(result.milliseconds) if result.milliseconds else None,
+            ratio=list(result.ratio) if result.ratio else None,
+            peak_memory=result.peak_memory,
+            skipped=result.skipped,
+        )
+        for result in results
+    ]
+
+
+def append(records: Iterable[Measurement], path: Path) -> None:
+    """Add one line per record, all in one write."""
+    lines = "".join(json.dumps(asdict(record), allow_nan=False) + "\n" for record in records)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(lines)
+
+
+def read(path: Path) -> list[Measurement]:
+    """Every record of a file; where a loss was measured again in the same setting, the last one stands.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line is no record; the message says which.
+    """
+    latest: dict[Any, Measurement] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = _parse(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        latest[record.loss, tuple(record.shape), record.setting] = record
+    return list(latest.values())
+
+
+def _parse(line: str) -> Measurement:
+    content = json.loads(line)
+    names = {field.name for field in fields(Measurement)}
+    if not isinstance(content, dict) or set(content) != names:
+        given = set(content) if isinstance(content, dict) else set()
+        raise ValueError(f"not a measurement: missing {sorted(names - given)}, unknown {sorted(given - names)}")
+    return Measurement(**content)

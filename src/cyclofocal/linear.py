@@ -1,0 +1,281 @@
+"""The last linear layer and the loss together, chunk by chunk, so that the logits never exist as a whole."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cyclofocal.arguments import check_softmax_call
+from cyclofocal.equation import Eta, softmax_denominator
+from cyclofocal.kernels.operators import SOFTMAX
+
+CHUNK = {"cpu": 96 * 2**20}  # bytes of logits; fewer would read and write the layer's weight too often
+CHUNK_ELSEWHERE = 2**28
+BLOCK = {"cpu": 2**20}  # logits that their gradient replaces at a time, while both are in cache
+BLOCK_ELSEWHERE = 2**25
+
+
+@torch._disable_dynamo  # what torch.compiler.disable does, but without loading the compiler at import
+def linear_cyclical_focal_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    class_weight: Tensor | None = None,
+    eta: float | Tensor,
+    gamma_pos: float = 2.0,
+    gamma_neg: float = 2.0,
+    gamma_hc: float = 3.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    r"""Cyclical focal loss of a linear layer's output, for layers with very many classes.
+
+    .. math:: L(W h + b, t)
+
+    with L of :func:`cyclofocal.cyclical_focal_loss`. The rows are taken in chunks: logits, their gradient and what it
+    adds to the gradients of hidden, weight and bias, all in the forward pass ("none": in the backward pass, which
+    computes the logits of a chunk once more). Gradients are summed over the chunks in float32.
+
+    Limits: those of ``cyclical_focal_loss(F.linear(hidden, weight, bias), target, ...)``, which it equals.
+
+    Args:
+        hidden: (..., D), any floating dtype; ... may be empty.
+        weight: the layer's weight (C, D), of the dtype of ``hidden`` (autocast casts both, as for ``F.linear``).
+        target: class indices (...) in [0, C) or ``ignore_index``, or probabilities (..., C).
+        bias: (C,), in the dtype of ``hidden``.
+        class_weight: factor per class (C,), any sign.
+        eta: mixing weight in [0, 1], a float or a 0-d tensor; see ``schedules.cyclical_eta``.
+        gamma_pos: focal exponent of the true class, >= 0.
+        gamma_neg: focal exponent of the other classes, >= 0; acts through label smoothing only.
+        gamma_hc: high-confidence exponent, >= 0.
+        ignore_index: index targets of this value add nothing to loss, gradient or denominator.
+        reduction: "mean" (over all rows, as in torch), "sum" or "none".
+        label_smoothing: e in [0, 1].
+        chunk_rows: rows per chunk; None takes as many as make 96 MiB of logits on a CPU (256 MiB elsewhere), but not
+            fewer than D / 4, when a chunk of logits has a quarter of the weight's size.
+
+    Returns:
+        A scalar, or for "none" one loss per row (...); float64 for float64, otherwise float32. The gradients have
+        the dtypes of hidden, weight and bias; of an input that needs none it is not computed. torch.compile breaks the
+        graph here and runs this call as it is.
+
+    Raises:
+        ValueError, TypeError, IndexError: an argument does not fit, or one that is not differentiated here needs a
+            gradient; nothing has been computed.
+        RuntimeError: in backward with ``create_graph``: there is no second derivative.
+
+    Example:
+        >>> hidden, weight = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+        >>> linear_cyclical_focal_loss(hidden, weight, torch.tensor([0, 1]), eta=0.5)
+        tensor(0.9090)
+
+    Reference: P.-L. Hsu et al., *Liger Kernel*, arXiv 2410.10989, for the gradients made in the forward pass.
+    """
+    gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
+    check_no_gradient("linear_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
+    logits = _check_layer(hidden, weight, target, bias)
+    check_class_weight(class_weight, logits)
+    target = target.reshape(logits.shape if target.is_floating_point() else logits.shape[:1])
+    check_softmax_call(logits, target, None, eta, gammas, ignore_index, reduction, label_smoothing)
+    if chunk_rows is not None and chunk_rows < 1:
+        raise ValueError(f"chunk_rows is {chunk_rows}; it must be at least 1, or None to choose it by the memory taken")
+    settings = (gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
+    tensors = (target, class_weight, hidden.reshape(-1, hidden.shape[-1]), weight, bias)
+    value = _loss(tensors, eta, settings, reduction, chunk_rows)
+    return value.view(hidden.shape[:-1]) if reduction == "none" else value
+
+
+def check_no_gradient(function: str, **tensors: Any) -> None:
+    """Refuse a tensor whose gradient would be asked for and not given."""
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"{name} requires a gradient, which {function} does not have; pass {name}.detach(), or use"
+                " cyclical_focal_loss on the logits"
+            )
+
+
+def check_class_weight(class_weight: Tensor | None, logits: Tensor) -> None:
+    """Refuse what is not one floating-point factor for every column of (N, C) logits."""
+    if class_weight is None:
+        return
+    if not class_weight.is_floating_point():
+        raise TypeError(f"class_weight has dtype {class_weight.dtype}; it must be a floating-point tensor")
+    if class_weight.shape != logits.shape[1:]:
+        shape = tuple(logits.shape[1:])
+        raise ValueError(f"class_weight has shape {tuple(class_weight.shape)}; it must be {shape}, one per class")
+    if class_weight.device != logits.device:
+        raise ValueError(f"class_weight is on {class_weight.device}, not on {logits.device}; move it there")
+
+
+def _check_layer(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
+    """Refuse what ``F.linear`` refuses; a stand-in for its output, (N, C) in shape and one number in memory."""
+    if not hidden.is_floating_point():
+        raise TypeError(f"hidden has dtype {hidden.dtype}; it must be a floating-point tensor")
+    if hidden.dim() == 0:
+        raise ValueError("hidden is a scalar; it must be (..., D)")
+    shape = tuple(hidden.shape)
+    if weight.dim() != 2 or weight.shape[1] != shape[-1]:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; for hidden of shape {shape} it must be (C, {shape[-1]})"
+        )
+    classes = weight.shape[0]
+    if bias is not None and bias.shape != (classes,):
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; it must be ({classes},), one per class")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.device != hidden.device:
+            raise ValueError(f"{name} is on {tensor.device}, hidden on {hidden.device}; move them to one device")
+        if tensor is not None and _product_dtype(tensor) != _product_dtype(hidden):
+            raise TypeError(f"{name} has dtype {tensor.dtype}, hidden {hidden.dtype}; they must agree")
+    indices, probabilities = shape[:-1], (*shape[:-1], classes)
+    if target.shape != (probabilities if target.is_floating_point() else indices):
+        raise ValueError(
+            f"target is {target.dtype} of shape {tuple(target.shape)}; for hidden of shape {shape} and {classes}"
+            f" classes it must be class indices {indices} or floating-point probabilities {probabilities}"
+        )
+    return hidden.new_empty(()).expand(math.prod(indices), classes)
+
+
+def _product_dtype(tensor: Tensor) -> torch.dtype:
+    """Dtype in which ``F.linear`` takes a tensor: autocast leaves float64 alone."""
+    device = tensor.device.type
+    if tensor.is_floating_point() and tensor.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
+class _Call(NamedTuple):
+    """What a pass over the chunks needs beyond tensors."""
+
+    eta: Eta
+    settings: tuple[Any, ...]
+    reduction: str
+    rows: int
+    multiplied: torch.dtype
+    added: torch.dtype
+
+
+Tensors = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]
+"""Target, class_weight, hidden (N, D), weight, bias."""
+Gradients = list[Tensor | None]
+"""Of hidden, weight and bias."""
+
+
+def _loss(tensors: Tensors, eta: Eta, settings: tuple[Any, ...], reduction: str, chunk_rows: int | None) -> Tensor:
+    target, class_weight, hidden, weight, bias = tensors
+    device = hidden.device.type
+    if isinstance(eta, Tensor):  # a clock may move its tensor before backward
+        eta = eta.item() if device == "cpu" else eta.detach().clone()
+    classes, features = weight.shape
+    multiplied = _product_dtype(hidden)
+    row_bytes = classes * multiplied.itemsize
+    rows = chunk_rows or max(1, CHUNK.get(device, CHUNK_ELSEWHERE) // row_bytes, features // 4)
+    added = torch.float64 if multiplied == torch.float64 else torch.float32
+    call = _Call(eta, settings, reduction, rows, multiplied, added)
+    target = target.to(added if target.is_floating_point() else torch.int64)
+    tensors = (target, None if class_weight is None else class_weight.to(added), hidden, weight, bias)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
+        return _LinearLoss.apply(call, *tensors)
+    return _loss_and_gradients(call, tensors, (False,) * 3)[0]
+
+
+class _LinearLoss(torch.autograd.Function):
+    """Gradients are made in forward and handed over in backward; a second backward makes them again."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Any) -> Tensor:
+        ctx.call, ctx.wanted = call, ctx.needs_input_grad[3:]
+        ctx.save_for_backward(*tensors)
+        now = (False,) * 3 if call.reduction == "none" else ctx.wanted
+        value, grads = _loss_and_gradients(call, tensors, now)
+        ctx.grads = grads if any(now) else None
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "linear_cyclical_focal_loss has no second derivative, so its backward cannot create a graph; use"
+                " cyclical_focal_loss(F.linear(hidden, weight, bias), target, ...) for that"
+            )
+        grads, ctx.grads = ctx.grads, None  # handed over, so that nobody else sees it change
+        per_row = grad_loss if ctx.call.reduction == "none" else None
+        if grads is None:
+            grads = _loss_and_gradients(ctx.call, ctx.saved_tensors, ctx.wanted, per_row)[1]
+        if per_row is None and not (grad_loss.device.type == "cpu" and grad_loss.item() == 1):
+            grads = [grad if grad is None else grad.mul_(grad_loss) for grad in grads]
+        return None, None, None, *grads
+
+
+def _loss_and_gradients(
+    call: _Call, tensors: Tensors, wanted: tuple[bool, ...], per_row: Tensor | None = None
+) -> tuple[Tensor, Gradients]:
+    """Loss, and the gradients that are wanted; ``per_row`` multiplies a row's share of them."""
+    target, class_weight, hidden, weight, bias = tensors
+    layer = (hidden, weight, bias)
+    sums = [
+        torch.zeros_like(t, dtype=call.added) if w and t is not None else None
+        for t, w in zip(layer, wanted, strict=True)
+    ]
+    weight, bias = weight.to(call.multiplied), None if bias is None else bias.to(call.multiplied)
+    buffer = weight.new_empty(min(call.rows, len(hidden)), len(weight))
+    losses = hidden.new_empty(len(hidden), dtype=call.added)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for start in range(0, len(hidden), call.rows):
+            rows = slice(start, start + call.rows)
+            chunk = hidden[rows].to(call.multiplied)
+            logits = _linear(chunk, weight, bias, out=buffer[: len(chunk)])
+            _replace(call, logits, target[rows], class_weight, losses[rows], any(wanted))
+            if per_row is not None:
+                logits *= per_row[rows, None]
+            if any(wanted):
+                _add_gradients(sums, rows, logits, chunk, weight)
+    value = losses if call.reduction == "none" else losses.sum()
+    if call.reduction == "mean":
+        value *= (scale := _scale(target, class_weight, call))
+        nothing = torch.all(target == call.settings[3]) if len(target) else value.isnan()  # then 0, as in torch
+        sums = [None if total is None else total.mul_(scale.masked_fill(nothing, 0)) for total in sums]
+    return value, [None if t is None or s is None else s.to(t.dtype) for s, t in zip(sums, layer, strict=True)]
+
+
+def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    if bias is None:
+        return torch.mm(hidden, weight.t(), out=out)
+    return torch.addmm(bias, hidden, weight.t(), out=out)
+
+
+def _replace(
+    call: _Call, logits: Tensor, target: Tensor, class_weight: Tensor | None, losses: Tensor, with_grad: bool
+) -> None:
+    """Write the losses of a chunk and, where asked, over its logits their gradient."""
+    block = max(1, BLOCK.get(logits.device.type, BLOCK_ELSEWHERE) // logits.shape[1])
+    for x, t, row in zip(logits.split(block), target.split(block), losses.split(block), strict=True):
+        loss, grad = SOFTMAX.fused(x, t, class_weight, call.eta, *call.settings, "none", with_grad)
+        row.copy_(loss)
+        if grad is not None:
+            x.copy_(grad)
+
+
+def _scale(target: Tensor, class_weight: Tensor | None, call: _Call) -> Tensor:
+    denominator = softmax_denominator(target, class_weight, call.settings[3], len(target))
+    return 1 / torch.as_tensor(denominator, dtype=call.added, device=target.device)
+
+
+def _add_gradients(sums: Gradients, rows: slice, grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
+    """What the gradient of a chunk of logits adds to those of hidden, weight and bias."""
+    of_hidden, of_weight, of_bias = sums
+    if of_hidden is not None:
+        of_hidden[rows] = grad @ weight
+    if of_bias is not None:
+        of_bias += grad.sum(0, dtype=of_bias.dtype)
+    if of_weight is not None and of_weight.dtype == grad.dtype:
+        of_weight.addmm_(grad.t(), hidden)
+    elif of_weight is not None:  # multiplied in half precision, added in float32, in parts to keep the product small
+        classes = max(1, BLOCK.get(grad.device.type, BLOCK_ELSEWHERE) * 4 // hidden.shape[1])
+        for part, columns in zip(of_weight.split(classes), grad.split(classes, 1), strict=True):
+            part += (columns.t() @ hidden).to(part.dtype)  # as one operation it would take six times as long

@@ -1,0 +1,314 @@
+"""The loss of logits whose classes are spread over the ranks of a process group.
+
+Two sums over the classes need all ranks: the softmax's own and, with label smoothing, those of the other classes'
+terms. With m the row's largest logit, x = z - m and s = log sum_j exp(x_j), every one of the latter follows from sums
+that know nothing of s (g for gamma_neg):
+
+    sum p^g = exp(-g s) * sum exp(g x)        sum p^g log p = exp(-g s) * (sum exp(g x) x  -  s * sum exp(g x))
+
+so one exchange for m and one for all sums do. Both parts of the difference have the same sign: nothing cancels.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cyclofocal.arguments import check_softmax_call
+from cyclofocal.equation import Eta
+from cyclofocal.kernels.operators import compute_dtype
+from cyclofocal.kernels.plain import CHUNK, CHUNK_ELSEWHERE, _number, _scale, _Terms
+from cyclofocal.linear import check_class_weight, check_no_gradient
+
+
+@torch._disable_dynamo  # what torch.compiler.disable does, but without loading the compiler at import
+def sharded_cyclical_focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None = None,
+    *,
+    group: Any = None,
+    shard_sizes: Sequence[int] | None = None,
+    eta: float | Tensor,
+    gamma_pos: float = 2.0,
+    gamma_neg: float = 2.0,
+    gamma_hc: float = 3.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    r"""Cyclical focal loss of logits whose classes are spread over ranks, of which only row sums are exchanged.
+
+    .. math:: L([z_0, z_1, \ldots, z_{W-1}], t)
+
+    with L of :func:`cyclofocal.cyclical_focal_loss` and :math:`z_r` the columns that rank r holds.
+
+    The loss is replicated: every rank gets the same number, and its backward, which exchanges nothing, gives every
+    rank the gradient of its own columns. So all ranks of the group call this, and backward with the same factor;
+    gradients are not to be averaged over this group.
+
+    Limits: those of ``cyclical_focal_loss`` on the joined logits, which it equals.
+
+    Args:
+        logits: this rank's columns (N, C_local), ranks in order, C_local from 0 up and not necessarily equal; or a
+            DTensor (N, C) sharded on dimension 1 over one dimension of its mesh and replicated over the others.
+        target: class indices (N,) among all C classes, or ``ignore_index``; the same on every rank.
+        class_weight: factor per class (C,), for all classes and the same on every rank.
+        group: process group; None is the default one. Of a DTensor it is that of its mesh.
+        shard_sizes: C_local of every rank. None asks the others (8 bytes each; an accelerator's host waits for them).
+        eta: mixing weight in [0, 1], a float or a 0-d tensor; see ``schedules.cyclical_eta``.
+        gamma_pos: focal exponent of the true class, >= 0.
+        gamma_neg: focal exponent of the other classes, >= 0; acts through label smoothing only.
+        gamma_hc: high-confidence exponent, >= 0.
+        ignore_index: targets of this value add nothing to loss, gradient or denominator.
+        reduction: "mean", "sum" or "none".
+        label_smoothing: e in [0, 1], spread over all C classes.
+
+    Returns:
+        A scalar, or for "none" (N,), the same on every rank; float64 for float64 logits, otherwise float32. The
+        gradient has the shape, or the placement, of ``logits``. torch.compile breaks the graph here and runs this
+        call as it is.
+
+    Raises:
+        ValueError, TypeError, IndexError: an argument does not fit, or one but ``logits`` needs a gradient. What one
+            rank alone does wrong only that rank sees, and the others wait for it.
+        RuntimeError: there is no process group; or backward with ``create_graph``: there is no second derivative.
+
+    Example:
+        Four ranks of ``torchrun --nproc-per-node 4``, 250 of 1,000 classes each::
+
+            logits = F.linear(hidden, weight[rank * 250 : (rank + 1) * 250])
+            sharded_cyclical_focal_loss(logits, target, eta=0.5).backward()
+
+    Reference: M. Shoeybi et al., *Megatron-LM*, arXiv 1909.08053, for cross-entropy over sharded logits.
+    """
+    gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
+    check_no_gradient("sharded_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
+    if not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError("there is no process group; call torch.distributed.init_process_group first")
+    if _is_dtensor(logits):
+        logits, group, shard_sizes = _unwrap(logits, group, shard_sizes)
+    sizes = _check_shards(logits, target, group, shard_sizes)
+    joined = logits.new_empty(()).expand(len(logits), sum(sizes))  # one number in memory
+    check_class_weight(class_weight, joined)
+    check_softmax_call(joined, target, None, eta, gammas, ignore_index, reduction, label_smoothing)
+
+    eta = eta.detach().clone() if isinstance(eta, Tensor) else eta  # a clock may move its tensor before backward
+    terms = _Terms(_number(eta), gamma_pos, gamma_neg, gamma_hc)
+    first = sum(sizes[: dist.get_rank(group)])
+    call = _Call(group, first, sum(sizes), terms, ignore_index, label_smoothing, reduction)
+    weight = None if class_weight is None else class_weight.to(compute_dtype(logits))
+    return _ShardedLoss.apply(call, target.to(torch.int64), weight, logits)
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    if type(tensor) in (Tensor, torch.nn.Parameter):
+        return False
+    from torch.distributed.tensor import DTensor  # takes a second to load
+
+    return isinstance(tensor, DTensor)
+
+
+def _unwrap(logits: Any, group: Any, shard_sizes: Sequence[int] | None) -> tuple[Tensor, Any, list[int]]:
+    """The local columns of a DTensor, the group that shares them, and all its shard sizes."""
+    from torch.distributed.tensor import Shard
+
+    if group is not None or shard_sizes is not None:
+        raise ValueError("logits is a DTensor, which knows its group and shard_sizes; leave both out")
+    placements, mesh = logits.placements, logits.device_mesh
+    shards = [dim for dim, placement in enumerate(placements) if placement == Shard(1)]
+    if logits.dim() != 2 or len(shards) != 1 or not all(p.is_replicate() for p in placements if p != Shard(1)):
+        raise ValueError(
+            f"logits is a DTensor of shape {tuple(logits.shape)} placed {placements}; it must be (N, C) and Shard(1)"
+            " on one dimension of its mesh, Replicate() on the others"
+        )
+    ranks, classes = mesh.size(shards[0]), logits.shape[1]
+    most = -(-classes // ranks)  # as torch.chunk deals them out
+    sizes = [max(0, min(most, classes - rank * most)) for rank in range(ranks)]
+    return logits.to_local(grad_placements=placements), mesh.get_group(shards[0]), sizes
+
+
+def _check_shards(logits: Tensor, target: Tensor, group: Any, shard_sizes: Sequence[int] | None) -> list[int]:
+    """Classes of every rank."""
+    if logits.dim() != 2:
+        raise ValueError(f"logits has shape {tuple(logits.shape)}; a shard must be (N, C_local)")
+    if _is_dtensor(target):
+        raise ValueError("target is a DTensor; pass target.full_tensor(), which is the same on every rank")
+    if target.is_floating_point():
+        raise TypeError(f"target has dtype {target.dtype}; sharded logits take class indices (int64) only")
+    ranks = dist.get_world_size(group)
+    if shard_sizes is None:
+        shapes = [torch.empty(2, dtype=torch.int64, device=logits.device) for _ in range(ranks)]
+        dist.all_gather(shapes, torch.tensor(logits.shape, device=logits.device), group=group)
+        rows, sizes = torch.stack(shapes, 1).tolist()
+        if len(set(rows)) > 1:
+            raise ValueError(f"logits has {rows} rows on ranks 0 to {ranks - 1}; they must agree")
+        return sizes
+    sizes = list(shard_sizes)
+    if len(sizes) != ranks or sizes[dist.get_rank(group)] != logits.shape[1]:
+        raise ValueError(
+            f"shard_sizes is {sizes}; for {ranks} ranks it must hold {ranks} sizes, {logits.shape[1]} of them this"
+            f" rank's (number {dist.get_rank(group)})"
+        )
+    return sizes
+
+
+class _Call(NamedTuple):
+    """What forward and backward need beyond tensors."""
+
+    group: Any
+    first: int
+    """This rank's first class."""
+    classes: int
+    terms: _Terms
+    ignore_index: int
+    label_smoothing: float
+    reduction: str
+
+    @property
+    def other(self) -> float:
+        return self.label_smoothing / self.classes
+
+
+class _ShardedLoss(torch.autograd.Function):
+    """Everything (N, 1) here is a row's and the same on every rank."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, target: Tensor, weight: Tensor | None, logits: Tensor) -> Tensor:
+        dtype = compute_dtype(logits)
+        index = target.unsqueeze(1)
+        place = index.clamp(0, call.classes - 1)
+        ignored = index == call.ignore_index
+        per_class = None if weight is None else weight[call.first : call.first + logits.shape[1]].unsqueeze(0)
+        highest = _highest(logits, dtype, call.group)
+        total, own, *others = _sums(call, logits, highest, place, per_class)
+        total = total.log_()
+
+        factor = torch.full_like(total, 1 - call.label_smoothing + call.other)
+        factor.masked_fill_((place != index) & ~ignored, torch.nan)
+        factor = factor if weight is None else factor * weight[place]
+        own_terms, own_slopes = call.terms.own(own - total)
+        rows, own_slopes = factor * own_terms, factor * own_slopes
+        slopes = own_slopes
+        if call.other:
+            count = call.classes - 1 if weight is None else weight.sum() - weight[place]
+            other_terms, other_slopes = _others(call.terms, total, count, others)
+            rows, slopes = rows + call.other * other_terms, slopes + call.other * other_slopes
+        rows = -rows.masked_fill(ignored, 0).squeeze(1)
+        ctx.call, ctx.scale = call, _scale(target, weight, call.ignore_index, len(target), dtype, call.reduction)
+        ctx.save_for_backward(logits, place, ignored, per_class, highest, total, own_slopes, slopes)
+        return rows if call.reduction == "none" else rows.sum() * ctx.scale
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "sharded_cyclical_focal_loss has no second derivative, so its backward cannot create a graph"
+            )
+        logits, place, ignored, per_class, *rows = ctx.saved_tensors
+        grad = torch.empty_like(logits)
+        factor = (-grad_loss * ctx.scale).expand(len(logits)).unsqueeze(1)
+        for n in _chunks(logits):
+            out = _gradient(ctx.call, logits[n], place[n], per_class, factor[n], *(row[n] for row in rows))
+            grad[n] = out.masked_fill_(ignored[n], 0)
+        return None, None, None, grad
+
+
+def _chunks(logits: Tensor) -> list[slice]:
+    """Rows whose buffers stay in cache; none for a rank without classes."""
+    rows, classes = logits.shape
+    if classes == 0:
+        return []
+    step = max(1, CHUNK.get(logits.device.type, CHUNK_ELSEWHERE) // classes)
+    return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def _highest(logits: Tensor, dtype: torch.dtype, group: Any) -> Tensor:
+    """Largest logit of every row over all ranks."""
+    if logits.shape[1]:
+        highest = logits.detach().amax(1, keepdim=True).to(dtype)
+    else:
+        highest = logits.new_full((len(logits), 1), -torch.inf, dtype=dtype)
+    dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
+    return highest
+
+
+def _sums(call: _Call, logits: Tensor, highest: Tensor, place: Tensor, per_class: Tensor | None) -> Tensor:
+    """Over all classes of all ranks, with x the logit less the highest: exp(x); the target's x; over the others
+    x, exp(g x) and exp(g x) x, times the class's weight, as far as they are needed."""
+    gamma = call.terms.gamma_neg
+    kinds = 2 if not call.other else 3 if gamma == 0 else 5
+    sums = highest.new_zeros(kinds, *highest.shape)
+    for n in _chunks(logits):
+        x = logits[n] - highest[n]
+        e = x.exp()
+        sums[0, n] = e.sum(1, keepdim=True)
+        at, mine = _locate(call, place[n], x.shape[1])
+        sums[1, n] = torch.where(mine, x.gather(1, at), 0.0)
+        if kinds > 2:
+            _put(x, at, mine, torch.zeros_like(highest[n]))
+            sums[2, n] = _sum(x, per_class)
+        if kinds > 3:
+            focal = e.square_() if gamma == 2 else (gamma * x).exp_()
+            _put(focal, at, mine, torch.zeros_like(highest[n]))
+            sums[3, n] = _sum(focal, per_class)
+            x.clamp_(min=torch.finfo(x.dtype).min)  # exp(g x) x is 0 for a masked class
+            sums[4, n] = _sum(focal.mul_(x), per_class)
+    dist.all_reduce(sums, group=call.group)
+    return sums
+
+
+def _sum(tensor: Tensor, per_class: Tensor | None) -> Tensor:
+    return (tensor if per_class is None else tensor * per_class).sum(1, keepdim=True)
+
+
+def _locate(call: _Call, place: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Columns of the targets on this rank, and which targets are on this rank at all."""
+    at = place - call.first
+    return at.clamp(0, classes - 1), (at >= 0) & (at < classes)
+
+
+def _put(tensor: Tensor, at: Tensor, mine: Tensor, value: Tensor) -> None:
+    tensor.scatter_(1, at, torch.where(mine, value, tensor.gather(1, at)))
+
+
+def _others(
+    terms: _Terms, total: Tensor, count: Tensor | int, sums: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | int | float]:
+    """Sums over the other classes of their terms and of the derivatives by log p."""
+    eta: Eta = terms.eta
+    easy = sums[0] - total * count
+    if terms.gamma_neg == 0:
+        return easy, count
+    _, powers, products = sums
+    shrink = (-terms.gamma_neg * total).exp()
+    hard = products - total * powers
+    weighted = torch.where(torch.as_tensor(eta > 0, device=total.device), eta * easy, 0.0)  # easy may be infinite
+    slope = shrink * (powers + terms.gamma_neg * hard)
+    return (1 - eta) * shrink * hard + weighted, (1 - eta) * slope + eta * count
+
+
+def _gradient(
+    call: _Call,
+    logits: Tensor,
+    place: Tensor,
+    per_class: Tensor | None,
+    factor: Tensor,
+    highest: Tensor,
+    total: Tensor,
+    own_slopes: Tensor,
+    slopes: Tensor,
+) -> Tensor:
+    """Of a chunk of this rank's logits."""
+    log_p = (logits - highest).sub_(total)
+    p = log_p.exp()
+    at, mine = _locate(call, place, log_p.shape[1])
+    if call.other:
+        _put(log_p, at, mine, torch.zeros_like(total))
+        _, slope = call.terms.others(log_p, p, per_class, call.other * factor)
+    else:
+        slope = torch.zeros_like(p)
+    _put(slope, at, mine, own_slopes * factor)
+    return slope.addcmul_(p, slopes * factor, value=-1)
