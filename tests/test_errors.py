@@ -55,13 +55,13 @@ SIGMOID = [
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "message"), SHARED + SOFTMAX, ids=str)
+@pytest.mark.parametrize(("change", "error", "message"), SHARED + SOFTMAX, ids=[case[2] for case in SHARED + SOFTMAX])
 def test_softmax_refuses(change, error, message):
     with pytest.raises(error, match=message):
         cyclical_focal_loss(**({"logits": X, "target": T, "eta": 0.5} | change))
 
 
-@pytest.mark.parametrize(("change", "error", "message"), SHARED + SIGMOID, ids=str)
+@pytest.mark.parametrize(("change", "error", "message"), SHARED + SIGMOID, ids=[case[2] for case in SHARED + SIGMOID])
 def test_sigmoid_refuses(change, error, message):
     with pytest.raises(error, match=message):
         binary_cyclical_focal_loss(**({"logits": X, "target": Y, "eta": 0.5} | change))

@@ -17,6 +17,7 @@ ORDER = [  # a module may import from rooms above its own line only
     "losses",
     "linear",
     "sharded",
+    "integrations",
     "lab.longtail",
     "lab.metrics",
     "lab.statistics",

@@ -258,7 +258,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "message"), REFUSED, ids=str)
+@pytest.mark.parametrize(("change", "error", "message"), REFUSED, ids=[case[2] for case in REFUSED])
 def test_refuses(change, error, message):
     call = {"hidden": H, "weight": K, "target": torch.tensor([0, 1, 0, 1]), "eta": 0.5} | change
     with pytest.raises(error, match=message):

@@ -785,12 +785,15 @@ template <class IO> TARGET static double columns_work(const Plan& plan, int64_t 
     for (int64_t unit = begin; unit < end; ++unit) {
         int64_t first = unit * size, columns = c.rows * inner - first;
         if (plan.side_by_side) {
-            int64_t blocks = (inner + size - 1) / size, start = unit % blocks * size;
-            first = unit / blocks * inner + start, columns = inner - start;
+            int64_t blocks = (inner + size - 1) / size, skipped = unit % blocks * size;
+            first = unit / blocks * inner + skipped, columns = inner - skipped;
         }
         columns = columns < size ? columns : size;
-        for (int64_t k = 0; k < columns; ++k)
-            offset[k] = (first + k) / inner * classes * inner + (first + k) % inner;
+        int64_t start = first / inner * classes * inner, position = first % inner;
+        for (int64_t k = 0; k < columns; ++k) {
+            offset[k] = start + position;
+            if (++position == inner) position = 0, start += classes * inner;
+        }
         const Block<IO, T> block = {classes, inner, columns, plan.side_by_side, offset};
         const Block<T, T> target_block = {classes, inner, columns, plan.side_by_side, offset};
         block.pack((const IO*)c.logits, x);

@@ -94,52 +94,84 @@ def sigmoid(
     reduction: str,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and its gradient by the logits, of any shape; ``weight`` and ``pos_weight`` broadcast to it."""
-    dtype = target.dtype
-    x = logits.to(dtype)
-    log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
-    p, not_p = log_p.exp(), log_not_p.exp()
-    slope = p * not_p  # dp/dx
-    yes_factor = target * (1 - label_smoothing) + label_smoothing / 2
-    no_factor = 1 - yes_factor
-    if alpha is not None:
-        yes_factor, no_factor = yes_factor * alpha, no_factor * (1 - alpha)
-    if pos_weight is not None:
-        yes_factor = yes_factor * pos_weight
-    if weight is not None:
-        yes_factor, no_factor = yes_factor * weight, no_factor * weight
-
-    focal, easy = (gamma_pos * log_not_p).exp(), (1 + p) ** gamma_hc
-    yes = focal + eta * (easy - focal)
-    loss = -yes_factor * yes * log_p
-    if with_grad:
-        easy_slope = gamma_hc * (1 + p) ** (gamma_hc - 1) * slope
-        yes_slope = (1 - eta) * -gamma_pos * focal * p + eta * easy_slope
-        grad = -yes_factor * (yes * not_p + yes_slope * log_p)
-
-    if probability_margin:
-        p = (p - probability_margin).clamp_(min=0)
-        slope = torch.where(p > 0, slope, 0.0)
-        log_not_p, focal = torch.log1p(-p), power(p, gamma_neg)
-        focal_slope = gamma_neg * torch.where(p > 0, focal / torch.where(p > 0, p, 1.0), 0.0) * slope
-        log_slope = slope / (1 - p)
-    else:
-        focal = (gamma_neg * log_p).exp()
-        focal_slope, log_slope = gamma_neg * focal * not_p, p
-    easy = (2 - p) ** gamma_hc
-    no = focal + eta * (easy - focal)
-    loss -= no_factor * no * log_not_p
-    if not with_grad:
-        return _reduced(loss, reduction), None
-    no_slope = (1 - eta) * focal_slope - eta * gamma_hc * (2 - p) ** (gamma_hc - 1) * slope
-    grad -= no_factor * (no_slope * log_not_p - no * log_slope)
-    if reduction == "mean":
-        grad /= grad.numel()
-    return _reduced(loss, reduction), grad.to(logits.dtype)
+    """Loss and its gradient by the logits, of any shape; see ``native.sigmoid`` for the other tensors."""
+    period = 1 if pos_weight is None or pos_weight.shape == logits.shape else pos_weight.numel()
+    budget = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE)
+    step = max(1, budget // period)
+    x, targets = logits.view(-1, period), target.view(-1, period)
+    weights = None if weight is None else weight.view(-1, period)
+    positives = pos_weight if pos_weight is None or period > 1 else pos_weight.view(-1, 1)
+    terms = _Sides(_number(eta), gamma_pos, gamma_neg, gamma_hc, probability_margin)
+    elements = torch.empty_like(targets) if reduction == "none" else None
+    total = target.new_zeros(())
+    grad = torch.empty_like(x) if with_grad else None
+    scale = 1 / logits.numel() if reduction == "mean" and logits.numel() else 1.0
+    for start in range(0, len(x), step):
+        n = slice(start, start + step)
+        yes = targets[n] * (1 - label_smoothing) + label_smoothing / 2
+        no = 1 - yes
+        if positives is not None:
+            yes = yes * (positives if period > 1 else positives[n])
+        if alpha is not None:
+            yes, no = yes * alpha, no * (1 - alpha)
+        if weights is not None:
+            yes, no = yes * weights[n], no * weights[n]
+        loss, slope = terms.of(x[n].to(target.dtype), yes, no, with_grad)
+        if elements is not None:
+            elements[n] = loss
+        else:
+            total += loss.sum()
+        if grad is not None and slope is not None:
+            grad[n] = slope.mul_(scale)
+    grad = None if grad is None else grad.view(logits.shape)
+    if elements is not None:
+        return elements.view(logits.shape), grad
+    return total / logits.numel() if reduction == "mean" else total, grad
 
 
-def _reduced(loss: Tensor, reduction: str) -> Tensor:
-    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+class _Sides(NamedTuple):
+    """Loss of yes-or-no logits, and its derivative."""
+
+    eta: Eta
+    gamma_pos: float
+    gamma_neg: float
+    gamma_hc: float
+    margin: float
+
+    def of(self, x: Tensor, yes: Tensor, no: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+        """``yes`` and ``no`` are the factors of the two sides."""
+        log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
+        p, not_p = log_p.exp(), log_not_p.exp()
+        slope = p * not_p  # dp/dx
+        focal = (self.gamma_pos * log_not_p).exp()
+        weight = self._mix(focal, 1 + p)
+        loss = -yes * weight * log_p
+        grad = None
+        if with_grad:
+            by_x = self.eta * self._easy_slope(1 + p) * slope - (1 - self.eta) * self.gamma_pos * focal * p
+            grad = -yes * (weight * not_p + by_x * log_p)
+
+        if self.margin:
+            p = (p - self.margin).clamp_(min=0)
+            slope = torch.where(p > 0, slope, 0.0)
+            log_not_p, focal = torch.log1p(-p), power(p, self.gamma_neg)
+            focal_slope = self.gamma_neg * torch.where(p > 0, focal / torch.where(p > 0, p, 1.0), 0.0) * slope
+            log_slope = slope / (1 - p)
+        else:
+            focal = (self.gamma_neg * log_p).exp()
+            focal_slope, log_slope = self.gamma_neg * focal * not_p, p
+        weight = self._mix(focal, 2 - p)
+        loss -= no * weight * log_not_p
+        if grad is not None:
+            by_x = (1 - self.eta) * focal_slope - self.eta * self._easy_slope(2 - p) * slope
+            grad -= no * (by_x * log_not_p - weight * log_slope)
+        return loss, grad
+
+    def _mix(self, focal: Tensor, twice: Tensor) -> Tensor:
+        return focal + self.eta * (twice**self.gamma_hc - focal)
+
+    def _easy_slope(self, twice: Tensor) -> Tensor:
+        return self.gamma_hc * twice ** (self.gamma_hc - 1)
 
 
 def _chunks(logits: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -1,0 +1,226 @@
+"""The fused losses in Triton: value and gradient together, on a GPU (CUDA or ROCm).
+
+The launches of the kernels in ``triton_indices.py``, ``triton_probabilities.py`` and ``triton_sigmoid.py``, which need
+triton and are imported at first use. Nothing here waits for the device. With ``TRITON_INTERPRET=1``, set before the
+first use, the same kernels run slowly on the CPU.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import math
+import os
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cyclofocal.equation import Eta, softmax_denominator
+
+OLDEST = (3, 4)  # older ones do not pass float64 numbers
+THREADS = 512  # of the largest program
+LOOP = 4096  # logits of a tile whose rows come in several blocks
+TILE = 1024  # logits that are worth a program
+WIDE = 2**30  # logits from which offsets have 64 bits, well before a lane past the end overflows 32
+
+
+def reason() -> str:
+    """Why this backend cannot be used; empty if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        if not torch.cuda.is_available():
+            return "torch sees no GPU (CUDA or ROCm)"
+        if torch.version.hip is None and torch.cuda.get_device_capability() < (7, 0):
+            return "triton needs a GPU of compute capability 7.0 or later"
+    return _misfit()
+
+
+def available() -> bool:
+    """Whether triton is there, and a GPU or triton's interpreter to run it."""
+    return not reason()
+
+
+@functools.cache
+def _misfit() -> str:
+    """Why the triton that is installed does not serve."""
+    try:
+        import triton
+    except ImportError as error:
+        return f"triton is installed but does not load: {error}"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+        return f"triton {triton.__version__} is too old: {'.'.join(map(str, OLDEST))} or later is needed"
+    return ""
+
+
+def softmax(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    eta: Eta,
+    gamma_pos: float,
+    gamma_neg: float,
+    gamma_hc: float,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
+
+    All tensors contiguous; weight and probabilities in the dtype of the loss. The caller has checked everything but
+    that indices lie in [0, C): a row whose index does not, and is not ``ignore_index``, becomes nan.
+    """
+    from cyclofocal.kernels.triton_indices import softmax_by_index
+    from cyclofocal.kernels.triton_probabilities import softmax_by_probabilities
+
+    shape, classes = logits.shape, logits.shape[1]
+    soft, mean = target.is_floating_point(), reduction == "mean"
+    plan = _plan(shape, elements=16 if soft or logits.dtype == torch.float64 else 32)
+    loss, grad = _results(logits, shape[:1] + shape[2:], plan.programs, reduction, with_grad)
+    rows = shape.numel() // classes
+    denominator = softmax_denominator(target, weight, ignore_index, rows) if mean else 1
+    eta, pointer = _eta(eta, logits)
+    other = label_smoothing / classes
+    numbers = (eta, gamma_pos, gamma_neg, gamma_hc, 1 - label_smoothing + other, other)
+    arguments: tuple[Any, ...]
+    if soft:
+        arguments = (logits, target, weight, pointer, loss, grad, *numbers, 1 / max(rows, 1) if mean else 1.0)
+    else:
+        divisor = denominator if mean else None
+        arguments = (logits, target, weight, divisor, pointer, loss, grad, *numbers, ignore_index)
+    _launch(
+        softmax_by_probabilities if soft else softmax_by_index,
+        plan.programs,
+        plan.warps,
+        (*arguments, classes, plan.positions, plan.tiles, *plan.strides),
+        LOWEST=torch.finfo(loss.dtype).min,
+        OTHERS=other != 0,
+        ALIGNED=plan.aligned,
+        ROWS=plan.rows,
+        BLOCK=plan.block,
+        **_constants(logits, gamma_pos, gamma_neg, gamma_hc, reduction),
+    )
+    return _reduced(loss, reduction, denominator), grad
+
+
+def sigmoid(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    eta: Eta,
+    gamma_pos: float,
+    gamma_neg: float,
+    gamma_hc: float,
+    alpha: float | None,
+    probability_margin: float,
+    label_smoothing: float,
+    reduction: str,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Loss and gradient of ``logits`` of any shape; ``target`` and ``weight`` have the same, ``pos_weight`` too or
+    the last dimension's. All tensors contiguous, those but the logits in the dtype of the loss."""
+    from cyclofocal.kernels.triton_sigmoid import sigmoid_elements
+
+    count = logits.numel()
+    programs = -(-count // TILE)
+    loss, grad = _results(logits, logits.shape, programs, reduction, with_grad)
+    eta, pointer = _eta(eta, logits)
+    sides = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    scale = 1 / max(count, 1) if reduction == "mean" else 1.0
+    numbers = (eta, gamma_pos, gamma_neg, gamma_hc, *sides, probability_margin, label_smoothing, scale)
+    period = count if pos_weight is None else pos_weight.numel()
+    _launch(
+        sigmoid_elements,
+        programs,
+        4,
+        (logits, target, weight, pos_weight, pointer, loss, grad, *numbers, count, period),
+        MARGIN=probability_margin != 0,
+        BLOCK=TILE,
+        **_constants(logits, gamma_pos, gamma_neg, gamma_hc, reduction),
+    )
+    return _reduced(loss, reduction, count), grad
+
+
+class _Plan(NamedTuple):
+    """How rows are cut into tiles, one for each program. Strides are of samples, positions and classes."""
+
+    rows: int
+    block: int
+    warps: int
+    positions: int
+    tiles: int
+    programs: int
+    strides: tuple[int, int, int]
+    aligned: int
+
+
+def _plan(shape: torch.Size, elements: int) -> _Plan:
+    """Lanes run along what lies side by side in memory: the classes of 2-d logits, the positions of all others.
+
+    A thread holds up to ``elements`` of a tile's logits.
+    """
+    samples, classes, positions = shape[0], shape[1], math.prod(shape[2:])
+    block = _power_of_2(classes)
+    on_chip = THREADS * elements
+    if positions == 1:
+        samples, positions, strides, aligned = 1, samples, (0, classes, 1), math.gcd(classes, 16)
+        least, most = 1, max(1, min(128, TILE // block))
+        elements = 16 if classes > 256 else 8  # the state of several short rows fills a thread's registers
+    else:
+        strides, aligned = (classes * positions, 1, positions), 1
+        least, most = 32, 128 if classes <= 32 else 32
+    least, rows = (min(bound, _power_of_2(positions)) for bound in (least, most))
+    if block * least > on_chip:
+        block, rows = max(1, LOOP // least), least
+    threads = min(THREADS, max(32, rows, rows * block // elements))
+    tiles = -(-positions // rows)
+    return _Plan(rows, block, max(1, threads // 32), positions, tiles, samples * tiles, strides, aligned)
+
+
+def _power_of_2(number: int) -> int:
+    """The next, at least 1."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def _results(
+    logits: Tensor, shape: torch.Size, programs: int, reduction: str, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Room for the losses, or for one sum of each program, and for the gradient."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    loss = logits.new_empty(shape if reduction == "none" else programs, dtype=dtype)
+    return loss, torch.empty_like(logits) if with_grad else None
+
+
+def _reduced(loss: Tensor, reduction: str, denominator: Tensor | int) -> Tensor:
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / denominator
+
+
+def _eta(eta: Eta, logits: Tensor) -> tuple[float, Tensor | None]:
+    """Eta as a number, or as memory of the device, which is not waited for."""
+    if not isinstance(eta, Tensor):
+        return float(eta), None
+    if eta.device.type == "cpu" != logits.device.type:
+        return eta.item(), None
+    return 0.0, eta.to(logits.device, non_blocking=True)
+
+
+def _constants(
+    logits: Tensor, gamma_pos: float, gamma_neg: float, gamma_hc: float, reduction: str
+) -> dict[str, int | bool]:
+    """What is compiled into a kernel of either family."""
+    gammas = {"POS": gamma_pos, "NEG": gamma_neg, "HC": gamma_hc}
+    whole = {name: int(gamma) if gamma in range(9) else -1 for name, gamma in gammas.items()}
+    return {**whole, "REDUCED": reduction != "none", "WIDE": logits.numel() >= WIDE}
+
+
+def _launch(kernel: Any, programs: int, warps: int, arguments: tuple[Any, ...], **constants: Any) -> None:
+    """Triton launches on the current device, which need not be the tensors'."""
+    if programs == 0:
+        return
+    logits = arguments[0]
+    with torch.cuda.device(logits.device) if logits.is_cuda else contextlib.nullcontext():
+        kernel[(programs,)](*arguments, **constants, num_warps=warps)

@@ -1,0 +1,126 @@
+"""The Triton kernel of the softmax family for distributions over the classes: loss and gradient of a tile of rows.
+
+Tiles and gradient are those of ``triton_indices.py``. The terms of the loss are known only when maximum and divisor of
+a row are, so that rows in several blocks take a pass for these, one for the loss and S, and one for the gradient.
+"""
+# mypy: ignore-errors
+# ruff: noqa: N803
+
+import triton
+import triton.language as tl
+
+from cyclofocal.kernels.triton_terms import (
+    block_of_classes,
+    class_weights,
+    finite,
+    mixing,
+    multiple,
+    one_minus_exp,
+    power_of_exp,
+    put_loss,
+    rows_of_program,
+    side_weight,
+)
+
+
+@triton.jit
+def _soft_terms(
+    x, y, weight, inside, begin, top, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc, own, other, classes,
+    POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, OTHERS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of a block of classes with target probabilities y: parts of the loss, h and p."""
+    u = x - top[:, None]
+    p = tl.exp(u) * inverse[:, None]
+    log_p = u - log_sum[:, None]
+    log_p = tl.where(log_p > 0, 0.0, log_p)  # by rounding
+    log = finite(log_p)
+    is_class = -own * y
+    side, slope = side_weight(p, one_minus_exp(log), eta, gamma_pos, gamma_hc, POS, HC)
+    value = tl.where(is_class == 0, 0.0, is_class * side * log_p)  # nothing is asked of a class, even if it is masked
+    h = is_class * (side + log * p * slope)
+    if OTHERS:
+        is_not = -other * (1 - y)
+        other_value = log_p
+        other_slope = tl.full(p.shape, 1.0, p.dtype)
+        if NEG != 0:
+            focal = (1 - eta) * power_of_exp(p, log, gamma_neg, NEG)
+            other_value = focal * log + tl.where(eta == 0, 0.0, eta * log_p)
+            other_slope = focal * (1 + gamma_neg * log) + eta
+        value += tl.where(is_not == 0, 0.0, is_not * other_value)
+        h += is_not * other_slope
+    if weight is not None:
+        w = class_weights(weight, begin, classes, BLOCK)[None, :]
+        value *= w
+        h *= w
+    return tl.where(inside, value, 0.0), tl.where(inside, h, 0.0), p
+
+
+@triton.jit
+def _log_sum_exp(
+    logits, start, live, classes, class_stride, dtype: tl.constexpr, LOWEST: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The last block of logits, the maxima of the rows, and their sums of exponentials relative to those."""
+    x = tl.full((ROWS, BLOCK), 0.0, dtype)
+    top = tl.full((ROWS,), LOWEST, dtype)
+    exps = tl.full((ROWS,), 0.0, dtype)
+    for begin in range(0, classes, BLOCK):
+        offsets, inside = block_of_classes(start, live, begin, classes, class_stride, BLOCK)
+        x = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(dtype)
+        higher = tl.maximum(top, tl.max(x, 1))
+        exps = exps * tl.exp(finite(top - higher)) + tl.sum(tl.exp(x - higher[:, None]), 1)
+        top = higher
+    return x, top, exps
+
+
+@triton.jit(do_not_specialize_on_alignment=["class_stride"])
+def softmax_by_probabilities(
+    logits, target, weight, eta_pointer, loss, grad,
+    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, own: tl.float64,
+    other: tl.float64, scale: tl.float64, classes, positions, tiles, batch_stride, position_stride, class_stride,
+    LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, OTHERS: tl.constexpr,
+    REDUCED: tl.constexpr, ALIGNED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A distribution over the classes per row: its terms are known only when maximum and divisor are."""
+    dtype: tl.constexpr = loss.dtype.element_ty
+    eta = mixing(eta, eta_pointer, dtype)
+    gamma_pos = tl.full((), gamma_pos, dtype)
+    gamma_neg = tl.full((), gamma_neg, dtype)
+    gamma_hc = tl.full((), gamma_hc, dtype)
+    own = tl.full((), own, dtype)
+    other = tl.full((), other, dtype)
+    classes = multiple(classes, ALIGNED)
+    row, start, live = rows_of_program(positions, tiles, batch_stride, position_stride, ALIGNED, WIDE, ROWS)
+    x, top, exps = _log_sum_exp(logits, start, live, classes, class_stride, dtype, LOWEST, ROWS, BLOCK)
+    inverse = 1 / exps
+    log_sum = tl.log(exps)
+    rows = tl.full((ROWS,), 0.0, dtype)
+    total = tl.full((ROWS,), 0.0, dtype)
+    h = tl.full((ROWS, BLOCK), 0.0, dtype)
+    p = tl.full((ROWS, BLOCK), 0.0, dtype)
+    last = (classes - 1) // BLOCK * BLOCK
+    for done in range(0, classes, BLOCK):
+        begin = last - done
+        offsets, inside = block_of_classes(start, live, begin, classes, class_stride, BLOCK)
+        if done > 0:
+            x = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(dtype)
+        y = tl.load(target + offsets, mask=inside, other=0.0)
+        value, h, p = _soft_terms(
+            x, y, weight, inside, begin, top, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc, own, other,
+            classes, POS, NEG, HC, OTHERS, BLOCK,
+        )  # fmt: skip
+        rows += tl.sum(value, 1)
+        total += tl.sum(h, 1)
+    put_loss(loss, rows, row, live, REDUCED)
+
+    if grad is not None:
+        for begin in range(0, classes, BLOCK):
+            offsets, inside = block_of_classes(start, live, begin, classes, class_stride, BLOCK)
+            if begin > 0:
+                x = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(dtype)
+                y = tl.load(target + offsets, mask=inside, other=0.0)
+                value, h, p = _soft_terms(
+                    x, y, weight, inside, begin, top, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc, own,
+                    other, classes, POS, NEG, HC, OTHERS, BLOCK,
+                )  # fmt: skip
+            tl.store(grad + offsets, tl.full((), scale, dtype) * (h - p * total[:, None]), mask=inside)

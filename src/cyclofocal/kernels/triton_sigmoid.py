@@ -1,0 +1,77 @@
+"""The Triton kernel of the sigmoid family: loss and gradient of independent yes-or-no logits."""
+# mypy: ignore-errors
+# ruff: noqa: N803
+
+import triton
+import triton.language as tl
+
+from cyclofocal.kernels.triton_terms import finite, log1p, mixing, put_loss, side_weight
+
+
+@triton.jit
+def _yes_or_no(
+    x, eta, gamma_pos, gamma_neg, gamma_hc, margin,
+    POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, MARGIN: tl.constexpr,
+):  # fmt: skip
+    """Weight times log p and weight times log(1 - p), each with its derivative by x; p is the sigmoid of x."""
+    small = tl.exp(-tl.abs(x))
+    softplus = log1p(small)
+    large = 1 / (1 + small)
+    small *= large
+    p = tl.where(x > 0, large, small)
+    not_p = tl.where(x > 0, small, large)
+    slope = p * not_p
+    log_p = tl.where(x > 0, 0.0, x) - softplus
+    weight, weight_slope = side_weight(p, not_p, eta, gamma_pos, gamma_hc, POS, HC)
+    yes = weight * log_p
+    yes_slope = weight * not_p + finite(log_p) * slope * weight_slope
+
+    log_not_p = tl.where(x > 0, -x, 0.0) - softplus
+    log_slope = -p
+    if MARGIN:
+        under = p <= margin
+        p = tl.where(under, 0.0, p - margin)
+        not_p = tl.where(under, 1.0, not_p + margin)
+        slope = tl.where(under, 0.0, slope)
+        log_not_p = tl.where(p > 0.5, tl.log(not_p), log1p(-p))  # each where the other loses digits
+        log_slope = -slope / not_p
+    weight, weight_slope = side_weight(not_p, p, eta, gamma_neg, gamma_hc, NEG, HC)
+    no_slope = weight * log_slope - finite(log_not_p) * slope * weight_slope
+    return yes, yes_slope, weight * log_not_p, no_slope
+
+
+@triton.jit
+def sigmoid_elements(
+    logits, target, weight, pos_weight, eta_pointer, loss, grad,
+    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, yes_factor: tl.float64,
+    no_factor: tl.float64, margin: tl.float64, label_smoothing: tl.float64, scale: tl.float64, count, period,
+    POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, MARGIN: tl.constexpr,
+    REDUCED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``pos_weight`` repeats every ``period`` elements."""
+    dtype: tl.constexpr = loss.dtype.element_ty
+    program = tl.program_id(0)
+    if WIDE:
+        program = program.to(tl.int64)
+    place = program * BLOCK + tl.arange(0, BLOCK)
+    live = place < count
+    yes, yes_slope, no, no_slope = _yes_or_no(
+        tl.load(logits + place, mask=live, other=0.0).to(dtype), mixing(eta, eta_pointer, dtype),
+        tl.full((), gamma_pos, dtype), tl.full((), gamma_neg, dtype), tl.full((), gamma_hc, dtype),
+        tl.full((), margin, dtype), POS, NEG, HC, MARGIN,
+    )  # fmt: skip
+    smoothing = tl.full((), label_smoothing, dtype)
+    y = tl.load(target + place, mask=live, other=0.0) * (1 - smoothing) + smoothing / 2
+    is_yes = -y * tl.full((), yes_factor, dtype)
+    is_no = (y - 1) * tl.full((), no_factor, dtype)
+    if pos_weight is not None:
+        is_yes *= tl.load(pos_weight + place % period, mask=live, other=0.0)
+    if weight is not None:
+        w = tl.load(weight + place, mask=live, other=0.0)
+        is_yes *= w
+        is_no *= w
+    value = tl.where(is_yes == 0, 0.0, is_yes * yes) + tl.where(is_no == 0, 0.0, is_no * no)
+    put_loss(loss, value, place, live, REDUCED)
+    if grad is not None:
+        gradient = tl.full((), scale, dtype) * (is_yes * yes_slope + is_no * no_slope)
+        tl.store(grad + place, gradient, mask=live)

@@ -1,0 +1,120 @@
+"""Promise: the Triton backend computes the equations, its kernels compile for GPUs, and it says where it can serve."""
+
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cyclofocal import kernels
+from cyclofocal.kernels import triton_backend
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+FREE = {"TRITON_INTERPRET", kernels.FORCE}
+
+
+def environment():
+    """Of a process that is free to choose."""
+    return {name: value for name, value in os.environ.items() if name not in FREE}
+
+
+@needs_triton
+def test_the_cases():
+    """On a GPU, otherwise in Triton's interpreter, which has to be chosen before the kernels are imported."""
+    interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    cases = Path(__file__).with_name("triton_cases.py")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore:::triton", str(cases)]
+    run = subprocess.run(command, env=environment() | interpret, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+
+
+def compiled(kernel, target, pointers, **constants):
+    """A kernel in the machine's language, from the types of its arguments alone."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    signature, values = {}, {}
+    for place, parameter in enumerate(kernel.params):
+        if parameter.is_constexpr or parameter.name in constants:
+            values[(place,)] = constants.get(parameter.name, True)
+            signature[parameter.name] = "constexpr"
+        else:
+            signature[parameter.name] = pointers.get(parameter.name) or parameter.annotation_type or "i32"
+    source = triton.compiler.ASTSource(kernel, signature, values)
+    return triton.compile(source, target=GPUTarget(*target))
+
+
+@needs_triton
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does not compile")
+@pytest.mark.parametrize("target", [("cuda", 80, 32), ("hip", "gfx942", 64)], ids=lambda target: target[0])
+def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, monkeypatch):
+    """The interpreter knows neither types nor shapes that a compiler refuses."""
+    import triton
+
+    from cyclofocal.kernels.triton_indices import softmax_by_index
+    from cyclofocal.kernels.triton_probabilities import softmax_by_probabilities
+    from cyclofocal.kernels.triton_sigmoid import sigmoid_elements
+
+    if {"cuda": "nvidia", "hip": "amd"}[target[0]] not in triton.backends.backends:
+        pytest.skip(f"this triton has no {target[0]}")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    exponents = {"POS": 2, "NEG": -1, "HC": 3}
+    tile = {"ROWS": 2, "BLOCK": 128, "ALIGNED": 4, "class_stride": 1, "LOWEST": torch.finfo(torch.float32).min}
+    one = dict.fromkeys(("BLOCK", "ROWS", "ALIGNED", "classes", "positions", "tiles"), 1) | {"OTHERS": False}
+    none = dict.fromkeys(("weight", "denominator", "eta_pointer", "grad"))
+    names = ("target", "weight", "pos_weight", "denominator", "eta_pointer", "loss")
+    floats = dict.fromkeys(names, "*fp32") | {"logits": "*bf16", "grad": "*bf16"}
+    indices = floats | {"target": "*i64", "denominator": "*i64"}
+    for kernel, pointers, constants in (
+        (softmax_by_index, indices, exponents | tile),
+        (softmax_by_index, indices, exponents | tile | one | none),
+        (softmax_by_probabilities, floats, exponents | tile),
+        (sigmoid_elements, floats, exponents | {"BLOCK": 1024}),
+    ):
+        assert compiled(kernel, target, pointers, **constants).kernel
+
+
+@pytest.fixture
+def _afresh(monkeypatch):
+    """As in a new process, where nothing has been chosen yet."""
+    caches = (kernels._backend, triton_backend._misfit)
+    for name, cache in itertools.product(FREE, caches):
+        monkeypatch.delenv(name, raising=False)
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@needs_triton
+@pytest.mark.usefixtures("_afresh")
+def test_it_says_where_it_can_serve(monkeypatch):
+    if not torch.cuda.is_available():
+        told = kernels.describe()
+        assert told["triton"] == "torch sees no GPU (CUDA or ROCm)"
+        assert told["cuda"] == "plain"
+        assert told["cpu"] != "triton"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    told = kernels.describe()
+    assert told["triton"] == "available"
+    assert told["cpu"] != "triton"  # unless it is asked for
+    monkeypatch.setenv(kernels.FORCE, "triton")
+    assert kernels.describe()["cpu"] == "triton"
+    with pytest.raises(RuntimeError, match=r"cannot serve tensors on mps: it is for GPUs \(or the CPU"):
+        kernels.backend("mps")
+    triton_backend._misfit.cache_clear()
+    monkeypatch.setattr(triton_backend, "OLDEST", (99, 0))
+    assert "too old: 99.0 or later is needed" in triton_backend.reason()
+
+
+def test_without_triton_the_plain_version_serves():
+    code = (
+        "import sys; sys.modules['triton'] = None; from cyclofocal import kernels; told = kernels.describe();"
+        "print(told['triton'], told['cuda'], sep='; ')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "triton is not installed; plain"
