@@ -1,0 +1,63 @@
+"""Accelerate: the clock by optimiser steps, under gradient accumulation, in its checkpoints."""
+
+from typing import TYPE_CHECKING, Any
+
+from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
+from cyclofocal.integrations.host import require_host
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+require_host("accelerate", "1.2")
+
+
+class LossScheduler:
+    """Moves a loss's clock like a learning rate scheduler: ``step()`` in every batch, inside ``accumulate``.
+
+    It counts the batches at which the accelerator lets the optimiser step, so also a window that the end of the data
+    cuts short counts once. It registers itself for checkpointing: ``save_state`` keeps the count, ``load_state`` sets
+    the clock by it.
+
+    Args:
+        accelerator: the one that trains.
+        criterion: the loss; it is moved to the accelerator's device.
+        total_steps: optimiser steps of the whole training, ``epochs * ceil(len(loader) / accumulation)`` with the
+            prepared loader.
+
+    Raises:
+        TypeError, ValueError: criterion has no clock or counts by itself (its own total_steps), or total_steps < 1.
+
+    Example:
+        >>> from accelerate import Accelerator
+        >>> from cyclofocal import CyclicalFocalLoss
+        >>> accelerator, criterion = Accelerator(cpu=True, gradient_accumulation_steps=2), CyclicalFocalLoss()
+        >>> scheduler = LossScheduler(accelerator, criterion, total_steps=3)
+        >>> for batch in range(4):
+        ...     with accelerator.accumulate():
+        ...         scheduler.step()
+        >>> criterion.progress.item()
+        1.0
+    """
+
+    def __init__(self, accelerator: "Accelerator", criterion: Loss, total_steps: int) -> None:
+        check_criterion(criterion)
+        if total_steps < 1:
+            raise ValueError(f"total_steps is {total_steps}; it must be at least 1")
+        self.accelerator = accelerator
+        self.criterion = criterion.to(accelerator.device)
+        self.total_steps = total_steps
+        self.steps_done = 0
+        accelerator.register_for_checkpointing(self)
+
+    def step(self) -> None:
+        """A batch is done; the clock moves if it was the one at which the optimiser stepped."""
+        if self.accelerator.sync_gradients:
+            self.steps_done += 1
+            set_clock(self.criterion, self.steps_done, self.total_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps_done": self.steps_done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps_done = state["steps_done"]
+        set_clock(self.criterion, self.steps_done, self.total_steps)

@@ -1,0 +1,54 @@
+"""A host counts optimiser steps; the losses want progress."""
+
+import warnings
+
+from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+
+Loss = CyclicalFocalLoss | BinaryCyclicalFocalLoss
+
+
+def set_clock(criterion: Loss, steps_done: int, total_steps: int) -> float:
+    """Set the clock of ``criterion`` for the optimiser step that comes after ``steps_done`` of ``total_steps``.
+
+    The first step is at progress 0, the last at 1. It depends on the two counts alone, so resuming needs no memory and
+    telling the time twice changes nothing. After the last step the clock stays at 1; further steps raise a warning.
+
+    Args:
+        criterion: the loss to set.
+        steps_done: optimiser steps taken so far, >= 0.
+        total_steps: optimiser steps of the whole training, >= 1.
+
+    Returns:
+        Progress in [0, 1].
+
+    Raises:
+        ValueError: a count is out of its range.
+
+    Example:
+        >>> criterion = CyclicalFocalLoss()
+        >>> [set_clock(criterion, steps_done, total_steps=5) for steps_done in range(6)]
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    if total_steps < 1:
+        raise ValueError(f"total_steps is {total_steps}; it must be at least 1")
+    if steps_done < 0:
+        raise ValueError(f"steps_done is {steps_done}; it must be at least 0")
+    if steps_done > total_steps:
+        warnings.warn(f"{steps_done} steps of total_steps={total_steps}; the clock stays at progress 1", stacklevel=3)
+    last = max(total_steps - 1, 1)
+    progress = min(steps_done, total_steps - 1) / last
+    criterion.set_progress(progress)
+    return progress
+
+
+def check_criterion(criterion: Loss) -> None:
+    """Refuse what has no clock, and a loss that counts steps itself: two clocks would contradict each other."""
+    if not hasattr(criterion, "set_progress"):
+        raise TypeError(
+            f"criterion is a {type(criterion).__name__}; it must be a CyclicalFocalLoss or BinaryCyclicalFocalLoss"
+        )
+    if criterion.total_steps is not None:
+        raise ValueError(
+            f"criterion has total_steps={criterion.total_steps} and would count by itself; leave total_steps out, the"
+            " host's own count is used"
+        )

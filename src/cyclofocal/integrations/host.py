@@ -1,0 +1,33 @@
+"""The library that an integration works in: there, new enough, and not a release to keep away from."""
+
+from importlib import metadata
+
+
+def require_host(name: str, at_least: str, never: tuple[str, ...] = ()) -> None:
+    """Refuse to go on without a usable release of the host; the host itself is not imported.
+
+    Args:
+        name: name of the distribution, as pip knows it.
+        at_least: lowest version that will do.
+        never: versions that must not even be imported.
+
+    Raises:
+        ImportError: missing, too old or refused; the message has the command that helps.
+
+    Example:
+        >>> require_host("torch", "2.6")
+        >>> require_host("torch", "1000")
+        Traceback (most recent call last):
+        ImportError: torch ... is too old: cyclofocal needs torch>=1000; pip install 'torch>=1000'
+    """
+    wanted = ",".join([f"{name}>={at_least}", *(f"!={version}" for version in never)])
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise ImportError(f"{name} is not installed: cyclofocal needs {wanted}; pip install '{wanted}'") from None
+    from packaging.version import Version  # every host depends on it, torch does not
+
+    if found in never:
+        raise ImportError(f"{name} {found} is a malicious release: remove it, then pip install '{wanted}'")
+    if Version(found) < Version(at_least):
+        raise ImportError(f"{name} {found} is too old: cyclofocal needs {wanted}; pip install '{wanted}'")

@@ -1,0 +1,148 @@
+"""Lightning: a callback that sets the clock before every batch, and what else cycles with it."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
+from cyclofocal.integrations.host import require_host
+from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.schedules import interpolate
+
+require_host("lightning", "2.5", never=("2.6.2", "2.6.3"))  # before the import: these two are malware
+
+from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
+from lightning.pytorch.callbacks import GradientAccumulationScheduler  # noqa: E402
+
+Range = tuple[float, float]
+
+
+class CyclicalFocalCallback(Callback):
+    """Sets the clock of every cyclical loss in a LightningModule before each batch.
+
+    The time is the trainer's own count of optimiser steps, so it is right under resume, gradient accumulation,
+    max_steps, max_epochs and several processes, and needs no state of its own.
+
+    With the same eta it drives general cyclical training, each as (value at eta 1, value at eta 0), both > 0:
+
+    * ``weight_decay`` of the parameter groups that have one; groups at 0 stay there;
+    * ``temperature``: fills the module's tensor ``temperature``, by which ``training_step`` divides the logits; outside
+      of training it is 1;
+    * ``gradient_clip_val`` of the trainer.
+
+    Args:
+        total_steps: optimiser steps of the whole training, as counted by ``trainer.global_step``. Needed with manual
+            optimisation or GradientAccumulationScheduler only; otherwise the trainer knows.
+        weight_decay, temperature, gradient_clip_val: None, or a range to cycle in. Several losses with different
+            schedules: the first one's eta counts.
+
+    Raises:
+        ValueError: a range is not positive; at the start of training: no loss in the module, a loss that counts by
+            itself, an unknown end of training, nothing there to drive.
+
+    Example:
+        >>> CyclicalFocalCallback(weight_decay=(1e-5, 8e-5)).weight_decay
+        (1e-05, 8e-05)
+
+    Reference: L. N. Smith, arXiv 2202.08978 (the loss) and 2202.08835 (what else cycles).
+    """
+
+    def __init__(
+        self,
+        *,
+        total_steps: int | None = None,
+        weight_decay: Range | None = None,
+        temperature: Range | None = None,
+        gradient_clip_val: Range | None = None,
+    ) -> None:
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(f"total_steps is {total_steps}; it must be at least 1")
+        ranges = {"weight_decay": weight_decay, "temperature": temperature, "gradient_clip_val": gradient_clip_val}
+        for name, ends in ranges.items():
+            if ends is not None and not all(0 < end < math.inf for end in ends):
+                raise ValueError(f"{name} is {ends}; it must be (value at eta 1, value at eta 0), both > 0")
+        self.total_steps = total_steps
+        self.weight_decay = weight_decay
+        self.temperature = temperature
+        self.gradient_clip_val = gradient_clip_val
+        self._losses: list[Loss] = []
+        self._total_steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._losses = _losses_in(pl_module)
+        self._total_steps = self.total_steps or _total_steps(trainer, pl_module)
+        if self.temperature:
+            _set_temperature(pl_module, 1.0)
+        self._check_driven(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        for loss in self._losses:
+            progress = set_clock(loss, trainer.global_step, self._total_steps)
+        eta = self._losses[0].schedule(progress)
+        if self.weight_decay:
+            for group in _decayed_groups(trainer):
+                group["weight_decay"] = interpolate(eta, *self.weight_decay)
+        if self.temperature:
+            _set_temperature(pl_module, interpolate(eta, *self.temperature))
+        if self.gradient_clip_val:
+            trainer.gradient_clip_val = interpolate(eta, *self.gradient_clip_val)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.temperature:
+            _set_temperature(pl_module, 1.0)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.temperature:
+            _set_temperature(pl_module, 1.0)
+
+    def _check_driven(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to drive what is not there."""
+        if self.weight_decay and not _decayed_groups(trainer):
+            raise ValueError(
+                f"weight_decay is {self.weight_decay}, but no parameter group has a weight_decay > 0 to replace; give"
+                " the optimizer one"
+            )
+        if self.gradient_clip_val and not pl_module.automatic_optimization:
+            raise ValueError(
+                f"gradient_clip_val is {self.gradient_clip_val}, but with manual optimization Lightning clips nothing"
+            )
+
+
+def _losses_in(pl_module: LightningModule) -> list[Loss]:
+    losses = [m for m in pl_module.modules() if isinstance(m, (CyclicalFocalLoss, BinaryCyclicalFocalLoss))]
+    if not losses:
+        raise ValueError(
+            "there is no CyclicalFocalLoss or BinaryCyclicalFocalLoss in the LightningModule; assign it in __init__, as"
+            " in self.criterion = CyclicalFocalLoss()"
+        )
+    for loss in losses:
+        check_criterion(loss)
+    return losses
+
+
+def _total_steps(trainer: Any, pl_module: LightningModule) -> int:
+    """What ``trainer.global_step`` will be at the end."""
+    if not pl_module.automatic_optimization:
+        raise ValueError("total_steps is None; with manual optimization only you know how often optimizers step")
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
+        raise ValueError("total_steps is None; with GradientAccumulationScheduler the trainer cannot tell it")
+    total = trainer.estimated_stepping_batches
+    if not 0 < total < math.inf:  # -1 for a loader without length
+        raise ValueError("total_steps is None, and this training has no known end; set max_steps or give total_steps")
+    return int(total)
+
+
+def _decayed_groups(trainer: Trainer) -> list[dict[str, Any]]:
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return [group for group in groups if group.get("weight_decay", 0) > 0]
+
+
+def _set_temperature(pl_module: LightningModule, value: float) -> None:
+    temperature = getattr(pl_module, "temperature", None)
+    if not isinstance(temperature, Tensor):
+        raise ValueError(
+            "temperature is to be driven, but the LightningModule has no tensor of that name;"
+            ' register_buffer("temperature", torch.ones(()), persistent=False) and divide the logits by it'
+        )
+    temperature.fill_(value)

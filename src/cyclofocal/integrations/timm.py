@@ -1,0 +1,119 @@
+"""timm: a criterion for its training tasks and for loops like its train.py, and the clock in such a loop."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
+from cyclofocal.integrations.host import require_host
+from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+
+require_host("timm", "1.0.31")
+
+
+def create_loss(
+    *,
+    multi_label: bool = False,
+    smoothing: float = 0.0,
+    soft_targets: bool = False,
+    class_weight: Tensor | Sequence[float] | None = None,
+    pos_weight: Tensor | Sequence[float] | float | None = None,
+    **settings: Any,
+) -> Loss:
+    """The cyclical focal loss, spelt like ``timm.loss.create_classification_loss``.
+
+    With all gammas 0 it is timm's own ``LabelSmoothingCrossEntropy``, ``SoftTargetCrossEntropy`` or, for
+    ``multi_label``, ``BinaryCrossEntropy``.
+
+    Args:
+        multi_label: targets are (N, C) in [0, 1], a yes or no per class: the sigmoid loss; otherwise the softmax loss.
+        smoothing: label smoothing in [0, 1]; left out where ``soft_targets`` is set.
+        soft_targets: targets come from Mixup or CutMix, which have put the smoothing in already.
+        class_weight: one factor per class.
+        pos_weight: factor of the positive side, one or one per class; for ``multi_label`` only.
+        settings: further arguments of :class:`cyclofocal.CyclicalFocalLoss` or, for ``multi_label``,
+            :class:`cyclofocal.BinaryCyclicalFocalLoss`: gamma_pos, gamma_neg, gamma_hc, cyclical_factor and so on.
+
+    Returns:
+        The criterion, to be moved to the device by timm's task or with ``.to(device)``; its clock is at the
+        beginning, and a :class:`LossScheduler` moves it.
+
+    Raises:
+        ValueError: pos_weight without multi_label, or a setting out of its range.
+
+    Example:
+        >>> create_loss(smoothing=0.1, gamma_hc=2.0)
+        CyclicalFocalLoss(gamma_pos=2.0, gamma_neg=2.0, gamma_hc=2.0, cyclical_factor=4.0)
+    """
+    settings["label_smoothing"] = 0.0 if soft_targets else smoothing
+    settings["weight"] = _as_weight(class_weight)
+    if multi_label:
+        return BinaryCyclicalFocalLoss(pos_weight=_as_weight(pos_weight), **settings)
+    if pos_weight is not None:
+        raise ValueError(f"pos_weight is {pos_weight}; it belongs to multi_label=True, for one class use class_weight")
+    return CyclicalFocalLoss(**settings)
+
+
+def _as_weight(weight: Tensor | Sequence[float] | float | None) -> Tensor | None:
+    return None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
+
+
+class LossScheduler:
+    """Stands in the place of timm's ``lr_scheduler`` in a training loop, and moves the loss's clock as well.
+
+    timm calls ``step(epoch)`` after every epoch and on ``--resume``, and ``step_update(num_updates)`` after every
+    optimiser step. The clock follows from these counts alone, so a resumed training is at the right eta although
+    timm's checkpoints hold nothing of the criterion, and gradient accumulation does not count twice.
+
+    Args:
+        lr_scheduler: timm's scheduler, which gets every call too, or None.
+        criterion: what :func:`create_loss` returned.
+        num_epochs: epochs of the whole training, as returned by ``create_scheduler_v2`` (cooldown included).
+        updates_per_epoch: optimiser steps per epoch, as given to ``create_scheduler_v2``.
+
+    Raises:
+        TypeError, ValueError: criterion has no clock or counts by itself (total_steps), or a count is below 1.
+
+    Example:
+        >>> criterion = create_loss()
+        >>> scheduler = LossScheduler(None, criterion, num_epochs=3, updates_per_epoch=3)
+        >>> scheduler.step(1)  # resumed after one epoch
+        >>> criterion.progress.item()
+        0.375
+        >>> scheduler.step_update(4)
+        >>> criterion.progress.item()
+        0.5
+    """
+
+    def __init__(self, lr_scheduler: Any, criterion: Loss, num_epochs: int, updates_per_epoch: int) -> None:
+        check_criterion(criterion)
+        for name, count in (("num_epochs", num_epochs), ("updates_per_epoch", updates_per_epoch)):
+            if count < 1:
+                raise ValueError(f"{name} is {count}; it must be at least 1")
+        self.lr_scheduler = lr_scheduler
+        self.criterion = criterion
+        self.num_epochs = num_epochs
+        self.updates_per_epoch = updates_per_epoch
+
+    def step(self, epoch: int, metric: float | None = None) -> None:
+        """``epoch`` epochs are done."""
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step(epoch, metric)
+        self._set_clock(epoch * self.updates_per_epoch)
+
+    def step_update(self, num_updates: int, metric: float | None = None) -> None:
+        """``num_updates`` optimiser steps are done since the beginning of the training."""
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step_update(num_updates, metric)
+        self._set_clock(num_updates)
+
+    def _set_clock(self, num_updates: int) -> None:
+        set_clock(self.criterion, num_updates, self.num_epochs * self.updates_per_epoch)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a loop asks its scheduler, such as ``t_in_epochs``."""
+        if name == "lr_scheduler":  # not there yet, while being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.lr_scheduler, name)

@@ -1,0 +1,91 @@
+"""Promise: with Accelerate eta follows the optimiser's steps, through accumulation and a saved and loaded state."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from cyclofocal import CyclicalFocalLoss
+from cyclofocal.integrations.accelerate import LossScheduler
+from cyclofocal.schedules import cyclical_eta
+
+EPOCHS, BATCHES, ACCUMULATION = 3, 5, 2
+STEPS = math.ceil(BATCHES / ACCUMULATION)  # per epoch; the last one of an epoch has a single batch
+EXPECTED = [
+    cyclical_eta((epoch * STEPS + batch // ACCUMULATION) / (EPOCHS * STEPS - 1))
+    for epoch in range(EPOCHS)
+    for batch in range(BATCHES)
+]
+
+
+class Training:
+    def __init__(self):
+        torch.manual_seed(0)
+        self.accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATION)
+        generator = torch.Generator().manual_seed(1)
+        count = BATCHES * 4
+        data = torch.randn(count, 4, generator=generator), torch.randint(3, (count,), generator=generator)
+        model = nn.Linear(4, 3)
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(TensorDataset(*data), batch_size=4)
+        )
+        self.criterion = CyclicalFocalLoss(weight=torch.ones(3))
+        total_steps = EPOCHS * math.ceil(len(self.loader) / ACCUMULATION)
+        self.scheduler = LossScheduler(self.accelerator, self.criterion, total_steps)
+        self.seen = []
+
+    def run(self, epochs):
+        for _ in range(epochs):
+            for x, y in self.loader:
+                with self.accelerator.accumulate(self.model):
+                    self.seen.append(self.criterion.eta.item())
+                    self.accelerator.backward(self.criterion(self.model(x), y))
+                    self.optimizer.step()
+                    self.scheduler.step()
+                    self.optimizer.zero_grad()
+
+
+def test_eta_follows_the_steps_and_accumulation_does_not_double_it():
+    training = Training()
+    training.run(EPOCHS)
+    assert training.seen == pytest.approx(EXPECTED, abs=1e-6)
+    assert training.criterion.progress == 1
+
+
+def test_a_loaded_state_continues_it(tmp_path):
+    whole, halted, resumed = Training(), Training(), Training()
+    whole.run(EPOCHS)
+    halted.run(1)
+    halted.accelerator.save_state(str(tmp_path))
+    resumed.accelerator.load_state(str(tmp_path))
+    resumed.run(EPOCHS - 1)
+    assert halted.seen + resumed.seen == pytest.approx(whole.seen, abs=1e-6)
+    torch.testing.assert_close(resumed.model.weight, whole.model.weight)
+
+
+def test_a_scheduler_that_is_never_stepped_is_noticed():
+    training = Training()
+    training.scheduler.step = lambda: None
+    with pytest.warns(UserWarning, match="the clock has not moved"):
+        training.run(100 // BATCHES)
+
+
+def test_more_steps_than_said_stay_at_the_end_and_say_so():
+    training = Training()
+    training.run(EPOCHS)
+    with pytest.warns(UserWarning, match="10 steps of total_steps=9"):
+        training.run(1)
+    assert training.criterion.progress == 1
+
+
+def test_a_wrong_call_is_refused():
+    accelerator = Accelerator(cpu=True)
+    with pytest.raises(TypeError, match="CrossEntropyLoss"):
+        LossScheduler(accelerator, nn.CrossEntropyLoss(), 10)
+    with pytest.raises(ValueError, match="has total_steps=10"):
+        LossScheduler(accelerator, CyclicalFocalLoss(total_steps=10), 10)
+    with pytest.raises(ValueError, match="total_steps is 0"):
+        LossScheduler(accelerator, CyclicalFocalLoss(), 0)

@@ -1,0 +1,205 @@
+"""Promise: the callback keeps eta and what else cycles on the trainer's time, however it trains; else it says why."""
+
+import math
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from cyclofocal import CyclicalFocalLoss
+from cyclofocal.integrations.lightning import CyclicalFocalCallback
+from cyclofocal.schedules import cyclical_eta, interpolate
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+RANGES = {"weight_decay": (0.1, 0.8), "temperature": (0.5, 2.0), "gradient_clip_val": (0.2, 1.0)}
+
+
+class Classifier(LightningModule):
+    """A linear classifier that remembers what it was trained with, batch by batch."""
+
+    def __init__(self, criterion=None, automatic=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 3)
+        self.criterion = criterion or CyclicalFocalLoss()
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
+        self.automatic_optimization = automatic
+        self.seen, self.validated, self.stepped = [], [], []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(self.criterion.eta.item())
+        loss = self.criterion(self.layer(batch[0]) / self.temperature, batch[1])
+        if not self.automatic_optimization:
+            self.manual_backward(loss)
+            if batch_idx % 2:
+                self.optimizers().step()
+                self.optimizers().zero_grad()
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        logits = self.layer(batch[0]) / self.temperature
+        plain = nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+        self.validated.append((self.criterion(logits, batch[1]).item(), plain.item()))
+
+    def configure_optimizers(self):
+        groups = [{"params": [self.layer.weight], "weight_decay": 0.3}, {"params": [self.layer.bias]}]
+        return torch.optim.SGD(groups, lr=0.1)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        decays = [group["weight_decay"] for group in optimizer.param_groups]
+        norm = nn.utils.get_total_norm([p.grad for p in self.layer.parameters()]).item()
+        self.stepped.append((decays, self.temperature.item(), gradient_clip_val, norm))
+
+
+def loader(batches=5, cls=TensorDataset):
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randn(batches * 4, 4, generator=generator) * 10, torch.randint(3, (batches * 4,), generator=generator)
+    return DataLoader(cls(*data), batch_size=4)
+
+
+def etas(total, repeat=1):
+    """Eta of every optimiser step, each ``repeat`` times."""
+    return [cyclical_eta(step / (total - 1)) for step in range(total) for _ in range(repeat)]
+
+
+def fit(module, callback=None, data=None, ckpt_path=None, **trainer):
+    callbacks = [callback or CyclicalFocalCallback(), *trainer.pop("callbacks", [])]
+    trainer = Trainer(**QUIET | trainer, callbacks=callbacks)
+    trainer.fit(module, loader() if data is None else data, ckpt_path=ckpt_path)
+    return module
+
+
+def test_max_epochs():
+    module = fit(Classifier(), max_epochs=3)
+    assert module.seen == pytest.approx(etas(15), abs=1e-6)
+    assert module.criterion.progress == 1
+
+
+def test_max_steps():
+    assert fit(Classifier(), max_steps=7).seen == pytest.approx(etas(7), abs=1e-6)
+
+
+def test_the_smaller_of_both_limits():
+    assert fit(Classifier(), max_epochs=3, max_steps=7).seen == pytest.approx(etas(7), abs=1e-6)
+    assert fit(Classifier(), max_epochs=1, max_steps=7).seen == pytest.approx(etas(5), abs=1e-6)
+
+
+def test_accumulation_does_not_double_it():
+    module = fit(Classifier(), max_epochs=2, accumulate_grad_batches=2)
+    steps = etas(6)  # three per epoch, the last one of a single batch
+    expected = [steps[epoch * 3 + batch // 2] for epoch in range(2) for batch in range(5)]
+    assert module.seen == pytest.approx(expected, abs=1e-6)
+
+
+def test_resume_continues_it(tmp_path):
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=4)
+    whole = fit(Classifier(), max_epochs=3, enable_checkpointing=True, callbacks=[keep])
+    resumed = fit(Classifier(), max_epochs=3, ckpt_path=tmp_path / "step=4.ckpt")
+    assert resumed.seen[0] == pytest.approx(etas(15)[4], abs=1e-6)
+    assert whole.seen[-len(resumed.seen) :] == pytest.approx(resumed.seen, abs=1e-6)
+    at_epoch_end = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    fit(Classifier(), max_epochs=3, enable_checkpointing=True, callbacks=[at_epoch_end])
+    resumed = fit(Classifier(), max_epochs=3, ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert resumed.seen == pytest.approx(whole.seen[5:], abs=1e-6)
+    torch.testing.assert_close(resumed.layer.weight, whole.layer.weight)
+
+
+def test_a_resumed_training_may_be_longer(tmp_path):
+    keep = ModelCheckpoint(tmp_path, filename="end")
+    fit(Classifier(), max_epochs=2, enable_checkpointing=True, callbacks=[keep])
+    resumed = fit(Classifier(), max_epochs=4, ckpt_path=tmp_path / "end.ckpt")
+    assert resumed.seen == pytest.approx(etas(20)[10:], abs=1e-6)
+
+
+def test_weight_decay_temperature_and_clipping_cycle_with_the_same_eta():
+    module = fit(Classifier(), CyclicalFocalCallback(**RANGES), max_epochs=2, accumulate_grad_batches=2)
+    assert len(module.stepped) == 6
+    clipped = 0
+    for eta, (decays, temperature, clip, norm) in zip(etas(6), module.stepped, strict=True):
+        assert decays == pytest.approx([interpolate(eta, *RANGES["weight_decay"]), 0.0])
+        assert temperature == pytest.approx(interpolate(eta, *RANGES["temperature"]))
+        assert clip == pytest.approx(interpolate(eta, *RANGES["gradient_clip_val"]))
+        assert norm <= clip * (1 + 1e-4)
+        clipped += norm > clip * 0.99
+    assert clipped, "the test data never met the limit"
+
+
+def test_validation_is_plain_cross_entropy_at_temperature_one():
+    module = Classifier()
+    trainer = Trainer(**QUIET, max_epochs=2, val_check_interval=2, callbacks=[CyclicalFocalCallback(**RANGES)])
+    trainer.fit(module, loader(), loader(1))
+    ours, plain = zip(*module.validated, strict=True)
+    assert len(ours) >= 4
+    assert ours == pytest.approx(plain)
+    assert module.temperature == 1
+    assert module.seen == pytest.approx(etas(10), abs=1e-6)
+
+
+def test_manual_optimisation_with_its_own_count():
+    module = fit(Classifier(automatic=False), CyclicalFocalCallback(total_steps=4), data=loader(4), max_epochs=2)
+    assert module.seen == pytest.approx(etas(4, repeat=2), abs=1e-6)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield torch.randn(4), 0
+
+
+REFUSED = {
+    "there is no CyclicalFocalLoss": {"module": lambda: Classifier(nn.CrossEntropyLoss())},
+    "has total_steps=5": {"module": lambda: Classifier(CyclicalFocalLoss(total_steps=5))},
+    "with manual optimization only you": {"module": lambda: Classifier(automatic=False)},
+    "GradientAccumulationScheduler": {"callbacks": [GradientAccumulationScheduler({0: 1, 1: 2})]},
+    "no known end": {"data": DataLoader(Endless(), batch_size=4), "max_epochs": 2},
+    "no known end; set max_steps": {"max_time": timedelta(seconds=60), "max_epochs": -1},
+    "no tensor of that name": {"module": lambda: without_temperature(), "callback": {"temperature": (1.0, 2.0)}},
+    "no parameter group has a weight_decay": {"module": lambda: Undecayed(), "callback": {"weight_decay": (0.1, 0.2)}},
+    "Lightning clips nothing": {
+        "module": lambda: Classifier(automatic=False),
+        "callback": {"gradient_clip_val": (0.1, 0.2), "total_steps": 5},
+    },
+}
+
+
+class Undecayed(Classifier):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def without_temperature():
+    module = Classifier()
+    del module.temperature
+    return module
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refused_before_the_first_batch(message):
+    case = {"max_epochs": 1} | REFUSED[message]
+    module = case.pop("module", Classifier)()
+    with pytest.raises(ValueError, match=message):
+        fit(module, CyclicalFocalCallback(**case.pop("callback", {})), **case)
+    assert not module.seen
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, -1.0), (1.0, math.inf)])
+def test_a_range_that_is_not_positive_is_refused(name, ends):
+    with pytest.raises(ValueError, match=name):
+        CyclicalFocalCallback(**{name: ends})
+
+
+def test_a_forgotten_callback_is_noticed():
+    with pytest.warns(UserWarning, match="the clock has not moved"):
+        Trainer(**QUIET, max_steps=100).fit(Classifier(), loader())

@@ -1,0 +1,149 @@
+"""Promise: in timm's loop eta follows the updates, through accumulation and --resume, and the criterion is timm's."""
+
+import inspect
+import math
+
+import pytest
+import torch
+from timm import create_model
+from timm.data.mixup import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create_classification_loss
+from timm.scheduler import create_scheduler_v2
+from timm.task import ClassificationTask, MultiLabelClassificationTask, resume_task_checkpoint
+from timm.utils import CheckpointSaver
+from torch import nn
+
+from cyclofocal.integrations.timm import LossScheduler, create_loss
+from cyclofocal.schedules import cyclical_eta
+
+EPOCHS, BATCHES, ACCUMULATION = 3, 5, 2
+UPDATES = math.ceil(BATCHES / ACCUMULATION)  # per epoch; the last one of an epoch has a single batch
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
+EXPECTED = [update / (EPOCHS * UPDATES - 1) for update in range(EPOCHS * UPDATES)]
+
+
+@pytest.fixture(scope="module")
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(BATCHES, 4, 3, 32, 32, generator=generator)
+    return list(zip(images, torch.randint(3, (BATCHES, 4), generator=generator), strict=True))
+
+
+class Training:
+    """What timm's train.py does, in its order, with its parts."""
+
+    def __init__(self, folder, criterion, model=None, on_updates=False):
+        torch.manual_seed(0)
+        self.model = model or create_model("test_resnet", num_classes=3)
+        self.task = ClassificationTask(self.model, criterion=criterion, verbose=False)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        scheduler, self.epochs = create_scheduler_v2(
+            self.optimizer, num_epochs=EPOCHS, warmup_epochs=0, updates_per_epoch=UPDATES, step_on_epochs=not on_updates
+        )
+        self.scheduler = LossScheduler(scheduler, criterion, self.epochs, UPDATES)
+        self.on_updates = on_updates
+        self.saver = CheckpointSaver(self.model, self.optimizer, checkpoint_dir=str(folder), task=self.task)
+        self.seen = []
+
+    def run(self, batches, resume="", epochs=None, mixup=None):
+        start = resume_task_checkpoint(self.task, resume, self.optimizer, log_info=False) if resume else 0
+        if start:
+            self.scheduler.step_update(start * UPDATES) if self.on_updates else self.scheduler.step(start)
+        for epoch in range(start, epochs or self.epochs):
+            self.train_one_epoch(epoch, batches, mixup)
+            self.saver.save_checkpoint(epoch, metric=epoch)
+            self.scheduler.step(epoch + 1, epoch)
+
+    def train_one_epoch(self, epoch, batches, mixup):
+        self.model.train()
+        updates = epoch * UPDATES
+        for index, (images, target) in enumerate(batches):
+            if mixup:
+                images, target = mixup(images, target)
+            self.seen.append(self.task.criterion.eta.item())
+            loss = self.task(images, target)["loss"]
+            (loss / (1 if index == BATCHES - 1 else ACCUMULATION)).backward()
+            if (index + 1) % ACCUMULATION and index < BATCHES - 1:
+                continue
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            updates += 1
+            self.scheduler.step_update(num_updates=updates, metric=loss.item())
+
+
+@pytest.mark.parametrize("on_updates", [False, True])
+def test_eta_follows_the_updates_and_accumulation_does_not_double_it(batches, tmp_path, on_updates):
+    training = Training(tmp_path, create_loss(smoothing=0.1), on_updates=on_updates)
+    training.run(batches)
+    per_batch = [EXPECTED[epoch * UPDATES + batch // 2] for epoch in range(EPOCHS) for batch in range(BATCHES)]
+    assert training.seen == pytest.approx([cyclical_eta(progress) for progress in per_batch], abs=1e-6)
+    assert training.task.criterion.progress == 1
+    assert training.scheduler.t_in_epochs is not on_updates  # the loop's log line asks for it
+
+
+def test_resume_continues_it_although_the_checkpoint_knows_nothing_of_it(batches, tmp_path):
+    whole = Training(tmp_path, create_loss())
+    whole.run(batches)
+    halted = Training(tmp_path, create_loss())
+    halted.run(batches, epochs=1)
+    checkpoint = tmp_path / "last.pth.tar"
+    assert not [name for name in torch.load(checkpoint, weights_only=False)["state_dict"] if "eta" in name]
+    resumed = Training(tmp_path, create_loss())
+    resumed.run(batches, resume=str(checkpoint))
+    assert halted.seen + resumed.seen == pytest.approx(whole.seen, abs=1e-6)
+    for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_mixup_brings_its_own_smoothing(batches, tmp_path):
+    criterion = create_loss(smoothing=0.1, soft_targets=True)
+    assert criterion.label_smoothing == 0
+    training = Training(tmp_path, criterion)
+    training.run(batches, mixup=Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=3))
+    assert criterion.progress == 1
+
+
+def test_multi_label_task_trains():
+    model = create_model("test_resnet", num_classes=3)
+    criterion = create_loss(multi_label=True, pos_weight=[1.0, 2.0, 3.0], smoothing=0.1)
+    task = MultiLabelClassificationTask(model, criterion=criterion, verbose=False)
+    task(torch.randn(4, 3, 32, 32), torch.randint(2, (4, 3)).float())["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_with_all_gammas_zero_it_is_timms_loss():
+    x, y = torch.randn(6, 4), torch.randint(4, (6,))
+    soft, labels = torch.rand(6, 4).softmax(1), torch.randint(2, (6, 4)).float()
+    sigmoid = {"multi_label": True, "smoothing": 0.1, "class_weight": torch.rand(4), "pos_weight": torch.rand(4)}
+    pairs = [
+        (create_loss(smoothing=0.1, **PLAIN)(x, y), LabelSmoothingCrossEntropy(0.1)(x, y)),
+        (create_loss(smoothing=0.1, soft_targets=True, **PLAIN)(x, soft), SoftTargetCrossEntropy()(x, soft)),
+        (create_loss(**sigmoid, **PLAIN)(x, labels), create_classification_loss(**sigmoid)(x, labels)),
+    ]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_it_is_spelt_like_timms_factory():
+    ours = {p.name for p in inspect.signature(create_loss).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert ours <= set(inspect.signature(create_classification_loss).parameters)
+
+
+def test_a_wrong_call_is_refused():
+    with pytest.raises(ValueError, match="pos_weight"):
+        create_loss(pos_weight=2.0)
+    with pytest.raises(TypeError, match="CrossEntropyLoss"):
+        LossScheduler(None, nn.CrossEntropyLoss(), 3, 3)
+    with pytest.raises(ValueError, match="total_steps"):
+        LossScheduler(None, create_loss(total_steps=9), 3, 3)
+    with pytest.raises(ValueError, match="updates_per_epoch is 0"):
+        LossScheduler(None, create_loss(), 3, 0)
+
+
+def test_a_scheduler_that_the_loop_never_steps_is_noticed():
+    criterion = create_loss()
+    LossScheduler(None, criterion, num_epochs=30, updates_per_epoch=10)
+    for _ in range(99):
+        criterion(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))
+    with pytest.warns(UserWarning, match="the clock has not moved"):
+        criterion(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))

@@ -1,0 +1,250 @@
+"""Promise: in the Trainer the loss is the host's own but for its gammas, accumulated alike, on time."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.integrations.transformers import TrainerLoss
+from cyclofocal.schedules import cyclical_eta
+
+LENGTH, WORDS, LABELS, SAMPLES = 6, 11, 3, 20
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
+BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+BERT |= {"vocab_size": WORDS, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": LABELS}
+GPT2 = {"n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": WORDS, "n_positions": LENGTH, "bos_token_id": 0}
+GPT2 |= {"eos_token_id": 0, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+LLAMA = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+LLAMA |= {"vocab_size": WORDS, "max_position_embeddings": LENGTH}
+VIT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "num_labels": LABELS}
+VIT |= {"image_size": 8, "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+T5 = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": WORDS, "dropout_rate": 0.0}
+T5 |= {"decoder_start_token_id": 0}
+MODELS = {
+    "sequence classification": lambda: BertForSequenceClassification(BertConfig(**BERT)),
+    "token classification": lambda: BertForTokenClassification(BertConfig(**BERT)),
+    "image classification": lambda: ViTForImageClassification(ViTConfig(**VIT)),
+    "masked language model": lambda: BertForMaskedLM(BertConfig(**BERT)),
+    "causal language model": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
+    "causal language model without loss_type": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
+    "encoder and decoder": lambda: T5ForConditionalGeneration(T5Config(**T5)),
+}
+
+
+def build(kind):
+    """In double precision, so that only a wrong gradient differs."""
+    torch.manual_seed(0)
+    return MODELS[kind]().double()
+
+
+def samples(kind):
+    """Inputs and labels; a growing number of token labels is -100, so that batches differ in their count."""
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for row in range(SAMPLES):
+        words = torch.randint(1, WORDS, (LENGTH,), generator=generator)
+        sample = {"input_ids": words, "labels": words.clone()}
+        if kind == "image classification":
+            sample = {"pixel_values": torch.randn(3, 8, 8, generator=generator, dtype=torch.float64)}
+        if kind.endswith("classification"):
+            shape = (LENGTH,) if kind.startswith("token") else ()
+            sample["labels"] = torch.randint(LABELS, shape, generator=generator)
+        if kind == "encoder and decoder":
+            sample["decoder_input_ids"] = torch.cat([torch.zeros(1, dtype=torch.int64), words[:-1]])
+        if sample["labels"].dim():
+            sample["labels"][LENGTH - row % 4 :] = -100
+        rows.append(sample)
+    return rows
+
+
+class Watch(TrainerCallback):
+    """Gradients before every optimiser step, and eta in every batch."""
+
+    def __init__(self, criterion):
+        self.gradients, self.etas = [], []
+        criterion.register_forward_pre_hook(lambda *_: self.etas.append(criterion.eta.item()))
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+
+
+def train(folder, kind="sequence classification", resume=None, criterion=None, callbacks=(), **arguments):
+    criterion = criterion or CyclicalFocalLoss(reduction="sum", label_smoothing=0.1)
+    loss, watch = TrainerLoss(criterion), Watch(criterion)
+    arguments = {
+        "per_device_train_batch_size": 2,
+        "max_steps": 5,
+        "save_strategy": "no",
+        "learning_rate": 0.1,
+    } | arguments
+    trainer = Trainer(
+        build(kind),
+        TrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True, **arguments),
+        train_dataset=samples(kind),
+        eval_dataset=samples(kind)[:4],
+        compute_loss_func=loss,
+        callbacks=[loss, watch, *callbacks],
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, watch
+
+
+def etas(total, repeat=1):
+    return pytest.approx([cyclical_eta(step / (total - 1)) for step in range(total) for _ in range(repeat)], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_with_all_gammas_zero_it_is_the_models_own_loss(kind, tmp_path):
+    trainer, _ = train(tmp_path, kind, criterion=CyclicalFocalLoss(reduction="sum", **PLAIN), max_steps=1)
+    batch = trainer.data_collator(samples(kind)[:5])
+    model = trainer.model.train()
+    theirs = model(**batch).loss
+    ours = trainer.compute_loss(model, dict(batch))
+    torch.testing.assert_close(ours, theirs, check_dtype=False)  # the host computes some in single precision
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_accumulated_gradients_are_those_of_one_big_batch(kind, tmp_path):
+    big = train(tmp_path, kind, per_device_train_batch_size=8)[1]
+    small = train(tmp_path, kind, per_device_train_batch_size=2, gradient_accumulation_steps=4)[1]
+    assert len(big.gradients) == len(small.gradients) == 5
+    for a, b in zip(big.gradients, small.gradients, strict=True):
+        assert a.abs().max() > 1e-3
+        assert (a - b).abs().max() < 1e-6
+
+
+def test_accumulation_does_not_double_the_clock(tmp_path):
+    trainer, watch = train(tmp_path, max_steps=6, gradient_accumulation_steps=2)
+    assert watch.etas == etas(6, repeat=2)
+    assert trainer.compute_loss_func.criterion.progress == 1
+
+
+def test_epochs_with_a_window_cut_short(tmp_path):
+    _, watch = train(tmp_path, max_steps=-1, num_train_epochs=2, gradient_accumulation_steps=4)
+    steps = [cyclical_eta(step / 5) for step in range(6)]  # ten batches per epoch: 4 + 4 + 2
+    assert watch.etas == pytest.approx([steps[e * 3 + b // 4] for e in range(2) for b in range(10)], abs=1e-6)
+
+
+def test_resume_continues_it(tmp_path):
+    settings = {"max_steps": 6, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    whole, watch = train(tmp_path, **settings)
+    resumed, rest = train(tmp_path / "again", resume=str(tmp_path / "checkpoint-2"), **settings)
+    assert rest.etas == watch.etas[4:]
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_evaluation_is_plain_cross_entropy_and_moves_nothing(tmp_path):
+    trainer, _ = train(tmp_path, criterion=CyclicalFocalLoss(reduction="sum"), eval_strategy="steps", eval_steps=1)
+    assert trainer.compute_loss_func.criterion.progress == 1
+    batch = trainer.data_collator(samples("sequence classification")[:4])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.model.eval()(**batch).loss.item(), rel=1e-5)
+
+
+def test_multi_label_classification(tmp_path):
+    model = BertForSequenceClassification(BertConfig(**BERT, problem_type="multi_label_classification"))
+    data = samples("sequence classification")
+    for sample in data:
+        sample["labels"] = nn.functional.one_hot(sample["labels"], LABELS).float()
+    loss = TrainerLoss(BinaryCyclicalFocalLoss(reduction="sum", **PLAIN))
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=4)
+    trainer = Trainer(model, arguments, train_dataset=data, compute_loss_func=loss, callbacks=[loss])
+    trainer.train()
+    batch = trainer.data_collator(data)
+    ours = trainer.compute_loss(model.train(), dict(batch), num_items_in_batch=batch["labels"].numel())
+    assert loss.criterion.progress == 1
+    theirs = nn.functional.binary_cross_entropy_with_logits(logits_of(model, batch), batch["labels"])
+    torch.testing.assert_close(ours, theirs)
+
+
+def logits_of(model, batch):
+    return model(input_ids=batch["input_ids"]).logits
+
+
+def test_one_count_per_device_as_under_data_parallel(tmp_path):
+    trainer, _ = train(tmp_path, max_steps=1)
+    batch = trainer.data_collator(samples("sequence classification")[:4])
+    loss, logits, devices = trainer.compute_loss_func, logits_of(trainer.model, batch), 3
+    single = loss({"logits": logits}, batch["labels"], torch.tensor(4))
+    repeated = loss({"logits": logits}, batch["labels"], torch.tensor([4]).expand(devices, -1))
+    torch.testing.assert_close(repeated * devices, single)  # the Trainer multiplies by the devices
+
+
+def test_half_of_it_is_refused(tmp_path):
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=1)
+    kind = "sequence classification"
+    loss = TrainerLoss(CyclicalFocalLoss(reduction="sum"))
+    trainer = Trainer(build(kind), arguments, train_dataset=samples(kind), callbacks=[loss])
+    with pytest.raises(RuntimeError, match="compute_loss_func=loss"):
+        trainer.train()
+    loss = TrainerLoss(CyclicalFocalLoss(reduction="sum"))
+    trainer = Trainer(build(kind), arguments, train_dataset=samples(kind), compute_loss_func=loss)
+    with pytest.raises(RuntimeError, match=r"callbacks=\[loss\]"):
+        trainer.train()
+    trainer.add_callback(loss)
+    trainer.train()
+
+
+REFUSED = {
+    'must be "sum"': {"reduction": "mean"},
+    "has total_steps=3": {"reduction": "sum", "total_steps": 3},
+    "ignore_index is 0": {"reduction": "sum", "ignore_index": 0},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_criterion_that_does_not_fit_is_refused(message):
+    with pytest.raises(ValueError, match=message):
+        TrainerLoss(CyclicalFocalLoss(**REFUSED[message]))
+
+
+def test_label_smoothing_given_in_the_wrong_place_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="label_smoothing_factor"):
+        train(tmp_path, label_smoothing_factor=0.1)
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path):
+    loss = train(tmp_path, max_steps=1)[0].compute_loss_func
+    with pytest.raises(ValueError, match="labels is None"):
+        loss({"logits": torch.zeros(2, 3)}, None)
+    with pytest.raises(ValueError, match=r"it must be class indices of shape \(2,\)"):
+        loss({"logits": torch.zeros(2, 3)}, torch.zeros(2, 3))
+
+
+def test_a_model_that_does_not_tell_must_be_told(tmp_path):
+    class Tagger(nn.Module):
+        def forward(self, input_ids, labels=None):
+            return {"logits": nn.functional.one_hot(input_ids, WORDS).float().requires_grad_()}
+
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    batch = torch.arange(1, 5).view(1, 4)
+    values = {}
+    for shift in (None, True, False):
+        loss = TrainerLoss(CyclicalFocalLoss(reduction="sum", **PLAIN), shift_labels=shift)
+        trainer = Trainer(Tagger(), arguments, compute_loss_func=loss, callbacks=[loss])
+        if shift is None:
+            with pytest.raises(ValueError, match="shift_labels is None"):
+                trainer.compute_loss(trainer.model, {"input_ids": batch, "labels": batch})
+        else:
+            values[shift] = trainer.compute_loss(trainer.model, {"input_ids": batch, "labels": batch}).item()
+    right, wrong = math.log(math.e + WORDS - 1) - 1, math.log(math.e + WORDS - 1)
+    assert values == pytest.approx({False: right, True: wrong})
