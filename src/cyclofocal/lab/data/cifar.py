@@ -1,0 +1,121 @@
+"""CIFAR-10 and CIFAR-100 in their published form: pickles that Python 2 wrote."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError
+from cyclofocal.lab.data.images import DataSet, Images, in_memory
+from cyclofocal.lab.data.places import first_with
+
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+
+
+def read_cifar10(root: Path) -> DataSet:
+    """50,000 training and 10,000 test images, (3, 32, 32), 10 classes, in published order.
+
+    Raises:
+        MissingDataError: no ``cifar-10-batches-py`` in the usual places, or one of its files is missing.
+        DamagedDataError: a file is cut off, or has other contents than its name says.
+
+    Reference: Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
+    """
+    folder = _folder(root, "cifar10", "cifar-10-batches-py", "data_batch_1", "CIFAR10")
+    classes = _names(folder / "batches.meta", "label_names", 10)
+    train = _images(folder, [f"data_batch_{i}" for i in range(1, 6)], "labels", classes, "cifar10 train")
+    return DataSet("cifar10", classes, train, None, _images(folder, ["test_batch"], "labels", classes, "cifar10 test"))
+
+
+def read_cifar100(root: Path) -> DataSet:
+    """50,000 training and 10,000 test images, (3, 32, 32), 100 fine classes, in published order.
+
+    Raises:
+        MissingDataError: no ``cifar-100-python`` in the usual places, or one of its files is missing.
+        DamagedDataError: a file is cut off, or has other contents than its name says.
+
+    Reference: as for :func:`read_cifar10`.
+    """
+    folder = _folder(root, "cifar100", "cifar-100-python", "train", "CIFAR100")
+    classes = _names(folder / "meta", "fine_label_names", 100)
+    train = _images(folder, ["train"], "fine_labels", classes, "cifar100 train")
+    return DataSet("cifar100", classes, train, None, _images(folder, ["test"], "fine_labels", classes, "cifar100 test"))
+
+
+def _folder(root: Path, name: str, published: str, file: str, torchvision_name: str) -> Path:
+    return first_with(
+        (file,),
+        [root / published, root / name / published, root / name],
+        name,
+        f"in Python `torchvision.datasets.{torchvision_name}({str(root)!r}, download=True)`",
+    )
+
+
+def _images(folder: Path, files: Sequence[str], label_key: str, classes: Sequence[str], title: str) -> Images:
+    batches = [_batch(folder / file, label_key, len(classes)) for file in files]
+    pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, SIDE, SIDE)
+    return in_memory(torch.from_numpy(pixels), np.concatenate([labels for _, labels in batches]), title)
+
+
+def _batch(path: Path, label_key: str, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    content = read_pickle(path, ("data", label_key))
+    pixels, labels = content["data"], np.asarray(content[label_key])
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)):
+        seen = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise DamagedDataError(f"{path}: 'data' is {seen}; it must be uint8 (N, {PIXELS})")
+    if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
+        raise DamagedDataError(f"{path}: '{label_key}' must be {len(pixels)} integers, one per image")
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise DamagedDataError(
+            f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is not in 0 to {classes - 1}"
+            f" ({len(wrong)} such labels)"
+        )
+    return pixels, labels.astype(np.int64)
+
+
+def _names(path: Path, key: str, classes: int) -> tuple[str, ...]:
+    names = read_pickle(path, (key,))[key]
+    if not isinstance(names, list) or len(names) != classes:
+        raise DamagedDataError(f"{path}: '{key}' must be a list of {classes} class names")
+    return tuple(map(str, names))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Arrays, containers and numbers only: a pickle from elsewhere must not be able to run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module.replace("numpy.core", "numpy._core"), name:
+            case "numpy._core.multiarray", "_reconstruct":
+                return np.empty(0).__reduce__()[0]  # lies in numpy.core or numpy._core, by numpy's version
+            case ("numpy", "ndarray" | "dtype"):
+                return getattr(np, name)
+            case "_codecs", "encode":
+                return str.encode
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR has no use for")
+
+
+def read_pickle(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """The dictionary in a published pickle, which must have ``keys``.
+
+    Raises:
+        MissingDataError: no such file.
+        DamagedDataError: cut off, not such a dictionary, or it would run code.
+    """
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file, though others of the data set are there")
+    try:
+        with path.open("rb") as file:
+            content = _PlainUnpickler(file, encoding="latin1").load()
+    except Exception as error:  # a damaged pickle can raise anything
+        raise DamagedDataError(f"{path}: cut off or not a pickle of CIFAR ({error})") from error
+    absent = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if absent:
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise DamagedDataError(f"{path}: no {absent}; it has {found}")
+    return content

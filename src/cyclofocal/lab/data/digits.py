@@ -1,0 +1,31 @@
+"""Handwritten digits that ship with scikit-learn."""
+
+import numpy as np
+import torch
+
+from cyclofocal.lab.data.images import DataSet, Images, in_memory
+from cyclofocal.lab.longtail import draw_per_class
+
+CLASSES = tuple("0123456789")
+
+
+def all_digits() -> Images:
+    """The 1,797 digits, (1, 8, 8), in 17 shades of grey: white is 16."""
+    from sklearn import datasets
+
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    return in_memory(torch.tensor(pixels, dtype=torch.uint8).view(-1, 1, 8, 8), labels, "digits", white=16)
+
+
+def read_digits(test_per_class: int, rng: np.random.Generator) -> DataSet:
+    """A balanced test set drawn by ``rng``, for the digits have none of their own; the rest is for training.
+
+    Raises:
+        ValueError: ``test_per_class`` is below 1, or more than the smallest class can give.
+    """
+    if test_per_class < 1:
+        raise ValueError(f"test_per_class is {test_per_class}; digits have no test set of their own, so at least 1")
+    images = all_digits()
+    test = draw_per_class(images.labels, [test_per_class] * len(CLASSES), rng)
+    rest = np.setdiff1d(np.arange(len(images)), test)
+    return DataSet("digits", CLASSES, images.take(rest), None, images.take(test))

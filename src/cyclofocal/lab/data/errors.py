@@ -1,0 +1,27 @@
+"""What can be wrong with data on disk; every message names the file and says what would be right."""
+
+from collections.abc import Collection
+
+NAMED = 5
+
+
+class MissingDataError(FileNotFoundError):
+    """A data set, list or image that is not there; the message says where it was looked for and how to get it."""
+
+
+class DamagedDataError(ValueError):
+    """A file that is there but wrong: cut off, of another format, or with labels that cannot be."""
+
+
+class UnreadableImageError(DamagedDataError):
+    """An image that cannot be decoded; the message begins with its path."""
+
+
+class MissingImageError(UnreadableImageError):
+    """An image that is listed and not there; the message begins with its path."""
+
+
+def several(names: Collection[object]) -> str:
+    """The first few of many things and how many there are more: "a, b, c, d, e and 7 more"."""
+    shown = ", ".join(str(name) for name, _ in zip(names, range(NAMED), strict=False))
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"

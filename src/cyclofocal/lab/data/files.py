@@ -1,0 +1,77 @@
+"""Image files: decoding one, reading many by relative path, and finding out which are not there."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cyclofocal.lab.data.errors import MissingImageError, UnreadableImageError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision's ImageFolder takes for an image."""
+
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def decode(file: str | BinaryIO, name: str) -> Image.Image:
+    """The image in ``file``, whole, in mode L if it is grey and else RGB.
+
+    Raises:
+        MissingImageError: no such file.
+        UnreadableImageError: cut off, not an image, or of more than 8 bits per channel; begins with ``name``.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.mode not in DEEP_MODES:
+                return image.convert("L" if image.mode in ("1", "L") else "RGB")
+            mode = image.mode
+    except FileNotFoundError as error:
+        raise MissingImageError(f"{name}: no such file") from error
+    except Exception as error:  # Pillow's decoders raise more than OSError on damaged files
+        raise UnreadableImageError(f"{name}: not a readable image ({error})") from error
+    raise UnreadableImageError(f"{name}: mode {mode}; images must have 8 bits per channel")
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Image files below ``root``, by relative path."""
+
+    root: Path
+    paths: NDArray[np.bytes_]  # bytes in one block: a list of a million strings would be copied into every worker
+
+    def read(self, position: int) -> Image.Image:
+        """Decode one file."""
+        path = self.name(position)
+        return decode(path, path)
+
+    def name(self, position: int) -> str:
+        """Its whole path."""
+        return os.path.join(self.root, os.fsdecode(self.paths[position]))
+
+    def missing(self, positions: NDArray[np.intp]) -> list[str]:
+        """Relative paths of files that are not there; every folder is listed once, no image is opened."""
+        listings: dict[bytes, set[bytes]] = {}
+        absent = []
+        for path in self.paths[positions].tolist():
+            folder, _, file = path.rpartition(b"/")
+            if folder not in listings:
+                listings[folder] = _listing(os.path.join(os.fsencode(self.root), folder))
+            if file not in listings[folder]:
+                absent.append(os.fsdecode(path))
+        return absent
+
+
+def files(root: Path, paths: list[str]) -> Files:
+    """Files below ``root``."""
+    return Files(root, np.array([os.fsencode(path) for path in paths], dtype=np.bytes_))
+
+
+def _listing(folder: bytes) -> set[bytes]:
+    try:
+        return set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

@@ -1,0 +1,125 @@
+"""List files, ``relative/path.jpg label`` per line, as ImageNet-LT and Places-LT are published."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, MissingImageError, several
+from cyclofocal.lab.data.files import Files, files
+from cyclofocal.lab.data.images import DataSet, Images, Labels, on_demand
+from cyclofocal.lab.data.splits import assemble
+
+
+def read_lists(
+    train_list: Path,
+    image_root: Path | None = None,
+    validation_list: Path | None = None,
+    test_list: Path | None = None,
+    test_fraction: float = 0.0,
+) -> DataSet:
+    """The data set that list files describe; there are as many classes as the training list's labels say.
+
+    Args:
+        train_list: training images.
+        image_root: the folder that the lists' paths begin in; by default the training list's own.
+        validation_list: of the same classes; without a ``test_list`` it is the test set.
+        test_list: of the same classes.
+        test_fraction: in (0, 1) to split every class of the training list where there is no other list, else 0.
+
+    Raises:
+        MissingDataError: no such list or folder.
+        MissingImageError: a listed image is not there; several are named, with a count.
+        DamagedDataError: a line that is not ``path label``.
+        ValueError: a class without training image, a label beyond the classes.
+    """
+    root = train_list.parent if image_root is None else image_root
+    train, validation, test = (
+        None if path is None else list_images(path, root) for path in (train_list, validation_list, test_list)
+    )
+    assert train is not None
+    data_set = assemble(str(train_list), _class_names(train), train, validation, test, test_fraction)
+    if not root.is_dir():
+        raise MissingDataError(f"{root}: no such folder; image_root must hold the images that {train_list} lists")
+    for images in (train, validation, test):
+        if images is not None:
+            check_present(images)
+    return data_set
+
+
+def list_images(path: Path, root: Path) -> Images:
+    """The images of one list file. Touches none of them: see :func:`check_present`.
+
+    Raises:
+        MissingDataError: no such list.
+        DamagedDataError: a line that is not ``path label``, or no line at all.
+    """
+    names, labels = read_list(path)
+    return on_demand(files(root, names), labels, str(path))
+
+
+def read_list(path: Path) -> tuple[list[str], Labels]:
+    """Relative paths and labels of a list file, in its order; paths may have spaces in them.
+
+    Raises:
+        MissingDataError: no such list.
+        DamagedDataError: a line that is not ``path label``, or no line at all.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "train.txt"
+        >>> _ = path.write_text("train/airfield/00004851.jpg 0\\ntrain/attic/00001417.jpg 1\\n")
+        >>> read_list(path)
+        (['train/airfield/00004851.jpg', 'train/attic/00001417.jpg'], array([0, 1]))
+    """
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such list file")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DamagedDataError(f"{path}: not a text file ({error})") from error
+    pairs = [line.rsplit(maxsplit=1) for line in lines]
+    wrong = [i for i, pair in enumerate(pairs, start=1) if len(pair) != 2 or not _is_label(pair[1])]
+    if wrong or not lines:
+        where = f"{len(wrong)} lines are not 'relative/path label': {several(wrong)}" if lines else "it is empty"
+        raise DamagedDataError(f"{path}: {where}")
+    return [name for name, _ in pairs], np.array([label for _, label in pairs], dtype=np.int64)
+
+
+def check_present(images: Images) -> None:
+    """Refuse images that are listed but not on disk, before any training. Lists every folder once, opens no image.
+
+    Raises:
+        MissingImageError: names several, with a count.
+    """
+    listed = _files(images)
+    absent = listed.missing(images.positions)
+    if absent:
+        hint = "; is the list of another layout than the images?" if len(absent) == len(images) else ""
+        raise MissingImageError(
+            f"{images.title}: {len(absent)} of {len(images)} listed images are not in {listed.root}:"
+            f" {several(absent)}{hint}"
+        )
+
+
+def _files(images: Images) -> Files:
+    if not isinstance(images.reader, Files):
+        raise TypeError(f"{images.title}: these images are not files of their own")
+    return images.reader
+
+
+def _is_label(text: str) -> bool:
+    return text.isascii() and text.removeprefix("-").isdecimal()
+
+
+def _class_names(train: Images) -> tuple[str, ...]:
+    """The folder of each class where one folder is one class, else the label itself."""
+    count = int(train.labels.max()) + 1
+    if count > len(train):
+        raise ValueError(f"{train.title}: label {count - 1}, but only {len(train)} images; some class has none")
+    if train.labels.min() < 0:
+        raise ValueError(f"{train.title}: label {train.labels.min()}; labels of known classes count from 0")
+    folders: list[set[str]] = [set() for _ in range(count)]
+    for path, label in zip(_files(train).paths.tolist(), train.labels.tolist(), strict=True):
+        folders[label].add(path.decode(errors="replace").rpartition("/")[0])
+    names = [next(iter(found)).partition("/")[2] if len(found) == 1 else "" for found in folders]
+    return tuple(names) if all(names) and len(set(names)) == count else tuple(map(str, range(count)))

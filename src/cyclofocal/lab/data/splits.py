@@ -1,0 +1,81 @@
+"""From the splits that a source offers to training, validation and test set, checked against each other."""
+
+import numpy as np
+
+from cyclofocal.lab.data.errors import several
+from cyclofocal.lab.data.images import DataSet, Images
+
+FRACTION_SEED = 4000
+
+
+def assemble(
+    title: str,
+    classes: tuple[str, ...],
+    train: Images,
+    validation: Images | None,
+    test: Images | None,
+    test_fraction: float = 0.0,
+) -> DataSet:
+    """A data set of what is there. Without a test set, the validation set is the one touched once, at the end.
+
+    Args:
+        title: for people.
+        classes: their names, in label order.
+        train: training images.
+        validation: or None.
+        test: or None.
+        test_fraction: of every class of ``train`` to become the test set where there is neither of the others.
+
+    Raises:
+        ValueError: a class without a training image; a label beyond the classes; no test set and no fraction, or both.
+    """
+    _check_labels(train, classes)
+    empty = np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 0)
+    if len(empty):
+        names = several([f"{c} ({classes[c]})" for c in empty.tolist()])
+        raise ValueError(f"{train.title}: {len(empty)} of {len(classes)} classes have no training image: {names}")
+    for split in (validation, test):
+        if split is not None:
+            _check_labels(split, classes)
+    if test is None:
+        validation, test = None, validation
+    if test is not None and test_fraction:
+        raise ValueError(f"test_fraction is {test_fraction}, but {title} has {test.title}; it must be 0")
+    if test is None:
+        train, test = split_off(train, test_fraction)
+    return DataSet(title, classes, train, validation, test)
+
+
+def split_off(images: Images, fraction: float) -> tuple[Images, Images]:
+    """Images without, and the ``fraction`` of every class (rounded, at least one image); always the same draw.
+
+    Raises:
+        ValueError: ``fraction`` is not between 0 and 1, or a class would keep no image.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"test_fraction is {fraction}, and {images.title} has neither a validation nor a test set beside it;"
+            " give one, or a fraction between 0 and 1"
+        )
+    rng = np.random.default_rng(FRACTION_SEED)
+    taken = []
+    for c in np.unique(images.labels):
+        members = rng.permutation(np.flatnonzero(images.labels == c))
+        count = max(1, round(fraction * len(members)))
+        if count == len(members):
+            raise ValueError(
+                f"test_fraction {fraction} of the {count} image(s) of class {c} in {images.title} would leave none"
+                " to train on"
+            )
+        taken.append(members[:count])
+    test = np.sort(np.concatenate(taken))
+    return images.take(np.setdiff1d(np.arange(len(images)), test)), images.take(test)
+
+
+def _check_labels(images: Images, classes: tuple[str, ...]) -> None:
+    if not len(images):
+        raise ValueError(f"{images.title} has no image")
+    wrong = np.flatnonzero((images.labels < 0) | (images.labels >= len(classes)))
+    if len(wrong):
+        names = several([f"{images.name(i)} (label {images.labels[i]})" for i in wrong.tolist()])
+        raise ValueError(f"{images.title}: {len(wrong)} labels are not in 0 to {len(classes) - 1}: {names}")

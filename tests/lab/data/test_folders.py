@@ -1,0 +1,113 @@
+"""Image folders are read as torchvision reads them, and what does not fit is refused before any training."""
+
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder
+
+from cyclofocal.lab.data import MissingDataError, folders, load
+from formats import picture, write_folder
+
+
+def _tree(folder, test=True):
+    write_folder(folder / "train", {"bee": 3, "ant": 2})
+    write_folder(folder / "val", {"ant": 1, "bee": 1}, seed=10)
+    if test:
+        write_folder(folder / "test", {"ant": 2, "bee": 1}, seed=20)
+    return folder
+
+
+def test_order_and_labels_are_torchvisions(tmp_path):
+    _tree(tmp_path)
+    for deep in ("train/ant/deep", "train/ant/deep/er", "train/ant/deep-er", "train/bee/a"):
+        (tmp_path / deep).mkdir(parents=True, exist_ok=True)
+        picture(7).save(tmp_path / deep / "x.PNG")
+    data, theirs = load(str(tmp_path)), ImageFolder(tmp_path / "train")
+    assert [(data.train.name(i), int(data.train.labels[i])) for i in range(len(data.train))] == theirs.samples
+    assert data.classes == tuple(theirs.classes) == ("ant", "bee")
+    assert np.array_equal(np.asarray(data.train.image(4)), np.asarray(theirs[4][0]))
+
+
+def test_three_splits(tmp_path):
+    data = load(f"path:{_tree(tmp_path)}")
+    assert data.counts == (2, 3)
+    assert data.validation.labels.tolist() == [0, 1]
+    assert data.test.labels.tolist() == [0, 0, 1]
+
+
+def test_val_is_the_test_set_where_there_is_no_other(tmp_path):
+    data = load(str(_tree(tmp_path, test=False)))
+    assert data.validation is None
+    assert data.test.name(0) == f"{tmp_path}/val/ant/0.png"
+
+
+def test_one_folder_is_split_class_by_class(tmp_path):
+    write_folder(tmp_path, {"ant": 10, "bee": 4, "cat": 2})
+    data, again = load(str(tmp_path), test_fraction=0.25), load(str(tmp_path), test_fraction=0.25, seed=9)
+    assert data.counts == (8, 3, 1)
+    assert np.bincount(data.test.labels).tolist() == [2, 1, 1]
+    assert sorted([*data.train.positions, *data.test.positions]) == list(range(16))
+    assert data.test.positions.tolist() == again.test.positions.tolist()
+
+
+def test_a_fraction_is_needed_exactly_where_there_is_no_test_set(tmp_path):
+    write_folder(tmp_path / "flat", {"ant": 2, "bee": 2})
+    for fraction in (0.0, 1.0, -0.5):
+        with pytest.raises(ValueError, match=rf"test_fraction is {fraction}, .*between 0 and 1"):
+            load(str(tmp_path / "flat"), test_fraction=fraction)
+    with pytest.raises(ValueError, match="would leave none"):
+        load(str(tmp_path / "flat"), test_fraction=0.9)
+    with pytest.raises(ValueError, match=r"test_fraction is 0\.5, but .*test; it must be 0"):
+        load(str(_tree(tmp_path / "tree")), test_fraction=0.5)
+
+
+def test_splits_of_different_classes_are_refused_naming_several(tmp_path):
+    write_folder(tmp_path / "train", {"ant": 1, **{f"only{i}": 1 for i in range(7)}})
+    write_folder(tmp_path / "val", {"ant": 1, "wasp": 1})
+    with pytest.raises(ValueError, match=r"only in the first: only0, only1, .* and 2 more, only in the second: wasp"):
+        load(str(tmp_path))
+
+
+def test_classes_without_image_are_refused(tmp_path):
+    _tree(tmp_path)
+    for split in ("train", "val", "test"):
+        (tmp_path / split / "cat").mkdir()
+    with pytest.raises(ValueError, match="train: 1 classes have no image: cat"):
+        load(str(tmp_path))
+
+
+def test_nothing_is_passed_over_but_hidden_files(tmp_path):
+    _tree(tmp_path)
+    (tmp_path / "train" / "ant" / ".DS_Store").touch()
+    (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "train" / "ant" / ".hidden").mkdir()
+    (tmp_path / "train" / "ant" / ".hidden" / "0.png").touch()
+    assert load(str(tmp_path)).counts == (2, 3)
+    (tmp_path / "train" / "ant" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"1 files are no images by their name: ant/notes\.txt"):
+        load(str(tmp_path))
+
+
+def test_images_beside_the_class_folders_are_refused(tmp_path):
+    picture(0).save(_tree(tmp_path) / "train" / "lost.png")
+    with pytest.raises(ValueError, match=r"1 images lie outside of the class folders: lost\.png"):
+        load(str(tmp_path))
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(MissingDataError, match="no folders in it; there must be one per class"):
+        load(str(tmp_path))
+
+
+def test_imagenet_has_its_classes_and_its_validation_images_for_testing(tmp_path, monkeypatch):
+    with pytest.raises(MissingDataError, match=r"imagenet is not there: .*ILSVRC2012.*image-net\.org"):
+        load("imagenet", root=tmp_path)
+    write_folder(tmp_path / "imagenet" / "train", {"n01440764": 2, "n01443537": 1})
+    with pytest.raises(MissingDataError, match="val: no such folder"):
+        load("imagenet", root=tmp_path)
+    write_folder(tmp_path / "imagenet" / "val", {"n01440764": 1, "n01443537": 1})
+    with pytest.raises(ValueError, match="has 2 classes; ImageNet-1k has 1000"):
+        load("imagenet", root=tmp_path)
+    monkeypatch.setattr(folders, "IMAGENET_CLASSES", 2)
+    data = load("imagenet", root=tmp_path, validation_images=1)
+    assert data.classes == ("n01440764", "n01443537")
+    assert (len(data.train), len(data.validation), len(data.test)) == (2, 1, 2)

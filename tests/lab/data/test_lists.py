@@ -1,0 +1,117 @@
+"""List files give the images and labels that they name, and what they name wrongly is refused before any training."""
+
+import numpy as np
+import pytest
+
+from cyclofocal.lab.data import DamagedDataError, MissingDataError, MissingImageError, files, load
+from cyclofocal.lab.data.lists import list_images, read_list
+from formats import picture, write_list
+
+TRAIN = [("train/attic/1.png", 1), ("train/airfield/0.png", 0), ("train/airfield/a b.png", 0)]
+VALIDATION = [("val/2.png", 0), ("val/3.png", 1)]
+TEST = [("test/4.png", 1)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    for seed, (name, _) in enumerate(TRAIN + VALIDATION + TEST):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed).save(tmp_path / name)
+    return tmp_path
+
+
+def test_images_and_labels_come_in_the_order_of_the_list(root):
+    data = load(str(write_list(root / "train.txt", TRAIN)), test_list=write_list(root / "test.txt", TEST))
+    assert data.train.labels.tolist() == [1, 0, 0]
+    assert data.train.name(2) == f"{root}/train/airfield/a b.png"
+    assert np.array_equal(np.asarray(data.train.image(2)), np.asarray(picture(2)))
+    assert np.array_equal(np.asarray(data.test.image(0)), np.asarray(picture(5)))
+    assert data.validation is None
+
+
+def test_lists_may_lie_elsewhere_than_the_images(root, tmp_path_factory):
+    lists = tmp_path_factory.mktemp("lists")
+    data = load(
+        f"path:{write_list(lists / 'train.txt', TRAIN)}",
+        image_root=root,
+        validation_list=write_list(lists / "val.txt", VALIDATION),
+        test_list=write_list(lists / "test.txt", TEST),
+    )
+    assert data.validation.labels.tolist() == [0, 1]
+    assert data.test.image(0).size == (9, 7)
+
+
+def test_one_list_can_be_split(root):
+    path = write_list(root / "all.txt", TRAIN + VALIDATION)
+    data = load(str(path), test_fraction=0.5)
+    assert data.counts == (1, 1)
+    assert len(data.test) == 3
+
+
+def test_classes_are_called_by_their_folders_where_these_are_one_to_one(root):
+    train = write_list(root / "train.txt", TRAIN)
+    assert load(str(train), test_list=write_list(root / "test.txt", TEST)).classes == ("airfield", "attic")
+    mixed = write_list(root / "mixed.txt", [*TRAIN, ("val/3.png", 1)])
+    assert load(str(mixed), test_list=root / "test.txt").classes == ("0", "1")
+
+
+def test_a_list_is_read_without_touching_its_images(tmp_path):
+    images = list_images(write_list(tmp_path / "train.txt", TRAIN), tmp_path / "nowhere")
+    assert images.labels.tolist() == [1, 0, 0]
+    assert images.name(0) == f"{tmp_path}/nowhere/train/attic/1.png"
+
+
+def test_every_folder_is_looked_into_once(root, monkeypatch):
+    looked_in = []
+    monkeypatch.setattr(files, "_listing", lambda folder: looked_in.append(folder) or set())
+    path = write_list(root / "train.txt", TRAIN * 50)
+    with pytest.raises(MissingImageError, match="150 of 150"):
+        load(str(path), test_list=path)
+    assert len(looked_in) == 2
+
+
+def test_missing_images_are_named_with_their_number(root):
+    lines = [*TRAIN, *((f"train/attic/gone{i}.png", 1) for i in range(8))]
+    with pytest.raises(MissingImageError, match=r"8 of 11 .* are not in .*: train/attic/gone0\.png, .* and 3 more$"):
+        load(str(write_list(root / "train.txt", lines)), test_list=write_list(root / "test.txt", TEST))
+    with pytest.raises(MissingImageError, match=r"1 of 1 .*: elsewhere/4\.png; is the list of another layout"):
+        load(str(write_list(root / "t.txt", TRAIN)), test_list=write_list(root / "e.txt", [("elsewhere/4.png", 1)]))
+
+
+def test_labels_that_do_not_fit_are_refused(root):
+    train = write_list(root / "train.txt", TRAIN)
+    beyond = write_list(root / "beyond.txt", [*TEST, ("val/3.png", 2)])
+    with pytest.raises(ValueError, match=r"1 labels are not in 0 to 1: .*val/3\.png \(label 2\)"):
+        load(str(train), test_list=beyond)
+    hole = write_list(root / "hole.txt", [*TRAIN, ("val/2.png", 3)])
+    with pytest.raises(ValueError, match="1 of 4 classes have no training image: 2"):
+        load(str(hole), test_list=train)
+    with pytest.raises(ValueError, match="label 99, but only 1 images"):
+        load(str(write_list(root / "far.txt", [("val/2.png", 99)])), test_list=train)
+    with pytest.raises(ValueError, match="label -1; labels of known classes count from 0"):
+        load(str(write_list(root / "open.txt", [("val/2.png", -1), *TRAIN])), test_list=train)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a.png 0\nb.png\nc.png 1\n d.png x\n", "2 lines are not 'relative/path label': 2, 4"),
+        (b"a.png 0\n\n", "1 lines .*: 2"),
+        (b"a.png 1.5\n", "1 lines"),
+        (b"", "it is empty"),
+        (b"\xff\xd8\xff\xe0 0\n", "not a text file"),
+    ],
+)
+def test_a_line_that_is_none_is_named(tmp_path, content, message):
+    path = tmp_path / "train.txt"
+    path.write_bytes(content)
+    with pytest.raises(DamagedDataError, match=f"^{path}: .*{message}"):
+        read_list(path)
+
+
+def test_a_missing_list_or_folder_is_named(root):
+    train = write_list(root / "train.txt", TRAIN)
+    with pytest.raises(MissingDataError, match="nowhere: no such list file"):
+        load(str(train), test_list=root / "nowhere")
+    with pytest.raises(MissingDataError, match="nowhere: no such folder; image_root"):
+        load(str(train), test_list=train, image_root=root / "nowhere")
