@@ -16,23 +16,32 @@ from cyclofocal.lab.records import DamagedRecordError, RunRecord, cell_name, rea
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid, and the file that holds its record once it has finished."""
+    """One run of the grid, the file that holds its record once it has finished, and where data sets are looked for."""
 
     recipe: Recipe
     loss: LossSettings
     seed: int
     path: Path
+    root: Path = Path("data")
+    command: str = ""
 
 
 class CellError(RuntimeError):
     """A run failed; the message says which and why."""
 
 
-def grid(recipe: Recipe, losses: Sequence[LossSettings], seeds: Iterable[int], folder: Path) -> list[Cell]:
+def grid(
+    recipe: Recipe,
+    losses: Sequence[LossSettings],
+    seeds: Iterable[int],
+    folder: Path,
+    root: Path = Path("data"),
+    command: str = "",
+) -> list[Cell]:
     """Every loss at every seed, seed by seed so that pairs are complete early."""
     now = versions()
     return [
-        Cell(recipe, loss, seed, folder / cell_name(asdict(recipe), asdict(loss), seed, now))
+        Cell(recipe, loss, seed, folder / cell_name(asdict(recipe), asdict(loss), seed, now), root, command)
         for seed in seeds
         for loss in losses
     ]
@@ -77,9 +86,9 @@ def run(cells: Sequence[Cell], workers: int, on_record: Callable[[RunRecord], No
 
 def run_cell(cell: Cell) -> RunRecord:
     """Train one cell and write its record."""
-    from cyclofocal.lab.train import train
+    from cyclofocal.lab.train import Setup, train
 
-    record = train(cell.recipe, cell.loss, cell.seed)
+    record = train(cell.recipe, cell.loss, cell.seed, Setup(root=cell.root, command=cell.command))
     write_record(record, cell.path)
     return record
 

@@ -1,6 +1,11 @@
-"""Small networks for small images."""
+"""Small networks for small images; every other name goes to timm."""
 
+from collections.abc import Callable
+
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cyclofocal.lab.recipes.recipe import Recipe
 
 
 class SmallConvNet(nn.Module):
@@ -30,5 +35,191 @@ class SmallConvNet(nn.Module):
         return self.classifier(self.features(images))
 
 
-def _convolution(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+class SmallResNet(nn.Module):
+    """Four convolutions that double the channels and halve the image, two residual blocks, a max over the rest.
+
+    A shape that reaches high accuracy on 32-pixel images in few epochs: little depth, a strong pooling at the end,
+    logits scaled down so that training begins gently.
+
+    Args:
+        classes: number of logits.
+        width: channels of the first convolution; the last ones have eight times as many.
+        image_size: unused, any size from 16 pixels will do.
+        channels: colour channels of the input.
+
+    Example:
+        >>> import torch
+        >>> SmallResNet(classes=10, width=8)(torch.zeros(4, 3, 32, 32)).shape
+        torch.Size([4, 10])
+
+    Reference: D. Page, *How to Train Your ResNet*, 2018, for the shape.
+    """
+
+    def __init__(self, classes: int, width: int = 64, image_size: int = 32, channels: int = 3) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _convolution(channels, width),
+            _convolution(width, 2 * width),
+            nn.MaxPool2d(2),
+            Residual(2 * width),
+            _convolution(2 * width, 4 * width),
+            nn.MaxPool2d(2),
+            _convolution(4 * width, 8 * width),
+            nn.MaxPool2d(2),
+            Residual(8 * width),
+            nn.AdaptiveMaxPool2d(1),
+            nn.Flatten(),
+        )
+        self.classifier = nn.Linear(8 * width, classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, channels, image_size, image_size)."""
+        return self.classifier(self.features(images)) / 8
+
+
+class TinyResNet(nn.Module):
+    """Three times a convolution that halves the image and a residual block, then a max over the rest.
+
+    Made for processors: the image is small before the channels are many.
+
+    Args:
+        classes: number of logits.
+        width: channels of the first stage; the second and third have twice and four times as many.
+        image_size: unused, any size from 8 pixels will do.
+        channels: colour channels of the input.
+
+    Example:
+        >>> import torch
+        >>> TinyResNet(classes=10)(torch.zeros(4, 1, 28, 28)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(self, classes: int, width: int = 24, image_size: int = 28, channels: int = 1) -> None:
+        super().__init__()
+        stages = [
+            nn.Sequential(_convolution(inputs, outputs, stride=2), Residual(outputs))
+            for inputs, outputs in ((channels, width), (width, 2 * width), (2 * width, 4 * width))
+        ]
+        self.features = nn.Sequential(*stages, nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(4 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, channels, image_size, image_size)."""
+        return self.classifier(self.features(images))
+
+
+class Residual(nn.Module):
+    """Two convolutions whose output is added to their input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_convolution(width, width), _convolution(width, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.body(features)
+
+
+class CifarResNet(nn.Module):
+    """The 32-layer residual network for CIFAR that long-tailed results are published with.
+
+    Three stages of five blocks, with ``width``, twice and four times as many channels; where the image is halved the
+    shortcut takes every other pixel and pads the channels with zeros, so that it has no weights.
+
+    Args:
+        classes: number of logits.
+        width: channels of the first stage.
+        image_size: unused, any size from 4 pixels will do.
+        channels: colour channels of the input.
+
+    Example:
+        >>> import torch
+        >>> CifarResNet(classes=10)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+
+    Reference: He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016, section 4.2, option A.
+    """
+
+    def __init__(self, classes: int, width: int = 16, image_size: int = 32, channels: int = 3) -> None:
+        super().__init__()
+        widths = [width] * 5 + [2 * width] * 5 + [4 * width] * 5
+        blocks = [CifarBlock(inputs, outputs) for inputs, outputs in zip([width, *widths], widths, strict=False)]
+        self.features = nn.Sequential(_convolution(channels, width), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(4 * width, classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, channels, image_size, image_size)."""
+        return self.classifier(self.features(images))
+
+
+class CifarBlock(nn.Module):
+    """Two convolutions and a shortcut without weights; more channels out than in halves the image."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.stride, self.added = (1, 0) if inputs == outputs else (2, outputs - inputs)
+        self.body = nn.Sequential(
+            _convolution(inputs, outputs, self.stride),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        shortcut = features[:, :, :: self.stride, :: self.stride]
+        if self.added:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
+        return F.relu(self.body(features) + shortcut)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "small-convnet": SmallConvNet,
+    "tiny-resnet": TinyResNet,
+    "small-resnet": SmallResNet,
+    "cifar-resnet-32": CifarResNet,
+}
+"""Our own, by name; names of timm have no hyphen."""
+
+
+def build_model(recipe: Recipe, classes: int) -> nn.Module:
+    """The untrained (or pretrained) model of a recipe, initialised from torch's global random state.
+
+    Raises:
+        ValueError: neither of ours nor one of timm's; ``width`` or ``pretrained`` where the model has no such thing.
+    """
+    if recipe.model in MODELS:
+        if recipe.pretrained:
+            raise ValueError(f"pretrained is true, but {recipe.model} has no weights to begin with; it must be false")
+        width = {"width": recipe.width} if recipe.width else {}
+        return MODELS[recipe.model](classes, image_size=recipe.image_size, channels=recipe.channels, **width)
+    check_model(recipe)
+    import timm
+
+    model = timm.create_model(recipe.model, pretrained=recipe.pretrained, num_classes=classes, in_chans=recipe.channels)
+    if recipe.split_batch_norm:
+        model = timm.layers.convert_splitbn_model(model, recipe.aug_splits)
+    return model
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuse a model that is not to be had, with the nearest name; imports timm for names that are not ours."""
+    if recipe.model in MODELS:
+        return
+    import difflib
+
+    import timm
+
+    if not timm.is_model(recipe.model):
+        known = [*MODELS, *timm.list_models()]
+        nearest = difflib.get_close_matches(recipe.model, known, n=1, cutoff=0.4)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"model is {recipe.model!r}; it must be {', '.join(MODELS)}, or a name that timm knows{hint}")
+    if recipe.width:
+        raise ValueError(f"width is {recipe.width}, but {recipe.model} is timm's and has its own; it must be 0")
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )

@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that is known of one run. Equal seeds give equal records on one CPU, but for ``seconds``.
+    """All that is known of one run. Equal seeds give equal records on one CPU, but for the seconds.
 
     Attributes:
         recipe: the recipe's fields.
@@ -23,9 +23,16 @@ class RunRecord:
         versions: of Python and of the packages that decide the numbers.
         device: "cpu", or the accelerator's name.
         train_counts: training images per class.
-        epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy.
+        epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy; weight_decay,
+            temperature, clip_norm where they cycle; validation_accuracy, validation_nll where there is such a split.
         metrics: of the test set, after the last epoch, as fractions (nats for nll); see ``metrics``.
-        seconds: wall time of the run; the first of a worker process has its imports in it.
+        seconds: wall time of the run, over all its parts if it was stopped and continued; the first of a worker
+            process has its imports in it.
+        data: the data set's title.
+        weights: which were evaluated, "last epoch" or "moving average".
+        epoch_seconds: training time of each epoch, without evaluation.
+        processes, threads: of the run's last part; threads per process, of the CPU.
+        command: that made it; empty where it was not a command.
     """
 
     recipe: dict[str, Any]
@@ -37,6 +44,12 @@ class RunRecord:
     epochs: list[dict[str, float | None]]
     metrics: dict[str, float | None]
     seconds: float
+    data: str = ""
+    weights: str = "last epoch"
+    epoch_seconds: list[float] = field(default_factory=list)
+    processes: int = 1
+    threads: int = 1
+    command: str = ""
 
 
 class DamagedRecordError(ValueError):
@@ -45,15 +58,18 @@ class DamagedRecordError(ValueError):
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers of a run."""
-    packages = ("cyclofocal", "torch", "numpy", "scikit-learn")
+    packages = ("cyclofocal", "torch", "numpy", "scikit-learn", "timm", "torchvision")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def cell_name(recipe: dict[str, Any], loss: dict[str, Any], seed: int, versions: dict[str, str]) -> str:
     """File name of a run: readable, and a hash of all that decides its numbers."""
-    content = json.dumps([recipe, loss, seed, versions], sort_keys=True)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return f"{recipe['name']}-{loss['name']}-seed{seed}-{digest}.jsonl"
+    return f"{recipe['name']}-{loss['name']}-seed{seed}-{content_hash([recipe, loss, seed, versions])}.jsonl"
+
+
+def content_hash(content: Any) -> str:
+    """16 hexadecimal digits of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_record(record: RunRecord, path: Path) -> None:
@@ -96,7 +112,7 @@ def _parse(line: str) -> RunRecord:
         content = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno}); it may have been cut off") from None
-    names = {field.name for field in fields(RunRecord)}
+    names = {entry.name for entry in fields(RunRecord)}
     if not isinstance(content, dict) or set(content) != names:
         given = set(content) if isinstance(content, dict) else set()
         raise ValueError(f"not a run record: missing {sorted(names - given)}, unknown {sorted(given - names)}")

@@ -136,15 +136,21 @@ def explanations(summary: Summary) -> list[str]:
     recipe, groups = summary.recipe, ShotGroups(**summary.recipe["groups"])
     lines = [
         f"{summary.seeds} seeds, {recipe['epochs']} epochs; test set touched once, after the last epoch.",
-        f"Training images per class: {' '.join(map(str, summary.train_counts))}. Shot groups ({groups.name}): "
+        f"Training images per class: {_counts(summary.train_counts)}. Shot groups ({groups.name}): "
         + f"many >= {groups.many_from}, few <= {groups.few_up_to}.",
         "NLL: negative log-likelihood. ECE: expected calibration error (15 bins).",
-        f"Test images: {recipe['test_per_class']} per class, so accuracy and balanced accuracy are the same number.",
         "Intervals: 95 %, BCa bootstrap over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
         f"p: sign-flip test, Holm-corrected over the {summary.comparisons} comparisons of this table; a verdict needs"
         f" p < {LEVEL}.",
     ]
+    if recipe.get("test_per_class"):
+        images = recipe["test_per_class"]
+        lines.insert(3, f"Test images: {images} per class, so accuracy and balanced accuracy are the same number.")
     return lines
+
+
+def _counts(counts: tuple[int, ...]) -> str:
+    return " ".join(map(str, counts)) if len(counts) <= 20 else f"{max(counts)} to {min(counts)}"
 
 
 def number(value: float, metric: Metric, sign: bool = False) -> str:

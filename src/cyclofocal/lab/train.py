@@ -1,135 +1,211 @@
 """The one training loop: a recipe, a loss and a seed in, a record out."""
 
-import functools
-import math
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from cyclofocal import CyclicalFocalLoss, cyclical_focal_loss
-from cyclofocal.lab.data import Split, load_digits, long_tailed_split
-from cyclofocal.lab.longtail import exponential_counts
+from cyclofocal.lab import draws
+from cyclofocal.lab.batches import check_shares, source
+from cyclofocal.lab.data import DataSet, load
+from cyclofocal.lab.epoch import Course, run_epoch
+from cyclofocal.lab.learner import Learner, build_learner
 from cyclofocal.lab.metrics import evaluate
-from cyclofocal.lab.models import SmallConvNet
+from cyclofocal.lab.mixing import build_mixer
+from cyclofocal.lab.models import check_model
+from cyclofocal.lab.predict import predict
+from cyclofocal.lab.progress import Display
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
-from cyclofocal.lab.records import RunRecord, versions
-from cyclofocal.schedules import epoch_progress
+from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.runs import Row, Run, identity
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
-def train(recipe: Recipe, loss: LossSettings, seed: int) -> RunRecord:
+@dataclass(frozen=True)
+class Setup:
+    """Where and how a run runs; nothing here changes its numbers but by rounding.
+
+    Attributes:
+        root: folder where data sets are looked for.
+        folder: of this run; None keeps nothing on disk, so that the run cannot go on after a kill.
+        workers: processes that read images, where they do not lie in memory.
+        cpu: stay on the CPU.
+        progress: show a bar, or lines where there is no terminal.
+        trackers: names that Accelerate knows, such as "tensorboard"; they write into ``folder``.
+        command: for the record.
+    """
+
+    root: Path = Path("data")
+    folder: Path | None = None
+    workers: int = 0
+    cpu: bool = False
+    progress: bool = False
+    trackers: tuple[str, ...] = ()
+    command: str = ""
+
+
+def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = None) -> RunRecord:
     """Train one model and evaluate it once, on the test set, after the last epoch.
 
-    Split, long tail, initialisation and data order follow from the seed alone, so the runs of two losses at one seed
-    are a pair.
+    Split, initialisation, data order and augmentation follow from the seed alone, so the runs of two losses at one
+    seed are a pair. With a folder the run is stored after every epoch, goes on where it was stopped, ends as if it
+    had not been (bit for bit on a CPU), and is not run again once it has ended.
 
     Raises:
-        FloatingPointError: the training loss is no longer finite.
+        FloatingPointError: the loss is no longer finite; says where.
+        OtherRunError: the folder holds another run.
+        MissingDataError, DamagedDataError, ValueError: before the first step.
     """
-    started = time.perf_counter()
-    counts = exponential_counts(recipe.head_images, recipe.imbalance, recipe.classes)
-    split = long_tailed_split(*load_digits(), recipe.test_per_class, counts, seed)
-    model = initial_model(recipe, seed)
-    rows = fit(model, split, recipe, loss, seed)
-    return RunRecord(
-        recipe=asdict(recipe),
-        loss=asdict(loss),
+    started, setup = time.perf_counter(), setup or Setup()
+    check_model(recipe)
+    accelerator = start_accelerator(recipe, setup)
+    what = identity(recipe, loss, seed)
+    run = Run(setup.folder, what, accelerator.is_main_process) if setup.folder else None
+    if run and (done := _from_main(accelerator, run.finished() if accelerator.is_main_process else None)):
+        return done
+    with draws.kept():
+        data = load_data(recipe, setup.root, seed)
+        check_shares(len(data.train), recipe.batch_size, accelerator.num_processes)
+        learner = build_learner(recipe, loss, len(data.classes), seed, accelerator)
+        rows, earlier = resume(learner, run) if run else ([], 0.0)
+        fit(learner, data, recipe, loss, seed, setup, run, rows, earlier)
+        test = source(data.test, recipe, accelerator.device, setup.workers)
+        logits = predict(learner.evaluated, test, len(data.test), recipe.batch_size, accelerator)
+    record = RunRecord(
+        **what,
+        device=_device_name(accelerator.device),
+        train_counts=list(data.counts),
+        epochs=[{name: value for name, value in row.items() if name != "seconds"} for row in rows],
+        metrics=evaluate(logits.numpy(), data.test.labels, data.counts, recipe.groups),
+        seconds=round(earlier + time.perf_counter() - started, 3),
+        data=data.title,
+        weights="last epoch" if learner.average is None else "moving average",
+        epoch_seconds=[row["seconds"] for row in rows],
+        processes=accelerator.num_processes,
+        threads=torch.get_num_threads(),
+        command=setup.command,
+    )
+    if run and accelerator.is_main_process:
+        run.finish(record)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.wait_for_everyone()
+    return record
+
+
+def fit(
+    learner: Learner,
+    data: DataSet,
+    recipe: Recipe,
+    loss: LossSettings,
+    seed: int,
+    setup: Setup,
+    run: Run | None,
+    rows: list[Row],
+    earlier: float,
+) -> None:
+    """Train for all epochs of the recipe that ``rows`` does not have yet, and append theirs."""
+    accelerator, started = learner.accelerator, time.perf_counter()
+    training = source(data.train, recipe, accelerator.device, setup.workers, training=True)
+    validation = source(data.validation, recipe, accelerator.device, setup.workers) if data.validation else None
+    course = Course(recipe, loss, seed, data.train, training, build_mixer(recipe, len(data.classes)))
+    steps = len(course.batches(0))
+    shown = setup.progress and accelerator.is_main_process
+    with Display(
+        f"{recipe.name} {loss.name} seed {seed}", recipe.total_epochs * steps, len(rows) * steps, shown
+    ) as bar:
+        for epoch in range(len(rows), recipe.total_epochs):
+            row = run_epoch(learner, course, epoch, bar)
+            if validation is not None and data.validation is not None:
+                images = len(data.validation)
+                logits = predict(learner.evaluated, validation, images, recipe.batch_size, accelerator)
+                row |= _validated(logits, torch.from_numpy(data.validation.labels))
+            rows.append(row)
+            accelerator.log({name: value for name, value in row.items() if value is not None}, step=epoch)
+            if run and accelerator.is_main_process:
+                spent = earlier + time.perf_counter() - started
+                run.keep(epoch, {"rows": rows, "seconds": spent, **learner.state_dict()})
+            bar.epoch(row, recipe.total_epochs)
+
+
+def resume(learner: Learner, run: Run) -> tuple[list[Row], float]:
+    """Bring the learner to where the run was stored last; its rows, and the seconds it has taken so far."""
+    content = None
+    if learner.accelerator.is_main_process:
+        content, damaged = run.resume()
+        for error in damaged:
+            print(f"damaged checkpoint, the one before is used: {error}", file=sys.stderr)
+    content = _from_main(learner.accelerator, content)
+    if content is None:
+        return [], 0.0
+    learner.load_state_dict(content)
+    return content["rows"], content["seconds"]
+
+
+def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
+    """The recipe's data set."""
+    lists = {name: getattr(recipe, name) for name in ("image_root", "validation_list", "test_list")}
+    return load(
+        recipe.source,
+        root=root,
         seed=seed,
-        versions=versions(),
-        device="cpu",
-        train_counts=list(split.train_counts),
-        epochs=rows,
-        metrics=evaluate(
-            predict(model, split.test_images).numpy(), split.test_labels.numpy(), split.train_counts, recipe.groups
-        ),
-        seconds=round(time.perf_counter() - started, 3),
+        subset=recipe.subset,
+        imbalance=recipe.imbalance,
+        head_images=recipe.head_images,
+        test_per_class=recipe.test_per_class,
+        validation_images=recipe.validation_images,
+        **{name: Path(path) if path else None for name, path in lists.items()},
+        test_fraction=recipe.test_fraction,
+        image_key=recipe.image_key,
+        label_key=recipe.label_key,
     )
 
 
-def initial_model(recipe: Recipe, seed: int) -> SmallConvNet:
-    """The untrained model of a seed; the caller's random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SmallConvNet(recipe.classes, recipe.width)
+def start_accelerator(recipe: Recipe, setup: Setup) -> "Accelerator":
+    """Device, precision, processes and trackers.
 
+    Raises:
+        ValueError: half precision that the device does not have, or a tracker that is not to be had.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.tracking import get_available_trackers
 
-def batches(split: Split, recipe: Recipe, seed: int, epoch: int) -> list[Tensor]:
-    """Indices of every batch of an epoch: a fresh permutation that follows from seed and epoch alone."""
-    order = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    return list(torch.randperm(len(split.train_labels), generator=order).split(recipe.batch_size))
-
-
-def fit(model: nn.Module, split: Split, recipe: Recipe, loss: LossSettings, seed: int) -> list[dict[str, Any]]:
-    """Train ``model`` for all epochs of the recipe; one row per epoch."""
-    criterion = build_criterion(loss)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=True,
-        weight_decay=recipe.weight_decay,
-        fused=True,
+    available = {getattr(kind, "value", kind) for kind in get_available_trackers()}
+    if missing := sorted(set(setup.trackers) - available):
+        raise ValueError(f"tracker {', '.join(missing)} is not installed")
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    trackers = list(setup.trackers) or None
+    accelerator = Accelerator(
+        mixed_precision=recipe.precision, cpu=setup.cpu, log_with=trackers, project_dir=setup.folder
     )
-    rows = []
-    model.train()
-    for epoch in range(recipe.epochs):
-        row: dict[str, Any] = {"epoch": epoch, "eta": None, "learning_rate": learning_rate(recipe, epoch)}
-        if isinstance(criterion, CyclicalFocalLoss):
-            criterion.set_progress(epoch_progress(epoch, recipe.epochs))
-            row["eta"] = criterion.eta.item()
-        for group in optimizer.param_groups:
-            group["lr"] = row["learning_rate"]
-        row |= fit_epoch(model, criterion, optimizer, split, batches(split, recipe, seed, epoch))
-        if not math.isfinite(row["train_loss"]):
-            raise FloatingPointError(
-                f"{loss.title}, seed {seed}: the training loss is {row['train_loss']} in epoch {epoch} at learning rate"
-                f" {row['learning_rate']:g}"
-            )
-        rows.append(row)
-    return rows
+    if recipe.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("precision is fp16, which is too slow on a CPU and not scaled there; use bf16 or no")
+    if trackers:
+        accelerator.init_trackers(recipe.name)
+    return accelerator
 
 
-def fit_epoch(
-    model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, split: Split, order: list[Tensor]
-) -> dict[str, float]:
-    """One pass over the training set; means of loss and accuracy as the model went through it."""
-    total_loss, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-    for indices in order:
-        images, labels = split.train_images[indices], split.train_labels[indices]
-        logits = model(images)
-        loss = criterion(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total_loss += loss.detach() * len(labels)
-        correct += (logits.argmax(1) == labels).sum()
-    samples = len(split.train_labels)
-    return {"train_loss": total_loss.item() / samples, "train_accuracy": correct.item() / samples}
+def _from_main(accelerator: "Accelerator", content: Any) -> Any:
+    """The main process's ``content``, in every process."""
+    if accelerator.num_processes == 1:
+        return content
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([content])[0]
 
 
-@torch.no_grad()
-def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of ``images`` in eval mode."""
-    return model.eval()(images)
+def _validated(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    return {"validation_accuracy": accuracy, "validation_nll": F.cross_entropy(logits.double(), labels).item()}
 
 
-def build_criterion(loss: LossSettings) -> Criterion:
-    """The loss as something to call on logits and labels; only the cyclical one has a clock to set."""
-    if loss.is_cross_entropy:
-        return nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
-    names = ("gamma_pos", "gamma_neg", "gamma_hc", "label_smoothing")
-    settings: dict[str, Any] = {name: getattr(loss, name) for name in names}
-    if loss.cyclical_factor is None:
-        return functools.partial(cyclical_focal_loss, eta=0.0, **settings)
-    return CyclicalFocalLoss(**settings, cyclical_factor=loss.cyclical_factor)
-
-
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Linear warm-up, then half a cosine to 0 after the last epoch; constant within an epoch."""
-    warmup = min(1.0, (epoch + 1) / (recipe.warmup_epochs + 1))
-    return recipe.learning_rate * warmup * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

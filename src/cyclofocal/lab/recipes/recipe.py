@@ -1,8 +1,12 @@
 """What an experiment consists of, as plain values that a record can hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin, get_type_hints
 
-from cyclofocal.lab.longtail import ShotGroups
+from cyclofocal.lab.longtail import OLTR, ShotGroups
+
+Range = tuple[float, float]
+"""Smallest and largest value of something that cycles: the first at eta 1, the second at eta 0."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +31,183 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A data set, a model, an optimiser and their settings; everything of a run but the loss and the seed."""
+    """A data set, a model, an optimiser and their settings; everything of a run but the loss and the seed.
+
+    Attributes:
+        name, title: for commands and for people.
+        source, subset, imbalance, head_images, test_per_class, validation_images, image_root, validation_list,
+            test_list, test_fraction, image_key, label_key: what :func:`cyclofocal.lab.data.load` takes.
+        groups: convention of many-, medium- and few-shot classes.
+        model: one of :data:`cyclofocal.lab.models.MODELS`, or any name that timm knows.
+        width: channels of the first layer of our own models; 0 is their default, and what timm's must have.
+        pretrained: begin with timm's ImageNet weights.
+        image_size: height and width of the model's input, in pixels.
+        channels: of the model's input, 1 (grey) or 3 (RGB).
+        mean, std: of the pixels in [0, 1], per channel or one for all.
+        epochs: of the learning-rate schedule.
+        cooldown_epochs: after it, at ``min_learning_rate``; part of the training that eta spans.
+        batch_size: of all processes together.
+        optimizer: "sgd", or any name that timm knows.
+        learning_rate: after the warm-up.
+        momentum, nesterov, weight_decay: of the optimiser.
+        decay_norms: weight decay for biases and normalisation layers too.
+        schedule: "cosine" or "linear" to ``min_learning_rate``, or "step": times ``decay`` at each of ``milestones``.
+        milestones: in epochs.
+        warmup_epochs: of a linear warm-up, times the schedule.
+        warmup_learning_rate: where it begins; None is one step of ``warmup_epochs + 1`` equal ones.
+        clock: everything that varies does so from "epoch" to epoch (as published) or from "step" to step.
+        augment: "none", "crop-flip", or "timm": random resized crop, flip, ``auto_augment``.
+        crop_padding: pixels around the image before a random crop of "crop-flip".
+        cutout: side in pixels of a square that "crop-flip" blanks; 0: none.
+        auto_augment: timm's name of a policy for "timm", such as "rand-m9-mstd0.5-inc1".
+        random_erasing: probability of timm's random erasing (per pixel), for "timm".
+        aug_splits: every image so often in a batch, the first without ``auto_augment`` and erasing; 1: off.
+        split_batch_norm: batch statistics of each split of its own.
+        mixup, cutmix: parameter of the beta distribution; 0: off.
+        ema_decay: of an exponential moving average of the weights, which is then what is evaluated; 0: none.
+        precision: of the forward pass, "no" (float32), "bf16" or "fp16".
+        channels_last: memory layout.
+        sync_batch_norm: batch statistics over all processes, as one process would have them.
+        clip_norm: of the gradient of all weights; None: not clipped.
+        weight_decay_range, temperature_range, clip_norm_range: general cyclical training. Smallest and largest value
+            of what cycles along with the loss (softmax temperature: logits are divided by it); None: does not.
+
+    Raises:
+        ValueError: a setting out of its range, or two that do not fit together.
+    """
 
     name: str
     title: str
-    classes: int
-    test_per_class: int
-    head_images: int
-    imbalance: float
-    groups: ShotGroups
-    width: int
+    source: str
     epochs: int
-    batch_size: int
     learning_rate: float
-    warmup_epochs: int
-    momentum: float
-    weight_decay: float
 
+    subset: str = ""
+    imbalance: float = 1.0
+    head_images: int = 0
+    test_per_class: int = 0
+    validation_images: int = 0
+    image_root: str = ""
+    validation_list: str = ""
+    test_list: str = ""
+    test_fraction: float = 0.0
+    image_key: str = "image"
+    label_key: str = "label"
+    groups: ShotGroups = OLTR
+
+    model: str = "small-resnet"
+    width: int = 0
+    pretrained: bool = False
+    image_size: int = 32
+    channels: int = 3
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    cooldown_epochs: int = 0
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    decay_norms: bool = True
+    schedule: Literal["cosine", "linear", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    min_learning_rate: float = 0.0
+    warmup_epochs: int = 0
+    warmup_learning_rate: float | None = None
+    clock: Literal["epoch", "step"] = "epoch"
+
+    augment: Literal["none", "crop-flip", "timm"] = "none"
+    crop_padding: int = 4
+    cutout: int = 0
+    auto_augment: str = ""
+    random_erasing: float = 0.0
+    aug_splits: int = 1
+    split_batch_norm: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    ema_decay: float = 0.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = False
+    sync_batch_norm: bool = True
+    clip_norm: float | None = None
+    weight_decay_range: Range | None = None
+    temperature_range: Range | None = None
+    clip_norm_range: Range | None = None
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+        self._check_together()
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the schedule and of the cooldown."""
+        return self.epochs + self.cooldown_epochs
+
+    def _check_choices(self) -> None:
+        hints = get_type_hints(type(self))
+        for name, hint in hints.items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(hint))}")
+
+    def _check_numbers(self) -> None:
+        for names, least in LEAST.items():
+            for name in names:
+                if not getattr(self, name) >= least:  # also refuses nan
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("learning_rate", "decay"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        for name in ("momentum", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if not 0 <= self.random_erasing <= 1:
+            raise ValueError(f"random_erasing is {self.random_erasing}; it must be in [0, 1]")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}; it must be 1 (grey) or 3 (RGB)")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} values for {self.channels} channels; give 1 or"
+                    f" {self.channels}"
+                )
+        for name in ("weight_decay_range", "temperature_range", "clip_norm_range"):
+            bounds, open_end = getattr(self, name), name != "weight_decay_range"
+            if bounds and not (0 <= bounds[0] <= bounds[1] and (bounds[0] > 0 or not open_end)):
+                raise ValueError(
+                    f"{name} is {bounds}; it must be two numbers {'0 <' if open_end else '0 <='} min <= max"
+                )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; it must be greater than 0, or none")
+
+    def _check_together(self) -> None:
+        of_timm = {"auto_augment": "", "random_erasing": 0.0, "aug_splits": 1}
+        for name, off in of_timm.items():
+            if self.augment != "timm" and getattr(self, name) != off:
+                raise ValueError(f"{name} is {getattr(self, name)!r} and augment is {self.augment!r}; it needs 'timm'")
+        if self.cutout and self.augment != "crop-flip":
+            raise ValueError(f"cutout is {self.cutout} and augment is {self.augment!r}; it needs 'crop-flip'")
+        if self.split_batch_norm and self.aug_splits < 2:
+            raise ValueError(f"split_batch_norm needs aug_splits of 2 or more; it is {self.aug_splits}")
+        if self.split_batch_norm and self.sync_batch_norm:
+            raise ValueError("split_batch_norm and sync_batch_norm exclude each other; set one of them to false")
+        if self.aug_splits > 1 and (self.mixup or self.cutmix):
+            raise ValueError(f"aug_splits is {self.aug_splits}; mixup and cutmix must then be 0")
+        if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones are {self.milestones}; they must rise")
+
+
+LEAST = {
+    ("epochs", "batch_size", "image_size", "aug_splits", "imbalance"): 1,
+    ("cooldown_epochs", "warmup_epochs", "width", "crop_padding", "cutout", "mixup", "cutmix", "weight_decay"): 0,
+    ("head_images", "test_per_class", "validation_images", "test_fraction", "min_learning_rate"): 0,
+}
+"""Smallest legal value."""
+
+FIELDS = tuple(field.name for field in fields(Recipe))
 
 CROSS_ENTROPY = LossSettings("ce", "cross-entropy")
 SMOOTHED = LossSettings("smoothed", "label smoothing", label_smoothing=0.1)

@@ -1,0 +1,82 @@
+"""What a run needs to go on, on disk: whole or not at all, and known to be whole."""
+
+import hashlib
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEPT = 2
+"""Newest checkpoints of a run; the older one is for when the newer is damaged."""
+
+_HEADER = b"cyclofocal checkpoint, sha256 "
+
+
+class DamagedCheckpointError(ValueError):
+    """A file that is not what was written; the message begins with its path."""
+
+
+def save(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
+    """Write ``content`` as the checkpoint after ``epoch``, then remove all but the newest :data:`KEPT`.
+
+    Args:
+        content: what ``torch.load(weights_only=True)`` reads: tensors, numbers, strings, lists and dicts of them.
+    """
+    payload = io.BytesIO()
+    torch.save(content, payload)
+    digest = hashlib.sha256(payload.getbuffer()).hexdigest().encode()
+    path = folder / f"checkpoint-{epoch:05d}.pt"
+    write_atomically(path, _HEADER + digest + b"\n", payload.getbuffer())
+    for older in checkpoints(folder)[KEPT:]:
+        older.unlink()
+    return path
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Content of a checkpoint, on the CPU.
+
+    Raises:
+        DamagedCheckpointError: cut off, changed, or never a checkpoint.
+    """
+    written = path.read_bytes()
+    header, _, payload = written.partition(b"\n")
+    if not header.startswith(_HEADER):
+        raise DamagedCheckpointError(f"{path}: not a checkpoint, or its beginning is damaged")
+    if hashlib.sha256(payload).hexdigest().encode() != header.removeprefix(_HEADER):
+        raise DamagedCheckpointError(f"{path}: damaged or cut off, its SHA-256 is not the one written with it")
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a folder, the newest first."""
+    names = re.compile(r"checkpoint-\d+\.pt")
+    return sorted((path for path in folder.iterdir() if names.fullmatch(path.name)), reverse=True)
+
+
+def newest(folder: Path) -> tuple[dict[str, Any] | None, list[DamagedCheckpointError]]:
+    """Content of the newest whole checkpoint, None where there is none; and what is wrong with newer ones."""
+    damaged: list[DamagedCheckpointError] = []
+    for path in checkpoints(folder):
+        try:
+            return load(path), damaged
+        except DamagedCheckpointError as error:
+            damaged.append(error)
+    return None, damaged
+
+
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """After a kill at any moment ``path`` holds all the parts, or what it held before."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,17 @@
+"""What ``cyclofocal`` can do: one function per command, its arguments checked before any work."""
+
+import typer
+
+from cyclofocal.lab.bench.command import bench
+from cyclofocal.lab.commands.compare import compare
+from cyclofocal.lab.commands.recipes import recipes
+from cyclofocal.lab.commands.train import reproduce, train
+
+app = typer.Typer(
+    help="Train with the cyclical focal loss and its relatives, and compare them honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (compare, reproduce, train, recipes, bench):
+    app.command()(command)

@@ -1,0 +1,77 @@
+"""Arguments that several commands share, and what is wrong with them in words."""
+
+import difflib
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
+from cyclofocal.lab.recipes.settings import SettingError, with_settings
+
+Root = Annotated[Path, typer.Option(file_okay=False, help="Folder where data sets are looked for.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Instead of the recipe's; may be repeated.")
+]
+
+
+def recipe_name(name: str | None) -> str | None:
+    """Refuse a name that is no recipe's."""
+    return None if name is None else one_of(name, list(RECIPES), "recipe")
+
+
+def loss_names(names: str) -> str:
+    """Refuse what is not one or more different losses, separated by commas."""
+    allowed = [loss.name for loss in LOSSES]
+    chosen = [one_of(name.strip(), allowed, "loss") for name in names.split(",")]
+    if repeated := [name for name in allowed if chosen.count(name) > 1]:
+        raise typer.BadParameter(f"{repeated[0]!r} is given {chosen.count(repeated[0])} times; give each loss once.")
+    return ",".join(chosen)
+
+
+def losses_of(names: str) -> list[LossSettings]:
+    """The losses of checked names, in their order."""
+    return [loss for name in names.split(",") for loss in LOSSES if loss.name == name]
+
+
+def changed(recipe: Recipe, settings: list[str] | None) -> Recipe:
+    """The recipe with ``--set`` applied."""
+    try:
+        return with_settings(recipe, settings or [])
+    except SettingError as error:
+        raise typer.BadParameter(str(error), param_hint="--set") from None
+
+
+def at_least_one(count: int | None) -> int | None:
+    """Refuse counts below 1."""
+    if count is not None and count < 1:
+        raise typer.BadParameter(f"{count} is too few; it must be 1 or more.")
+    return count
+
+
+def one_of(given: str, allowed: list[str], what: str) -> str:
+    """``given``, if it is allowed; else the nearest that is, in the message."""
+    if given in allowed:
+        return given
+    nearest = difflib.get_close_matches(given, allowed, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise typer.BadParameter(f"{given!r} is not a {what}; allowed: {', '.join(allowed)}.{hint}")
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder that can be written to, or say why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{str(folder)!r} cannot be made: {error.strerror}.", param_hint=option) from None
+    if not os.access(folder, os.W_OK):
+        raise typer.BadParameter(f"{str(folder)!r} cannot be written to.", param_hint=option)
+
+
+def given_command() -> str:
+    """The command as it was given, for records."""
+    return shlex.join(["cyclofocal", *sys.argv[1:]])

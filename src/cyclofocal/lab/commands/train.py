@@ -1,0 +1,153 @@
+"""``cyclofocal reproduce`` and ``cyclofocal train``: runs that keep all they need to go on after a kill."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cyclofocal.lab.commands.arguments import (
+    Root,
+    Settings,
+    at_least_one,
+    changed,
+    given_command,
+    loss_names,
+    losses_of,
+    make_folder,
+    one_of,
+    recipe_name,
+)
+from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.own import own
+from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
+from cyclofocal.lab.records import RunRecord
+
+Out = Annotated[Path, typer.Option(file_okay=False, help="Folder; a run lies in OUT/RECIPE/LOSS-seedK-HASH.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read images from disk.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files into the run's folder.")]
+Trackers = Annotated[
+    list[str] | None, typer.Option("--tracker", help="Another tracker that Accelerate knows, such as wandb or mlflow.")
+]
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A name from `cyclofocal recipes`.", callback=recipe_name)],
+    loss: Annotated[
+        str, typer.Option(help=f"From {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names)
+    ] = "ce,cyclical",
+    seeds: Annotated[int, typer.Option(help="Runs of each loss: seeds 0, 1, 2, ...", callback=at_least_one)] = 1,
+    settings: Settings = None,
+    root: Root = Path("data"),
+    out: Out = Path("runs"),
+    workers: Workers = 0,
+    cpu: Cpu = False,
+    tensorboard: TensorBoard = False,
+    tracker: Trackers = None,
+) -> None:
+    """Run a published or built-in experiment, loss by loss and seed by seed, and compare the losses.
+
+    A run that was stopped goes on with the same command; one that has ended is not run again. Under
+    `accelerate launch` or torchrun it uses all their processes.
+    """
+    recipe = changed(RECIPES[name](), settings)
+    _run_all(recipe, losses_of(loss), range(seeds), root, out, workers, cpu, _trackers(tensorboard, tracker))
+
+
+def train(
+    name: Annotated[
+        str | None, typer.Argument(help="A name from `cyclofocal recipes`; or give --data.", callback=recipe_name)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images of your own: a folder, a list file, torch/, hfds/, wds/ or tfds/NAME.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="One of ours, or any name that timm knows.")] = None,
+    loss: Annotated[
+        str, typer.Option(help=f"One of {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names)
+    ] = "cyclical",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    settings: Settings = None,
+    root: Root = Path("data"),
+    out: Out = Path("runs"),
+    workers: Workers = 0,
+    cpu: Cpu = False,
+    tensorboard: TensorBoard = False,
+    tracker: Trackers = None,
+) -> None:
+    """Train one model, on a recipe's data or your own, and evaluate it once after the last epoch."""
+    if (name is None) == (data is None):
+        raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="NAME")
+    recipe = own(data) if data is not None else RECIPES[name or ""]()
+    recipe = changed(recipe, settings)
+    if model is not None:
+        recipe = replace(recipe, model=model, width=0 if not _has(settings, "width") else recipe.width)
+    _run_all(recipe, losses_of(loss), [seed], root, out, workers, cpu, _trackers(tensorboard, tracker))
+
+
+def _run_all(
+    recipe: Recipe,
+    losses: list[LossSettings],
+    seeds: range | list[int],
+    root: Path,
+    out: Path,
+    workers: int,
+    cpu: bool,
+    trackers: tuple[str, ...],
+) -> None:
+    """Every loss at every seed, one after the other; what went wrong is told in one line."""
+    from cyclofocal.lab.runs import run_folder
+    from cyclofocal.lab.train import Setup
+    from cyclofocal.lab.train import train as train_one
+
+    make_folder(out, "--out")
+    console = Console(stderr=True, highlight=False)
+    records = []
+    try:
+        for seed in seeds:
+            for loss in losses:
+                folder = run_folder(out, recipe, loss, seed)
+                setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
+                records.append(train_one(recipe, loss, seed, setup))
+                if _is_main():
+                    typer.echo(_told(records[-1], folder))
+    except KeyboardInterrupt:
+        console.print(f"stopped: {folder} is kept, the same command continues", style="red", markup=False)
+        raise typer.Exit(130) from None
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    if len(losses) > 1 and _is_main():
+        from cyclofocal.lab.commands.compare import show
+
+        show(records, losses, None)
+
+
+def _told(record: RunRecord, folder: Path) -> str:
+    numbers = record.metrics
+    return (
+        f"{record.loss['title']}, seed {record.seed}: accuracy {100 * (numbers['accuracy'] or 0):.2f} %,"
+        f" NLL {numbers['nll']:.4f}, ECE {100 * (numbers['ece'] or 0):.2f} %, {record.seconds:.0f} s, {folder}"
+    )
+
+
+def _trackers(tensorboard: bool, others: list[str] | None) -> tuple[str, ...]:
+    """Names of trackers, checked."""
+    chosen = (*(["tensorboard"] if tensorboard else []), *(others or []))
+    if chosen:
+        from accelerate.utils import LoggerType
+
+        allowed = [kind.value for kind in LoggerType if kind.value != "all"]
+        for name in chosen:
+            one_of(name, allowed, "tracker")
+    return chosen
+
+
+def _has(settings: list[str] | None, field: str) -> bool:
+    return any(setting.split("=")[0] == field for setting in settings or [])
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0

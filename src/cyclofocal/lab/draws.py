@@ -1,0 +1,64 @@
+"""Every random draw of a run is a function of its seed and of what it is drawn for, never of what was drawn before.
+
+So nothing has to be stored for a run to go on after a kill, and neither the loss nor the number of processes or
+loader workers changes what is drawn: the runs of two losses at one seed are a pair.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+AUGMENT, MIX, EPOCH = range(1, 4)
+"""What is drawn for: the second part of a key, after the seed."""
+
+
+def order(seed: int, epoch: int, images: int) -> Tensor:
+    """The order of an epoch: a permutation of ``range(images)`` that follows from seed and epoch alone."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+
+
+def uniform(*key: int, size: tuple[int, ...]) -> Tensor:
+    """Numbers in [0, 1) on the CPU, the same for the same key.
+
+    Example:
+        >>> bool((uniform(0, AUGMENT, size=(2, 3)) == uniform(0, AUGMENT, size=(2, 3))).all())
+        True
+    """
+    return torch.rand(size, generator=torch.Generator().manual_seed(_mixed(key)))
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Within it Python's, numpy's and torch's random numbers follow from ``key``; afterwards they go on as before."""
+    with kept():
+        reseed(*key)
+        yield
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Afterwards Python's, numpy's and torch's CPU random numbers go on as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def reseed(*key: int) -> None:
+    """Let Python's, numpy's and torch's random numbers, on every device, follow from ``key``."""
+    value = _mixed(key)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)
+
+
+def _mixed(key: tuple[int, ...]) -> int:
+    """63 bits that differ between any two keys that are likely to be used."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,72 @@
+"""The loss and the optimiser of a run, and what the moment sets on them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cyclofocal import CyclicalFocalLoss, cyclical_focal_loss
+from cyclofocal.lab.course import Moment
+from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_criterion(loss: LossSettings) -> Criterion:
+    """The loss as something to call on logits and target; only the cyclical one has a clock to set.
+
+    Targets are class indices (N,) or, after mixup, probabilities (N, C).
+    """
+    if loss.is_cross_entropy:
+        return nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
+    names = ("gamma_pos", "gamma_neg", "gamma_hc", "label_smoothing")
+    settings: dict[str, Any] = {name: getattr(loss, name) for name in names}
+    if loss.cyclical_factor is None:
+        return functools.partial(cyclical_focal_loss, eta=0.0, **settings)
+    return CyclicalFocalLoss(**settings, cyclical_factor=loss.cyclical_factor)
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over all weights of ``model``: "sgd" is torch's, every other name goes to timm.
+
+    Raises:
+        ValueError: timm does not know the name.
+    """
+    weight_decay = recipe.weight_decay if recipe.weight_decay_range is None else recipe.weight_decay_range[1]
+    groups = weight_groups(model, weight_decay, recipe.decay_norms)
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    from timm.optim import create_optimizer_v2
+
+    return create_optimizer_v2(groups, opt=recipe.optimizer, lr=recipe.learning_rate, momentum=recipe.momentum)
+
+
+def weight_groups(model: nn.Module, weight_decay: float, decay_norms: bool) -> list[dict[str, Any]]:
+    """One group, or two: biases and normalisation layers (one dimension or none) without weight decay."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if decay_norms:
+        return [_group(weights, weight_decay)]
+    return [
+        _group([weight for weight in weights if weight.ndim > 1], weight_decay),
+        _group([weight for weight in weights if weight.ndim <= 1], 0.0),
+    ]
+
+
+def _group(weights: list[nn.Parameter], weight_decay: float) -> dict[str, Any]:
+    return {"params": weights, "weight_decay": weight_decay, "decays": weight_decay > 0}
+
+
+def set_moment(now: Moment, criterion: Criterion, optimizer: torch.optim.Optimizer) -> None:
+    """Let the loss and the optimiser follow the clock.
+
+    A group without weight decay keeps none; ``lr_scale`` of a group is a factor of its own, as in timm.
+    """
+    if isinstance(criterion, CyclicalFocalLoss):
+        criterion.set_progress(now.progress)
+    for group in optimizer.param_groups:
+        group["lr"] = now.learning_rate * group.get("lr_scale", 1.0)
+        if group["decays"]:
+            group["weight_decay"] = now.weight_decay

@@ -1,0 +1,59 @@
+"""How far a run has come, on the terminal; lines instead of a bar where there is none."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS = 0.25
+"""Between two looks at the numbers, which must be fetched from the device."""
+
+
+class Display:
+    """A bar over all epochs with loss, accuracy, images per second and time left; silent if ``shown`` is False."""
+
+    def __init__(self, title: str, steps: int, done: int, shown: bool) -> None:
+        console = Console(stderr=True, highlight=False)
+        self.lines = console if shown and not console.is_terminal else None
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
+        self.bar = Progress(*columns, *times, console=console, disable=not shown or self.lines is not None)
+        self.title = title
+        self.task = self.bar.add_task(title, total=steps, completed=done, numbers="")
+        self.steps, self.looked = done, time.perf_counter()
+        self.images = 0
+
+    def __enter__(self) -> "Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def step(self, images: int) -> bool:
+        """Count a step of so many images; whether it is time to ``show``."""
+        self.steps += 1
+        self.images += images
+        return not self.bar.disable and time.perf_counter() - self.looked > SECONDS
+
+    def show(self, loss: float, accuracy: float) -> None:
+        """Bring the bar up to date."""
+        now = time.perf_counter()
+        rate = self.images / (now - self.looked)
+        self.images, self.looked = 0, now
+        numbers = f"loss {loss:.3f}  accuracy {100 * accuracy:.1f} %  {rate:,.0f} images/s"
+        self.bar.update(self.task, completed=self.steps, numbers=numbers)
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """An epoch has ended; says so where there is no bar."""
+        if self.lines is None:
+            return
+        validation = row.get("validation_accuracy")
+        told = f", validation {100 * validation:.2f} %" if validation is not None else ""
+        self.lines.print(
+            f"{self.title}: epoch {row['epoch'] + 1}/{epochs}, loss {row['train_loss']:.4f},"
+            f" accuracy {100 * row['train_accuracy']:.2f} %{told}, {row['seconds']:.1f} s",
+            markup=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,44 @@
+"""Every recipe by its name, with what its docstring says of cost and result."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from cyclofocal.lab.recipes import fashion
+from cyclofocal.lab.recipes.cifar import cifar, cifar_4000, cifar_fast, cifar_lt
+from cyclofocal.lab.recipes.digits import digits
+from cyclofocal.lab.recipes.imagenet import imagenet
+from cyclofocal.lab.recipes.recipe import Recipe
+
+SUBSETS = {"cifar10": ("first-4000", "5_3", "5_3-released", "6_2"), "cifar100": ("first-4000", "5_3", "6_2")}
+IMBALANCES = (10, 50, 100, 200)
+
+_MAKERS: list[Callable[[], Recipe]] = [
+    digits,
+    fashion.fashion_mnist,
+    fashion.fashion_mnist_4000,
+    fashion.fashion_mnist_imbalanced,
+    fashion.fashion_mnist_lt,
+    *(functools.partial(maker, source) for maker in (cifar, cifar_fast) for source in SUBSETS),
+    *(functools.partial(cifar_4000, source, subset) for source, subsets in SUBSETS.items() for subset in subsets),
+    *(functools.partial(cifar_lt, source, imbalance) for source in SUBSETS for imbalance in IMBALANCES),
+    imagenet,
+]
+
+RECIPES: dict[str, Callable[[], Recipe]] = {make().name: make for make in _MAKERS}
+"""Functions without arguments that return the recipe of that name."""
+
+
+def told(name: str, what: str) -> str:
+    """What the docstring of a recipe says after ``Cost:``, ``Expected:`` or ``Command:``; "" where it doesn't.
+
+    Example:
+        >>> told("digits", "Command")
+        'cyclofocal compare digits'
+    """
+    make: Any = RECIPES[name]
+    text = inspect.getdoc(make.func if isinstance(make, functools.partial) else make) or ""
+    found = re.search(rf"^{what}: (.+)$", text, re.MULTILINE)
+    return found[1] if found else ""

@@ -1,0 +1,31 @@
+"""A recipe for the reader's own images."""
+
+from cyclofocal.lab.recipes.recipe import Recipe
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet, which pretrained models expect."""
+
+
+def own(source: str) -> Recipe:
+    """Any source of images, with a residual network of usual size; a place to begin from with ``--set``.
+
+    Cost: depends on the data
+    Expected: depends on the data
+    """
+    return Recipe(
+        name="own",
+        title=source,
+        source=source,
+        model="resnet18",
+        image_size=224,
+        mean=MEAN,
+        std=STD,
+        epochs=90,
+        batch_size=128,
+        learning_rate=0.05,
+        warmup_epochs=5,
+        weight_decay=1e-4,
+        decay_norms=False,
+        augment="timm",
+        channels_last=True,
+    )

@@ -1,0 +1,81 @@
+"""Settings given as text, ``field=value``, checked against the type of the recipe's field."""
+
+import difflib
+import types
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
+from cyclofocal.lab.recipes.recipe import Recipe
+
+BOOLEANS = {"true": True, "false": False}
+GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
+
+
+class SettingError(ValueError):
+    """A setting that is not one: an unknown field, a value of another type, or one that the recipe refuses."""
+
+
+def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """The recipe with fields replaced; a list is separated by commas, "none" is None.
+
+    Raises:
+        SettingError: names the setting, and what would be right.
+
+    Example:
+        >>> recipe = Recipe("r", "a title", "digits", epochs=4, learning_rate=1.0)
+        >>> with_settings(recipe, ["epochs=2", "temperature_range=0.5,2"]).temperature_range
+        (0.5, 2.0)
+    """
+    hints = get_type_hints(Recipe)
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise SettingError(f"{setting!r} is not a setting; it must be field=value, like epochs=10")
+        if name not in hints:
+            nearest = difflib.get_close_matches(name, hints, n=1, cutoff=0.4)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise SettingError(f"{name!r} is not a field of a recipe; allowed: {', '.join(hints)}.{hint}")
+        try:
+            values[name] = _value(text.strip(), hints[name])
+        except (ValueError, KeyError):
+            raise SettingError(f"{name} is {text!r}; it must be {_described(hints[name])}") from None
+    try:
+        return replace(recipe, **values)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+
+
+def _value(text: str, hint: Any) -> Any:
+    """``text`` as a value of the type; ValueError or KeyError if it is none."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return None if text.lower() == "none" else _value(text, next(a for a in arguments if a is not type(None)))
+    if origin is Literal:
+        return arguments[arguments.index(text)]
+    if origin is tuple:
+        parts = [_value(part.strip(), arguments[0]) for part in text.split(",") if part.strip()]
+        if arguments[-1] is not Ellipsis and len(parts) != len(arguments):
+            raise ValueError(text)
+        return tuple(parts)
+    if hint is bool:
+        return BOOLEANS[text.lower()]
+    if hint is ShotGroups:
+        return GROUPS[text.lower()]
+    return hint(text)
+
+
+def _described(hint: Any) -> str:
+    """The type in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return f"{_described(next(a for a in arguments if a is not type(None)))}, or none"
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin is tuple:
+        many = "numbers" if arguments[-1] is Ellipsis else f"{len(arguments)} numbers"
+        return f"{many}, separated by commas"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(hint, f"one of {', '.join(GROUPS)}")
