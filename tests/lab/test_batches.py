@@ -80,9 +80,12 @@ def test_an_image_is_augmented_the_same_in_any_process(images, recipe):
 def test_workers_change_nothing(images, recipe):
     alone = OnDemand(images, recipe, CPU, 0, training=True)
     helped = OnDemand(images, recipe, CPU, 2, training=True)
-    batches = epoch_batches(0, 0, len(images), 8)
-    for mine, theirs in zip(alone.train(batches, Share(), 0, 0), helped.train(batches, Share(), 0, 0), strict=True):
-        assert torch.equal(mine.images, theirs.images)
+    for number in (0, 1):
+        batches = epoch_batches(0, number, len(images), 8)
+        pairs = zip(alone.train(batches, Share(), 0, number), helped.train(batches, Share(), 0, number), strict=True)
+        for mine, theirs in pairs:
+            assert torch.equal(mine.indices, theirs.indices)
+            assert torch.equal(mine.images, theirs.images)
 
 
 def test_in_memory_and_one_by_one_are_the_same(images):

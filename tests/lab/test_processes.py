@@ -1,5 +1,6 @@
 """Two processes give the numbers of one, to rounding, also where the data does not divide."""
 
+import shutil
 import subprocess
 import sys
 
@@ -51,7 +52,19 @@ def test_two_processes_equal_one(tmp_path):
         assert two.metrics[name] == pytest.approx(value, rel=1e-3), name
     assert process.stdout.count("cyclical focal, seed 0: accuracy") == 1
 
-    again = launch(*flags(SETTINGS), "--out", tmp_path)  # finished: both processes read the record
+
+    (begun := tmp_path / "begun" / "digits").mkdir(parents=True)
+    only_begun(tmp_path / "alone", begun / folder.name)
+    again = launch(*flags(SETTINGS), "--out", begun.parent)  # goes on from what one process has stored
     assert again.returncode == 0, again.stderr
-    assert "epoch" not in again.stderr
-    assert next(iter(read_records(folder / "record.jsonl"))) == two
+    assert "epoch 1/2" not in again.stderr
+    (third,) = read_records(begun / folder.name / "record.jsonl")
+    assert third.epochs[0] == one.epochs[0]
+    assert third.epochs[1] == pytest.approx(one.epochs[1], rel=1e-4)
+
+
+def only_begun(whole, copy):
+    """A run as it was after its first epoch."""
+    shutil.copytree(whole, copy)
+    (copy / "record.jsonl").unlink()
+    (copy / "checkpoint-00001.pt").unlink()

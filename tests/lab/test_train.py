@@ -1,5 +1,6 @@
 """Runs of two losses at one seed are a pair; one seed gives one record; the clock runs its whole course."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch.nn.functional as F
 
 from cyclofocal import cyclical_focal_loss
 from cyclofocal.lab import batches, learner
-from cyclofocal.lab.course import learning_rate
+from cyclofocal.lab.batches import Batch
+from cyclofocal.lab.course import learning_rate, moment
+from cyclofocal.lab.epoch import LOOK_EVERY, Course, Watch
 from cyclofocal.lab.learner import Learner, initial_model
 from cyclofocal.lab.optim import build_criterion
 from cyclofocal.lab.recipes.digits import digits
@@ -148,6 +151,18 @@ def test_a_diverged_run_says_where_and_with_which_images():
     step = int(said.partition("step ")[2].partition(",")[0])
     indices = batches.epoch_batches(0, 0, 276, 32)[step].tolist()
     assert f"(training images {' '.join(map(str, indices))})" in said
+
+
+def test_an_accelerator_is_asked_for_many_losses_at_once_and_the_first_bad_one_is_named(tmp_path):
+    """It would have to wait for each; only the kind of device is used here."""
+    course = Course(SHORT, CYCLICAL, 0, _split(0, tmp_path).train, None, None)
+    watch = Watch(course, 2, torch.device("cuda"))
+    now = moment(SHORT, CYCLICAL, 2, 0, 9)
+    for step in range(LOOK_EVERY - 1):
+        loss = torch.tensor(math.inf if step in (7, 9) else 1.0)
+        watch.add(step, now, loss, Batch(torch.empty(0), torch.empty(0), torch.tensor([step, 3]), 2))
+    with pytest.raises(FloatingPointError, match=r"is inf in epoch 2, step 7, .*\(training images 7 3\)"):
+        watch.add(LOOK_EVERY - 1, now, torch.tensor(1.0), Batch(torch.empty(0), torch.empty(0), torch.tensor([1]), 1))
 
 
 def test_validation_is_measured_every_epoch_and_the_test_set_once(monkeypatch):

@@ -41,8 +41,9 @@ class _SyncedForward:
         from torch.distributed.nn.functional import all_reduce
 
         layer = self.layer
-        rows = features.movedim(1, -1).flatten(0, -2)
-        count = features.new_tensor([float(len(rows))])
+        exact = features.float()  # statistics of half-precision features would be rounded
+        rows = exact.movedim(1, -1).flatten(0, -2)
+        count = rows.new_tensor([float(len(rows))])
         total = all_reduce(torch.cat([rows.sum(0), count]))
         mean, samples = total[:-1] / total[-1].detach(), total[-1].detach()
         var = all_reduce(((rows - mean) ** 2).sum(0)) / samples
@@ -56,4 +57,4 @@ class _SyncedForward:
             layer.running_var.lerp_(var * samples / (samples - 1), layer.momentum)
         shape = (1, -1, 1, 1)
         scale = layer.weight * (var + layer.eps).rsqrt()
-        return (features - mean.view(shape)) * scale.view(shape) + layer.bias.view(shape)
+        return ((exact - mean.view(shape)) * scale.view(shape) + layer.bias.view(shape)).to(features.dtype)
