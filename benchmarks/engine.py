@@ -65,9 +65,7 @@ def overhead() -> tuple[float, float]:
     """Median seconds of an epoch: bare, and with the engine."""
     data, accelerator = fake_images(), start_accelerator(RECIPE, Setup(cpu=True))
     model, criterion = initial_model(RECIPE, 10, 0), CyclicalFocalLoss(label_smoothing=0.1)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     criterion.set_progress(0.1)
     learner = build_learner(RECIPE, CYCLICAL, 10, 0, accelerator)
     course = Course(RECIPE, CYCLICAL, 0, data, source(data, RECIPE, accelerator.device, training=True), None)

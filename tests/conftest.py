@@ -1,6 +1,10 @@
+import os
+
 import pytest
 import torch
 from hypothesis import settings
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # read when keras is imported; its own default is tensorflow
 
 settings.register_profile("suite", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("suite")

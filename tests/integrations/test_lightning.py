@@ -5,6 +5,8 @@ from datetime import timedelta
 
 import pytest
 import torch
+
+pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch import nn

@@ -10,6 +10,9 @@ import torch
 
 from cyclofocal.schedules import cyclical_eta
 
+for host in ("lightning", "transformers"):
+    pytest.importorskip(host)
+
 PROGRAM = """
 import json, os, socket, sys
 import torch

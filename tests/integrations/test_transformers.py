@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+
+pytest.importorskip("transformers")
 from torch import nn
 from transformers import (
     BertConfig,

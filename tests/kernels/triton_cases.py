@@ -330,3 +330,13 @@ def test_the_public_functions_are_served(monkeypatch):
                 value = loss_fn(x, y, eta=torch.tensor(0.4), label_smoothing=0.1)
                 results.append((value.detach(), *torch.autograd.grad(3 * value, x)))
             torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("factor", [1.0, 0.5, 0.0, math.nan])
+def test_the_gradient_is_scaled_in_place(dtype, factor):
+    grads = [torch.randn(2100).to(dtype), torch.randn(2, 3, 5).to(dtype).movedim(-1, 1), torch.randn(0).to(dtype)]
+    for grad in grads:
+        expected = grad * torch.tensor(factor, dtype=compute(dtype))
+        triton_backend.scale_(grad, torch.tensor(factor, dtype=compute(dtype)))
+        torch.testing.assert_close(grad, expected.to(dtype), equal_nan=True, rtol=LITTLE[dtype], atol=0)

@@ -52,7 +52,6 @@ def test_two_processes_equal_one(tmp_path):
         assert two.metrics[name] == pytest.approx(value, rel=1e-3), name
     assert process.stdout.count("cyclical focal, seed 0: accuracy") == 1
 
-
     (begun := tmp_path / "begun" / "digits").mkdir(parents=True)
     only_begun(tmp_path / "alone", begun / folder.name)
     again = launch(*flags(SETTINGS), "--out", begun.parent)  # goes on from what one process has stored

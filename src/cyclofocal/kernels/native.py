@@ -14,6 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cyclofocal.kernels.plain import scale_
+
+__all__ = ["available", "instructions", "reason", "scale_", "sigmoid", "softmax"]
+
 LIBRARY = Path(__file__).with_name("_native.so")
 INSTRUCTIONS = ("baseline", "avx2", "avx512")
 

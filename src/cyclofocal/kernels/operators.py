@@ -88,9 +88,10 @@ class _Loss(torch.autograd.Function):
             if grad is None:  # a second backward through the same graph
                 logits, *others = ctx.saved_tensors
                 grad = family.fused(_roomy(logits), *others, eta, *settings, reduction, True)[1]
-            readable = reduction != "none" and grad_loss.device.type == "cpu"
-            if not (readable and grad_loss.item() == 1):  # the usual factor costs no pass
+            if reduction == "none":
                 grad.mul_(_spread(family, grad_loss, reduction))
+            else:
+                kernels.backend(grad.device.type).scale_(grad, grad_loss)
         # autograd itself rounds a float32 gradient to float16 for float16 logits
         return None, None, None, None, grad, *(None,) * (len(ctx.needs_input_grad) - 5)
 

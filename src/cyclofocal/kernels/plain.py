@@ -129,6 +129,12 @@ def sigmoid(
     return total / logits.numel() if reduction == "mean" else total, grad
 
 
+def scale_(grad: Tensor, factor: Tensor) -> None:
+    """Multiply a gradient in place by a 0-d tensor; no pass where it is known to be 1, the usual case."""
+    if factor.device.type != "cpu" or factor.item() != 1:
+        grad.mul_(factor)
+
+
 class _Sides(NamedTuple):
     """Loss of yes-or-no logits, and its derivative."""
 

@@ -1,8 +1,8 @@
 """The fused losses in Triton: value and gradient together, on a GPU (CUDA or ROCm).
 
-The launches of the kernels in ``triton_indices.py``, ``triton_probabilities.py`` and ``triton_sigmoid.py``, which need
-triton and are imported at first use. Nothing here waits for the device. With ``TRITON_INTERPRET=1``, set before the
-first use, the same kernels run slowly on the CPU.
+The launches of the kernels in ``triton_indices.py``, ``triton_probabilities.py``, ``triton_sigmoid.py`` and
+``triton_scale.py``, which need triton and are imported at first use. Nothing here waits for the device. With
+``TRITON_INTERPRET=1``, set before the first use, the same kernels run slowly on the CPU.
 """
 
 import contextlib
@@ -141,6 +141,19 @@ def sigmoid(
         **_constants(logits, gamma_pos, gamma_neg, gamma_hc, reduction),
     )
     return _reduced(loss, reduction, count), grad
+
+
+def scale_(grad: Tensor, factor: Tensor) -> None:
+    """Multiply a gradient in place by a 0-d tensor; where that is 1 the gradient is not touched, nor waited for."""
+    from cyclofocal.kernels.triton_scale import scale_elements
+
+    flat = grad.movedim(1, -1).reshape(-1) if not grad.is_contiguous() else grad.view(-1)
+    if flat.data_ptr() != grad.data_ptr():  # an order of dimensions that no operator here makes
+        grad.mul_(factor)
+        return
+    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    count = flat.numel()
+    _launch(scale_elements, -(-count // TILE), 4, (flat, factor.to(dtype), count), WIDE=count >= WIDE, BLOCK=TILE)
 
 
 class _Plan(NamedTuple):

@@ -45,8 +45,7 @@ class Learner:
 
         The loss is weighed so that the mean over the processes is the mean over the whole batch.
         """
-        logits = self.forward(images)
-        loss = self.criterion(logits if now.temperature == 1 else logits / now.temperature, target)
+        loss, logits = self.loss(images, target, now)
         share = len(batch.labels) * self.accelerator.num_processes / batch.total
         self.optimizer.zero_grad()
         self.accelerator.backward(loss if share == 1 else loss * share)
@@ -56,6 +55,11 @@ class Learner:
         if self.average is not None:
             self.average.update(self.model)
         return loss.detach(), logits.detach()
+
+    def loss(self, images: Tensor, target: Tensor, now: Moment) -> tuple[Tensor, Tensor]:
+        """Mean loss of this process's share, and its logits."""
+        logits = self.forward(images)
+        return self.criterion(logits if now.temperature == 1 else logits / now.temperature, target), logits
 
     def _move(self) -> None:
         if self.accelerator.scaler is None:

@@ -173,11 +173,29 @@ class CifarBlock(nn.Module):
         return F.relu(self.body(features) + shortcut)
 
 
+def resnet_10(classes: int, width: int = 64, image_size: int = 224, channels: int = 3) -> nn.Module:
+    """The residual network of ImageNet-LT: the shape of ResNet-18, with one block in each of its four stages.
+
+    Args:
+        classes: number of logits.
+        width: channels of the first stage; the others have 2, 4 and 8 times as many. The stem has 64.
+        image_size: unused, any size from 32 pixels will do.
+        channels: colour channels of the input.
+
+    Reference: Liu et al., *Large-Scale Long-Tailed Recognition in an Open World*, CVPR 2019.
+    """
+    import timm
+
+    widths = (width, 2 * width, 4 * width, 8 * width)
+    return timm.create_model("resnet18", layers=(1, 1, 1, 1), channels=widths, num_classes=classes, in_chans=channels)
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "small-convnet": SmallConvNet,
     "tiny-resnet": TinyResNet,
     "small-resnet": SmallResNet,
     "cifar-resnet-32": CifarResNet,
+    "resnet-10": resnet_10,
 }
 """Our own, by name; names of timm have no hyphen."""
 

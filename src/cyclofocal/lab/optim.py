@@ -34,8 +34,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     Raises:
         ValueError: timm does not know the name.
     """
-    weight_decay = recipe.weight_decay if recipe.weight_decay_range is None else recipe.weight_decay_range[1]
-    groups = weight_groups(model, weight_decay, recipe.decay_norms)
+    return optimizer_over(weight_groups(model, recipe), recipe)
+
+
+def optimizer_over(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over groups of weights."""
     if recipe.optimizer == "sgd":
         nesterov = recipe.nesterov and recipe.momentum > 0
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
@@ -44,10 +47,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return create_optimizer_v2(groups, opt=recipe.optimizer, lr=recipe.learning_rate, momentum=recipe.momentum)
 
 
-def weight_groups(model: nn.Module, weight_decay: float, decay_norms: bool) -> list[dict[str, Any]]:
+def weight_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """One group, or two: biases and normalisation layers (one dimension or none) without weight decay."""
+    weight_decay = recipe.weight_decay if recipe.weight_decay_range is None else recipe.weight_decay_range[1]
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    if decay_norms:
+    if recipe.decay_norms:
         return [_group(weights, weight_decay)]
     return [
         _group([weight for weight in weights if weight.ndim > 1], weight_decay),

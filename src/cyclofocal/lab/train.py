@@ -68,7 +68,7 @@ def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = N
     accelerator = start_accelerator(recipe, setup)
     what = identity(recipe, loss, seed)
     run = Run(setup.folder, what, accelerator.is_main_process) if setup.folder else None
-    if run and (done := _from_main(accelerator, run.finished() if accelerator.is_main_process else None)):
+    if run and (done := from_main(accelerator, run.finished() if accelerator.is_main_process else None)):
         return done
     with draws.kept():
         data = load_data(recipe, setup.root, seed)
@@ -78,13 +78,30 @@ def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = N
         fit(learner, data, recipe, loss, seed, setup, run, rows, earlier)
         test = source(data.test, recipe, accelerator.device, setup.workers)
         logits = predict(learner.evaluated, test, len(data.test), recipe.batch_size, accelerator)
+    seconds = earlier + time.perf_counter() - started
+    metrics = evaluate(logits.numpy(), data.test.labels, data.counts, recipe.groups)
+    return conclude(what, learner, data, rows, metrics, seconds, setup, run)
+
+
+def conclude(
+    what: dict[str, Any],
+    learner: Learner,
+    data: DataSet,
+    rows: list[Row],
+    metrics: dict[str, float | None],
+    seconds: float,
+    setup: Setup,
+    run: Run | None,
+) -> RunRecord:
+    """The record of a run that has ended, written where it has a folder."""
+    accelerator = learner.accelerator
     record = RunRecord(
         **what,
         device=_device_name(accelerator.device),
         train_counts=list(data.counts),
         epochs=[{name: value for name, value in row.items() if name != "seconds"} for row in rows],
-        metrics=evaluate(logits.numpy(), data.test.labels, data.counts, recipe.groups),
-        seconds=round(earlier + time.perf_counter() - started, 3),
+        metrics=metrics,
+        seconds=round(seconds, 3),
         data=data.title,
         weights="last epoch" if learner.average is None else "moving average",
         epoch_seconds=[row["seconds"] for row in rows],
@@ -110,12 +127,13 @@ def fit(
     run: Run | None,
     rows: list[Row],
     earlier: float,
+    course_type: type[Course] = Course,
 ) -> None:
     """Train for all epochs of the recipe that ``rows`` does not have yet, and append theirs."""
     accelerator, started = learner.accelerator, time.perf_counter()
     training = source(data.train, recipe, accelerator.device, setup.workers, training=True)
     validation = source(data.validation, recipe, accelerator.device, setup.workers) if data.validation else None
-    course = Course(recipe, loss, seed, data.train, training, build_mixer(recipe, len(data.classes)))
+    course = course_type(recipe, loss, seed, data.train, training, build_mixer(recipe, len(data.classes)))
     steps = len(course.batches(0))
     shown = setup.progress and accelerator.is_main_process
     with Display(
@@ -142,7 +160,7 @@ def resume(learner: Learner, run: Run) -> tuple[list[Row], float]:
         content, damaged = run.resume()
         for error in damaged:
             print(f"damaged checkpoint, the one before is used: {error}", file=sys.stderr)
-    content = _from_main(learner.accelerator, content)
+    content = from_main(learner.accelerator, content)
     if content is None:
         return [], 0.0
     learner.load_state_dict(content)
@@ -193,7 +211,7 @@ def start_accelerator(recipe: Recipe, setup: Setup) -> "Accelerator":
     return accelerator
 
 
-def _from_main(accelerator: "Accelerator", content: Any) -> Any:
+def from_main(accelerator: "Accelerator", content: Any) -> Any:
     """The main process's ``content``, in every process."""
     if accelerator.num_processes == 1:
         return content

@@ -6,6 +6,8 @@ from cyclofocal.lab.bench.command import bench
 from cyclofocal.lab.commands.compare import compare
 from cyclofocal.lab.commands.recipes import recipes
 from cyclofocal.lab.commands.train import reproduce, train
+from cyclofocal.lab.oltr.check import check_lists
+from cyclofocal.lab.oltr.command import evaluate
 
 app = typer.Typer(
     help="Train with the cyclical focal loss and its relatives, and compare them honestly.",
@@ -13,5 +15,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compare, reproduce, train, recipes, bench):
+for command in (compare, reproduce, train, recipes, evaluate, bench):
     app.command()(command)
+
+data = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+data.command("check")(check_lists)
+app.add_typer(data, name="data")

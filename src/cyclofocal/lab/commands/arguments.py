@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
 from cyclofocal.lab.recipes.settings import SettingError, with_settings
@@ -22,6 +23,11 @@ Settings = Annotated[
 def recipe_name(name: str | None) -> str | None:
     """Refuse a name that is no recipe's."""
     return None if name is None else one_of(name, list(RECIPES), "recipe")
+
+
+def experiment_name(name: str) -> str:
+    """Refuse a name that is no recipe's, nor that of an experiment in two stages."""
+    return one_of(name, [*RECIPES, *TWO_STAGES], "recipe")
 
 
 def loss_names(names: str) -> str:

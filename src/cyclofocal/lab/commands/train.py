@@ -13,6 +13,7 @@ from cyclofocal.lab.commands.arguments import (
     Settings,
     at_least_one,
     changed,
+    experiment_name,
     given_command,
     loss_names,
     losses_of,
@@ -20,6 +21,8 @@ from cyclofocal.lab.commands.arguments import (
     one_of,
     recipe_name,
 )
+from cyclofocal.lab.commands.stages import reproduce_stages, stages_of
+from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.own import own
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
@@ -35,11 +38,14 @@ Trackers = Annotated[
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A name from `cyclofocal recipes`.", callback=recipe_name)],
+    name: Annotated[str, typer.Argument(help="A name from `cyclofocal recipes`.", callback=experiment_name)],
     loss: Annotated[
         str, typer.Option(help=f"From {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names)
     ] = "ce,cyclical",
     seeds: Annotated[int, typer.Option(help="Runs of each loss: seeds 0, 1, 2, ...", callback=at_least_one)] = 1,
+    stage: Annotated[int | None, typer.Option(min=1, max=2, help="Of an experiment in two stages; both.")] = None,
+    lists: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of published list files.")] = None,
+    images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder that their paths begin in.")] = None,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
@@ -53,6 +59,16 @@ def reproduce(
     A run that was stopped goes on with the same command; one that has ended is not run again. Under
     `accelerate launch` or torchrun it uses all their processes.
     """
+    if name in TWO_STAGES:
+        from cyclofocal.lab.train import Setup
+
+        stages = stages_of(name, settings or [], lists, images)
+        setup = Setup(root, None, workers, cpu, True, _trackers(tensorboard, tracker), given_command())
+        records = reproduce_stages(stages, loss, range(seeds), stage, out, setup)
+        _compare(records, losses_of(loss))
+        return
+    if stage is not None or lists is not None or images is not None:
+        raise typer.BadParameter(f"{name} has one stage and no lists.", param_hint="--stage, --lists, --images")
     recipe = changed(RECIPES[name](), settings)
     _run_all(recipe, losses_of(loss), range(seeds), root, out, workers, cpu, _trackers(tensorboard, tracker))
 
@@ -119,6 +135,11 @@ def _run_all(
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    _compare(records, losses)
+
+
+def _compare(records: list[RunRecord], losses: list[LossSettings]) -> None:
+    """The table of a comparison, where there is more than one loss."""
     if len(losses) > 1 and _is_main():
         from cyclofocal.lab.commands.compare import show
 

@@ -13,6 +13,3 @@ __all__ = [
     "UnreadableImageError",
     "load",
 ]
-
-# until lab/train.py uses load
-from cyclofocal.lab.data.old import Split, load_digits, long_tailed_split  # noqa: F401

@@ -4,10 +4,12 @@ import difflib
 import types
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.recipes.recipe import Recipe
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 BOOLEANS = {"true": True, "false": False}
 GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
@@ -17,7 +19,7 @@ class SettingError(ValueError):
     """A setting that is not one: an unknown field, a value of another type, or one that the recipe refuses."""
 
 
-def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
     """The recipe with fields replaced; a list is separated by commas, "none" is None.
 
     Raises:
@@ -28,7 +30,7 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         >>> with_settings(recipe, ["epochs=2", "temperature_range=0.5,2"]).temperature_range
         (0.5, 2.0)
     """
-    hints = get_type_hints(Recipe)
+    hints = get_type_hints(type(recipe))
     values = {}
     for setting in settings:
         name, equals, text = setting.partition("=")

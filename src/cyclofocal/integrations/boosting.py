@@ -1,0 +1,248 @@
+"""What gradient boosting asks of a loss, in numpy: first and second derivatives by the raw scores, and the round."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
+from cyclofocal.losses import BinaryCyclicalFocalLoss
+
+Array = NDArray[np.float64]
+
+SMALLEST_HESSIAN = 1e-16
+"""Where even the curvature of the weighted cross-entropy underflows; XGBoost has the same floor."""
+
+
+def sigmoid_derivatives(
+    scores: ArrayLike,
+    target: ArrayLike,
+    *,
+    eta: float,
+    gamma_pos: float = 2.0,
+    gamma_neg: float = 2.0,
+    gamma_hc: float = 3.0,
+    alpha: float | None = None,
+    pos_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> tuple[Array, Array]:
+    r"""Derivatives of :func:`cyclofocal.binary_cyclical_focal_loss` by each score.
+
+    With z the score towards the true side, p its sigmoid, q = 1 - p and w(p) the weight:
+
+    .. math::
+        L = -w \log p, \quad A = p\,q\,w', \quad L' = -(A \log p + q w), \quad L'' = -(A' \log p + 2 q A - p q w)
+
+    The Hessian is the exact one where that is the larger, otherwise the curvature p q w of the cross-entropy with its
+    weights held fixed: the focal loss is not convex, and a tree cannot use a curvature that is not positive.
+
+    Args:
+        scores: raw scores (N,).
+        target: (N,), in [0, 1].
+        eta: mixing weight in [0, 1].
+        gamma_pos, gamma_neg, gamma_hc, alpha, pos_weight, label_smoothing: as in the loss.
+
+    Returns:
+        Gradient (N,) and Hessian (N,), the latter positive.
+
+    Example:
+        >>> gradient, hessian = sigmoid_derivatives([0.0, 2.0], [1, 1], eta=0.0)
+        >>> gradient.round(4), hessian.round(4)
+        (array([-0.2983, -0.0049]), array([0.3991, 0.0127]))
+    """
+    scores, target = np.asarray(scores, np.float64), np.asarray(target, np.float64)
+    target = target * (1 - label_smoothing) + label_smoothing / 2
+    yes = target * pos_weight * (1.0 if alpha is None else alpha)
+    no = (1 - target) * (1.0 if alpha is None else 1 - alpha)
+    first_yes, second_yes, fixed_yes = _side(scores, eta, gamma_pos, gamma_hc)
+    first_no, second_no, fixed_no = _side(-scores, eta, gamma_neg, gamma_hc)
+    hessian = np.maximum(yes * second_yes + no * second_no, yes * fixed_yes + no * fixed_no)
+    return yes * first_yes - no * first_no, np.maximum(hessian, SMALLEST_HESSIAN)
+
+
+def _side(z: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, Array, Array]:
+    """First and second derivative of ``-w log p`` by z, and its curvature with w held fixed."""
+    log_p, log_q = -np.logaddexp(0, -z), -np.logaddexp(0, z)
+    p, q = np.exp(log_p), np.exp(log_q)
+    hard, easy = (1 - eta) * np.exp(gamma * log_q), eta * (1 + p) ** (gamma_hc - 2)
+    w = hard + easy * (1 + p) ** 2
+    b = -gamma * hard + gamma_hc * q * easy * (1 + p)  # q * dw/dp
+    slope_b = p * gamma**2 * hard + gamma_hc * p * q * easy * ((gamma_hc - 1) * q - (1 + p))  # db/dz
+    a, slope_a = p * b, p * q * b + p * slope_b
+    return -(a * log_p + q * w), -(slope_a * log_p + 2 * q * a - p * q * w), p * q * w
+
+
+def softmax_derivatives(
+    scores: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    eta: float,
+    gamma_pos: float = 2.0,
+    gamma_neg: float = 2.0,
+    gamma_hc: float = 3.0,
+    label_smoothing: float = 0.0,
+) -> tuple[Array, Array]:
+    r"""Derivatives of :func:`cyclofocal.cyclical_focal_loss` by each score: gradient and diagonal of the Hessian.
+
+    With :math:`u_j = p_j\,dL/dp_j`, :math:`v_j = p_j\,du_j/dp_j` and U, V their sums over j:
+
+    .. math::
+        \partial_k L = u_k - p_k U, \qquad
+        \partial_k^2 L = v_k (1 - p_k)^2 + p_k^2 (V - v_k) - p_k (1 - p_k) U
+
+    The Hessian is kept positive as in :func:`sigmoid_derivatives`; the curvature of the cross-entropy with its weights
+    held fixed is here p_k (1 - p_k) times their sum over j.
+
+    Args:
+        scores: raw scores (N, C).
+        target: class indices (N,) in [0, C).
+        weight: class weights (C,).
+        eta: mixing weight in [0, 1].
+        gamma_pos, gamma_neg, gamma_hc, label_smoothing: as in the loss.
+
+    Returns:
+        Gradient (N, C) and Hessian (N, C), the latter positive.
+
+    Example:
+        >>> gradient, hessian = softmax_derivatives([[0.0, 0.0, 0.0]], [1], eta=0.5)
+        >>> gradient.round(3), hessian.round(3)
+        (array([[ 0.225, -0.45 ,  0.225]]), array([[0.313, 0.313, 0.313]]))
+    """
+    scores, classes = np.asarray(scores, np.float64), np.shape(scores)[1]
+    true = np.arange(classes) == np.asarray(target, np.int64)[:, None]
+    factor = np.where(true, 1 - label_smoothing, 0) + label_smoothing / classes
+    factor = factor if weight is None else factor * np.asarray(weight, np.float64)
+    log_p, q = _log_softmax(scores)
+    p = np.exp(log_p)
+    own = _own_terms(log_p, p, q, eta, gamma_pos, gamma_hc)
+    others = _other_terms(log_p, p, eta, gamma_neg)
+    w, u, v = (factor * np.where(true, *terms) for terms in zip(own, others, strict=True))
+    total_u, total_v = u.sum(1, keepdims=True), v.sum(1, keepdims=True)
+    others_u = np.where(true, np.where(true, 0, u).sum(1, keepdims=True), total_u - u)
+    exact = v * q**2 + p**2 * np.where(true, np.where(true, 0, v).sum(1, keepdims=True), total_v - v) - p * q * total_u
+    fixed = p * q * w.sum(1, keepdims=True)
+    return u * q - p * others_u, np.maximum(np.maximum(exact, fixed), SMALLEST_HESSIAN)
+
+
+def _log_softmax(scores: Array) -> tuple[Array, Array]:
+    """log p and 1 - p, exact also where p is close to 1."""
+    top = scores.argmax(1)[:, None]
+    shifted = scores - np.take_along_axis(scores, top, 1)
+    odds = np.exp(shifted)
+    np.put_along_axis(odds, top, 0.0, 1)
+    rest = odds.sum(1, keepdims=True)
+    log_p = shifted - np.log1p(rest)
+    q = -np.expm1(log_p)
+    np.put_along_axis(q, top, rest / (1 + rest), 1)
+    return log_p, np.maximum(q, np.finfo(np.float64).tiny)  # never 0: it is raised to gamma - 2
+
+
+def _own_terms(log_p: Array, p: Array, q: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, ...]:
+    """Weight, u and v of the true class."""
+    hard, easy = (1 - eta) * q**gamma, eta * (1 + p) ** gamma_hc
+    slope = gamma_hc * easy * p / (1 + p)  # p dw/dp of the easy part
+    bend = slope * (gamma_hc - 1) * p / (1 + p)  # p^2 d2w/dp2 of it
+    ratio = log_p / q
+    u = -(hard + easy + slope * log_p - gamma * p * hard * ratio)
+    v = gamma * p * hard / q * (log_p + 2) - gamma * (gamma - 1) * p**2 * hard / q * ratio
+    return hard + easy, u, v - slope * (log_p + 2) - bend * log_p
+
+
+def _other_terms(log_p: Array, p: Array, eta: float, gamma: float) -> tuple[Array, ...]:
+    """Weight, u and v of the other classes."""
+    hard = (1 - eta) * p**gamma
+    u = -(hard + eta + gamma * hard * log_p)
+    return hard + eta, u, -gamma * hard * (2 + gamma * log_p)
+
+
+def probabilities(scores: ArrayLike) -> Array:
+    """What raw scores mean: their sigmoid (N,), or the softmax of (N, C).
+
+    Example:
+        >>> probabilities([0.0]), probabilities([[0.0, 0.0]])
+        (array([0.5]), array([[0.5, 0.5]]))
+    """
+    scores = np.asarray(scores, np.float64)
+    return np.exp(-np.logaddexp(0, -scores)) if scores.ndim == 1 else np.exp(_log_softmax(scores)[0])
+
+
+class BoostedLoss:
+    """A loss, and the round of boosting that its clock shows.
+
+    Args:
+        criterion: ``CyclicalFocalLoss()``, or ``BinaryCyclicalFocalLoss()`` for two classes; its class weights are
+            used, its reduction is not: a booster sums.
+        num_boost_round: rounds of the whole training.
+
+    Raises:
+        TypeError, ValueError: criterion has no clock, counts by itself or has what boosting cannot use; no round.
+    """
+
+    def __init__(self, criterion: Loss, num_boost_round: int) -> None:
+        check_criterion(criterion)
+        if num_boost_round < 1:
+            raise ValueError(f"num_boost_round is {num_boost_round}; it must be at least 1")
+        self.criterion = criterion
+        self.num_boost_round = num_boost_round
+        self._settings: dict[str, Any] = criterion.gammas | {"label_smoothing": criterion.label_smoothing}
+        self._settings |= _sides(criterion) if isinstance(criterion, BinaryCyclicalFocalLoss) else _weight(criterion)
+        self._told = False
+
+    def set_round(self, rounds_done: int) -> None:
+        """Set the clock for the round that comes after ``rounds_done``."""
+        set_clock(self.criterion, rounds_done, self.num_boost_round)
+        self._told = True
+
+    def derivatives(self, scores: ArrayLike, labels: ArrayLike, weights: Array | None) -> tuple[Array, Array]:
+        """Gradient and Hessian of this round, times the weights of the rows."""
+        if not self._told:
+            raise RuntimeError(
+                "nobody moves the clock of this loss: train with its callback too, as in callbacks=[loss.callback]"
+            )
+        labels = self._labels(scores, labels)
+        binary = isinstance(self.criterion, BinaryCyclicalFocalLoss)
+        derive = sigmoid_derivatives if binary else softmax_derivatives
+        gradient, hessian = derive(scores, labels, eta=float(self.criterion.eta), **self._settings)
+        if weights is None or not weights.size:
+            return gradient, hessian
+        rows = weights.reshape(-1, *[1] * (gradient.ndim - 1))
+        return gradient * rows, hessian * rows
+
+    def log_loss(self, scores: ArrayLike, labels: ArrayLike, weights: Array | None) -> float:
+        """Plain cross-entropy, weighted mean over the rows: comparable from round to round, as the loss is not."""
+        labels, scores = self._labels(scores, labels), np.asarray(scores, np.float64)
+        if scores.ndim == 1:
+            rows = labels * np.logaddexp(0, -scores) + (1 - labels) * np.logaddexp(0, scores)
+        else:
+            rows = -np.take_along_axis(_log_softmax(scores)[0], labels.astype(np.int64)[:, None], 1)[:, 0]
+        return float(np.average(rows, weights=None if weights is None or not weights.size else weights))
+
+    def _labels(self, scores: ArrayLike, labels: ArrayLike) -> Array:
+        """Labels that fit the scores."""
+        dims, labels = np.ndim(scores), np.asarray(labels, np.float64)
+        if isinstance(self.criterion, BinaryCyclicalFocalLoss):
+            if dims != 1:
+                raise ValueError(f"scores has shape {np.shape(scores)}; for several classes give a CyclicalFocalLoss")
+            if not ((labels >= 0) & (labels <= 1)).all():
+                raise ValueError(f"labels reach from {labels.min()} to {labels.max()}; they must lie in [0, 1]")
+            return labels
+        if dims != 2:
+            raise ValueError("scores has one column; set num_class, or for two classes give a BinaryCyclicalFocalLoss")
+        if not np.isin(labels, np.arange(np.shape(scores)[1])).all():
+            raise ValueError(f"labels must be whole numbers from 0 to num_class - 1 = {np.shape(scores)[1] - 1}")
+        return labels
+
+
+def _sides(criterion: BinaryCyclicalFocalLoss) -> dict[str, Any]:
+    if criterion.probability_margin or criterion.weight is not None:
+        raise ValueError(
+            f"criterion has probability_margin={criterion.probability_margin}, weight={criterion.weight}; boosting"
+            " takes neither (weigh the rows of the data set, or give pos_weight)"
+        )
+    pos_weight = criterion.pos_weight
+    return {"alpha": criterion.alpha, "pos_weight": 1.0 if pos_weight is None else pos_weight.item()}
+
+
+def _weight(criterion: Loss) -> dict[str, Any]:
+    return {"weight": None if criterion.weight is None else criterion.weight.double().cpu().numpy()}

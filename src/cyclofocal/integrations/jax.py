@@ -1,0 +1,147 @@
+"""JAX: the losses and the schedule as pure functions, shaped like those of optax; classes last, no reduction."""
+
+from typing import Any
+
+from cyclofocal.arguments import check_gammas, check_unit_interval
+from cyclofocal.integrations.host import require_host
+
+require_host("jax", "0.4.30")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from jax import Array  # noqa: E402
+from jax.typing import ArrayLike  # noqa: E402
+
+
+def cyclical_eta(progress: ArrayLike, cyclical_factor: float = 4.0) -> Array:
+    """:func:`cyclofocal.schedules.cyclical_eta` for arrays, also under ``jit``.
+
+    Args:
+        progress: fraction of training done, in [0, 1]; out of it the result is nan, as values cannot raise under jit.
+        cyclical_factor: >= 1; the turn is at progress 1/cyclical_factor.
+
+    Raises:
+        ValueError: cyclical_factor below 1.
+
+    Example:
+        >>> [round(eta, 4) for eta in cyclical_eta(jnp.arange(5) / 4).tolist()]
+        [1.0, 0.0, 0.3333, 0.6667, 1.0]
+    """
+    if not cyclical_factor >= 1:
+        raise ValueError(f"cyclical_factor is {cyclical_factor}; it must be a finite number >= 1")
+    progress = jnp.asarray(progress)
+    falling = 1 - cyclical_factor * progress
+    rising = -falling / max(cyclical_factor - 1, 1e-9)
+    eta = jnp.where(falling >= 0, falling, jnp.minimum(rising, 1)) if cyclical_factor > 1 else falling
+    return jnp.where((progress >= 0) & (progress <= 1), eta, jnp.nan)
+
+
+def cyclical_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eta: ArrayLike,
+    gamma_pos: float = 2.0,
+    gamma_neg: float = 2.0,
+    gamma_hc: float = 3.0,
+    label_smoothing: float = 0.0,
+) -> Array:
+    r"""The softmax loss of :func:`cyclofocal.cyclical_focal_loss`, row by row.
+
+    .. math::
+        L = -\sum_j \left(s_j (1 - e + e/C)\, w_{pos}(p_j) + (1 - s_j)(e/C)\, w_{neg}(p_j)\right) \log p_j
+
+    Args:
+        logits: (..., C).
+        labels: class indices (...), or probabilities s (..., C).
+        eta: mixing weight in [0, 1], see :func:`cyclical_eta`; may be traced.
+        gamma_pos, gamma_neg, gamma_hc, label_smoothing: as in the torch loss.
+
+    Returns:
+        (...); take the mean yourself. An index outside [0, C) counts as no class: 0 without label smoothing.
+
+    Raises:
+        ValueError: a shape or a setting does not fit; an eta that is a Python number outside [0, 1].
+
+    Example:
+        >>> round(float(cyclical_focal_loss(jnp.array([2.0, 0.0, -1.0]), 0, eta=0.0)), 4)
+        0.0041
+
+    Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
+    """
+    _check(eta, gamma_pos, gamma_neg, gamma_hc, label_smoothing)
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:-1]:
+        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if labels.shape != logits.shape:
+        raise ValueError(f"labels has shape {labels.shape}; for logits {logits.shape} it must have that or one less")
+    log_p = jax.nn.log_softmax(logits)
+    other = label_smoothing / logits.shape[-1]
+    hard = _power(-jnp.expm1(log_p), gamma_pos)
+    own = _mix(hard, (1 + jnp.exp(log_p)) ** gamma_hc, eta) * log_p
+    loss = labels * (1 - label_smoothing + other) * own
+    if other:
+        loss += (1 - labels) * other * _mix(jnp.exp(gamma_neg * log_p), 1.0, eta) * log_p
+    return -loss.sum(-1)
+
+
+def binary_cyclical_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eta: ArrayLike,
+    gamma_pos: float = 2.0,
+    gamma_neg: float = 2.0,
+    gamma_hc: float = 3.0,
+    alpha: float | None = None,
+    label_smoothing: float = 0.0,
+) -> Array:
+    """The sigmoid loss of :func:`cyclofocal.binary_cyclical_focal_loss`, element by element.
+
+    Args:
+        logits: any shape.
+        labels: the same shape, in [0, 1].
+        eta, gamma_pos, gamma_neg, gamma_hc, alpha, label_smoothing: as in the torch loss; eta may be traced.
+
+    Returns:
+        The shape of logits; take the mean yourself.
+
+    Raises:
+        ValueError: a shape or a setting does not fit; an eta that is a Python number outside [0, 1].
+
+    Example:
+        >>> [round(v, 4) for v in binary_cyclical_focal_loss(jnp.array([3.0, 0.5]), jnp.ones(2), eta=0.0).tolist()]
+        [0.0001, 0.0676]
+    """
+    _check(eta, gamma_pos, gamma_neg, gamma_hc, label_smoothing)
+    if alpha is not None:
+        check_unit_interval("alpha", alpha)
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if labels.shape != logits.shape:
+        raise ValueError(f"labels has shape {labels.shape}, logits {logits.shape}; they must agree")
+    labels = labels * (1 - label_smoothing) + label_smoothing / 2
+    log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    yes = _mix(jnp.exp(gamma_pos * log_not_p), (1 + jnp.exp(log_p)) ** gamma_hc, eta) * log_p
+    no = _mix(jnp.exp(gamma_neg * log_p), (1 + jnp.exp(log_not_p)) ** gamma_hc, eta) * log_not_p
+    side_yes, side_no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    return -(side_yes * labels * yes + side_no * (1 - labels) * no)
+
+
+def _check(eta: Any, gamma_pos: float, gamma_neg: float, gamma_hc: float, label_smoothing: float) -> None:
+    check_gammas(gamma_pos, gamma_neg, gamma_hc)
+    check_unit_interval("label_smoothing", label_smoothing)
+    if isinstance(eta, float | int):
+        check_unit_interval("eta", eta)
+
+
+def _power(base: Array, exponent: float) -> Array:
+    """``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at base 0 for exponents below 1."""
+    if exponent == 0:
+        return jnp.ones_like(base)
+    if exponent >= 1:
+        return base**exponent
+    return jnp.where(base == 0, 0.0, jnp.where(base == 0, 1.0, base) ** exponent)
+
+
+def _mix(hard: Array, easy: ArrayLike, eta: ArrayLike) -> Array:
+    return hard + eta * (easy - hard)

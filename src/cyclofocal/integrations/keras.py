@@ -1,0 +1,206 @@
+"""Keras 3: the losses, the clock as one of the model's metrics, and the callback that moves it."""
+
+from typing import Any
+
+from cyclofocal.arguments import check_gammas, check_unit_interval
+from cyclofocal.integrations.host import require_host
+from cyclofocal.schedules import cyclical_eta
+
+require_host("keras", "3.4")
+
+import keras  # noqa: E402
+from keras import ops  # noqa: E402
+
+
+class Clock(keras.metrics.Metric):
+    """Eta as a metric: Keras then shows it, and its compiled steps see it move.
+
+    A variable that belongs to the loss alone would be a constant to them, on the jax backend.
+    """
+
+    def __init__(self, name: str = "eta", **options: Any) -> None:
+        super().__init__(name=name, **options)
+        self.eta = self.add_variable(shape=(), initializer="ones", name="eta")
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """The callback moves it."""
+
+    def reset_state(self) -> None:
+        """A new epoch is no new beginning."""
+
+    def result(self) -> Any:
+        return ops.convert_to_tensor(self.eta)
+
+
+class _Clocked(keras.losses.Loss):
+    """Settings and clock of a loss; logits in, one value per row out."""
+
+    def __init__(
+        self,
+        *,
+        gamma_pos: float = 2.0,
+        gamma_neg: float = 2.0,
+        gamma_hc: float = 3.0,
+        cyclical_factor: float = 4.0,
+        label_smoothing: float = 0.0,
+        **options: Any,
+    ) -> None:
+        check_gammas(gamma_pos, gamma_neg, gamma_hc)
+        check_unit_interval("label_smoothing", label_smoothing)
+        cyclical_eta(0.0, cyclical_factor)  # raises if it does not fit
+        super().__init__(**options)
+        self.gamma_pos = gamma_pos
+        self.gamma_neg = gamma_neg
+        self.gamma_hc = gamma_hc
+        self.cyclical_factor = cyclical_factor
+        self.label_smoothing = label_smoothing
+        self.clock = Clock()
+        self.is_told = False
+
+    def set_progress(self, progress: float) -> None:
+        """Set the clock to ``progress`` in [0, 1]."""
+        self.clock.eta.assign(cyclical_eta(float(progress), self.cyclical_factor))
+        self.is_told = True
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+    def _now(self) -> Any:
+        """Eta, or a complaint: on the jax backend nothing in a compiled step could say so later."""
+        if not self.is_told:
+            raise RuntimeError(
+                "nobody moves the clock of this loss: give fit callbacks=[CyclicalFocalCallback(loss)], or tell the"
+                " time yourself with loss.set_progress(progress)"
+            )
+        return ops.convert_to_tensor(self.clock.eta)
+
+
+@keras.saving.register_keras_serializable("cyclofocal")
+class CyclicalFocalLoss(_Clocked):
+    """The softmax loss of :func:`cyclofocal.cyclical_focal_loss`, from logits.
+
+    ``model.compile(loss=loss, metrics=[loss.clock, ...])`` and ``fit(callbacks=[CyclicalFocalCallback(loss)])``. Keras
+    does not tell a loss whether it trains: for validation give a metric of its own, such as
+    ``keras.metrics.SparseCategoricalCrossentropy(from_logits=True)``.
+
+    Args:
+        gamma_pos, gamma_neg, gamma_hc, cyclical_factor, label_smoothing: as in :class:`cyclofocal.CyclicalFocalLoss`.
+        options: ``reduction``, ``name``, ``dtype`` of a Keras loss.
+
+    Shape: logits (N, ..., C); class indices (N, ...) or (N, ..., 1), or probabilities (N, ..., C).
+
+    Raises:
+        ValueError: a setting or a shape does not fit.
+        RuntimeError: when called, nobody moves the clock.
+
+    Example:
+        >>> import numpy as np
+        >>> loss = CyclicalFocalLoss(gamma_hc=2.0)
+        >>> loss.set_progress(0.25)  # the turn: eta 0, the focal loss
+        >>> round(float(loss(np.array([0]), np.array([[2.0, 0.0, -1.0]]))), 4)
+        0.0041
+
+    Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
+    """
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        eta, classes = self._now(), y_pred.shape[-1]
+        if tuple(y_true.shape) != tuple(y_pred.shape):  # Keras makes floats of the labels, so the shape must tell
+            index = ops.reshape(ops.cast(y_true, "int32"), ops.shape(y_pred)[:-1])
+            y_true = ops.one_hot(index, classes, dtype=y_pred.dtype)
+        log_p = ops.log_softmax(y_pred, axis=-1)
+        other = self.label_smoothing / classes
+        hard = _power(-ops.expm1(log_p), self.gamma_pos)
+        own = _mix(hard, (1 + ops.exp(log_p)) ** self.gamma_hc, eta) * log_p
+        rows = y_true * (1 - self.label_smoothing + other) * own
+        if other:
+            rows = rows + (1 - y_true) * other * _mix(ops.exp(self.gamma_neg * log_p), 1.0, eta) * log_p
+        return -ops.sum(rows, axis=-1)
+
+
+@keras.saving.register_keras_serializable("cyclofocal")
+class BinaryCyclicalFocalLoss(_Clocked):
+    """The sigmoid loss of :func:`cyclofocal.binary_cyclical_focal_loss`, from logits; one value per row.
+
+    Args:
+        alpha: None, or the share in [0, 1] of the positive side.
+        settings: as in :class:`CyclicalFocalLoss`.
+
+    Shape: logits (N, ..., C), labels of the same shape in [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> loss = BinaryCyclicalFocalLoss(alpha=0.25)
+        >>> loss.set_progress(0.25)
+        >>> round(float(loss(np.array([[1, 0, 0]]), np.zeros((1, 3)))), 4)
+        0.1011
+    """
+
+    def __init__(self, *, alpha: float | None = None, **settings: Any) -> None:
+        if alpha is not None:
+            check_unit_interval("alpha", alpha)
+        super().__init__(**settings)
+        self.alpha = alpha
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"alpha": self.alpha}
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        eta = self._now()
+        y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / 2
+        log_p, log_not_p = ops.log_sigmoid(y_pred), ops.log_sigmoid(-y_pred)
+        yes = _mix(ops.exp(self.gamma_pos * log_not_p), (1 + ops.exp(log_p)) ** self.gamma_hc, eta) * log_p
+        no = _mix(ops.exp(self.gamma_neg * log_p), (1 + ops.exp(log_not_p)) ** self.gamma_hc, eta) * log_not_p
+        side_yes, side_no = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        return -ops.mean(side_yes * y_true * yes + side_no * (1 - y_true) * no, axis=-1)
+
+
+class CyclicalFocalCallback(keras.callbacks.Callback):
+    """Sets the clock of a loss before every batch, by the epochs and steps that ``fit`` knows.
+
+    So ``initial_epoch`` resumes the cycle, and the optimizer's gradient accumulation does not count twice.
+
+    Args:
+        loss: the one that the model was compiled with.
+
+    Raises:
+        ValueError: at the start of training, ``loss.clock`` is not among the metrics, or the steps are not known.
+
+    Example:
+        >>> callback = CyclicalFocalCallback(CyclicalFocalLoss())
+    """
+
+    def __init__(self, loss: _Clocked) -> None:
+        super().__init__()
+        self.loss = loss
+        self.epoch = 0
+        loss.is_told = True
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if not any(variable is self.loss.clock.eta for variable in self.model.metrics_variables):
+            raise ValueError("loss.clock is not among the metrics; compile(loss=loss, metrics=[loss.clock])")
+        if not self.params["steps"]:
+            raise ValueError("steps_per_epoch is None, and the data do not tell it; give it to fit")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        steps = self.params["steps"]
+        progress = (self.epoch * steps + batch) / max(self.params["epochs"] * steps - 1, 1)
+        _ = self.model  # on the jax backend this brings the variables up to date, or they would undo ours
+        self.loss.set_progress(progress)
+
+
+def _power(base: Any, exponent: float) -> Any:
+    """``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at base 0 for exponents below 1."""
+    if exponent == 0:
+        return ops.ones_like(base)
+    if exponent >= 1:
+        return base**exponent
+    return ops.where(base == 0, 0.0, ops.where(base == 0, 1.0, base) ** exponent)
+
+
+def _mix(hard: Any, easy: Any, eta: Any) -> Any:
+    return hard + eta * (easy - hard)

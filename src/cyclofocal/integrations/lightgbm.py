@@ -1,0 +1,63 @@
+"""LightGBM: objective, metric and the callback that moves the clock with the rounds."""
+
+from typing import Any
+
+from cyclofocal.integrations.boosting import Array, BoostedLoss
+from cyclofocal.integrations.clock import Loss
+from cyclofocal.integrations.host import require_host
+
+require_host("lightgbm", "4.0")
+
+
+class BoosterLoss:
+    """For ``lightgbm.train`` and ``lightgbm.cv``; binary, or one class of ``num_class``.
+
+    Give it as ``params["objective"] = loss.objective``, ``callbacks=[loss.callback]`` and, for early stopping,
+    ``feval=loss.metric``. What the booster predicts are raw scores: see :func:`cyclofocal.integrations.boosting
+    .probabilities`. Weights of the data set's rows count. The round is LightGBM's own, so with ``init_model`` the cycle
+    goes on.
+
+    All gammas 0 is LightGBM's ``binary`` (with ``boost_from_average=False``) or ``multiclass``, whose factor
+    C / (C - 1) on the Hessian is kept.
+
+    Args:
+        criterion: ``BinaryCyclicalFocalLoss()``, or ``CyclicalFocalLoss()`` with ``num_class`` in the parameters.
+        num_boost_round: rounds of the whole training, before and after an ``init_model``.
+
+    Raises:
+        TypeError, ValueError: criterion or labels do not fit.
+        RuntimeError: in training, the callback is missing.
+
+    Example:
+        >>> from cyclofocal import BinaryCyclicalFocalLoss
+        >>> loss = BoosterLoss(BinaryCyclicalFocalLoss(gamma_hc=2.0), num_boost_round=100)
+    """
+
+    def __init__(self, criterion: Loss, num_boost_round: int) -> None:
+        self.loss = BoostedLoss(criterion, num_boost_round)
+        self.callback = _Callback(self.loss)
+
+    def objective(self, scores: Array, data: Any) -> tuple[Array, Array]:
+        gradient, hessian = self.loss.derivatives(scores, data.get_label(), data.get_weight())
+        classes = scores.shape[1] if scores.ndim > 1 else 0
+        return gradient, hessian * classes / (classes - 1) if classes > 1 else hessian
+
+    def metric(self, scores: Array, data: Any) -> tuple[str, float, bool]:
+        """Plain log loss: its name, its value, and that lower is better."""
+        return "log_loss", self.loss.log_loss(scores, data.get_label(), data.get_weight()), False
+
+    def __deepcopy__(self, memo: object) -> "BoosterLoss":
+        """LightGBM copies its parameters, hence the objective: a copy would stay at the beginning."""
+        return self
+
+
+class _Callback:
+    """Before every round; ``iteration`` counts those of an ``init_model`` too."""
+
+    before_iteration, order = True, 0
+
+    def __init__(self, loss: BoostedLoss) -> None:
+        self.loss = loss
+
+    def __call__(self, env: Any) -> None:
+        self.loss.set_round(env.iteration)

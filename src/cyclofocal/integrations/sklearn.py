@@ -1,0 +1,190 @@
+"""scikit-learn: a ready classifier for tables."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cyclofocal.integrations.host import require_host
+from cyclofocal.losses import CyclicalFocalLoss
+
+require_host("scikit-learn", "1.6")
+require_host("skorch", "1.0")
+
+from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
+from sklearn.utils import check_random_state, compute_class_weight  # noqa: E402
+from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
+from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+from skorch import NeuralNetClassifier  # noqa: E402
+from skorch.callbacks import EarlyStopping  # noqa: E402
+from skorch.dataset import ValidSplit  # noqa: E402
+from skorch.utils import noop  # noqa: E402
+
+from cyclofocal.integrations.skorch import CyclicalFocalCallback, probabilities  # noqa: E402
+
+
+class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
+    """A multi-layer perceptron trained with the cyclical focal loss, one cycle per ``fit``.
+
+    Like any network it wants features of similar scale: put a ``StandardScaler`` before it. Takes what scikit-learn
+    takes, pandas and polars included. The fitted skorch net is ``net_``, its history ``net_.history``.
+
+    Args:
+        hidden_layer_sizes: units per hidden layer; () is logistic regression.
+        gamma_pos, gamma_neg, gamma_hc, cyclical_factor, label_smoothing: as in :class:`cyclofocal.CyclicalFocalLoss`.
+        class_weight: None, "balanced", or a dict from class to factor.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        max_epochs: epochs per ``fit``, >= 1.
+        batch_size: rows per step, >= 1.
+        warm_start: go on with the weights of the last ``fit``, in a new cycle; the classes must be the same.
+        early_stopping: hold out a part of the rows, stop when its plain cross-entropy has not fallen for
+            ``n_iter_no_change`` epochs, and keep the best weights. Give it patience: the hard phase raises it.
+        validation_fraction: the part held out, in (0, 1).
+        n_iter_no_change: patience in epochs.
+        random_state: seed of weights, order and held-out rows: None, int or RandomState.
+        device: of torch.
+
+    Raises:
+        ValueError: a setting or the data do not fit, before any training.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> x, y = load_iris(return_X_y=True)
+        >>> model = make_pipeline(StandardScaler(), CyclicalFocalClassifier(max_epochs=20, random_state=0))
+        >>> model.fit(x, y).score(x, y) > 0.9
+        True
+
+    Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] = (100,),
+        *,
+        gamma_pos: float = 2.0,
+        gamma_neg: float = 2.0,
+        gamma_hc: float = 3.0,
+        cyclical_factor: float = 4.0,
+        label_smoothing: float = 0.0,
+        class_weight: dict[Any, float] | str | None = None,
+        learning_rate: float = 0.01,
+        weight_decay: float = 1e-4,
+        max_epochs: int = 50,
+        batch_size: int = 64,
+        warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.gamma_pos = gamma_pos
+        self.gamma_neg = gamma_neg
+        self.gamma_hc = gamma_hc
+        self.cyclical_factor = cyclical_factor
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.warm_start = warm_start
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Train on features (N, F) and labels (N,) of any kind."""
+        self._check_settings()
+        x, y = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(y)
+        classes, index = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"y has one class, {classes[0]!r}; a classifier needs at least two classes")
+        criterion, seed = self._criterion(classes, y), check_random_state(self.random_state).randint(2**31 - 1)
+        with torch.random.fork_rng():  # the seed is ours alone
+            torch.manual_seed(seed)
+            net = self._net(self._module(x.shape[1], classes), criterion, seed)
+            self.net_, self.classes_ = net.fit(x, index), classes
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """Probabilities (N, C), columns in the order of ``classes_``."""
+        check_is_fitted(self)
+        x = torch.as_tensor(validate_data(self, X, dtype=np.float32, reset=False), dtype=torch.float64)
+        # in float64 on the CPU: a row's result must not depend on the rows around it
+        module = copy.deepcopy(self.net_.module_).cpu().double()
+        with torch.inference_mode():
+            return module(x).softmax(-1).numpy()
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """The likeliest class of every row."""
+        check_is_fitted(self)
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def _check_settings(self) -> None:
+        for name in ("max_epochs", "batch_size", "n_iter_no_change"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not all(units >= 1 for units in self.hidden_layer_sizes):
+            raise ValueError(f"hidden_layer_sizes is {self.hidden_layer_sizes}; every layer needs at least 1 unit")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction is {self.validation_fraction}; it must lie in (0, 1)")
+
+    def _criterion(self, classes: NDArray[Any], y: NDArray[Any]) -> CyclicalFocalLoss:
+        weight = compute_class_weight(self.class_weight, classes=classes, y=y)
+        return CyclicalFocalLoss(
+            None if self.class_weight is None else torch.as_tensor(weight, dtype=torch.float32),
+            gamma_pos=self.gamma_pos,
+            gamma_neg=self.gamma_neg,
+            gamma_hc=self.gamma_hc,
+            cyclical_factor=self.cyclical_factor,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def _module(self, features: int, classes: NDArray[Any]) -> nn.Module:
+        """The network of the last fit, or a new one."""
+        if not (self.warm_start and hasattr(self, "net_")):
+            return _perceptron(features, self.hidden_layer_sizes, len(classes))
+        if not np.array_equal(classes, self.classes_):
+            raise ValueError(f"warm_start is True, but y has the classes {classes}, those fitted are {self.classes_}")
+        return self.net_.module_
+
+    def _net(self, module: nn.Module, criterion: CyclicalFocalLoss, seed: int) -> NeuralNetClassifier:
+        callbacks = [CyclicalFocalCallback()]
+        if self.early_stopping:
+            callbacks.append(EarlyStopping(patience=self.n_iter_no_change, load_best=True, sink=noop))
+        split = ValidSplit(self.validation_fraction, stratified=True, random_state=seed)
+        return NeuralNetClassifier(
+            module,
+            criterion=criterion,
+            optimizer=torch.optim.AdamW,
+            optimizer__weight_decay=self.weight_decay,
+            lr=self.learning_rate,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            iterator_train__shuffle=True,
+            train_split=split if self.early_stopping else None,
+            predict_nonlinearity=probabilities,
+            callbacks=callbacks,
+            device=self.device,
+            verbose=0,
+        )
+
+
+def _perceptron(features: int, hidden_layer_sizes: Sequence[int], classes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for units in hidden_layer_sizes:
+        layers += [nn.Linear(features, units), nn.ReLU()]
+        features = units
+    return nn.Sequential(*layers, nn.Linear(features, classes))

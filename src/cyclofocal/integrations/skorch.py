@@ -1,0 +1,71 @@
+"""skorch: the losses as a net's criterion, and the callback that moves their clock."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclofocal.integrations.clock import check_criterion, set_clock
+from cyclofocal.integrations.host import require_host
+
+require_host("skorch", "1.0")
+
+from skorch.callbacks import Callback  # noqa: E402
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """For ``predict_nonlinearity``: softmax of (N, C), or both sides of the sigmoid of (N,).
+
+    Example:
+        >>> probabilities(torch.zeros(1, 2)), probabilities(torch.zeros(1))
+        (tensor([[0.5000, 0.5000]]), tensor([[0.5000, 0.5000]]))
+    """
+    if logits.dim() > 1:
+        return logits.softmax(-1)
+    return torch.stack([(-logits).sigmoid(), logits.sigmoid()], -1)
+
+
+class CyclicalFocalCallback(Callback):
+    """Sets the clock of a net's criterion before every batch of training.
+
+    Together with ``criterion=CyclicalFocalLoss`` (settings as in ``criterion__gamma_hc=2.0``) and
+    ``predict_nonlinearity=probabilities``, as skorch would otherwise give logits for probabilities. The time follows
+    from the epochs in the net's history, which skorch's checkpoints hold. Validation uses plain cross-entropy.
+
+    Args:
+        total_epochs: None: the cycle takes the ``max_epochs`` of the net, from where ``fit`` or ``partial_fit`` begins;
+            or the epochs of the whole training, so that a resumed one goes on with its cycle.
+
+    Raises:
+        ValueError: total_epochs < 1; in training: the criterion counts by itself, or probabilities would be logits.
+        TypeError: in training: the criterion has no clock.
+
+    Example:
+        >>> from cyclofocal import CyclicalFocalLoss
+        >>> from skorch import NeuralNetClassifier
+        >>> settings = {"criterion": CyclicalFocalLoss, "predict_nonlinearity": probabilities}
+        >>> net = NeuralNetClassifier(torch.nn.Linear(4, 3), callbacks=[CyclicalFocalCallback()], **settings)
+    """
+
+    def __init__(self, total_epochs: int | None = None) -> None:
+        if total_epochs is not None and total_epochs < 1:
+            raise ValueError(f"total_epochs is {total_epochs}; it must be at least 1")
+        self.total_epochs = total_epochs
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:  # noqa: N803
+        check_criterion(net.criterion_)
+        if net.predict_nonlinearity == "auto":
+            raise ValueError(
+                'predict_nonlinearity is "auto", so skorch would give logits for probabilities; it must be'
+                " cyclofocal.integrations.skorch.probabilities, or None if the logits are wanted"
+            )
+        self.start_ = len(net.history) if self.total_epochs is None else 0
+
+    def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
+        self.batches_ = len(net.get_iterator(dataset_train, training=True))
+
+    def on_batch_begin(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
+        if training:
+            epoch, index = len(net.history) - 1 - self.start_, len(net.history[-1]["batches"]) - 1
+            total_epochs = self.total_epochs or net.max_epochs
+            set_clock(net.criterion_, epoch * self.batches_ + index, total_epochs * self.batches_)

@@ -1,0 +1,78 @@
+"""torchvision: the sigmoid loss in the classification head of RetinaNet and FCOS."""
+
+from types import FunctionType
+from typing import Any
+
+from torch import Tensor, nn
+
+from cyclofocal.integrations.clock import check_criterion
+from cyclofocal.integrations.host import require_host
+from cyclofocal.losses import BinaryCyclicalFocalLoss
+
+require_host("torchvision", "0.15")
+
+from torchvision.models.detection.fcos import FCOSHead  # noqa: E402
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead  # noqa: E402
+
+THEIR_LOSS = "sigmoid_focal_loss"
+
+
+def swap_loss(model: nn.Module, criterion: BinaryCyclicalFocalLoss) -> None:
+    """Put ``criterion`` in the place of the focal loss in a RetinaNet or FCOS, in place.
+
+    Everything around it stays torchvision's: which anchors count, the sum over them, the division by the number of
+    foreground anchors. At eta 0 with ``alpha=0.25`` and gammas 2 it is torchvision's own loss.
+
+    The criterion becomes a part of the model: it moves with it, its clock is in the model's ``state_dict`` (load
+    weights from elsewhere before), and ``set_progress`` tells the time.
+
+    Args:
+        model: ``torchvision.models.detection.RetinaNet`` or ``FCOS``, or a module around one.
+        criterion: ``BinaryCyclicalFocalLoss(alpha=0.25, reduction="sum")``.
+
+    Raises:
+        TypeError, ValueError: criterion is another loss, counts by itself or does not sum; or there is no such head.
+        RuntimeError: torchvision's head no longer calls the loss that is to be replaced.
+
+    Example:
+        >>> from torchvision.models.detection import retinanet_resnet50_fpn
+        >>> model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
+        >>> swap_loss(model, BinaryCyclicalFocalLoss(alpha=0.25, reduction="sum"))
+        >>> model.head.classification_head.criterion
+        BinaryCyclicalFocalLoss(gamma_pos=2.0, gamma_neg=2.0, gamma_hc=3.0, cyclical_factor=4.0)
+    """
+    if not isinstance(criterion, BinaryCyclicalFocalLoss):
+        raise TypeError(f"criterion is a {type(criterion).__name__}; it must be a BinaryCyclicalFocalLoss")
+    check_criterion(criterion)
+    if criterion.reduction != "sum":
+        raise ValueError(f'reduction is {criterion.reduction!r}; it must be "sum", the head divides by its foreground')
+    heads: list[Any] = [module for module in model.modules() if isinstance(module, (*SWAPPED, *SWAPPED.values()))]
+    if not heads:
+        raise ValueError(f"model is a {type(model).__name__} without the head of torchvision's RetinaNet or FCOS")
+    for head in heads:
+        if THEIR_LOSS not in head.compute_loss.__code__.co_names and type(head) not in SWAPPED.values():
+            raise RuntimeError(f"{type(head).__name__}.compute_loss does not call {THEIR_LOSS}: nothing to replace")
+        head.__class__ = SWAPPED.get(type(head), type(head))
+        head.criterion = criterion
+
+
+def _compute_loss(theirs: Any, head: Any, *args: Any) -> Any:
+    """Their method, in whose sight their loss is ours: their matching and normalisation cannot drift from ours."""
+
+    def loss(inputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        return head.criterion(inputs, targets)
+
+    return FunctionType(theirs.__code__, {**theirs.__globals__, THEIR_LOSS: loss})(head, *args)
+
+
+class _RetinaNetClassificationHead(RetinaNetClassificationHead):
+    def compute_loss(self, *args: Any) -> Any:
+        return _compute_loss(RetinaNetClassificationHead.compute_loss, self, *args)
+
+
+class _FCOSHead(FCOSHead):
+    def compute_loss(self, *args: Any) -> Any:
+        return _compute_loss(FCOSHead.compute_loss, self, *args)
+
+
+SWAPPED: dict[type, type] = {RetinaNetClassificationHead: _RetinaNetClassificationHead, FCOSHead: _FCOSHead}

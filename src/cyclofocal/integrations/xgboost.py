@@ -1,0 +1,59 @@
+"""XGBoost: objective, metric and the callback that moves the clock with the rounds."""
+
+from typing import Any
+
+from cyclofocal.integrations.boosting import Array, BoostedLoss
+from cyclofocal.integrations.clock import Loss
+from cyclofocal.integrations.host import require_host
+
+require_host("xgboost", "2.1")
+
+from xgboost.callback import TrainingCallback  # noqa: E402
+
+
+class BoosterLoss:
+    """For ``xgboost.train`` and ``xgboost.cv``; binary, or one class of ``num_class``.
+
+    Give it as ``obj=loss.objective``, ``callbacks=[loss.callback]`` and, for early stopping,
+    ``custom_metric=loss.metric`` (with ``disable_default_eval_metric``). What the booster predicts are raw scores: see
+    :func:`cyclofocal.integrations.boosting.probabilities`. Weights of the data's rows count. The round is the number
+    that the booster holds, so with ``xgb_model`` the cycle goes on.
+
+    All gammas 0 is XGBoost's ``binary:logistic`` or ``multi:softprob``, whose factor 2 on the Hessian is kept.
+
+    Args:
+        criterion: ``BinaryCyclicalFocalLoss()``, or ``CyclicalFocalLoss()`` with ``num_class`` in the parameters.
+        num_boost_round: rounds of the whole training, before and after an ``xgb_model``.
+
+    Raises:
+        TypeError, ValueError: criterion or labels do not fit.
+        RuntimeError: in training, the callback is missing.
+
+    Example:
+        >>> from cyclofocal import BinaryCyclicalFocalLoss
+        >>> loss = BoosterLoss(BinaryCyclicalFocalLoss(gamma_hc=2.0), num_boost_round=100)
+    """
+
+    def __init__(self, criterion: Loss, num_boost_round: int) -> None:
+        self.loss = BoostedLoss(criterion, num_boost_round)
+        self.callback = _Callback(self.loss)
+
+    def objective(self, scores: Array, data: Any) -> tuple[Array, Array]:
+        gradient, hessian = self.loss.derivatives(scores, data.get_label(), data.get_weight())
+        return gradient, 2 * hessian if scores.ndim > 1 else hessian
+
+    def metric(self, scores: Array, data: Any) -> tuple[str, float]:
+        """Plain log loss: its name and its value; lower is better."""
+        return "log_loss", self.loss.log_loss(scores, data.get_label(), data.get_weight())
+
+
+class _Callback(TrainingCallback):
+    """Before every round; XGBoost's own ``epoch`` begins at 0 again with an ``xgb_model``, the booster's count not."""
+
+    def __init__(self, loss: BoostedLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def before_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        self.loss.set_round(model.num_boosted_rounds())
+        return False

@@ -1,0 +1,118 @@
+"""Distances to class centroids: the nearest one, and the loss that draws features to their own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MARGIN = 10.0
+REPEL_WEIGHT = 0.01
+
+
+@torch.no_grad()
+def nearest(features: Tensor, centroids: Tensor) -> Tensor:
+    """Index (N,) of the centroid (C, D) that is nearest to each feature vector (N, D).
+
+    By :math:`|x - c|^2 = |x|^2 + |c|^2 - 2 x^T c`, so that nothing larger than (N, C) is made.
+
+    Example:
+        >>> nearest(torch.tensor([[0.0], [9.0]]), torch.tensor([[1.0], [7.0]])).tolist()
+        [0, 1]
+    """
+    with torch.autocast(features.device.type, enabled=False):  # half precision would lose the small differences
+        squared = torch.linalg.vector_norm(centroids, dim=1).square()
+        return torch.addmm(squared, features.to(centroids.dtype), centroids.mT, alpha=-2).argmin(1)
+
+
+def centroid_loss(
+    features: Tensor,
+    target: Tensor,
+    centroids: Tensor,
+    margin: float = MARGIN,
+    repel_weight: float = REPEL_WEIGHT,
+    average: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    r"""Draw features to the centroid of their class, and keep them away from the others.
+
+    .. math::
+        \frac{1}{2N} \sum_i |x_i - c_{t_i}|^2
+        + w \max\Big(0, m - \frac{1}{NC} \sum_i \sum_{c \ne t_i} |x_i - c_c|^2\Big)
+
+    The double sum has a closed form, by the parallel axis theorem, so that no distance is computed but to the own
+    centroid: with the mean centroid mu it is :math:`C \sum_i |x_i - \mu|^2 + N \sum_c |c_c - \mu|^2` less the own ones.
+
+    Args:
+        features: (N, D), N >= 1.
+        target: (N,) class indices.
+        centroids: (C, D), of the dtype of the features.
+        margin: mean squared distance to the others beyond which they no longer matter, m >= 0.
+        repel_weight: w >= 0.
+        average: gives a number's mean over all processes, weighed by their images. Then the losses of the processes
+            have the value and gradient of one process with all the images as their weighed mean.
+
+    Returns:
+        0-d; differentiable once, in the features and the centroids.
+
+    Raises:
+        ValueError: shapes that do not fit, or an empty batch.
+
+    Example:
+        >>> features, centroids = torch.tensor([[1.0]]), torch.tensor([[3.0], [2.0]])
+        >>> round(centroid_loss(features, torch.tensor([0]), centroids).item(), 4)  # 4 / 2 + 0.01 * (10 - 1 / 2)
+        2.095
+
+    Reference: Liu et al., *Large-Scale Long-Tailed Recognition in an Open World*, CVPR 2019, section 3.3.
+    """
+    if features.ndim != 2 or features.shape[1:] != centroids.shape[1:] or target.shape != features.shape[:1]:
+        raise ValueError(
+            f"features are {tuple(features.shape)}, target {tuple(target.shape)} and centroids"
+            f" {tuple(centroids.shape)}; they must be (N, D), (N,) and (C, D)"
+        )
+    if not len(features):
+        raise ValueError("features are empty; the mean over no image has no value")
+    return _CentroidLoss.apply(features, target, centroids, margin, repel_weight, average)
+
+
+class _CentroidLoss(torch.autograd.Function):
+    """With a backward pass of its own: torch's would hold several tensors of the centroids' size."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        target: Tensor,
+        centroids: Tensor,
+        margin: float,
+        repel_weight: float,
+        average: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
+        images, classes = len(features), len(centroids)
+        mean = centroids.mean(0)
+        own = _squared(features - centroids[target])
+        others = classes * _squared(features - mean) + images * _squared(centroids - mean) - own
+        gap = margin - others / (images * classes)
+        active = ((gap if average is None else average(gap)) > 0).to(gap.dtype)
+        ctx.save_for_backward(features, target, centroids, active)
+        ctx.repel_weight = repel_weight
+        return own / (2 * images) + repel_weight * active * gap
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        features, target, centroids, active = ctx.saved_tensors
+        images, classes = len(features), len(centroids)
+        away = active * (2 * ctx.repel_weight / (images * classes))
+        own = features - centroids[target]
+        # Differs from the release: both gradients are those of the loss. There the centroids' attraction is divided by
+        # one plus the class's images in the batch, and knows nothing of the weight that the loss has in a total.
+        to_features = own * (1 / images + away) - (features - centroids.mean(0)) * (away * classes)
+        to_centroids = (centroids - features.mean(0)).mul_(-away * images)
+        to_centroids.index_add_(0, target, own * -(1 / images + away))
+        return to_features.mul_(gradient), None, to_centroids.mul_(gradient), None, None, None
+
+
+def _squared(differences: Tensor) -> Tensor:
+    """Sum of squares without a second tensor of that size."""
+    return torch.linalg.vector_norm(differences).square()

@@ -1,0 +1,145 @@
+"""``cyclofocal evaluate``: every number and picture from stored logits, without a new run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
+from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.oltr.evaluation import Evaluation, evaluate_file, shown
+from cyclofocal.lab.oltr.openset import THRESHOLD
+from cyclofocal.lab.oltr.predictions import Predictions, read
+from cyclofocal.lab.report import number
+
+GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
+PIPED_COLUMNS = 100
+
+
+def shot_groups(text: str) -> ShotGroups:
+    """``oltr``, ``followers``, or own bounds like ``100,20``: many from 100 on, few up to 20 training images.
+
+    Raises:
+        ValueError: neither; says what would be right.
+
+    Example:
+        >>> print(shot_groups("50,10"))
+        own bounds: many >= 50, few <= 10 training images per class
+    """
+    if text in GROUPS:
+        return GROUPS[text]
+    try:
+        many_from, few_up_to = map(int, text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is none of {', '.join(GROUPS)}, and no two numbers like 100,20") from None
+    return ShotGroups("own bounds", many_from, few_up_to)
+
+
+def evaluate(
+    logits: Annotated[list[Path], typer.Argument(help="Files with logits, target, train_counts; see the docs.")],
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Confidence below which an image is rejected as unknown.")
+    ] = THRESHOLD,
+    groups: Annotated[
+        str,
+        typer.Option(help="Many and few: oltr (>= 100, <= 20), followers (> 100, < 20), or own bounds like 100,20."),
+    ] = "oltr",
+    per_class: Annotated[bool, typer.Option("--per-class", help="The accuracy of every class, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per file, as fractions.")] = False,
+    pictures: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for classes.png and, of open sets, confidence.png.")
+    ] = None,
+) -> None:
+    """Evaluate stored logits, closed and open set: several files side by side, such as the losses of one data set."""
+    try:
+        convention = shot_groups(groups)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--groups") from None
+    try:
+        evaluations = [evaluate_file(path, threshold, convention) for path in logits]
+        _check_together(evaluations)
+    except (FileNotFoundError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="LOGITS") from None
+    if as_json:
+        for evaluation in evaluations:
+            typer.echo(json.dumps(asdict(evaluation), allow_nan=False))
+    else:
+        _show(evaluations, per_class)
+    if pictures is not None:
+        _draw([read(path) for path in logits], evaluations, pictures)
+
+
+def _show(evaluations: Sequence[Evaluation], per_class: bool) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(PIPED_COLUMNS, 34 + 24 * len(evaluations))
+    console.print(table(evaluations))
+    for line in dict.fromkeys(_definition(evaluation) for evaluation in evaluations):
+        console.print(line, style="dim", markup=False)
+    if per_class:
+        console.print(class_table(evaluations))
+
+
+def table(evaluations: Sequence[Evaluation]) -> Table:
+    """Metrics as rows, files as columns."""
+    view = Table(box=SIMPLE_HEAD)
+    view.add_column("")
+    for evaluation in evaluations:
+        view.add_column(evaluation.title, justify="right")
+    for metric in shown():
+        if any(metric.key in evaluation.numbers for evaluation in evaluations):
+            values = [evaluation.numbers.get(metric.key) for evaluation in evaluations]
+            view.add_row(metric.heading, *("-" if value is None else _in_unit(value, metric) for value in values))
+    return view
+
+
+def class_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Classes as rows, their training images and their accuracy by file."""
+    view = Table("class", "training images", box=SIMPLE_HEAD)
+    for evaluation in evaluations:
+        view.add_column(f"{evaluation.title}, %", justify="right")
+    for c, count in enumerate(evaluations[0].train_counts):
+        view.add_row(str(c), str(count), *(f"{100 * evaluation.recall[c]:.1f}" for evaluation in evaluations))
+    return view
+
+
+def _in_unit(value: float, metric: Metric) -> str:
+    return number(100 * value if metric.percent else value, metric)
+
+
+def _definition(evaluation: Evaluation) -> str:
+    """What the numbers mean, in a line."""
+    line = f"{evaluation.groups}; {evaluation.images} images of known classes"
+    if evaluation.threshold is None:
+        return line
+    return f"{line}, {evaluation.unknown} of unknown ones; rejected below a confidence of {evaluation.threshold:g}"
+
+
+def _check_together(evaluations: Sequence[Evaluation]) -> None:
+    """Files side by side must be of one training set."""
+    for evaluation in evaluations[1:]:
+        if evaluation.train_counts != evaluations[0].train_counts:
+            raise ValueError(
+                f"{evaluation.title} and {evaluations[0].title} have different training images per class; evaluate"
+                " them one by one"
+            )
+
+
+def _draw(predictions: Sequence[Predictions], evaluations: Sequence[Evaluation], folder: Path) -> None:
+    from cyclofocal.lab.oltr.picture import draw_classes, draw_confidence
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{folder} cannot be made: {error.strerror}.", param_hint="--pictures") from None
+    draw_classes(evaluations, folder / "classes.png")
+    typer.echo(f"picture  {folder / 'classes.png'}")
+    if all(evaluation.unknown for evaluation in evaluations):
+        draw_confidence(predictions, folder / "confidence.png", evaluations[0].threshold)
+        typer.echo(f"picture  {folder / 'confidence.png'}")

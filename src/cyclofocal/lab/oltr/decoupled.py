@@ -1,0 +1,257 @@
+"""Classifiers made anew on the features of a first stage: retrained, normalised, rescaled, or adjusted by the prior."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cyclofocal import CyclicalFocalLoss
+from cyclofocal.lab import draws
+from cyclofocal.lab.batches import epoch_batches
+from cyclofocal.lab.data.errors import several
+from cyclofocal.lab.oltr.sampler import CLASS_AWARE, class_aware_batches
+from cyclofocal.schedules import cosine, epoch_progress
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Classifier = TypeVar("Classifier", bound=nn.Module)
+
+RETRAIN = CLASS_AWARE + 1
+"""What is drawn for: the second part of the key, after the seed."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a classifier is fitted to stored features: SGD, its learning rate falling from epoch to epoch by a cosine.
+
+    Attributes:
+        sampling: "class-aware", every class alike; or "plain", every image once an epoch.
+        epochs, batch_size: at least 1.
+        learning_rate: of the first epoch, > 0.
+        momentum, weight_decay: of SGD.
+
+    Raises:
+        ValueError: a setting out of its range.
+
+    The defaults are those of Kang et al. (ICLR 2020) for ImageNet-LT.
+    """
+
+    sampling: Literal["class-aware", "plain"] = "class-aware"
+    epochs: int = 10
+    batch_size: int = 512
+    learning_rate: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("class-aware", "plain"):
+            raise ValueError(f"sampling is {self.sampling!r}; it must be 'class-aware' or 'plain'")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be greater than 0")
+
+
+BALANCED = Fit()
+PLAIN = Fit(sampling="plain")
+
+
+def retrained(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    seed: int,
+    criterion: Criterion = nn.functional.cross_entropy,
+    fit: Fit = BALANCED,
+) -> nn.Linear:
+    """Classifier re-training (cRT): a new linear classifier on frozen features, every class sampled alike.
+
+    With ``PLAIN`` and a :class:`LogitAdjusted` criterion it is a balanced softmax on frozen features.
+
+    Args:
+        features: (N, D), stage 1's of the training images.
+        labels: (N,).
+        classes: C.
+        seed: of the initialisation and the sampling.
+        criterion: mean loss of logits and labels; a cyclical one has its clock set, over the epochs of ``fit``.
+        fit: how.
+
+    Raises:
+        ValueError: features that are not finite or do not fit the labels, a class without image, a label beyond them.
+
+    Reference: Kang et al., *Decoupling Representation and Classifier for Long-Tailed Recognition*, ICLR 2020.
+    """
+    _check(features, labels, classes)
+    with draws.seeded(seed, RETRAIN):
+        classifier = nn.Linear(features.shape[1], classes)
+    return _fitted(classifier.to(features), features, labels, seed, criterion, fit)
+
+
+def rescaled(
+    classifier: nn.Linear,
+    features: Tensor,
+    labels: Tensor,
+    seed: int,
+    criterion: Criterion = nn.functional.cross_entropy,
+    fit: Fit = BALANCED,
+) -> "ScaledClassifier":
+    """Learnable weight scaling (LWS): stage 1's classifier with one factor per class, which alone is learnt.
+
+    Arguments, errors and reference as of :func:`retrained`; ``classifier`` is left as it is.
+    """
+    _check(features, labels, classifier.out_features)
+    return _fitted(ScaledClassifier(classifier).to(features), features, labels, seed, criterion, fit)
+
+
+def tau_normalised(classifier: nn.Linear, tau: float = 1.0) -> nn.Linear:
+    r"""Tau-normalisation: every class's weight divided by its norm to the power of tau, and no bias.
+
+    .. math:: \tilde w_c = w_c / |w_c|^\tau
+
+    tau 0 keeps the weights, tau 1 gives all the same length. To be chosen on validation images, most often in [0, 1].
+
+    Raises:
+        ValueError: tau is not a finite number of at least 0, or a weight is all 0.
+
+    Reference: Kang et al., ICLR 2020, section 4.
+    """
+    if not 0 <= tau < float("inf"):
+        raise ValueError(f"tau is {tau}; it must be at least 0 and finite")
+    with torch.no_grad():
+        norms = torch.linalg.vector_norm(classifier.weight, dim=1, keepdim=True)
+        if not norms.all():
+            raise ValueError(f"the weight of class {int(norms.argmin())} is all 0; it cannot be normalised")
+        normalised = nn.utils.skip_init(
+            nn.Linear, classifier.in_features, classifier.out_features, bias=False, dtype=norms.dtype
+        ).to(norms.device)
+        normalised.weight.copy_(classifier.weight / norms**tau)
+    return normalised
+
+
+def adjusted(logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
+    r"""Logit adjustment after training: less the logarithm of the class prior, :math:`z_c - \tau \log \pi_c`.
+
+    At tau 1 the softmax of the result is that of a posterior for classes that are all as likely.
+
+    Args:
+        logits: (N, C).
+        counts: training images per class, length C, each at least 1.
+        tau: at least 0; 0 adjusts nothing.
+
+    Raises:
+        ValueError: a class without an image, another number of classes, or tau below 0.
+
+    Example:
+        >>> adjusted(torch.log(torch.tensor([[0.75, 0.25]])), [3, 1]).softmax(1)
+        tensor([[0.5000, 0.5000]])
+
+    Reference: Menon et al., *Long-Tail Learning via Logit Adjustment*, ICLR 2021.
+    """
+    if logits.shape[-1] != len(counts):
+        raise ValueError(f"logits have {logits.shape[-1]} classes and counts {len(counts)}; they must be as many")
+    return logits - _log_prior(counts, tau).to(logits)
+
+
+class LogitAdjusted(nn.Module):
+    r"""Any loss, on logits with the logarithm of the class prior added: :math:`L(z + \tau \log \pi, t)`.
+
+    With cross-entropy and tau 1 it is the balanced softmax. The model's own logits then stand for classes that are all
+    as likely, and need no adjustment afterwards.
+
+    Args:
+        criterion: mean loss of logits (N, C) and target.
+        counts: training images per class, length C, each at least 1.
+        tau: at least 0.
+
+    Example:
+        >>> criterion = LogitAdjusted(nn.CrossEntropyLoss(), [3, 1])
+        >>> criterion(torch.zeros(1, 2), torch.tensor([1]))  # -log(1 / 4)
+        tensor(1.3863)
+
+    Reference: Menon et al., ICLR 2021, section 4.2; Ren et al., *Balanced Meta-Softmax for Long-Tailed Visual
+    Recognition*, NeurIPS 2020.
+    """
+
+    shift: Tensor
+
+    def __init__(self, criterion: Criterion, counts: Sequence[int], tau: float = 1.0) -> None:
+        super().__init__()
+        self.criterion = criterion
+        self.register_buffer("shift", _log_prior(counts, tau))
+
+    def set_progress(self, progress: float) -> None:
+        """Set the clock of a cyclical criterion; another has none."""
+        if isinstance(self.criterion, CyclicalFocalLoss):
+            self.criterion.set_progress(progress)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of ``logits`` (N, C) against ``target``."""
+        return self.criterion(logits + self.shift.to(logits), target)
+
+
+class ScaledClassifier(nn.Module):
+    """A linear classifier whose weights stay, and whose logits have a factor per class."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("weight", classifier.weight.detach().clone())
+        self.register_buffer("bias", None if classifier.bias is None else classifier.bias.detach().clone())
+        self.scales = nn.Parameter(torch.ones(classifier.out_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, C) of ``features`` (N, D)."""
+        return self.scales * nn.functional.linear(features, self.weight, self.bias)
+
+
+def _fitted(
+    classifier: Classifier, features: Tensor, labels: Tensor, seed: int, criterion: Criterion, fit: Fit
+) -> Classifier:
+    """The classifier after all epochs of the fit."""
+    optimizer = torch.optim.SGD(
+        classifier.parameters(), fit.learning_rate, momentum=fit.momentum, weight_decay=fit.weight_decay
+    )
+    for epoch in range(fit.epochs):
+        if isinstance(criterion, CyclicalFocalLoss | LogitAdjusted):
+            criterion.set_progress(epoch_progress(epoch, fit.epochs))
+        optimizer.param_groups[0]["lr"] = fit.learning_rate * cosine(1 - epoch / fit.epochs)
+        for batch in _batches(labels, seed, epoch, fit):
+            loss = criterion(classifier(features[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return classifier
+
+
+def _batches(labels: Tensor, seed: int, epoch: int, fit: Fit) -> tuple[Tensor, ...]:
+    if fit.sampling == "plain":
+        return epoch_batches(seed, epoch, len(labels), fit.batch_size)
+    return class_aware_batches(labels.cpu().numpy(), seed, epoch, fit.batch_size)
+
+
+def _check(features: Tensor, labels: Tensor, classes: int) -> None:
+    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(features):
+        raise ValueError(
+            f"features are {tuple(features.shape)} and labels {tuple(labels.shape)}; they must be (N, D) and (N,)"
+        )
+    if not features.isfinite().all():
+        raise ValueError("features hold a value that is not finite: the first stage has diverged")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels are {labels.min()} to {labels.max()}; they must be 0 to {classes - 1}")
+    empty = (labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"{len(empty)} of {classes} classes have no image: {several(empty)}")
+
+
+def _log_prior(counts: Sequence[int], tau: float) -> Tensor:
+    """tau * log(pi), in float64."""
+    if not tau >= 0:
+        raise ValueError(f"tau is {tau}; it must be at least 0")
+    images = torch.tensor(counts, dtype=torch.float64)
+    if not (images > 0).all():
+        raise ValueError(f"class {int(images.argmin())} has {int(images.min())} training images; it has no prior")
+    return tau * (images / images.sum()).log()

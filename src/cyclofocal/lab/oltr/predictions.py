@@ -1,0 +1,106 @@
+"""What a model said of a test set, in a file: so that any number can be had later, without a new run."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclofocal.lab.metrics import Array, Labels
+from cyclofocal.lab.oltr.openset import UNKNOWN
+
+NAMES = ("logits", "target", "train_counts", "title")
+
+
+class DamagedPredictionsError(ValueError):
+    """A file that is not of this format, or whose arrays do not fit together; the message begins with its path."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Logits of test images, what they are, and what the model was trained on.
+
+    Attributes:
+        logits: (N, C), finite.
+        target: (N,), class indices, -1 for images of no known class.
+        train_counts: training images per class, (C,).
+        title: of the run, for tables and pictures.
+
+    Raises:
+        ValueError: shapes, types or values that do not fit.
+    """
+
+    logits: Array
+    target: Labels
+    train_counts: NDArray[np.integer]
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        for name, kind, dimensions in (("logits", "f", 2), ("target", "iu", 1), ("train_counts", "iu", 1)):
+            array = getattr(self, name)
+            if array.dtype.kind not in kind or array.ndim != dimensions:
+                wanted = {"f": "floating-point", "iu": "whole"}[kind]
+                raise ValueError(
+                    f"{name} is {array.dtype} of shape {array.shape}; it must be {wanted} numbers of {dimensions}"
+                    " dimension(s)"
+                )
+        images, classes = self.logits.shape
+        for name, length, of in (("target", images, "images"), ("train_counts", classes, "classes")):
+            if len(getattr(self, name)) != length:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries; logits have {length} {of}")
+        if not images:
+            raise ValueError("logits are of no image")
+        if self.target.min() < UNKNOWN or self.target.max() >= classes:
+            raise ValueError(
+                f"target is {self.target.min()} to {self.target.max()}; it must be 0 to {classes - 1}, or -1 for images"
+                " of no known class"
+            )
+        if not np.isfinite(self.logits).all():
+            raise ValueError("logits hold a value that is not finite: the model has diverged")
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which images are of a known class, (N,)."""
+        return self.target != UNKNOWN
+
+
+def write(predictions: Predictions, path: Path) -> None:
+    """Write a compressed ``.npz`` of the arrays ``logits``, ``target``, ``train_counts`` and the text ``title``.
+
+    Raises:
+        ValueError: ``path`` does not end in ``.npz``.
+    """
+    if path.suffix != ".npz":
+        raise ValueError(f"path is {path}; it must end in .npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        logits=predictions.logits,
+        target=predictions.target,
+        train_counts=predictions.train_counts,
+        title=np.array(predictions.title),
+    )
+
+
+def read(path: Path) -> Predictions:
+    """Predictions of a file that :func:`write` wrote, or anybody with numpy; ``title`` may be absent.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DamagedPredictionsError: another format, an array that is missing, or arrays that do not fit.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in NAMES if name in file}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise DamagedPredictionsError(f"{path}: not an .npz file of arrays, or damaged ({error})") from error
+    missing = [name for name in NAMES[:3] if name not in found]
+    if missing:
+        raise DamagedPredictionsError(f"{path}: no {' and no '.join(missing)} in it")
+    try:
+        return Predictions(**{**found, "title": str(found.get("title", path.stem)) or path.stem})
+    except ValueError as error:
+        raise DamagedPredictionsError(f"{path}: {error}") from None

@@ -1,0 +1,48 @@
+"""Real tables, and a schedule that remembers what it was asked."""
+
+import numpy as np
+import pytest
+import torch
+
+from cyclofocal.schedules import cyclical_eta
+
+
+class Watch:
+    """A schedule that keeps its answers; every setting of the clock asks once, and so does the construction."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, progress):
+        self.seen.append(cyclical_eta(progress))
+        return self.seen[-1]
+
+
+@pytest.fixture
+def watch():
+    return Watch()
+
+
+@pytest.fixture(scope="session")
+def binary_table():
+    """Breast cancer with every sixth of the malignant cases: one in ten. x, x for testing, y, y for testing."""
+    datasets, selection = pytest.importorskip("sklearn.datasets"), pytest.importorskip("sklearn.model_selection")
+    x, y = datasets.load_breast_cancer(return_X_y=True)
+    keep = np.sort(np.r_[np.flatnonzero(y == 1), np.flatnonzero(y == 0)[::6]])
+    return selection.train_test_split(x[keep], 1 - y[keep], test_size=0.4, random_state=0, stratify=y[keep])
+
+
+@pytest.fixture(scope="session")
+def digits_table():
+    """Handwritten digits with a long tail in training, 100 zeros to 10 nines; the test labels are balanced."""
+    datasets, selection = pytest.importorskip("sklearn.datasets"), pytest.importorskip("sklearn.model_selection")
+    x, y = datasets.load_digits(return_X_y=True)
+    x, x_test, y, y_test = selection.train_test_split(x, y, test_size=0.4, random_state=0, stratify=y)
+    keep = np.concatenate([np.flatnonzero(y == c)[: 100 - 10 * c] for c in range(10)])
+    return x[keep], x_test, y[keep], y_test
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Models here are tiny, and the suite's workers share the cores."""
+    torch.set_num_threads(1)

@@ -1,0 +1,114 @@
+"""Promise: the JAX functions are the torch ones, in value and gradient, and trace."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cyclofocal
+from cyclofocal import schedules
+
+jax = pytest.importorskip("jax")
+import jax.numpy as jnp
+
+from cyclofocal.integrations import jax as ours
+
+GAMMA = st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0])
+SETTINGS = st.fixed_dictionaries(
+    {"gamma_pos": GAMMA, "gamma_neg": GAMMA, "gamma_hc": GAMMA, "label_smoothing": st.sampled_from([0.0, 0.1])}
+)
+ETA = st.floats(0, 1, width=32)
+
+
+def _check(theirs, loss, logits, labels, eta, options):
+    """Value and gradient, both in float32."""
+    there = torch.tensor(logits, requires_grad=True)
+    expected = theirs(there, torch.from_numpy(labels), eta=eta, reduction="none", **options)
+    expected.sum().backward()
+    rows = loss(jnp.asarray(logits), jnp.asarray(labels), eta=eta, **options)
+    gradient = jax.grad(lambda z: loss(z, jnp.asarray(labels), eta=eta, **options).sum())(jnp.asarray(logits))
+    np.testing.assert_allclose(rows, expected.detach(), rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(gradient, there.grad, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 1000), st.booleans(), ETA, SETTINGS)
+def test_softmax(seed, soft, eta, options):
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(scale=4, size=(6, 5)).astype(np.float32)
+    labels = generator.dirichlet(np.ones(5), 6).astype(np.float32) if soft else generator.integers(0, 5, 6)
+    _check(cyclofocal.cyclical_focal_loss, ours.cyclical_focal_loss, logits, labels, eta, options)
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 1000), st.sampled_from([None, 0.25]), ETA, SETTINGS)
+def test_sigmoid(seed, alpha, eta, options):
+    generator = np.random.default_rng(seed)
+    logits, labels = generator.normal(scale=4, size=(4, 3)), generator.choice([0.0, 0.3, 1.0], (4, 3))
+    options = options | {"alpha": alpha}
+    labels = labels.astype(np.float32)
+    _check(
+        cyclofocal.binary_cyclical_focal_loss,
+        ours.binary_cyclical_focal_loss,
+        logits.astype(np.float32),
+        labels,
+        eta,
+        options,
+    )
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_far_out_it_stays_finite(gamma):
+    logits = jnp.array([[200.0, -200, 0], [0, 0, 1e4]])
+    for loss, labels in (
+        (ours.cyclical_focal_loss, jnp.array([0, 0])),
+        (ours.binary_cyclical_focal_loss, jnp.array([[1, 0, 1], [1, 0, 0]])),
+    ):
+        options = {"eta": 0.3, "gamma_pos": gamma, "gamma_neg": gamma, "label_smoothing": 0.1}
+        value, gradient = jax.value_and_grad(lambda z: loss(z, labels, **options).sum())(logits)  # noqa: B023
+        assert jnp.isfinite(value)
+        assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("cyclical_factor", [1.0, 2.0, 4.0])
+def test_schedule(cyclical_factor):
+    progress = np.linspace(0, 1, 41, dtype=np.float32)
+    expected = schedules.cyclical_eta(torch.from_numpy(progress), cyclical_factor)
+    got = jax.jit(ours.cyclical_eta, static_argnums=1)(progress, cyclical_factor)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert jnp.isnan(ours.cyclical_eta(1.5))
+
+
+def test_a_jitted_training_moves_eta_and_learns():
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.normal(size=(64, 4)), jnp.float32)
+    y = (x @ generator.normal(size=(4, 3))).argmax(1)
+    steps, etas = 40, []
+
+    @jax.jit
+    def update(weights, step):
+        eta = ours.cyclical_eta(step / (steps - 1))
+        gradient = jax.grad(lambda w: ours.cyclical_focal_loss(x @ w, y, eta=eta).mean())(weights)
+        return weights - gradient, eta
+
+    weights = jnp.zeros((4, 3))
+    for step in range(steps):
+        weights, eta = update(weights, step)
+        etas.append(eta.item())
+    expected = [schedules.cyclical_eta(step / (steps - 1)) for step in range(steps)]
+    assert etas == pytest.approx(expected, abs=1e-6)
+    assert ((x @ weights).argmax(1) == y).mean() > 0.9
+
+
+def test_a_wrong_call_is_refused():
+    with pytest.raises(ValueError, match=r"labels has shape \(2,\); for logits \(3, 4\)"):
+        ours.cyclical_focal_loss(jnp.zeros((3, 4)), jnp.zeros(2, int), eta=0.5)
+    with pytest.raises(ValueError, match=r"labels has shape \(3,\), logits \(3, 4\)"):
+        ours.binary_cyclical_focal_loss(jnp.zeros((3, 4)), jnp.zeros(3), eta=0.5)
+    with pytest.raises(ValueError, match=r"eta is 1\.5"):
+        ours.cyclical_focal_loss(jnp.zeros((3, 4)), jnp.zeros(3, int), eta=1.5)
+    with pytest.raises(ValueError, match=r"gamma_pos is -1"):
+        ours.cyclical_focal_loss(jnp.zeros((3, 4)), jnp.zeros(3, int), eta=0.5, gamma_pos=-1)
+    with pytest.raises(ValueError, match=r"cyclical_factor is 0\.5"):
+        ours.cyclical_eta(0.5, 0.5)

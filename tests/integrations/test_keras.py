@@ -1,0 +1,152 @@
+"""Promise: the Keras losses are the torch ones on the torch and jax backends, and compiled training moves eta."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import cyclofocal
+from cyclofocal.schedules import cyclical_eta
+
+keras = pytest.importorskip("keras")
+from cyclofocal.integrations.keras import (
+    BinaryCyclicalFocalLoss,
+    CyclicalFocalCallback,
+    CyclicalFocalLoss,
+)
+
+EPOCHS, BATCHES = 4, 5
+SETTINGS = [
+    {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc, "label_smoothing": smoothing}
+    for gamma_pos, gamma_neg, gamma_hc in ((0.0, 0.0, 0.0), (2.0, 2.0, 3.0), (0.5, 4.0, 2.0))
+    for smoothing in (0.0, 0.1)
+]
+
+
+def test_on_the_other_backend():
+    pytest.importorskip("jax")
+    if keras.backend.backend() == "jax":
+        pytest.skip("this is the other backend")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    run = subprocess.run(command, env=os.environ | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    assert "1 skipped" in run.stdout
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("progress", [0.0, 0.25, 0.6])
+@pytest.mark.parametrize("soft", [False, True])
+def test_softmax(settings, progress, soft):
+    generator = np.random.default_rng(0)
+    logits = generator.normal(scale=4, size=(6, 5)).astype(np.float32)
+    labels = generator.dirichlet(np.ones(5), 6).astype(np.float32) if soft else generator.integers(0, 5, 6)
+    loss = CyclicalFocalLoss(**settings)
+    loss.set_progress(progress)
+    expected = cyclofocal.cyclical_focal_loss(
+        torch.from_numpy(logits), torch.from_numpy(labels), eta=cyclical_eta(progress), **settings
+    )
+    assert float(loss(labels, logits)) == pytest.approx(expected.item(), rel=2e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_sigmoid(settings, alpha):
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(scale=4, size=(4, 3)), generator.choice([0.0, 0.3, 1.0], (4, 3))
+    logits, labels = logits.astype(np.float32), labels.astype(np.float32)
+    loss = BinaryCyclicalFocalLoss(alpha=alpha, **settings)
+    loss.set_progress(0.6)
+    expected = cyclofocal.binary_cyclical_focal_loss(
+        torch.from_numpy(logits), torch.from_numpy(labels), eta=cyclical_eta(0.6), alpha=alpha, **settings
+    )
+    assert float(loss(labels, logits)) == pytest.approx(expected.item(), rel=2e-6, abs=1e-6)
+
+
+class Seen(keras.callbacks.Callback):
+    """The eta that the compiled step reports after every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.etas, self.losses = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.etas.append(float(logs["eta"]))
+        self.losses.append(float(logs["loss"]))
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(BATCHES * 8, 4)).astype(np.float32)
+    return x, (x @ generator.normal(size=(4, 3))).argmax(1)
+
+
+def _fit(data, optimizer=None, loss=None, **options):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    loss, seen = loss or CyclicalFocalLoss(), Seen()
+    model.compile(optimizer or keras.optimizers.SGD(0.1), loss=loss, metrics=[loss.clock, "accuracy"])
+    callbacks = [CyclicalFocalCallback(loss), seen]
+    model.fit(*data, batch_size=8, verbose=0, shuffle=False, callbacks=callbacks, **({"epochs": EPOCHS} | options))
+    return model, seen
+
+
+EXPECTED = [cyclical_eta(step / (EPOCHS * BATCHES - 1)) for step in range(EPOCHS * BATCHES)]
+
+
+def test_eta_moves_in_compiled_training_and_it_learns(data):
+    model, seen = _fit(data, keras.optimizers.Adam(0.1))
+    assert seen.etas == pytest.approx(EXPECTED, abs=1e-6)
+    assert model.get_metrics_result()["accuracy"] > 0.8
+
+
+def test_the_loss_really_follows_it(data):
+    """With a learning rate of 0 the running mean of the losses is known."""
+    model, seen = _fit(data, keras.optimizers.SGD(0.0))
+    logits = torch.from_numpy(keras.ops.convert_to_numpy(model(data[0])).copy())
+    target = torch.from_numpy(data[1])
+    rows = [slice(8 * batch, 8 * batch + 8) for batch in range(BATCHES)] * EPOCHS
+    values = [
+        cyclofocal.cyclical_focal_loss(logits[row], target[row], eta=eta).item()
+        for row, eta in zip(rows, EXPECTED, strict=True)
+    ]
+    means = [np.mean(values[step - step % BATCHES : step + 1]) for step in range(len(values))]
+    assert seen.losses == pytest.approx(means, rel=1e-4, abs=1e-6)
+
+
+def test_an_initial_epoch_continues_the_cycle(data):
+    _, seen = _fit(data, initial_epoch=2)
+    assert seen.etas == pytest.approx(EXPECTED[2 * BATCHES :], abs=1e-6)
+
+
+def test_gradient_accumulation_does_not_double_it(data):
+    _, seen = _fit(data, keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    assert seen.etas == pytest.approx(EXPECTED, abs=1e-6)
+
+
+def test_settings_survive_a_configuration():
+    for loss in (CyclicalFocalLoss(gamma_hc=2.0, cyclical_factor=2.0), BinaryCyclicalFocalLoss(alpha=0.25)):
+        again = keras.losses.deserialize(keras.losses.serialize(loss))
+        assert type(again) is type(loss)
+        assert again.get_config() == loss.get_config()
+
+
+def test_a_clock_that_nobody_moves_is_noticed(data):
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        CyclicalFocalLoss()([0], [[1.0, 2.0]])
+    model, loss = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)]), CyclicalFocalLoss()
+    model.compile(loss=loss)
+    with pytest.raises(ValueError, match=r"loss\.clock is not among the metrics"):
+        model.fit(*data, verbose=0, callbacks=[CyclicalFocalCallback(loss)])
+
+
+def test_a_wrong_setting_is_refused():
+    with pytest.raises(ValueError, match="gamma_pos is -1"):
+        CyclicalFocalLoss(gamma_pos=-1)
+    with pytest.raises(ValueError, match="alpha is 2"):
+        BinaryCyclicalFocalLoss(alpha=2)
+    with pytest.raises(ValueError, match=r"cyclical_factor is 0\.5"):
+        CyclicalFocalLoss(cyclical_factor=0.5)

@@ -1,0 +1,106 @@
+"""Promise: LightGBM trains real tables with the loss; eta follows its rounds, also through init_model."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, log_loss, recall_score
+
+from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.integrations.boosting import probabilities
+from cyclofocal.schedules import cyclical_eta
+
+lightgbm = pytest.importorskip("lightgbm")
+from cyclofocal.integrations.lightgbm import BoosterLoss
+
+ROUNDS = 20
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
+PARAMETERS = {
+    "num_leaves": 7,
+    "num_threads": 1,
+    "verbose": -1,
+    "deterministic": True,
+    "force_row_wise": True,
+    "seed": 0,
+}
+
+
+def _train(table, criterion, rounds=ROUNDS, total=ROUNDS, callbacks=(), weight=None, **options):
+    x, x_test, y, y_test = table
+    loss = BoosterLoss(criterion, total)
+    classes = {"num_class": 10} if isinstance(criterion, CyclicalFocalLoss) else {}
+    data = lightgbm.Dataset(x, y, weight=weight, free_raw_data=False)
+    return lightgbm.train(
+        PARAMETERS | classes | {"objective": loss.objective},
+        data,
+        rounds,
+        valid_sets=[lightgbm.Dataset(x_test, y_test, reference=data)],
+        feval=loss.metric,
+        callbacks=[loss.callback, *callbacks],
+        **options,
+    )
+
+
+def test_a_rare_class_is_learnt_and_eta_follows_the_rounds(binary_table, watch):
+    criterion = BinaryCyclicalFocalLoss(gamma_hc=2.0, schedule=watch)
+    watch.seen.clear()
+    scores = _train(binary_table, criterion).predict(binary_table[1])
+    assert watch.seen == pytest.approx([cyclical_eta(round_ / (ROUNDS - 1)) for round_ in range(ROUNDS)])
+    assert average_precision_score(binary_table[3], scores) > 0.8  # chance: 0.09
+
+
+def test_several_classes_are_learnt(digits_table):
+    booster = _train(digits_table, CyclicalFocalLoss(label_smoothing=0.1))
+    p = probabilities(booster.predict(digits_table[1]))
+    np.testing.assert_allclose(p.sum(1), 1)
+    assert recall_score(digits_table[3], p.argmax(1), average="macro") > 0.6  # chance: 0.1
+
+
+def test_an_init_model_continues_the_cycle(binary_table, watch):
+    whole = _train(binary_table, BinaryCyclicalFocalLoss())
+    half = _train(binary_table, BinaryCyclicalFocalLoss(), rounds=8)
+    criterion = BinaryCyclicalFocalLoss(schedule=watch)
+    watch.seen.clear()
+    rest = _train(binary_table, criterion, rounds=ROUNDS - 8, init_model=half)
+    assert watch.seen == pytest.approx([cyclical_eta(round_ / (ROUNDS - 1)) for round_ in range(8, ROUNDS)])
+    np.testing.assert_allclose(rest.predict(binary_table[1]), whole.predict(binary_table[1]), rtol=1e-5, atol=1e-5)
+
+
+def test_early_stopping_by_the_plain_log_loss(binary_table):
+    history = {}
+    stop = lightgbm.early_stopping(3, verbose=False)
+    booster = _train(
+        binary_table, BinaryCyclicalFocalLoss(), 300, 300, callbacks=[stop, lightgbm.record_evaluation(history)]
+    )
+    assert 0 < booster.best_iteration < 300
+    best = history["valid_0"]["log_loss"][booster.best_iteration - 1]
+    assert best == pytest.approx(log_loss(binary_table[3], probabilities(booster.predict(binary_table[1]))))
+
+
+def test_cross_validation_moves_the_clock_too(binary_table):
+    criterion = BinaryCyclicalFocalLoss()
+    loss = BoosterLoss(criterion, ROUNDS)
+    data = lightgbm.Dataset(binary_table[0], binary_table[2])
+    parameters = PARAMETERS | {"objective": loss.objective}
+    results = lightgbm.cv(parameters, data, ROUNDS, nfold=2, feval=loss.metric, callbacks=[loss.callback])
+    assert results["valid log_loss-mean"][-1] < 0.3
+    assert criterion.progress == 1
+
+
+@pytest.mark.parametrize("objective", ["binary", "multiclass"])
+def test_gammas_0_is_lightgbms_own_loss(binary_table, digits_table, objective):
+    table = binary_table if objective == "binary" else digits_table
+    criterion = BinaryCyclicalFocalLoss(**PLAIN) if objective == "binary" else CyclicalFocalLoss(**PLAIN)
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(table[2]))
+    classes = {"num_class": 10} if objective == "multiclass" else {}
+    own = PARAMETERS | classes | {"objective": objective, "boost_from_average": False}
+    expected = lightgbm.train(own, lightgbm.Dataset(table[0], table[2], weight=weight), 5)
+    booster = _train(table, criterion, rounds=5, weight=weight)
+    expected, got = expected.predict(table[1]), probabilities(booster.predict(table[1]))
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_missing_callback_is_noticed(binary_table):
+    loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        lightgbm.train(
+            PARAMETERS | {"objective": loss.objective}, lightgbm.Dataset(binary_table[0], binary_table[2]), 2
+        )

@@ -1,0 +1,97 @@
+"""Promise: networks of segmentation-models-pytorch and MONAI train with the loss, plainly added to their own Dice."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cyclofocal import CyclicalFocalLoss
+
+IGNORE, STEPS = 255, 40
+
+
+@pytest.fixture(scope="module")
+def masks():
+    """Handwritten zeros and ones: images (N, 1, 32, 32) and a mask of 0 (paper), 1 (of a zero), 2 (of a one).
+
+    Pixels between ink and paper are left open (255).
+    """
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.load_digits(n_class=2, return_X_y=True)
+    images = torch.from_numpy(np.float32(x / 16)).view(-1, 1, 8, 8)
+    images = F.interpolate(images, size=32, mode="bilinear")
+    ink = images.squeeze(1)
+    target = torch.where(ink > 0.5, torch.from_numpy(y).view(-1, 1, 1) + 1, 0)
+    target[(ink > 0.3) & (ink < 0.7)] = IGNORE
+    return images[:128], target[:128]
+
+
+def _train(network, images, target, criterion, dice, batch=12):
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    etas = []
+    for step in range(STEPS):
+        rows = torch.arange(step * batch, (step + 1) * batch) % (len(images) // 2)
+        etas.append(criterion.eta.item())
+        logits = network(images[rows])
+        loss = criterion(logits, target[rows]) + dice(logits, target[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        return etas, network.eval()(images[len(images) // 2 :]).argmax(1)
+
+
+def _mean_iou(predicted, target):
+    seen = target != IGNORE
+    both = [((predicted == c) & (target == c)).sum() for c in range(3)]
+    either = [(((predicted == c) | (target == c)) & seen).sum() for c in range(3)]
+    return np.mean([(a / b).item() for a, b in zip(both, either, strict=True)])
+
+
+def _criterion(**settings):
+    weight = torch.tensor([0.5, 1.0, 1.0])
+    return CyclicalFocalLoss(weight, ignore_index=IGNORE, total_steps=STEPS, **settings)
+
+
+def test_segmentation_models_pytorch(masks):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    images, target = masks
+    torch.manual_seed(0)
+    network = smp.Unet(
+        "mobilenet_v2", encoder_depth=3, encoder_weights=None, decoder_channels=(32, 16, 8), in_channels=1, classes=3
+    )
+    dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORE)
+    etas, predicted = _train(network, images, target, _criterion(), dice)
+    assert (etas[0], min(etas), etas[-1]) == pytest.approx((1, 0, 0.98), abs=0.05)
+    assert _mean_iou(predicted, target[64:]) > 0.6  # all paper: 0.3
+
+
+def test_monai_in_three_dimensions(masks):
+    networks, losses = pytest.importorskip("monai.networks.nets"), pytest.importorskip("monai.losses")
+    images, target = (t[..., ::2, ::2].unsqueeze(-1).repeat_interleave(4, -1) for t in masks)  # 16 x 16 x 4
+    torch.manual_seed(0)
+    network = networks.UNet(
+        spatial_dims=3, in_channels=1, out_channels=3, channels=(8, 16, 32), strides=((2, 2, 1), (2, 2, 1))
+    )
+    overlap = losses.DiceLoss(softmax=True, to_onehot_y=True, ignore_index=IGNORE)
+
+    def dice(logits, target):
+        return overlap(logits, target.unsqueeze(1))  # MONAI keeps a channel
+
+    etas, predicted = _train(network, images, target, _criterion(), dice)
+    assert min(etas) == pytest.approx(0, abs=0.05)
+    assert _mean_iou(predicted, target[64:]) > 0.6  # all paper: 0.3
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3, 4, 6, 8)])
+def test_what_is_ignored_and_what_a_class_weighs(shape):
+    logits = torch.randn(shape, requires_grad=True)
+    target = torch.randint(3, (shape[0], *shape[2:]))
+    target[0, :2] = IGNORE
+    _criterion()(logits, target).backward()
+    open_ = (target == IGNORE).unsqueeze(1).expand(shape)
+    assert not logits.grad[open_].any()
+    assert logits.grad[~open_].all()
+    plain = _criterion(gamma_pos=0.0, gamma_neg=0.0, gamma_hc=0.0)
+    expected = F.cross_entropy(logits, target, plain.weight, ignore_index=IGNORE)
+    torch.testing.assert_close(plain(logits, target), expected)

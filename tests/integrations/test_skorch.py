@@ -1,0 +1,129 @@
+"""Promise: in skorch eta follows the epochs of the history, through checkpoints and accumulation."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.schedules import cyclical_eta
+
+skorch = pytest.importorskip("skorch")
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch.callbacks import Checkpoint, LoadInitState
+
+from cyclofocal.integrations.skorch import CyclicalFocalCallback, probabilities
+
+EPOCHS, BATCHES = 4, 5
+EXPECTED = [cyclical_eta(step / (EPOCHS * BATCHES - 1)) for step in range(EPOCHS * BATCHES)]
+
+
+class Batches(skorch.callbacks.Callback):
+    """Writes eta down when a batch of training is done."""
+
+    def initialize(self):
+        self.seen = []
+        return self
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        if training:
+            self.seen.append(net.criterion_.eta.item())
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(BATCHES * 8, 4)).astype(np.float32)
+    return x, (x @ generator.normal(size=(4, 3))).argmax(1)
+
+
+def _net(*callbacks, kind=NeuralNetClassifier, outputs=3, **settings):
+    torch.manual_seed(0)
+    settings = {"criterion": CyclicalFocalLoss, "max_epochs": EPOCHS, "callbacks": [*callbacks, Batches()]} | settings
+    return kind(
+        nn.Linear(4, outputs) if outputs > 1 else nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)),
+        lr=0.1,
+        batch_size=8,
+        train_split=None,
+        predict_nonlinearity=probabilities,
+        verbose=0,
+        **settings,
+    )
+
+
+def _seen(net):
+    return dict(net.callbacks_)["Batches"].seen
+
+
+def test_eta_follows_the_batches_and_probabilities_are_some(data):
+    net = _net(CyclicalFocalCallback(), criterion__gamma_hc=2.0).fit(*data)
+    assert _seen(net) == pytest.approx(EXPECTED, abs=1e-6)
+    assert net.criterion_.gammas["gamma_hc"] == 2
+    np.testing.assert_allclose(net.predict_proba(data[0]).sum(1), 1, rtol=1e-6)
+
+
+def test_validation_is_plain_cross_entropy(data):
+    net = _net(CyclicalFocalCallback()).set_params(train_split=skorch.dataset.ValidSplit(5), lr=0.0).fit(*data)
+    split = net.get_split_datasets(*data)[1]
+    rows = torch.tensor(split.indices)
+    logits = net.forward(data[0])[rows]
+    expected = torch.nn.functional.cross_entropy(logits, torch.as_tensor(data[1])[rows])
+    assert net.history[-1]["valid_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_checkpoint_continues_the_cycle(data, tmp_path):
+    checkpoint = {"dirname": str(tmp_path), "monitor": None}
+    whole = _net(CyclicalFocalCallback()).fit(*data)
+    clock = CyclicalFocalCallback(total_epochs=EPOCHS)
+    halted = _net(clock, Checkpoint(**checkpoint), max_epochs=1).fit(*data)
+    load = LoadInitState(Checkpoint(**checkpoint))
+    resumed = _net(load, CyclicalFocalCallback(total_epochs=EPOCHS), max_epochs=EPOCHS - 1).fit(*data)
+    assert _seen(halted) + _seen(resumed) == pytest.approx(EXPECTED, abs=1e-6)
+    torch.testing.assert_close(resumed.module_.weight, whole.module_.weight)
+
+
+def test_another_partial_fit_is_another_cycle(data):
+    net = _net(CyclicalFocalCallback()).fit(*data).partial_fit(*data)
+    assert _seen(net) == pytest.approx(EXPECTED * 2, abs=1e-6)
+
+
+def test_gradient_accumulation_does_not_double_it(data):
+    class Accumulating(NeuralNetClassifier):
+        def train_step(self, batch, **fit_params):
+            result = self.train_step_single(batch, **fit_params)
+            if len(self.history[-1]["batches"]) % 2 == 0:
+                self.optimizer_.step()
+                self.optimizer_.zero_grad()
+            return result
+
+    net = _net(CyclicalFocalCallback(), kind=Accumulating).fit(*data)
+    assert _seen(net) == pytest.approx(EXPECTED, abs=1e-6)
+
+
+def test_the_binary_net(data):
+    net = _net(CyclicalFocalCallback(), kind=NeuralNetBinaryClassifier, outputs=1, criterion=BinaryCyclicalFocalLoss)
+    p = net.fit(data[0], (data[1] == 0).astype(np.float32)).predict_proba(data[0])
+    assert p.shape == (len(data[0]), 2)
+    np.testing.assert_allclose(p[:, 1], net.forward(data[0]).sigmoid(), rtol=1e-5)
+
+
+def test_a_wrong_call_is_refused(data):
+    with pytest.raises(ValueError, match="total_epochs is 0"):
+        CyclicalFocalCallback(total_epochs=0)
+    with pytest.raises(ValueError, match='predict_nonlinearity is "auto"'):
+        _net(CyclicalFocalCallback()).set_params(predict_nonlinearity="auto").fit(*data)
+    with pytest.raises(ValueError, match="has total_steps=10"):
+        _net(CyclicalFocalCallback(), criterion__total_steps=10).fit(*data)
+    with pytest.raises(TypeError, match="CrossEntropyLoss"):
+        _net(CyclicalFocalCallback(), criterion=nn.CrossEntropyLoss).fit(*data)
+
+
+def test_more_epochs_than_said_stay_at_the_end_and_say_so(data):
+    with pytest.warns(UserWarning, match="11 steps of total_steps=10"):
+        net = _net(CyclicalFocalCallback(total_epochs=2), max_epochs=3).fit(*data)
+    assert net.criterion_.progress == 1
+
+
+def test_a_missing_callback_is_noticed(data):
+    with pytest.warns(UserWarning, match="the clock has not moved"):
+        _net(max_epochs=100 // BATCHES).fit(*data)

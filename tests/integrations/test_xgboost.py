@@ -1,0 +1,106 @@
+"""Promise: XGBoost trains real tables with the loss; eta follows its rounds, also through xgb_model."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, log_loss, recall_score
+
+from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.integrations.boosting import probabilities
+from cyclofocal.schedules import cyclical_eta
+
+xgboost = pytest.importorskip("xgboost")
+from cyclofocal.integrations.xgboost import BoosterLoss
+
+ROUNDS = 20
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
+PARAMETERS = {"max_depth": 3, "nthread": 1, "base_score": 0.0, "disable_default_eval_metric": True}
+
+
+def _train(table, criterion, rounds=ROUNDS, total=ROUNDS, callbacks=(), weight=None, **options):
+    x, x_test, y, y_test = table
+    loss = BoosterLoss(criterion, total)
+    classes = {"num_class": 10} if isinstance(criterion, CyclicalFocalLoss) else {}
+    return xgboost.train(
+        PARAMETERS | classes,
+        xgboost.DMatrix(x, y, weight=weight),
+        rounds,
+        obj=loss.objective,
+        custom_metric=loss.metric,
+        evals=[(xgboost.DMatrix(x_test, y_test), "test")],
+        callbacks=[loss.callback, *callbacks],
+        verbose_eval=False,
+        **options,
+    )
+
+
+def _scores(booster, table):
+    return booster.predict(xgboost.DMatrix(table[1]), output_margin=True)
+
+
+def test_a_rare_class_is_learnt_and_eta_follows_the_rounds(binary_table, watch):
+    criterion = BinaryCyclicalFocalLoss(gamma_hc=2.0, schedule=watch)
+    watch.seen.clear()
+    scores = _scores(_train(binary_table, criterion), binary_table)
+    assert watch.seen == pytest.approx([cyclical_eta(round_ / (ROUNDS - 1)) for round_ in range(ROUNDS)])
+    assert average_precision_score(binary_table[3], scores) > 0.8  # chance: 0.09
+
+
+def test_several_classes_are_learnt(digits_table):
+    p = probabilities(_scores(_train(digits_table, CyclicalFocalLoss(label_smoothing=0.1)), digits_table))
+    np.testing.assert_allclose(p.sum(1), 1)
+    assert recall_score(digits_table[3], p.argmax(1), average="macro") > 0.6  # chance: 0.1
+
+
+def test_an_xgb_model_continues_the_cycle(binary_table, watch):
+    whole = _train(binary_table, BinaryCyclicalFocalLoss())
+    half = _train(binary_table, BinaryCyclicalFocalLoss(), rounds=8)
+    criterion = BinaryCyclicalFocalLoss(schedule=watch)
+    watch.seen.clear()
+    rest = _train(binary_table, criterion, rounds=ROUNDS - 8, xgb_model=half)
+    assert watch.seen == pytest.approx([cyclical_eta(round_ / (ROUNDS - 1)) for round_ in range(8, ROUNDS)])
+    np.testing.assert_allclose(_scores(rest, binary_table), _scores(whole, binary_table), rtol=1e-5, atol=1e-5)
+
+
+def test_early_stopping_by_the_plain_log_loss(binary_table):
+    history = {}
+    booster = _train(binary_table, BinaryCyclicalFocalLoss(), 300, 300, evals_result=history, early_stopping_rounds=3)
+    best = booster.best_iteration
+    assert 0 < best < 299
+    p = probabilities(_scores(booster[: best + 1], binary_table))
+    assert history["test"]["log_loss"][best] == pytest.approx(log_loss(binary_table[3], p), rel=1e-4)
+
+
+def test_cross_validation_moves_the_clock_too(binary_table):
+    criterion = BinaryCyclicalFocalLoss()
+    loss = BoosterLoss(criterion, ROUNDS)
+    data = xgboost.DMatrix(binary_table[0], binary_table[2])
+    results = xgboost.cv(
+        PARAMETERS,
+        data,
+        ROUNDS,
+        nfold=2,
+        obj=loss.objective,
+        custom_metric=loss.metric,
+        callbacks=[loss.callback],
+        as_pandas=False,
+    )
+    assert results["test-log_loss-mean"][-1] < 0.3
+    assert criterion.progress == 1
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "multi:softprob"])
+def test_gammas_0_is_xgboosts_own_loss(binary_table, digits_table, objective):
+    binary = objective == "binary:logistic"
+    table, classes = (binary_table, {}) if binary else (digits_table, {"num_class": 10})
+    criterion = BinaryCyclicalFocalLoss(**PLAIN) if binary else CyclicalFocalLoss(**PLAIN)
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(table[2]))
+    own = {"max_depth": 3, "nthread": 1, "base_score": 0.5, "objective": objective} | classes
+    expected = xgboost.train(own, xgboost.DMatrix(table[0], table[2], weight=weight), 5)
+    got = probabilities(_scores(_train(table, criterion, rounds=5, weight=weight), table))
+    np.testing.assert_allclose(got, expected.predict(xgboost.DMatrix(table[1])), rtol=1e-3, atol=1e-4)
+
+
+def test_a_missing_callback_is_noticed(binary_table):
+    loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        xgboost.train(PARAMETERS, xgboost.DMatrix(binary_table[0], binary_table[2]), 2, obj=loss.objective)

@@ -1,0 +1,223 @@
+"""Both stages run from one command, go on after a stop, and are the same on two processes."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cyclofocal.lab import checkpoint
+from cyclofocal.lab.commands import app
+from cyclofocal.lab.oltr import recipes, stages
+from cyclofocal.lab.oltr.evaluation import evaluate_file
+from cyclofocal.lab.oltr.recipe import StageRecipe, TwoStages
+from cyclofocal.lab.oltr.recipes import cyclical
+from cyclofocal.lab.oltr.stages import FirstStageError, train_first, train_second
+from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY
+from cyclofocal.lab.records import read_records
+from cyclofocal.lab.train import Setup
+
+CPU = Setup(cpu=True)
+CYCLICAL = cyclical(0.0, 4.0)
+CE = (CROSS_ENTROPY, CROSS_ENTROPY)
+FIRST = StageRecipe(
+    name="digits-1",
+    title="digits, stage 1",
+    source="digits",
+    subset="long-tailed",
+    head_images=60,
+    imbalance=30,
+    test_per_class=30,
+    held_out_classes=2,
+    threshold=0.5,
+    model="small-convnet",
+    width=4,
+    image_size=8,
+    channels=1,
+    epochs=2,
+    batch_size=35,
+    learning_rate=0.1,
+    momentum=0.9,
+)
+SECOND = replace(
+    FIRST, name="digits-2", title="digits, stage 2", stage=2, features_lr_scale=0.1, centroids_lr_scale=2.0
+)
+STAGES = TwoStages(FIRST, SECOND, (CE, (CYCLICAL, CYCLICAL)))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """Both stages of both losses have ended here."""
+    folder = tmp_path_factory.mktemp("runs")
+    for pair in STAGES.losses:
+        train_first(STAGES, pair, 0, folder, CPU)
+        train_second(STAGES, pair, 0, folder, CPU)
+    return folder
+
+
+def record(folder, stage, loss):
+    (found,) = (folder / f"digits-{stage}").glob(f"{loss}-seed0-*")
+    return next(iter(read_records(found / "record.jsonl"))), found
+
+
+def test_records_and_logits_of_both_stages(out):
+    for stage in (1, 2):
+        run, folder = record(out, stage, "cyclical")
+        assert run.train_counts == [60, 41, 28, 19, 13, 9, 6, 4]
+        assert [row["eta"] for row in run.epochs] == [
+            1.0,
+            1.0,
+        ]  # its whole cycle in each stage; two epochs are its ends
+        assert {"few", "f_oltr", "f_oltr_old", "auroc", "fpr95"} <= set(run.metrics)
+        again = evaluate_file(folder / "predictions.npz", threshold=0.5)
+        assert again.numbers == run.metrics
+        assert (again.images, again.unknown) == (240, 60)
+
+
+def test_the_second_stage_is_built_on_the_first(out):
+    one, two = (checkpoint.newest(record(out, stage, "ce")[1])[0]["model"] for stage in (1, 2))
+    assert two["memory.centroids"].isfinite().all()
+    assert {"attention.project.weight", "classifier.selector.weight"} <= set(two)
+    ours = one["classifier.weight"]
+    begun = two["classifier.hallucinator.weight"]
+    assert begun.shape == ours.shape
+    assert torch.nn.functional.cosine_similarity(begun, ours).min() > 0.9  # it has moved from there a little
+
+
+def test_the_centroids_begin_as_the_mean_features(out, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(stages, "fit", lambda learner, data, *rest: seen.append((learner.model, data)))
+    first = record(out, 1, "ce")[1]
+    recipe = stages.on_top(STAGES, CROSS_ENTROPY, 0)
+    stages.train_stage(recipe, CROSS_ENTROPY, 0, CPU, first)
+    network, data = seen[0]
+    pixels = data.train.pixels / data.train.white
+    network.eval()
+    for c in range(8):
+        own = [network.features(image[None])[0] for image in pixels[torch.from_numpy(data.train.labels == c)]]
+        torch.testing.assert_close(network.memory.centroids[c], sum(own) / len(own), rtol=1e-4, atol=1e-5)
+
+
+def test_a_stopped_second_stage_ends_as_if_it_had_not_been(out, monkeypatch, tmp_path):
+    kept = stages.Run.keep
+
+    def stop(self, epoch, content):
+        kept(self, epoch, content)
+        raise KeyboardInterrupt
+
+    pair = STAGES.losses[1]
+    train_first(STAGES, pair, 0, tmp_path, CPU)
+    monkeypatch.setattr(stages.Run, "keep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_second(STAGES, pair, 0, tmp_path, CPU)
+    monkeypatch.setattr(stages.Run, "keep", kept)
+    train_second(STAGES, pair, 0, tmp_path, CPU)
+    for name, value in checkpoint.newest(record(out, 2, "cyclical")[1])[0]["model"].items():
+        other = checkpoint.newest(record(tmp_path, 2, "cyclical")[1])[0]["model"][name]
+        assert torch.equal(value, other), name
+
+
+def test_frozen_features_stay_to_the_bit(out, tmp_path):
+    frozen = replace(STAGES, second=replace(SECOND, features_lr_scale=0.0))
+    train_first(frozen, CE, 0, tmp_path, CPU)
+    train_second(frozen, CE, 0, tmp_path, CPU)
+    one, two = (checkpoint.newest(record(tmp_path, stage, "ce")[1])[0]["model"] for stage in (1, 2))
+    compared = 0
+    for name, value in two.items():
+        if name.startswith("backbone.body."):
+            assert torch.equal(value, one[name.replace("backbone.body", "features")]), name
+            compared += 1
+    assert compared > 5
+
+
+def test_features_of_the_first_stage_can_have_a_rate_of_their_own(tmp_path):
+    slow = replace(FIRST, features_lr_scale=1e-30, momentum=0.0, weight_decay=0.0)
+    train_first(replace(STAGES, first=slow), CE, 0, tmp_path, CPU)
+    found = checkpoint.newest(record(tmp_path, 1, "ce")[1])[0]["model"]
+    begun = stages.initial_model(slow, 8, 0).state_dict()
+    weights = dict(stages.initial_model(slow, 8, 0).named_parameters())
+    moved = {name for name in weights if not torch.allclose(found[name], begun[name])}
+    assert moved == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_second_stage_without_its_first_is_refused(out, tmp_path):
+    recipe = stages.on_top(STAGES, CROSS_ENTROPY, 0)
+    with pytest.raises(
+        FirstStageError, match="no run there; stage 2 of cross-entropy, seed 0, begins with the stage 1"
+    ):
+        train_second(STAGES, CE, 0, tmp_path, CPU)
+    with pytest.raises(FirstStageError, match=r"holds another run .*cyclical focal, seed 0"):
+        stages.train_stage(recipe, CROSS_ENTROPY, 0, CPU, record(out, 1, "cyclical")[1])
+    with pytest.raises(FirstStageError, match="holds another run"):
+        stages.train_stage(stages.on_top(STAGES, CROSS_ENTROPY, 1), CROSS_ENTROPY, 1, CPU, record(out, 1, "ce")[1])
+    unended = tmp_path / "unended"
+    unended.mkdir()
+    (unended / "run.json").write_bytes((record(out, 1, "ce")[1] / "run.json").read_bytes())
+    with pytest.raises(FirstStageError, match="has not ended"):
+        stages.train_stage(recipe, CROSS_ENTROPY, 0, CPU, unended)
+
+
+def test_stages_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="model is 'small-convnet' in stage 1 and 'tiny-resnet' in stage 2"):
+        TwoStages(FIRST, replace(SECOND, model="tiny-resnet"), STAGES.losses)
+    with pytest.raises(ValueError, match="stage is 3"):
+        replace(FIRST, stage=3)
+    with pytest.raises(ValueError, match="stage 2 has no mixup"):
+        replace(SECOND, mixup=0.2)
+    with pytest.raises(ValueError, match="give one open set"):
+        replace(FIRST, open_source="elsewhere")
+
+
+def test_two_processes_give_the_numbers_of_one(out, tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_stages as t;"
+        "pair = t.STAGES.losses[1]; out = Path(sys.argv[2]);"
+        "t.train_first(t.STAGES, pair, 0, out, t.CPU); t.train_second(t.STAGES, pair, 0, out, t.CPU)"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    done = subprocess.run(
+        [*map(str, launch), str(__file__.rsplit("/", 1)[0]), str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for stage in (1, 2):
+        one, two = record(out, stage, "cyclical")[0], record(tmp_path, stage, "cyclical")[0]
+        assert (one.processes, two.processes) == (1, 2)
+        for ours, theirs in zip(one.epochs, two.epochs, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-3)
+        logits = [
+            np.load(record(folder, stage, "cyclical")[1] / "predictions.npz")["logits"] for folder in (out, tmp_path)
+        ]
+        np.testing.assert_allclose(*logits, rtol=0.01, atol=0.02)
+
+
+def test_one_command_for_both_stages(monkeypatch, tmp_path):
+    monkeypatch.setitem(recipes.TWO_STAGES, "fashion-mnist-open", lambda: STAGES)
+    arguments = [
+        "reproduce",
+        "fashion-mnist-open",
+        "--loss",
+        "ce",
+        "--cpu",
+        "--out",
+        str(tmp_path),
+        "--set",
+        "epochs=1",
+    ]
+    refused = CliRunner().invoke(app, [*arguments, "--stage", "2"])
+    assert refused.exit_code == 1
+    done = CliRunner().invoke(app, [word if word != "ce" else "ce,cyclical" for word in arguments])
+    assert done.exit_code == 0, done.output
+    for stage in (1, 2):
+        for title in ("cross-entropy", "cyclical focal"):
+            assert f"digits, stage {stage}, {title}, seed 0: many/medium/few/all" in done.output
+    assert "balanced accuracy" in done.output  # the comparison of the second stages
+    lone = CliRunner().invoke(app, [*arguments, "--set", "2:epochs=2", "--stage", "2"])
+    assert lone.exit_code == 0, lone.output
+    folders = [json.loads((path / "run.json").read_text()) for path in (tmp_path / "digits-2").iterdir()]
+    assert sorted(run["recipe"]["epochs"] for run in folders) == [1, 1, 2]
