@@ -47,7 +47,7 @@ class Learner:
         """
         loss, logits = self.loss(images, target, now)
         share = len(batch.labels) * self.accelerator.num_processes / batch.total
-        self.optimizer.zero_grad()
+        self.optimizer.optimizer.zero_grad()  # the wrapper inspects the signature at every step
         self.accelerator.backward(loss if share == 1 else loss * share)
         if now.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), now.clip_norm)

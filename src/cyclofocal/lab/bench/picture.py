@@ -54,7 +54,7 @@ def _panel(axes: Any, shape: str, records: Sequence[Measurement], losses: Sequen
         _bar(axes, y, found.get(loss))
     axes.axvline(1, color="black", linewidth=0.9, zorder=4)
     axes.set_yticks(range(len(losses)), losses)
-    for label, loss in zip(axes.get_yticklabels(), losses, strict=True):
+    for label, loss in zip(axes.get_yticklabels(), losses, strict=False):  # an inner panel shows none
         label.set_weight("bold" if loss.startswith("cyclofocal") else "normal")
     axes.set_ylim(len(losses) - 0.4, -0.6)
     axes.set_title(f"{shape}   (1 = {significant(base[1], 3)} ms)", loc="left", fontsize=9, weight="bold")
