@@ -1,7 +1,7 @@
 """What the training engine costs: against a bare loop with the same model and data, and the loss's share of a step.
 
-Run: ``python benchmarks/engine.py``, a minute or two on one core. Epochs of the two loops alternate and processor time
-is counted, so that what else the machine does matters little; the ratio is of the medians.
+Run: ``python benchmarks/engine.py``, two minutes on one core. Epochs of the two loops alternate and processor time is
+counted; the bare loop against itself shows how much of a ratio is noise.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from cyclofocal.lab.progress import Display
 from cyclofocal.lab.recipes.recipe import CYCLICAL, Recipe
 from cyclofocal.lab.train import Setup, start_accelerator
 
-ROUNDS = 21
+ROUNDS = 31
 IMAGES = 1280
 
 RECIPE = Recipe(
@@ -61,22 +61,25 @@ def bare_epoch(model: nn.Module, criterion: CyclicalFocalLoss, optimizer: torch.
     return time.process_time() - started
 
 
-def overhead() -> tuple[float, float]:
-    """Median seconds of an epoch: bare, and with the engine."""
+def overhead() -> tuple[list[float], list[float]]:
+    """Per round: seconds with the engine over the mean of two bare ones around it, and those two over each other."""
     data, accelerator = fake_images(), start_accelerator(RECIPE, Setup(cpu=True))
     model, criterion = initial_model(RECIPE, 10, 0), CyclicalFocalLoss(label_smoothing=0.1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     criterion.set_progress(0.1)
     learner = build_learner(RECIPE, CYCLICAL, 10, 0, accelerator)
     course = Course(RECIPE, CYCLICAL, 0, data, source(data, RECIPE, accelerator.device, training=True), None)
-    bare, engine = [], []
+    ratios, control = [], []
     with Display("bench", 1, 0, shown=False) as display:
         for epoch in range(ROUNDS):
-            bare.append(bare_epoch(model, criterion, optimizer, data))
+            before = bare_epoch(model, criterion, optimizer, data)
             started = time.process_time()
             run_epoch(learner, course, epoch, display)
-            engine.append(time.process_time() - started)
-    return statistics.median(bare), statistics.median(engine)
+            engine = time.process_time() - started
+            after = bare_epoch(model, criterion, optimizer, data)
+            ratios.append(2 * engine / (before + after))
+            control.append(after / before)
+    return ratios, control
 
 
 def loss_share(batch_size: int = 8) -> tuple[float, float, float]:
@@ -108,8 +111,9 @@ def loss_share(batch_size: int = 8) -> tuple[float, float, float]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread")
-    bare, engine = overhead()
-    print(f"epoch of {IMAGES} images, small CNN: bare {bare:.3f} s, engine {engine:.3f} s, ratio {engine / bare:.3f}")
+    for name, ratios in zip(("engine over bare", "bare over bare"), overhead(), strict=True):
+        low, median, high = statistics.quantiles(ratios, n=4)
+        print(f"small CNN, {ROUNDS} rounds, {name}: median {median:.3f}, quartiles {low:.3f} to {high:.3f}")
     step, ours, plain = loss_share()
     print(
         f"ResNet-18 step, 8 images: {step:.0f} ms; loss {ours:.3f} ms, {100 * ours / step:.3f} % of it"
