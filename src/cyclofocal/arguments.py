@@ -33,7 +33,7 @@ def check_softmax_call(
     classes = logits.shape[class_dim]
     if classes == 0:
         raise ValueError(f"logits of shape {tuple(logits.shape)} has no class; dimension {class_dim} must be >= 1")
-    _check_class_weight(weight, classes)
+    check_class_weight("weight", weight, classes)
     if target.is_floating_point():
         _check_probabilities(logits, target, ignore_index)
     else:
@@ -147,12 +147,13 @@ def _check_device(logits: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f"{name} is on {other.device}, logits on {logits.device}; move them to one device")
 
 
-def _check_class_weight(weight: Tensor | None, classes: int) -> None:
+def check_class_weight(name: str, weight: Tensor | None, classes: int) -> None:
+    """Refuse what is not one floating-point factor per class."""
     if weight is None:
         return
-    _check_floating("weight", weight)
+    _check_floating(name, weight)
     if weight.shape != (classes,):
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; it must be ({classes},), one per class")
+        raise ValueError(f"{name} has shape {tuple(weight.shape)}; it must be ({classes},), one per class")
 
 
 def _check_broadcast(name: str, weight: Tensor | None, logits: Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_softmax_call
+from cyclofocal.arguments import check_class_weight, check_softmax_call
 from cyclofocal.equation import Eta, softmax_denominator
 from cyclofocal.kernels.operators import SOFTMAX
 
@@ -79,7 +79,7 @@ def linear_cyclical_focal_loss(
     gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
     check_no_gradient("linear_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
     logits = _check_layer(hidden, weight, target, bias)
-    check_class_weight(class_weight, logits)
+    check_factor_per_class(class_weight, logits)
     target = target.reshape(logits.shape if target.is_floating_point() else logits.shape[:1])
     check_softmax_call(logits, target, None, eta, gammas, ignore_index, reduction, label_smoothing)
     if chunk_rows is not None and chunk_rows < 1:
@@ -100,16 +100,10 @@ def check_no_gradient(function: str, **tensors: Any) -> None:
             )
 
 
-def check_class_weight(class_weight: Tensor | None, logits: Tensor) -> None:
-    """Refuse what is not one floating-point factor for every column of (N, C) logits."""
-    if class_weight is None:
-        return
-    if not class_weight.is_floating_point():
-        raise TypeError(f"class_weight has dtype {class_weight.dtype}; it must be a floating-point tensor")
-    if class_weight.shape != logits.shape[1:]:
-        shape = tuple(logits.shape[1:])
-        raise ValueError(f"class_weight has shape {tuple(class_weight.shape)}; it must be {shape}, one per class")
-    if class_weight.device != logits.device:
+def check_factor_per_class(class_weight: Tensor | None, logits: Tensor) -> None:
+    """Refuse what is not one floating-point factor for every column of (N, C) logits, on their device."""
+    check_class_weight("class_weight", class_weight, logits.shape[1])
+    if class_weight is not None and class_weight.device != logits.device:
         raise ValueError(f"class_weight is on {class_weight.device}, not on {logits.device}; move it there")
 
 

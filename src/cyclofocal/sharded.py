@@ -20,7 +20,7 @@ from cyclofocal.arguments import check_softmax_call
 from cyclofocal.equation import Eta
 from cyclofocal.kernels.operators import compute_dtype
 from cyclofocal.kernels.plain import CHUNK, CHUNK_ELSEWHERE, _number, _scale, _Terms
-from cyclofocal.linear import check_class_weight, check_no_gradient
+from cyclofocal.linear import check_factor_per_class, check_no_gradient
 
 
 @torch._disable_dynamo  # what torch.compiler.disable does, but without loading the compiler at import
@@ -92,7 +92,7 @@ def sharded_cyclical_focal_loss(
         logits, group, shard_sizes = _unwrap(logits, group, shard_sizes)
     sizes = _check_shards(logits, target, group, shard_sizes)
     joined = logits.new_empty(()).expand(len(logits), sum(sizes))  # one number in memory
-    check_class_weight(class_weight, joined)
+    check_factor_per_class(class_weight, joined)
     check_softmax_call(joined, target, None, eta, gammas, ignore_index, reduction, label_smoothing)
 
     eta = eta.detach().clone() if isinstance(eta, Tensor) else eta  # a clock may move its tensor before backward

@@ -2,12 +2,13 @@
 
 import hashlib
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cyclofocal.lab.records import write_atomically
 
 KEPT = 2
 """Newest checkpoints of a run; the older one is for when the newer is damaged."""
@@ -65,18 +66,3 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, list[DamagedCheckpointE
         except DamagedCheckpointError as error:
             damaged.append(error)
     return None, damaged
-
-
-def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """After a kill at any moment ``path`` holds all the parts, or what it held before."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -76,15 +75,21 @@ def write_record(record: RunRecord, path: Path) -> None:
     """Write one line atomically: after a kill at any moment ``path`` holds all of it, or what it held before."""
     line = json.dumps(asdict(record), allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    write_atomically(path, line.encode())
+
+
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """After a kill at any moment ``path`` holds all the parts, or what it held before."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(line)
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

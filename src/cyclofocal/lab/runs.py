@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclofocal.lab import checkpoint
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
-from cyclofocal.lab.records import RunRecord, content_hash, read_records, versions, write_record
+from cyclofocal.lab.records import RunRecord, content_hash, read_records, versions, write_atomically, write_record
 
 Row = dict[str, Any]
 
@@ -41,7 +41,7 @@ class Run:
             self._check(json.loads((folder / "run.json").read_text(encoding="utf-8")))
         elif writes:
             folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_atomically(folder / "run.json", json.dumps(run, indent=1).encode())
+            write_atomically(folder / "run.json", json.dumps(run, indent=1).encode())
 
     def finished(self) -> RunRecord | None:
         """The record of a run that has ended; None where there is none, or a damaged one."""
@@ -58,7 +58,7 @@ class Run:
             leftover.unlink()
         content, damaged = checkpoint.newest(self.folder)
         rows = content["rows"] if content else []
-        checkpoint.write_atomically(self.epochs_path, "".join(map(_line, rows)).encode())
+        write_atomically(self.epochs_path, "".join(map(_line, rows)).encode())
         return content, damaged
 
     def keep(self, epoch: int, content: dict[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 import typer
 
-from cyclofocal.lab.bench.command import bench
+from cyclofocal.lab.commands.bench import bench
 from cyclofocal.lab.commands.compare import compare
+from cyclofocal.lab.commands.evaluate import evaluate
 from cyclofocal.lab.commands.recipes import recipes
 from cyclofocal.lab.commands.train import reproduce, train
 from cyclofocal.lab.oltr.check import check_lists
-from cyclofocal.lab.oltr.command import evaluate
 
 app = typer.Typer(
     help="Train with the cyclical focal loss and its relatives, and compare them honestly.",

@@ -78,6 +78,13 @@ def make_folder(folder: Path, option: str) -> None:
         raise typer.BadParameter(f"{str(folder)!r} cannot be written to.", param_hint=option)
 
 
+def picture_path(path: Path | None) -> Path | None:
+    """Refuse a picture in a format that is not drawn."""
+    if path is not None and path.suffix.lower() not in (".png", ".svg"):
+        raise typer.BadParameter(f"{str(path)!r} must end in .png or .svg.")
+    return path
+
+
 def given_command() -> str:
     """The command as it was given, for records."""
     return shlex.join(["cyclofocal", *sys.argv[1:]])

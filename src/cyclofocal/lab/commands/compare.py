@@ -19,6 +19,7 @@ from cyclofocal.lab.commands.arguments import (
     loss_names,
     losses_of,
     make_folder,
+    picture_path,
     recipe_name,
 )
 from cyclofocal.lab.recipes.catalogue import RECIPES
@@ -35,12 +36,6 @@ def _two_losses(names: str) -> str:
     if "," not in chosen:
         raise typer.BadParameter(f"{names!r} is one loss; a comparison needs two or more, separated by commas.")
     return chosen
-
-
-def _picture_path(path: Path | None) -> Path | None:
-    if path is not None and path.suffix.lower() not in (".png", ".svg"):
-        raise typer.BadParameter(f"{str(path)!r} must end in .png or .svg.")
-    return path
 
 
 def compare(
@@ -61,7 +56,7 @@ def compare(
     root: Root = Path("data"),
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder; default: runs/RECIPE.")] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="A .png or .svg; default: comparison.png in the folder.", callback=_picture_path)
+        Path | None, typer.Option(help="A .png or .svg; default: comparison.png in the folder.", callback=picture_path)
     ] = None,
 ) -> None:
     """Train every loss at every seed, paired by seed, and show what the losses change.

@@ -1,15 +1,13 @@
 """Experiments in two stages, for ``cyclofocal reproduce``."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from cyclofocal.lab.commands.arguments import make_folder, one_of
+from cyclofocal.lab.commands.telling import is_main, told_in_a_line
 from cyclofocal.lab.oltr.recipe import TwoStages
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.settings import with_settings
@@ -70,20 +68,6 @@ def reproduce_stages(
     return [record for record in records if record.recipe["stage"] == (stage or 2)]
 
 
-@contextmanager
-def told_in_a_line(out: Path) -> Iterator[None]:
-    """What goes wrong is told in one line."""
-    console = Console(stderr=True, highlight=False)
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print(f"stopped: {out} is kept, the same command continues", style="red", markup=False)
-        raise typer.Exit(130) from None
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
 def _of_stage(settings: Sequence[str], stage: int) -> list[str]:
     """Settings of both stages and of this one, without their prefix."""
     kept = [setting.removeprefix(f"{stage}:") for setting in settings]
@@ -91,7 +75,7 @@ def _of_stage(settings: Sequence[str], stage: int) -> list[str]:
 
 
 def _tell(record: RunRecord) -> None:
-    if int(os.environ.get("RANK", "0")) != 0:
+    if not is_main():
         return
     numbers = {name: "none" if value is None else f"{100 * value:.1f}" for name, value in record.metrics.items()}
     line = (

@@ -1,12 +1,10 @@
 """``cyclofocal reproduce`` and ``cyclofocal train``: runs that keep all they need to go on after a kill."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from cyclofocal.lab.commands.arguments import (
     Root,
@@ -22,6 +20,7 @@ from cyclofocal.lab.commands.arguments import (
     recipe_name,
 )
 from cyclofocal.lab.commands.stages import reproduce_stages, stages_of
+from cyclofocal.lab.commands.telling import is_main, told_in_a_line
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.own import own
@@ -119,28 +118,21 @@ def _run_all(
     from cyclofocal.lab.train import train as train_one
 
     make_folder(out, "--out")
-    console = Console(stderr=True, highlight=False)
     records = []
-    try:
-        for seed in seeds:
-            for loss in losses:
-                folder = run_folder(out, recipe, loss, seed)
-                setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
+    for seed in seeds:
+        for loss in losses:
+            folder = run_folder(out, recipe, loss, seed)
+            setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
+            with told_in_a_line(folder):
                 records.append(train_one(recipe, loss, seed, setup))
-                if _is_main():
-                    typer.echo(_told(records[-1], folder))
-    except KeyboardInterrupt:
-        console.print(f"stopped: {folder} is kept, the same command continues", style="red", markup=False)
-        raise typer.Exit(130) from None
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+            if is_main():
+                typer.echo(_told(records[-1], folder))
     _compare(records, losses)
 
 
 def _compare(records: list[RunRecord], losses: list[LossSettings]) -> None:
     """The table of a comparison, where there is more than one loss."""
-    if len(losses) > 1 and _is_main():
+    if len(losses) > 1 and is_main():
         from cyclofocal.lab.commands.compare import show
 
         show(records, losses, None)
@@ -168,7 +160,3 @@ def _trackers(tensorboard: bool, others: list[str] | None) -> tuple[str, ...]:
 
 def _has(settings: list[str] | None, field: str) -> bool:
     return any(setting.split("=")[0] == field for setting in settings or [])
-
-
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0

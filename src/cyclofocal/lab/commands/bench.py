@@ -1,6 +1,5 @@
 """``cyclofocal bench``: arguments checked before any work, then shape by shape measured, stored and shown."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from cyclofocal.lab.bench.candidates import Candidate, candidates, user_candidat
 from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
 from cyclofocal.lab.bench.record import Measurement, append, measurements
 from cyclofocal.lab.bench.report import remarks, table
+from cyclofocal.lab.commands.arguments import make_folder, picture_path
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 SHAPES = ("384x10", "128x1000", "4096x1000", "512x21843", "1024x100000", "8x19x256x256")
@@ -55,12 +55,6 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _picture_path(path: Path | None) -> Path | None:
-    if path is not None and path.suffix.lower() not in (".png", ".svg"):
-        raise typer.BadParameter(f"{str(path)!r} must end in .png or .svg.")
-    return path
-
-
 def _losses(device: str, against: list[str] | None) -> list[Candidate]:
     try:
         return [*candidates(device), *(user_candidate(spec) for spec in against or ())]
@@ -92,7 +86,7 @@ def bench(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(dir_okay=False, help="Records are added here.")] = Path("runs/bench.jsonl"),
-    picture: Annotated[Path | None, typer.Option(help="A .png or .svg.", callback=_picture_path)] = None,
+    picture: Annotated[Path | None, typer.Option(help="A .png or .svg.", callback=picture_path)] = None,
 ) -> None:
     """Measure time and memory of the losses, ours and others, forward and backward.
 
@@ -103,7 +97,7 @@ def bench(
     losses = _losses(device, against)
     for file, option in ((out, "--out"), (picture, "--picture")):
         if file is not None:
-            _make_folder(file.parent, option)
+            make_folder(file.parent, option)
     heap = _settle(warm_heap, threads)
     console = Console(highlight=False)
     console.width = max(console.width, LEAST_COLUMNS) if console.is_terminal else LEAST_COLUMNS
@@ -146,12 +140,3 @@ def _close(console: Console, losses: list[Candidate], records: list[Measurement]
 
         draw(records, picture)
         typer.echo(f"picture  {picture}")
-
-
-def _make_folder(folder: Path, option: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(f"{str(folder)!r} cannot be made: {error.strerror}.", param_hint=option) from None
-    if not os.access(folder, os.W_OK):
-        raise typer.BadParameter(f"{str(folder)!r} cannot be written to.", param_hint=option)
