@@ -194,7 +194,7 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full_disk)
+        patch.setattr(os, "fsync", full_disk)
         with pytest.raises(OSError, match="no space"):
             checkpoint.save(tmp_path, 1, {"rows": [1, 2]})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000.pt"]

@@ -59,6 +59,7 @@ IMAGES = idx_bytes(np.zeros((4, 28, 28), dtype=np.uint8))
         ("train-labels-idx1-ubyte", gzip.compress(idx_bytes(np.zeros(39, np.uint8))), "39 labels, .* 40 images"),
         ("train-labels-idx1-ubyte", gzip.compress(idx_bytes(np.full(40, 10, np.uint8))), "label 10; .* 0 to 9"),
     ],
+    ids=["cut off", "not packed", "short", "long", "no head", "images for labels", "too few labels", "no such class"],
 )
 def test_a_wrong_file_is_named(tmp_path, name, content, message):
     path = write_fashion_mnist(tmp_path) / f"{name}.gz"
