@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import METRICS, evaluate, expected_calibration_error
@@ -25,6 +25,8 @@ def test_as_scikit_learn(run):
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert numbers["accuracy"] == pytest.approx(accuracy_score(target, p.argmax(1)))
     assert numbers["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(target, p.argmax(1)))
+    assert numbers["macro_f1"] == pytest.approx(f1_score(target, p.argmax(1), average="macro"))
+    assert numbers["brier"] == pytest.approx(((p - np.eye(4)[target]) ** 2).sum(1).mean())
     assert numbers["nll"] == pytest.approx(log_loss(target, p))
     assert list(numbers) == [metric.key for metric in METRICS]
 

@@ -59,7 +59,7 @@ def test_a_damaged_line_is_named_and_the_others_are_read(tmp_path):
         assert isinstance(error, DamagedRecordError)
         assert f"many.jsonl, line {line}:" in str(error)
     assert "cut off" in str(cut)
-    assert "missing ['command', 'data', 'device'" in str(partial)
+    assert "missing ['device', 'epochs'" in str(partial)
 
 
 def test_an_empty_file_is_named_and_a_missing_one_too(tmp_path):

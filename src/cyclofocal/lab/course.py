@@ -46,7 +46,7 @@ def moment(recipe: Recipe, loss: LossSettings, epoch: int, step: int, steps: int
     return Moment(
         progress=progress,
         eta=eta,
-        learning_rate=learning_rate(recipe, time),
+        learning_rate=loss.learning_rate_scale * learning_rate(recipe, time),
         weight_decay=_cycled(eta, recipe.weight_decay_range, recipe.weight_decay),
         temperature=_cycled(eta, recipe.temperature_range, 1.0),
         clip_norm=_cycled(eta, recipe.clip_norm_range, recipe.clip_norm),

@@ -23,13 +23,18 @@ class Metric:
     percent: bool = True
 
 
+BINS = 15
+"""Of equal width over the confidence."""
+
 METRICS = (
     Metric("accuracy", "accuracy", "accuracy, %"),
     Metric("balanced_accuracy", "balanced accuracy", "balanced accuracy, %"),
+    Metric("macro_f1", "macro F1", "macro F1, %"),
     Metric("many", "many-shot accuracy", "many-shot, %"),
     Metric("medium", "medium-shot accuracy", "medium-shot, %"),
     Metric("few", "few-shot accuracy", "few-shot, %"),
     Metric("nll", "negative log-likelihood", "NLL, nats", higher_is_better=False, percent=False),
+    Metric("brier", "Brier score", "Brier score", higher_is_better=False, percent=False),
     Metric("ece", "calibration error", "ECE, %", higher_is_better=False),
 )
 """Every number of :func:`evaluate`, in the order of tables."""
@@ -50,14 +55,17 @@ def evaluate(logits: Array, target: Labels, train_counts: Sequence[int], groups:
     if not np.isfinite(logits).all():
         raise ValueError("logits hold a value that is not finite: the model has diverged")
     log_p = log_softmax(logits.astype(np.float64))
-    recall = recall_per_class(log_p.argmax(1), target, logits.shape[1])
+    p, predicted = np.exp(log_p), log_p.argmax(1)
+    recall = recall_per_class(predicted, target, logits.shape[1])
     shots = groups.classes_of(train_counts)
     return {
-        "accuracy": float((log_p.argmax(1) == target).mean()),
+        "accuracy": float((predicted == target).mean()),
         "balanced_accuracy": float(recall.mean()),
+        "macro_f1": macro_f1(predicted, target, logits.shape[1]),
         **{name: float(recall[members].mean()) if members else None for name, members in shots.items()},
         "nll": float(-log_p[np.arange(len(target)), target].mean()),
-        "ece": expected_calibration_error(np.exp(log_p), target),
+        "brier": float(((p**2).sum(1) - 2 * p[np.arange(len(target)), target] + 1).mean()),
+        "ece": expected_calibration_error(p, target),
     }
 
 
@@ -69,10 +77,20 @@ def recall_per_class(predicted: Labels, target: Labels, classes: int) -> Array:
     return np.bincount(target[predicted == target], minlength=classes) / totals
 
 
-def expected_calibration_error(p: Array, target: Labels, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence, weighted by their samples.
+def macro_f1(predicted: Labels, target: Labels, classes: int) -> float:
+    """Mean over the classes of 2 TP / (2 TP + FP + FN); 0 for a class that is never predicted.
 
-    Bins are closed on the right, (k/bins, (k+1)/bins].
+    Example:
+        >>> macro_f1(np.array([0, 0, 1]), np.array([0, 1, 1]), classes=2)
+        0.6666666666666666
+    """
+    right = np.bincount(target[predicted == target], minlength=classes)
+    named = np.bincount(predicted, minlength=classes) + np.bincount(target, minlength=classes)
+    return float((2 * right / np.maximum(named, 1)).mean())
+
+
+def expected_calibration_error(p: Array, target: Labels) -> float:
+    """Mean gap between confidence and accuracy over the bins of :func:`reliability`, weighted by their samples.
 
     Reference: C. Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017, equation 3.
 
@@ -80,10 +98,26 @@ def expected_calibration_error(p: Array, target: Labels, bins: int = 15) -> floa
         >>> expected_calibration_error(np.array([[0.75, 0.25], [0.25, 0.75]]), np.array([0, 0]))
         0.25
     """
-    confidence, correct = p.max(1), p.argmax(1) == target
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(target))
+    samples, confidence, right = reliability(p, target).T
+    return float(np.abs(confidence - right).sum() / samples.sum())
+
+
+def reliability(p: Array, target: Labels) -> Array:
+    """What a reliability diagram shows: per bin of confidence its samples, summed confidence and right answers.
+
+    Bins are closed on the right, (k / BINS, (k + 1) / BINS].
+
+    Args:
+        p: (N, C), probabilities.
+        target: (N,) class indices.
+
+    Returns:
+        (BINS, 3): number of samples, sum of their confidences, number of right ones.
+    """
+    confidence = p.max(1)
+    bin_of = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    weights = (np.ones(len(p)), confidence, p.argmax(1) == target)
+    return np.stack([np.bincount(bin_of, weights=weight, minlength=BINS) for weight in weights], axis=1)
 
 
 def log_softmax(logits: Array) -> Array:

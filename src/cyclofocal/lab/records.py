@@ -5,7 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ class RunRecord:
         device: "cpu", or the accelerator's name.
         train_counts: training images per class.
         epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy; weight_decay,
-            temperature, clip_norm where they cycle; validation_accuracy, validation_nll where there is such a split.
+            temperature, clip_norm where they cycle; validation_accuracy, validation_balanced_accuracy,
+            validation_nll where there is such a split.
         metrics: of the test set, after the last epoch, as fractions (nats for nll); see ``metrics``.
+        per_class: accuracy of each class on the test set, as fractions; empty in records of before it was kept.
+        reliability: per bin of confidence: samples of the test set, sum of their confidences, right ones; likewise.
         seconds: wall time of the run, over all its parts if it was stopped and continued; the first of a worker
             process has its imports in it.
         data: the data set's title.
@@ -49,6 +52,8 @@ class RunRecord:
     processes: int = 1
     threads: int = 1
     command: str = ""
+    per_class: list[float] = field(default_factory=list)
+    reliability: list[list[float]] = field(default_factory=list)
 
 
 class DamagedRecordError(ValueError):
@@ -118,7 +123,8 @@ def _parse(line: str) -> RunRecord:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno}); it may have been cut off") from None
     names = {entry.name for entry in fields(RunRecord)}
-    if not isinstance(content, dict) or set(content) != names:
-        given = set(content) if isinstance(content, dict) else set()
-        raise ValueError(f"not a run record: missing {sorted(names - given)}, unknown {sorted(given - names)}")
+    given = set(content) if isinstance(content, dict) else set()
+    needed = {entry.name for entry in fields(RunRecord) if entry.default is entry.default_factory is MISSING}
+    if needed - given or given - names:
+        raise ValueError(f"not a run record: missing {sorted(needed - given)}, unknown {sorted(given - names)}")
     return RunRecord(**content)

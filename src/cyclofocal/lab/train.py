@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +16,7 @@ from cyclofocal.lab.batches import check_shares, source
 from cyclofocal.lab.data import DataSet, load
 from cyclofocal.lab.epoch import Course, run_epoch
 from cyclofocal.lab.learner import Learner, build_learner
-from cyclofocal.lab.metrics import evaluate
+from cyclofocal.lab.metrics import Array, evaluate, log_softmax, recall_per_class, reliability
 from cyclofocal.lab.mixing import build_mixer
 from cyclofocal.lab.models import check_model
 from cyclofocal.lab.predict import predict
@@ -80,7 +81,7 @@ def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = N
         logits = predict(learner.evaluated, test, len(data.test), recipe.batch_size, accelerator)
     seconds = earlier + time.perf_counter() - started
     metrics = evaluate(logits.numpy(), data.test.labels, data.counts, recipe.groups)
-    return conclude(what, learner, data, rows, metrics, seconds, setup, run)
+    return conclude(what, learner, data, rows, logits.numpy(), metrics, seconds, setup, run)
 
 
 def conclude(
@@ -88,13 +89,14 @@ def conclude(
     learner: Learner,
     data: DataSet,
     rows: list[Row],
+    logits: Array,
     metrics: dict[str, float | None],
     seconds: float,
     setup: Setup,
     run: Run | None,
 ) -> RunRecord:
-    """The record of a run that has ended, written where it has a folder."""
-    accelerator = learner.accelerator
+    """The record of a run that has ended with these logits of the test set, written where it has a folder."""
+    accelerator, target = learner.accelerator, data.test.labels
     record = RunRecord(
         **what,
         device=_device_name(accelerator.device),
@@ -108,6 +110,8 @@ def conclude(
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
         command=setup.command,
+        per_class=recall_per_class(logits.argmax(1), target, len(data.classes)).round(6).tolist(),
+        reliability=reliability(np.exp(log_softmax(logits.astype(np.float64))), target).round(6).tolist(),
     )
     if run and accelerator.is_main_process:
         run.finish(record)
@@ -221,8 +225,14 @@ def from_main(accelerator: "Accelerator", content: Any) -> Any:
 
 
 def _validated(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
-    return {"validation_accuracy": accuracy, "validation_nll": F.cross_entropy(logits.double(), labels).item()}
+    right = (logits.argmax(1) == labels).double()
+    present = labels.bincount()
+    recall = labels.bincount(weights=right)[present > 0] / present[present > 0]
+    return {
+        "validation_accuracy": right.mean().item(),
+        "validation_balanced_accuracy": recall.mean().item(),
+        "validation_nll": F.cross_entropy(logits.double(), labels).item(),
+    }
 
 
 def _device_name(device: torch.device) -> str:

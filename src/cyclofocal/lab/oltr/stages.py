@@ -114,8 +114,9 @@ def train_stage(
         found = predictions_of(learner, data, recipe, setup.workers, f"{loss.title}, stage {recipe.stage}")
     if setup.folder and accelerator.is_main_process:
         write(found, setup.folder / PREDICTIONS)
-    numbers = evaluate(found, recipe.threshold, recipe.groups).numbers
-    return conclude(what, learner, data.known, rows, numbers, earlier + time.perf_counter() - started, setup, run)
+    numbers, logits = evaluate(found, recipe.threshold, recipe.groups).numbers, found.logits[found.known]
+    seconds = earlier + time.perf_counter() - started
+    return conclude(what, learner, data.known, rows, logits, numbers, seconds, setup, run)
 
 
 def first_weights(first: Path | None, recipe: StageRecipe, loss: LossSettings, seed: int) -> dict[str, Tensor]:

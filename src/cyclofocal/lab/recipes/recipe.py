@@ -14,6 +14,11 @@ class LossSettings:
     """One softmax loss at its settings; all five are the cyclical focal loss at some of them.
 
     ``cyclical_factor`` ``None`` stops the clock at eta 0, the (asymmetric) focal loss; all gammas 0 is cross-entropy.
+
+    Attributes:
+        learning_rate_scale: factor of the recipe's learning rate, for losses have gradients of different size.
+        file: ``PATH:NAME`` of a loss of the user's own, which has none of the settings above; "" otherwise.
+        digest: of that file's content, so that a changed file is another loss.
     """
 
     name: str
@@ -23,10 +28,13 @@ class LossSettings:
     gamma_hc: float = 0.0
     cyclical_factor: float | None = None
     label_smoothing: float = 0.0
+    learning_rate_scale: float = 1.0
+    file: str = ""
+    digest: str = ""
 
     @property
     def is_cross_entropy(self) -> bool:
-        return self.gamma_pos == self.gamma_neg == self.gamma_hc == 0
+        return not self.file and self.gamma_pos == self.gamma_neg == self.gamma_hc == 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,8 @@ class Recipe:
     Attributes:
         name, title: for commands and for people.
         source, subset, imbalance, head_images, test_per_class, validation_images, image_root, validation_list,
-            test_list, test_fraction, image_key, label_key: what :func:`cyclofocal.lab.data.load` takes.
+            test_list, test_fraction, image_key, label_key, target, folds, fold, validation_fraction: what
+            :func:`cyclofocal.lab.data.load` takes.
         groups: convention of many-, medium- and few-shot classes.
         model: one of :data:`cyclofocal.lab.models.MODELS`, or any name that timm knows.
         width: channels of the first layer of our own models; 0 is their default, and what timm's must have.
@@ -93,6 +102,10 @@ class Recipe:
     test_fraction: float = 0.0
     image_key: str = "image"
     label_key: str = "label"
+    target: str = ""
+    folds: int = 0
+    fold: int = 0
+    validation_fraction: float = 0.0
     groups: ShotGroups = OLTR
 
     model: str = "small-resnet"
@@ -204,6 +217,7 @@ LEAST = {
     ("epochs", "batch_size", "image_size", "aug_splits", "imbalance"): 1,
     ("cooldown_epochs", "warmup_epochs", "width", "crop_padding", "cutout", "mixup", "cutmix", "weight_decay"): 0,
     ("head_images", "test_per_class", "validation_images", "test_fraction", "min_learning_rate"): 0,
+    ("folds", "fold", "validation_fraction"): 0,
 }
 """Smallest legal value."""
 
