@@ -104,6 +104,19 @@ def _check_settings(eta: float | Tensor, gammas: dict[str, float], reduction: st
     check_unit_interval("label_smoothing", label_smoothing)
 
 
+def are_usual(
+    eta: float, gamma_pos: float, gamma_neg: float, gamma_hc: float, ignore_index: int, label_smoothing: float
+) -> bool:
+    """Whether nothing about these settings is to be said: neither an error nor a warning."""
+    return (
+        0 <= eta <= 1
+        and 0 <= label_smoothing <= 1
+        and 0 <= gamma_pos < math.inf
+        and 0 <= gamma_neg < math.inf
+        and 0 <= gamma_hc <= MONOTONE_GAMMA_HC
+    )
+
+
 def check_reduction(reduction: str) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}; it must be one of {', '.join(map(repr, REDUCTIONS))}")
@@ -192,10 +205,11 @@ def _check_indices(logits: Tensor, target: Tensor, class_dim: int, ignore_index:
             f" have shape {tuple(shape)}"
         )
     if can_read(target) and target.numel():
-        _check_index_values(target, logits.shape[class_dim], ignore_index)
+        check_index_values(target, logits.shape[class_dim], ignore_index)
 
 
-def _check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
+def check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
+    """Refuse an index that is neither a class nor ignored."""
     low, high = (bound.item() for bound in torch.aminmax(target))
     if low >= 0 and high < classes:
         return  # the common case: one pass over the target

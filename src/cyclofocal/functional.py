@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cyclofocal.arguments import check_sigmoid_call, check_softmax_call
-from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, compute_dtype, loss
+from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, compute_dtype, loss, usual_softmax
 
 
 def cyclical_focal_loss(
@@ -67,12 +67,15 @@ def cyclical_focal_loss(
 
     Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
     """
+    settings = (gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
+    value = usual_softmax(logits, target, weight, eta, settings, reduction)
+    if value is not None:
+        return value
     gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
     check_softmax_call(logits, target, weight, eta, gammas, ignore_index, reduction, label_smoothing)
     dtype = compute_dtype(logits)
     target = target.to(dtype if target.is_floating_point() else torch.int64)
     weight = None if weight is None else weight.to(dtype)
-    settings = (gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
     if logits.dim() > 1:
         return loss(SOFTMAX, (logits, target, weight), eta, settings, reduction)
     rows = target.unsqueeze(0) if target.is_floating_point() else target.view(1)  # a batch of one

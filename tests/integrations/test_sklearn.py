@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cyclofocal import CyclicalFocalLoss
 from cyclofocal.schedules import cyclical_eta
 
 pytest.importorskip("sklearn")
@@ -37,8 +38,37 @@ def test_a_rare_class_is_learnt_in_one_cycle(binary_table):
     criterion = model[-1].net_.criterion_
     assert criterion.progress == 1
     assert criterion.eta == 1
-    torch.testing.assert_close(criterion.weight, torch.tensor(len(y) / 2 / np.bincount(y), dtype=torch.float32))
+    torch.testing.assert_close(criterion.weight, torch.from_numpy(len(y) / 2 / np.bincount(y)))
     assert recall_score(y_test, model.predict(x_test), average="macro") > 0.8  # chance: 0.5
+
+
+def test_weighing_rows_is_weighing_classes(binary_table):
+    """With batches of several rows too; the weights "balanced" count what the rows weigh."""
+    x, x_test, y, _ = binary_table
+    settings = {"max_epochs": 3, "random_state": 0}
+    plain = CyclicalFocalClassifier(**settings).fit(x, y)
+    by_class = CyclicalFocalClassifier(class_weight={0: 1.0, 1: 5.0}, **settings).fit(x, y)
+    by_row = CyclicalFocalClassifier(**settings).fit(x, y, np.where(y == 1, 5.0, 1.0))
+    p = by_row.predict_proba(x_test)
+    np.testing.assert_allclose(p, by_class.predict_proba(x_test), rtol=1e-6)
+    assert np.abs(p - plain.predict_proba(x_test)).max() > 0.01
+    balanced = CyclicalFocalClassifier(class_weight="balanced", **settings).fit(x, y, np.where(y == 1, 5.0, 1.0))
+    mass = np.bincount(y) * [1, 5]
+    torch.testing.assert_close(balanced.net_.criterion_.weight, torch.from_numpy(mass.sum() / 2 / mass))
+
+
+def test_a_pipeline_and_early_stopping_take_weights(binary_table):
+    x, _, y, _ = binary_table
+    weight = np.where(y == 1, 5.0, 1.0)
+    model = _model(early_stopping=True).fit(x, y, cyclicalfocalclassifier__sample_weight=weight)
+    assert model.score(x, y) > 0.9
+
+
+@pytest.mark.parametrize(("weight", "message"), [(-1.0, r"sample_weight reaches down to -1\.0"), (0.0, "0 everywhere")])
+def test_weights_that_mean_nothing_are_refused(weight, message, binary_table):
+    x, _, y, _ = binary_table
+    with pytest.raises(ValueError, match=message):
+        CyclicalFocalClassifier().fit(x, y, np.full(len(y), weight))
 
 
 def test_a_grid_search_over_the_loss(digits_table):
@@ -90,9 +120,9 @@ def test_eta_moves_as_the_schedule_says_and_results_repeat(digits_table, monkeyp
     seen = []
     x, x_test, y, _ = digits_table
     model = CyclicalFocalClassifier(max_epochs=EPOCHS, random_state=0, batch_size=100)
-    criterion = type(model._criterion(np.unique(y), y))
-    original = criterion.set_progress
-    monkeypatch.setattr(criterion, "set_progress", lambda self, p: seen.append(cyclical_eta(p)) or original(self, p))
+    original = CyclicalFocalLoss.set_progress
+    watched = lambda self, p: seen.append(cyclical_eta(p)) or original(self, p)  # noqa: E731
+    monkeypatch.setattr(CyclicalFocalLoss, "set_progress", watched)
     once = model.fit(x, y).predict_proba(x_test)
     steps = EPOCHS * -(-len(y) // 100)
     assert seen == pytest.approx([cyclical_eta(step / (steps - 1)) for step in range(steps)])

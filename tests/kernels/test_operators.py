@@ -1,6 +1,7 @@
 """Promise: one operator per family, the same on every backend, with a gradient that nothing can spoil."""
 
 import itertools
+import os
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ WEIGHT = torch.rand(5)
 
 @pytest.fixture(params=AVAILABLE)
 def backend(request, monkeypatch):
-    monkeypatch.setenv(kernels.FORCE, request.param)
+    monkeypatch.setattr(kernels, "forced", request.param)
     return request.param
 
 
@@ -210,16 +211,23 @@ def test_gradients_of_large_inputs_are_cut_in_chunks_without_seams(monkeypatch):
 
 
 def test_describe_and_force(monkeypatch):
-    monkeypatch.delenv(kernels.FORCE, raising=False)
+    monkeypatch.setattr(kernels, "forced", "")
     assert set(kernels.describe()) == {"cpu", "cuda", "other", "native", "triton"}
-    monkeypatch.setenv(kernels.FORCE, "plain")
+    monkeypatch.setattr(kernels, "forced", "plain")
     assert kernels.describe()["cpu"] == "plain"
-    monkeypatch.setenv(kernels.FORCE, "fast")
+    monkeypatch.setattr(kernels, "forced", "fast")
     with pytest.raises(ValueError, match="'fast'; it must be native, triton or plain"):
         F.relu(cyclical_focal_loss(X, T, eta=0.5))
-    monkeypatch.setenv(kernels.FORCE, "native")
+    monkeypatch.setattr(kernels, "forced", "native")
     with pytest.raises(RuntimeError, match="cannot serve tensors on mps"):
         kernels.backend("mps")
+
+
+def test_the_environment_forces_a_backend():
+    code = "from cyclofocal import kernels; print(kernels.describe()['cpu'])"
+    environment = os.environ | {kernels.FORCE: "plain"}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert out.stdout.strip() == "plain"
 
 
 def test_without_the_native_library_the_plain_version_serves():

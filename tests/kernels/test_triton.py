@@ -82,6 +82,7 @@ def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, m
 def _afresh(monkeypatch):
     """As in a new process, where nothing has been chosen yet."""
     caches = (kernels._backend, triton_backend._misfit)
+    monkeypatch.setattr(kernels, "forced", "")
     for name, cache in itertools.product(FREE, caches):
         monkeypatch.delenv(name, raising=False)
         cache.cache_clear()
@@ -102,7 +103,7 @@ def test_it_says_where_it_can_serve(monkeypatch):
     told = kernels.describe()
     assert told["triton"] == "available"
     assert told["cpu"] != "triton"  # unless it is asked for
-    monkeypatch.setenv(kernels.FORCE, "triton")
+    monkeypatch.setattr(kernels, "forced", "triton")
     assert kernels.describe()["cpu"] == "triton"
     with pytest.raises(RuntimeError, match=r"cannot serve tensors on mps: it is for GPUs \(or the CPU"):
         kernels.backend("mps")

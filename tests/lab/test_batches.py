@@ -179,3 +179,17 @@ def test_mixing_keeps_soft_targets_soft_and_is_that_of_one_process(kind, size):
             assert torch.equal(their_images, mixed[own])
             assert torch.equal(their_target, target[own])
     assert soft > 10
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-inc1", "v0"])
+def test_every_operation_of_a_policy_works_at_full_strength(images, policy):
+    from timm.data.auto_augment import posterize as strict
+
+    from cyclofocal.lab.transforms import Timm, posterize
+
+    transform = Timm(replace(TIMM, auto_augment=policy))
+    for index in range(150):  # one in fifteen operations posterizes, to no bit at the end of its range
+        assert transform(images.image(0), (0, 0, index)).isfinite().all()
+    picture = images.image(0)
+    assert not np.asarray(posterize(images.image(0), 0)).any()
+    assert np.array_equal(np.asarray(posterize(images.image(0), 3)), np.asarray(strict(images.image(0), 3)))

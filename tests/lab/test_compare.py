@@ -1,15 +1,20 @@
 """The demo command: it shows, stores, goes on after a kill, and refuses nonsense before any work."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from cyclofocal.lab import cli
+from cyclofocal.lab.recipes.digits import digits
+from cyclofocal.lab.recipes.recipe import CYCLICAL
 from cyclofocal.lab.records import RunRecord, read_records
+from cyclofocal.lab.runs import run_folder
 
 COMMAND = [sys.executable, "-m", "cyclofocal.lab.cli"]
 
@@ -25,17 +30,22 @@ def run(*arguments):
     return process.returncode, out, err
 
 
+def stored(folder):
+    """What lies in the folders of the runs."""
+    return [line for path in sorted(folder.glob("*/*/record.jsonl")) for line in read_records(path)]
+
+
 def test_demo_shows_and_stores_and_a_rerun_reuses(tmp_path, monkeypatch, capsys):
     command = ("compare", "digits", "--seeds", 2, "--epochs", 2, "--out", tmp_path)
     code, out, err = run(*command)
     assert code == 0, err
     for words in ("cross-entropy", "asymmetric focal", "cyclical focal", "balanced accuracy, %", "few-shot, %", "ECE"):
         assert words in out
-    assert "Too few seeds to conclude anything" in out
+    assert "Nothing can be concluded: 2 seeds are too few" in out
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= 120
     assert (tmp_path / "comparison.png").stat().st_size > 20_000
-    records = list(read_records(tmp_path / "runs"))
+    records = stored(tmp_path)
     assert len(records) == 8
     assert {(r.loss["name"], r.seed) for r in records} == {
         (name, seed) for name in ("ce", "focal", "asymmetric", "cyclical") for seed in (0, 1)
@@ -51,16 +61,21 @@ def test_demo_shows_and_stores_and_a_rerun_reuses(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process group's leader")
-def test_a_killed_comparison_leaves_no_process_and_goes_on(tmp_path):
-    command = ("compare", "digits", "--seeds", 2, "--epochs", 30, "--losses", "ce,cyclical", "--out", tmp_path)
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_a_stopped_comparison_leaves_no_process_and_goes_on(stop, tmp_path):
+    command = ("compare", "digits", "--seeds", 2, "--epochs", 20, "--losses", "ce,cyclical", "--out", tmp_path)
     process = start(*command, start_new_session=True)
-    while not list((tmp_path / "runs").glob("*.jsonl")):
+    while not stored(tmp_path):
         assert _still_runs(process), process.stderr.read()
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)  # returns when the workers too have closed their ends
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=30)  # returns when the workers too have closed their ends
+    if stop == signal.SIGINT:
+        assert process.returncode == 130
+        assert re.search(r"stopped: \d of 4 runs are kept, the same command continues", err)
+        assert "Traceback" not in err
 
-    assert all(isinstance(record, RunRecord) for record in read_records(tmp_path / "runs"))
-    damaged, *whole = sorted((tmp_path / "runs").glob("*.jsonl"))
+    damaged, *whole = sorted(tmp_path.glob("*/*/record.jsonl"))
+    assert all(isinstance(record, RunRecord) for record in stored(tmp_path))
     damaged.write_text(damaged.read_text()[:100])
     times = {path: path.stat().st_mtime_ns for path in whole}
     code, out, err = run(*command)
@@ -68,8 +83,22 @@ def test_a_killed_comparison_leaves_no_process_and_goes_on(tmp_path):
     assert f"{damaged}, line 1: not JSON" in err
     assert f"4 runs, {len(whole)} of them finished before" in err
     assert {path: path.stat().st_mtime_ns for path in whole} == times
-    assert sum(isinstance(record, RunRecord) for record in read_records(tmp_path / "runs")) == 4
+    assert sum(isinstance(record, RunRecord) for record in stored(tmp_path)) == 4
     assert "minus cross-entropy" in out
+
+
+def test_a_run_that_fails_is_told_at_the_end_and_the_others_are_shown(tmp_path):
+    recipe = replace(digits(), epochs=2)
+    broken = run_folder(tmp_path, recipe, CYCLICAL, 1)
+    broken.mkdir(parents=True)
+    (broken / "run.json").write_text(json.dumps({"seed": 7}))
+    code, out, err = run("compare", "digits", "--seeds", 2, "--epochs", 2, "--losses", "ce,cyclical", "--out", tmp_path)
+    assert code == 1
+    assert "minus cross-entropy" in out
+    assert len(stored(tmp_path)) == 3
+    told, last = err.strip().splitlines()[-2:]
+    assert told.startswith("failed: digits, cyclical focal, seed 1: OtherRunError: ")
+    assert last == "1 of 4 runs failed; the same command tries them again"
 
 
 def _still_runs(process):
@@ -91,6 +120,14 @@ def _still_runs(process):
         (["digits", "--epochs", "many"], ["--epochs", "valid integer"]),
         (["digits", "--picture", "a.jpg"], ["'a.jpg' must end in .png or .svg"]),
         (["digits", "--out", os.devnull], ["--out", "null"]),
+        (["digits", "digits"], ["'digits' is given 2 times"]),
+        (["digits", "--tune", "0"], ["--tune", "0 is too few"]),
+        (["digits", "--metric", "acuracy"], ["'acuracy' is not a metric", "'accuracy'?"]),
+        (["digits", "--on", "cloud"], ["--on", "'local', 'ray', 'slurm'"]),
+        (["digits", "--gpus-per-run", "2"], ["--gpus-per-run", "one GPU at most"]),
+        (["digits", "--on", "ray", "--workers", "2"], ["--workers", "for --on local"]),
+        (["digits", "--slurm", "time=60"], ["--slurm", "for --on slurm, not local"]),
+        (["digits", "--on", "slurm", "--slurm", "time"], ["--slurm", "'time' is not KEY=VALUE"]),
     ],
 )
 def test_bad_input_is_refused_with_what_would_be_right(arguments, words, tmp_path, monkeypatch, capsys):

@@ -189,6 +189,10 @@ class BoostedLoss:
         self._settings |= _sides(criterion) if isinstance(criterion, BinaryCyclicalFocalLoss) else _weight(criterion)
         self._told = False
 
+    def __deepcopy__(self, memo: object) -> "BoostedLoss":
+        """Hosts copy parameters, hence objective and callback apart from each other: both must see the same clock."""
+        return self
+
     def set_round(self, rounds_done: int) -> None:
         """Set the clock for the round that comes after ``rounds_done``."""
         set_clock(self.criterion, rounds_done, self.num_boost_round)

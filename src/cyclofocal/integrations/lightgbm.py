@@ -17,6 +17,9 @@ class BoosterLoss:
     .probabilities`. Weights of the data set's rows count. The round is LightGBM's own, so with ``init_model`` the cycle
     goes on.
 
+    For ``LGBMClassifier(objective=loss.sklearn_objective)`` give its ``fit`` ``callbacks=[loss.callback]`` and, for early
+    stopping, ``eval_metric=loss.sklearn_metric``; it predicts raw scores too.
+
     All gammas 0 is LightGBM's ``binary`` (with ``boost_from_average=False``) or ``multiclass``, whose factor
     C / (C - 1) on the Hessian is kept.
 
@@ -38,17 +41,21 @@ class BoosterLoss:
         self.callback = _Callback(self.loss)
 
     def objective(self, scores: Array, data: Any) -> tuple[Array, Array]:
-        gradient, hessian = self.loss.derivatives(scores, data.get_label(), data.get_weight())
-        classes = scores.shape[1] if scores.ndim > 1 else 0
-        return gradient, hessian * classes / (classes - 1) if classes > 1 else hessian
+        return self.sklearn_objective(data.get_label(), scores, data.get_weight())
 
     def metric(self, scores: Array, data: Any) -> tuple[str, float, bool]:
         """Plain log loss: its name, its value, and that lower is better."""
-        return "log_loss", self.loss.log_loss(scores, data.get_label(), data.get_weight()), False
+        return self.sklearn_metric(data.get_label(), scores, data.get_weight())
 
-    def __deepcopy__(self, memo: object) -> "BoosterLoss":
-        """LightGBM copies its parameters, hence the objective: a copy would stay at the beginning."""
-        return self
+    def sklearn_objective(self, y_true: Array, y_pred: Array, weight: Array | None) -> tuple[Array, Array]:
+        """The objective in the spelling of ``LGBMClassifier``."""
+        gradient, hessian = self.loss.derivatives(y_pred, y_true, weight)
+        classes = y_pred.shape[1] if y_pred.ndim > 1 else 0
+        return gradient, hessian * classes / (classes - 1) if classes > 1 else hessian
+
+    def sklearn_metric(self, y_true: Array, y_pred: Array, weight: Array | None) -> tuple[str, float, bool]:
+        """The metric in the spelling of ``LGBMClassifier``."""
+        return "log_loss", self.loss.log_loss(y_pred, y_true, weight), False
 
 
 class _Callback:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from cyclofocal.integrations.host import require_host
 from cyclofocal.losses import CyclicalFocalLoss
@@ -18,7 +18,7 @@ require_host("skorch", "1.0")
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
 from sklearn.utils import check_random_state, compute_class_weight  # noqa: E402
 from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
-from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data  # noqa: E402
 from skorch import NeuralNetClassifier  # noqa: E402
 from skorch.callbacks import EarlyStopping  # noqa: E402
 from skorch.dataset import ValidSplit  # noqa: E402
@@ -103,27 +103,30 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
-        """Train on features (N, F) and labels (N,) of any kind."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+        """Train on features (N, F) and labels (N,) of any kind.
+
+        ``sample_weight`` (N,), >= 0, multiplies what a row adds to the loss, whose mean is weighted by it too, as by
+        ``class_weight``; a row of weight 0 is as good as not there.
+        """
         self._check_settings()
-        x, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
+        x, y, weight = self._rows(X, y, sample_weight)
         classes, index = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y has one class, {classes[0]!r}; a classifier needs at least two classes")
-        criterion, seed = self._criterion(classes, y), check_random_state(self.random_state).randint(2**31 - 1)
+        criterion = self._criterion(classes, index, weight)
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
         with torch.random.fork_rng():  # the seed is ours alone
             torch.manual_seed(seed)
             net = self._net(self._module(x.shape[1], classes), criterion, seed)
-            self.net_, self.classes_ = net.fit(x, index), classes
+            self.net_, self.classes_ = net.fit({"x": x, "sample_weight": weight}, index), classes
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """Probabilities (N, C), columns in the order of ``classes_``."""
         check_is_fitted(self)
-        x = torch.as_tensor(validate_data(self, X, dtype=np.float32, reset=False), dtype=torch.float64)
-        # in float64 on the CPU: a row's result must not depend on the rows around it
-        module = copy.deepcopy(self.net_.module_).cpu().double()
+        x = torch.as_tensor(validate_data(self, X, dtype=np.float64, reset=False))
+        module = copy.deepcopy(self.net_.module_).cpu()  # in float64: a row's result must not depend on those around it
         with torch.inference_mode():
             return module(x).softmax(-1).numpy()
 
@@ -131,6 +134,18 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         """The likeliest class of every row."""
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def _rows(self, x: Any, y: Any, sample_weight: Any) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
+        """Features, labels and weights of the rows that count."""
+        x, y = validate_data(self, x, y, dtype=np.float64)
+        check_classification_targets(y)
+        weight = _check_sample_weight(sample_weight, x, dtype=np.float64)
+        if (weight < 0).any():
+            raise ValueError(f"sample_weight reaches down to {weight.min()}; it must not be negative")
+        seen = weight > 0
+        if not seen.any():
+            raise ValueError("sample_weight is 0 everywhere; some row must count")
+        return x[seen], y[seen], weight[seen]
 
     def _check_settings(self) -> None:
         for name in ("max_epochs", "batch_size", "n_iter_no_change"):
@@ -141,15 +156,24 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction is {self.validation_fraction}; it must lie in (0, 1)")
 
-    def _criterion(self, classes: NDArray[Any], y: NDArray[Any]) -> CyclicalFocalLoss:
-        weight = compute_class_weight(self.class_weight, classes=classes, y=y)
+    def _criterion(
+        self, classes: NDArray[Any], index: NDArray[np.int64], sample_weight: NDArray[np.float64]
+    ) -> CyclicalFocalLoss:
+        weight = None
+        if self.class_weight == "balanced":
+            mass = np.bincount(index, sample_weight)
+            weight = torch.as_tensor(mass.sum() / (len(classes) * mass), dtype=torch.float64)
+        elif self.class_weight is not None:
+            factors = compute_class_weight(self.class_weight, classes=classes, y=classes)
+            weight = torch.as_tensor(factors, dtype=torch.float64)
         return CyclicalFocalLoss(
-            None if self.class_weight is None else torch.as_tensor(weight, dtype=torch.float32),
+            weight,
             gamma_pos=self.gamma_pos,
             gamma_neg=self.gamma_neg,
             gamma_hc=self.gamma_hc,
             cyclical_factor=self.cyclical_factor,
             label_smoothing=self.label_smoothing,
+            reduction="none",
         )
 
     def _module(self, features: int, classes: NDArray[Any]) -> nn.Module:
@@ -160,12 +184,12 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"warm_start is True, but y has the classes {classes}, those fitted are {self.classes_}")
         return self.net_.module_
 
-    def _net(self, module: nn.Module, criterion: CyclicalFocalLoss, seed: int) -> NeuralNetClassifier:
+    def _net(self, module: nn.Module, criterion: CyclicalFocalLoss, seed: int) -> "_WeightedNet":
         callbacks = [CyclicalFocalCallback()]
         if self.early_stopping:
             callbacks.append(EarlyStopping(patience=self.n_iter_no_change, load_best=True, sink=noop))
         split = ValidSplit(self.validation_fraction, stratified=True, random_state=seed)
-        return NeuralNetClassifier(
+        return _WeightedNet(
             module,
             criterion=criterion,
             optimizer=torch.optim.AdamW,
@@ -182,9 +206,23 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         )
 
 
+class _WeightedNet(NeuralNetClassifier):
+    """Takes ``{"x": features, "sample_weight": weights}``; to predict, the features alone will do."""
+
+    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+        return super().infer(x["x"] if isinstance(x, dict) else x, **fit_params)
+
+    def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:  # noqa: N803
+        target = y_true.to(self.device)
+        weight = X["sample_weight"].to(self.device)
+        rows = self.criterion_(y_pred, target)
+        mass = weight if self.criterion_.weight is None else weight * self.criterion_.weight[target]
+        return (rows * weight).sum() / mass.sum()
+
+
 def _perceptron(features: int, hidden_layer_sizes: Sequence[int], classes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for units in hidden_layer_sizes:
         layers += [nn.Linear(features, units), nn.ReLU()]
         features = units
-    return nn.Sequential(*layers, nn.Linear(features, classes))
+    return nn.Sequential(*layers, nn.Linear(features, classes)).double()

@@ -6,7 +6,7 @@ from cyclofocal.integrations.boosting import Array, BoostedLoss
 from cyclofocal.integrations.clock import Loss
 from cyclofocal.integrations.host import require_host
 
-require_host("xgboost", "2.1")
+require_host("xgboost", "2.1", twin="xgboost-cpu")
 
 from xgboost.callback import TrainingCallback  # noqa: E402
 
@@ -18,6 +18,9 @@ class BoosterLoss:
     ``custom_metric=loss.metric`` (with ``disable_default_eval_metric``). What the booster predicts are raw scores: see
     :func:`cyclofocal.integrations.boosting.probabilities`. Weights of the data's rows count. The round is the number
     that the booster holds, so with ``xgb_model`` the cycle goes on.
+
+    For ``XGBClassifier`` give ``objective=loss.sklearn_objective, callbacks=[loss.callback]``; its ``predict_proba``, its
+    ``predict`` and its own ``eval_metric`` then work as ever.
 
     All gammas 0 is XGBoost's ``binary:logistic`` or ``multi:softprob``, whose factor 2 on the Hessian is kept.
 
@@ -39,12 +42,19 @@ class BoosterLoss:
         self.callback = _Callback(self.loss)
 
     def objective(self, scores: Array, data: Any) -> tuple[Array, Array]:
-        gradient, hessian = self.loss.derivatives(scores, data.get_label(), data.get_weight())
-        return gradient, 2 * hessian if scores.ndim > 1 else hessian
+        return self._derivatives(scores, data.get_label(), data.get_weight())
+
+    def sklearn_objective(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> tuple[Array, Array]:
+        """The objective in the spelling of ``XGBClassifier``."""
+        return self._derivatives(y_pred, y_true, sample_weight)
 
     def metric(self, scores: Array, data: Any) -> tuple[str, float]:
         """Plain log loss: its name and its value; lower is better."""
         return "log_loss", self.loss.log_loss(scores, data.get_label(), data.get_weight())
+
+    def _derivatives(self, scores: Array, labels: Array, weights: Array | None) -> tuple[Array, Array]:
+        gradient, hessian = self.loss.derivatives(scores, labels, weights)
+        return gradient, 2 * hessian if scores.ndim > 1 else hessian
 
 
 class _Callback(TrainingCallback):

@@ -4,7 +4,8 @@
 * **triton**: the same for GPUs;
 * **plain**: the closed form in torch, for every other device, and the fallback.
 
-``CYCLOFOCAL_BACKEND=native|triton|plain`` forces one, for debugging. ``describe()`` says which is used where and why.
+``CYCLOFOCAL_BACKEND=native|triton|plain`` forces one, for debugging; it is read at import, into ``forced``.
+``describe()`` says which is used where and why.
 """
 
 import functools
@@ -15,15 +16,18 @@ from types import ModuleType
 BACKENDS = {"native": "cyclofocal.kernels.native", "triton": "cyclofocal.kernels.triton_backend"}
 FORCE = "CYCLOFOCAL_BACKEND"
 
+forced = os.environ.get(FORCE, "")
+"""The backend asked for; empty for the fastest. (To look into the environment takes as long as checking a call.)"""
+
 
 def backend(device: str) -> ModuleType:
     """The module that computes on this device type ("cpu", "cuda", ...): it has ``softmax`` and ``sigmoid``.
 
     Raises:
-        ValueError: the environment asks for a backend that does not exist.
-        RuntimeError: it asks for one that cannot serve this device, with the reason.
+        ValueError: ``forced`` is no backend.
+        RuntimeError: it cannot serve this device, with the reason.
     """
-    return _backend(device, os.environ.get(FORCE, ""))
+    return _backend(device, forced)
 
 
 def describe() -> dict[str, str]:

@@ -38,7 +38,7 @@ struct Call {
     const void *logits, *target, *weight, *pos_weight;
     void *loss, *grad;
     int64_t rows, classes, inner, ignore_index, probabilities;
-    int64_t pos_weight_size, sided, dtype, reduction, threads, instructions;
+    int64_t pos_weight_size, sided, dtype, reduction, threads, instructions, strict;
     double eta, gamma_pos, gamma_neg, gamma_hc, label_smoothing, alpha, margin;
 };
 
@@ -140,6 +140,15 @@ bool run(Plan& plan, double& total) {
 
 bool in_range(int64_t t, int64_t classes) { return t >= 0 && t < classes; }
 
+// Whether an index is neither a class nor ignored.
+bool any_wrong(const Call& call) {
+    const int64_t *target = (const int64_t*)call.target, count = call.rows * call.inner;
+    bool wrong = false;
+    for (int64_t i = 0; i < count; ++i)
+        wrong |= ((uint64_t)target[i] >= (uint64_t)call.classes) & (target[i] != call.ignore_index);
+    return wrong;
+}
+
 // The weights of the targets that count, or their number; an index out of range has no weight to add.
 template <class T> double index_denominator(const Call& call) {
     const int64_t *target = (const int64_t*)call.target, count = call.rows * call.inner;
@@ -187,8 +196,9 @@ EXPORT int cyclofocal_instructions() {
     return 0;
 }
 
-// 0, or 1 when there is no memory.
+// 0; 1 when there is no memory; 2 when a target is out of range and the call strict, before anything is computed.
 EXPORT int cyclofocal_softmax(const Call* call) {
+    if (call->strict && any_wrong(*call)) return 2;
 #if defined(__x86_64__)
     if (call->instructions == 2) return avx512::softmax(*call);
     if (call->instructions == 1) return avx2::softmax(*call);
@@ -660,13 +670,15 @@ template <class T> struct Kernel {
     }
 };
 
-// What the target index t means for lane k: -1 and a weight of nan if it is out of range.
-template <class T> FN void set_target(Rows<T>& r, const Plan& plan, int64_t t, int k) {
-    bool valid = in_range(t, plan.call->classes);
-    T weight = !valid ? (T)NAN : r.weight ? r.weight[t] : 1;
-    r.target[k] = valid ? t : -1;
-    r.own_weight[k] = weight;
-    r.other_weight[k] = (T)(plan.weight_sum - weight);
+// What the target index t means for lane k: the first class and a weight of nan, so a row of nan, if it is out of range.
+template <class T> FN int64_t set_target(Rows<T>& r, const Plan& plan, int64_t t, int k) {
+    const bool valid = in_range(t, plan.call->classes);
+    t = valid ? t : 0;
+    const T weight = r.weight ? r.weight[t] : 1;
+    r.target[k] = t;
+    r.own_weight[k] = valid ? weight : (T)NAN;
+    if (r.weight) r.other_weight[k] = (T)(plan.weight_sum - weight);
+    return t;
 }
 
 template <class T> TARGET static Rows<T> common(const Plan& plan) {
@@ -674,7 +686,8 @@ template <class T> TARGET static Rows<T> common(const Plan& plan) {
     r.weight = (const T*)plan.call->weight;
     r.scale = Math<T>::all((T)(plan.call->reduction == MEAN ? 1 / plan.denominator : 1));
     r.target = typename Math<T>::I{};
-    r.own_weight = r.other_weight = r.own_x = typename Math<T>::V{};
+    r.own_weight = r.own_x = typename Math<T>::V{};
+    r.other_weight = Math<T>::all((T)(plan.weight_sum - 1));
     return r;
 }
 
@@ -701,7 +714,7 @@ template <class IO> TARGET static double across_work(const Plan& plan, int64_t b
     for (int64_t n = begin; n < end; ++n) {
         const IO* x = (const IO*)c.logits + n * classes;
         IO* g = c.grad ? (IO*)c.grad + n * classes : nullptr;
-        const int64_t t = c.probabilities ? 0 : ((const int64_t*)c.target)[n];
+        int64_t t = c.probabilities ? 0 : ((const int64_t*)c.target)[n];
         if (!c.probabilities && t == c.ignore_index) {
             if (g) memset((void*)g, 0, classes * sizeof(IO));
             put_loss<T>(c, n, 0);
@@ -718,12 +731,12 @@ template <class IO> TARGET static double across_work(const Plan& plan, int64_t b
         if (c.probabilities) {
             r.y = (const T*)c.target + n * classes;
         } else {
-            for (int k = 0; k < M::W; ++k) set_target(r, plan, t, k);
-            r.own_x = M::all(r.target[0] < 0 ? 0 : r.x[t]);
+            for (int64_t given = t, k = 0; k < M::W; ++k) t = set_target(r, plan, given, k);
+            r.own_x = M::all(r.x[t]);
         }
         typename M::V loss, own;
         kernel(settings, r, loss, own);
-        if (g && !c.probabilities && r.target[0] >= 0) r.g[t] = own[0];
+        if (g && !c.probabilities) r.g[t] = own[0];
         if (g && !DIRECT) {
             for (int64_t j = 0; j < r.full; ++j) store(g + j * M::W, M::load(wide_g + j * M::W));
             for (int64_t j = r.full * M::W; j < classes; ++j) narrow(wide_g[j], g + j);
@@ -749,9 +762,11 @@ template <class IO, class T> struct Block {
                 auto v = k + W <= columns ? load(p) : load_some<T>(p, columns - k, IO());
                 Math<T>::store(tiles + k * classes + c * W, v);
             }
-        for (int64_t k = 0; !side_by_side && k < columns; ++k)
-            for (int64_t c = 0; c < classes; ++c)
-                tiles[k / W * W * classes + c * W + k % W] = widen(from[offset[k] + c * stride]);
+        for (int64_t k = 0; !side_by_side && k < columns; ++k) {
+            const IO* column = from + offset[k];
+            T* lane = tiles + k / W * W * classes + k % W;
+            for (int64_t c = 0; c < classes; ++c) lane[c * W] = widen(column[c * stride]);
+        }
     }
     TARGET void unpack(const T* tiles, IO* to) const {
         for (int64_t c = 0; side_by_side && c < classes; ++c)
@@ -761,9 +776,11 @@ template <class IO, class T> struct Block {
                 if (k + W <= columns) store(p, v);
                 else store_some<T>(p, v, columns - k);
             }
-        for (int64_t k = 0; !side_by_side && k < columns; ++k)
-            for (int64_t c = 0; c < classes; ++c)
-                narrow(tiles[k / W * W * classes + c * W + k % W], to + offset[k] + c * stride);
+        for (int64_t k = 0; !side_by_side && k < columns; ++k) {
+            const T* lane = tiles + k / W * W * classes + k % W;
+            IO* column = to + offset[k];
+            for (int64_t c = 0; c < classes; ++c) narrow(lane[c * W], column + c * stride);
+        }
     }
 };
 
@@ -790,7 +807,7 @@ template <class IO> TARGET static double columns_work(const Plan& plan, int64_t 
         }
         columns = columns < size ? columns : size;
         int64_t start = first / inner * classes * inner, position = first % inner;
-        for (int64_t k = 0; k < columns; ++k) {
+        for (int64_t k = 0; k < (plan.side_by_side ? 1 : columns); ++k) {
             offset[k] = start + position;
             if (++position == inner) position = 0, start += classes * inner;
         }
@@ -798,30 +815,30 @@ template <class IO> TARGET static double columns_work(const Plan& plan, int64_t 
         const Block<T, T> target_block = {classes, inner, columns, plan.side_by_side, offset};
         block.pack((const IO*)c.logits, x);
         if (c.probabilities) target_block.pack((const T*)c.target, y);
+        typename M::V part = {};
         for (int64_t k = 0; k < columns; k += W) {
             T* tile = x + k * classes;
             const int live = columns - k < W ? (int)(columns - k) : W;
             const int64_t* target = (const int64_t*)c.target + first + k;
-            bool ignored[W] = {};
+            typename M::I counts = M::lanes() < (typename M::Int)live;
+            bool all_count = true;
             r.x = tile, r.y = y + k * classes;
             r.g = c.grad ? tile : nullptr;
             for (int i = 0; i < live && !c.probabilities; ++i) {
-                ignored[i] = target[i] == c.ignore_index;
-                set_target(r, plan, ignored[i] ? 0 : target[i], i);
-                r.own_x[i] = r.target[i] < 0 ? 0 : tile[r.target[i] * W + i];
+                const bool ignored = target[i] == c.ignore_index;
+                if (ignored) counts[i] = 0, all_count = false;
+                r.own_x[i] = tile[set_target(r, plan, ignored ? 0 : target[i], i) * W + i];
             }
             typename M::V loss, own;
             kernel(settings, r, loss, own);
-            for (int i = 0; i < live; ++i) {
-                if (ignored[i])
-                    for (int64_t j = 0; c.grad && j < classes; ++j) tile[j * W + i] = 0;
-                else if (c.grad && !c.probabilities && r.target[i] >= 0)
-                    tile[r.target[i] * W + i] = own[i];
-                T value = ignored[i] ? 0 : loss[i];
-                put_loss<T>(c, first + k + i, value);
-                total += value;
-            }
+            loss = counts ? loss : typename M::V{};
+            part += loss;
+            for (int i = 0; i < live && c.reduction == NONE; ++i) put_loss<T>(c, first + k + i, loss[i]);
+            for (int i = 0; i < live && c.grad && !c.probabilities; ++i) tile[r.target[i] * W + i] = own[i];
+            for (int64_t j = 0; j < classes && c.grad && !all_count; ++j)
+                M::store(tile + j * W, counts ? M::load(tile + j * W) : typename M::V{});
         }
+        total += M::sum(part);
         if (c.grad) block.unpack(x, (IO*)c.grad);
     }
     return total;

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cyclofocal.arguments import check_index_values
 from cyclofocal.kernels.plain import scale_
 
 __all__ = ["available", "instructions", "reason", "scale_", "sigmoid", "softmax"]
@@ -22,7 +23,7 @@ LIBRARY = Path(__file__).with_name("_native.so")
 INSTRUCTIONS = ("baseline", "avx2", "avx512")
 
 # struct Call in native.cpp, field by field. One packed argument costs a fifth of what ctypes takes for 24.
-_pack = struct.Struct("=6q11q7d").pack
+_pack = struct.Struct("=6q12q7d").pack
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
 
@@ -70,11 +71,13 @@ def softmax(
     label_smoothing: float,
     reduction: str,
     with_grad: bool,
+    strict: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
 
     All tensors contiguous; weight and probabilities in the dtype of the loss. The caller has checked everything but
-    that indices lie in [0, C): a row whose index does not, and is not ``ignore_index``, becomes nan.
+    that indices lie in [0, C): a row whose index does not, and is not ``ignore_index``, becomes nan, or is refused with
+    an IndexError if ``strict``.
     """
     shape = logits.shape
     grad = torch.empty_like(logits) if with_grad else None
@@ -98,6 +101,7 @@ def softmax(
         _REDUCTIONS[reduction],
         torch.get_num_threads(),
         instructions(),
+        strict,
         eta,
         gamma_pos,
         gamma_neg,
@@ -106,7 +110,9 @@ def softmax(
         0.0,
         0.0,
     )
-    if _functions()[0](call):
+    if failure := _functions()[0](call):
+        if failure == 2:
+            check_index_values(target, shape[1], ignore_index)
         raise MemoryError("the loss found no memory for its scratch")
     return loss, grad
 
@@ -150,6 +156,7 @@ def sigmoid(
         _REDUCTIONS[reduction],
         torch.get_num_threads(),
         instructions(),
+        0,
         eta,
         gamma_pos,
         gamma_neg,

@@ -4,6 +4,7 @@ A backend returns loss and gradient together, so forward computes both and backw
 derivatives, function transforms and gradients of anything but the logits go through ``cyclofocal.equation``.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclofocal import equation, kernels
+from cyclofocal.arguments import REDUCTIONS, are_usual
 from cyclofocal.equation import Eta
+from cyclofocal.kernels import native
 
 Settings = tuple[Any, ...]
 
@@ -56,6 +59,35 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
     return family.fused(*tensors, eta, *settings, reduction, False)[0]
 
 
+def usual_softmax(
+    logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: Settings, reduction: str
+) -> Tensor | None:
+    """The usual call, checked in little more than one expression; None if it is another, or not right.
+
+    Usual are logits of many rows and indices on a CPU, as they lie in memory, without class weights, not traced. A
+    small batch takes less time than looking at its arguments one by one and passing them through five functions.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or not (type(logits) is type(target) is Tensor and weight is None and logits.is_cpu and target.is_cpu)
+        or not (target.dtype is torch.int64 and logits.dtype in (torch.float32, torch.float64, torch.bfloat16))
+        or not (logits.is_contiguous() and target.is_contiguous() and logits.dim() > 1 and reduction in REDUCTIONS)
+        or kernels.backend("cpu") is not native
+    ):
+        return None
+    if type(eta) is Tensor:
+        if eta.dim() or eta.requires_grad or not eta.is_cpu:
+            return None
+        eta = eta.item()
+    rows, classes, *positions = logits.shape
+    if classes == 0 or target.shape != (rows, *positions) or not are_usual(eta, *settings):
+        return None
+    if logits.requires_grad and torch.is_grad_enabled():
+        return _Loss.apply(_USUAL, eta, settings, reduction, logits, target, None)
+    return native.softmax(logits, target, None, eta, *settings, reduction, False, True)[0]
+
+
 def compute_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
@@ -90,7 +122,7 @@ class _Loss(torch.autograd.Function):
                 grad = family.fused(_roomy(logits), *others, eta, *settings, reduction, True)[1]
             if reduction == "none":
                 grad.mul_(_spread(family, grad_loss, reduction))
-            else:
+            elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the usual factor
                 kernels.backend(grad.device.type).scale_(grad, grad_loss)
         # autograd itself rounds a float32 gradient to float16 for float16 logits
         return None, None, None, None, grad, *(None,) * (len(ctx.needs_input_grad) - 5)
@@ -173,6 +205,7 @@ def _cast(eta: Eta, like: Tensor) -> Eta:
 
 
 SOFTMAX = Family(_fused_softmax, _softmax_equation, lambda: torch.ops.cyclofocal.softmax, class_dim=True)
+_USUAL = SOFTMAX._replace(fused=functools.partial(native.softmax, strict=True))
 SIGMOID = Family(_fused_sigmoid, _sigmoid_equation, lambda: torch.ops.cyclofocal.sigmoid, class_dim=False)
 
 _library = torch.library.Library("cyclofocal", "DEF")

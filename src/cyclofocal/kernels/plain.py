@@ -55,20 +55,19 @@ def softmax(
     smoothing = (1 - label_smoothing + label_smoothing / classes, label_smoothing / classes)
     for n, s in _chunks(logits):
         place = (n, s) if size > 1 else (n, 0)  # 2-d without positions: torch is fastest along a last dimension
-        log_p = torch.log_softmax(logits[n, :, place[1]], 1, dtype=dtype)
+        out = None if grad is None else grad[n, :, place[1]]
+        log_p, p = _softmax(logits[n, :, place[1]].to(dtype), out)
         if target.is_floating_point():
             chunk = _soft_chunk(terms, log_p, target[n, :, place[1]], weight, smoothing, scale)
         else:
-            chunk = _index_chunk(terms, log_p, target[place].unsqueeze(1), weight, smoothing, scale, ignore_index)
-        row, slope, p, unasked = chunk
+            chunk = _index_chunk(terms, log_p, p, target[place].unsqueeze(1), weight, smoothing, scale, ignore_index)
+        row, slope, unasked = chunk
         if rows is None:
             total = total + row.sum()
         else:
             rows[place] = row.squeeze(1)
-        if grad is not None:
-            out = grad[n, :, place[1]]
-            by_logits = out if out.dtype == dtype else slope
-            torch.addcmul(slope, p, slope.sum(1, keepdim=True), value=-1, out=by_logits)
+        if out is not None:
+            by_logits = p.mul_(-slope.sum(1, keepdim=True)).add_(slope)
             if unasked is not None:
                 by_logits.masked_fill_(unasked, 0)
             if by_logits is not out:
@@ -130,9 +129,8 @@ def sigmoid(
 
 
 def scale_(grad: Tensor, factor: Tensor) -> None:
-    """Multiply a gradient in place by a 0-d tensor; no pass where it is known to be 1, the usual case."""
-    if factor.device.type != "cpu" or factor.item() != 1:
-        grad.mul_(factor)
+    """Multiply a gradient in place by a 0-d tensor."""
+    grad.mul_(factor)
 
 
 class _Sides(NamedTuple):
@@ -178,6 +176,14 @@ class _Sides(NamedTuple):
 
     def _easy_slope(self, twice: Tensor) -> Tensor:
         return self.gamma_hc * twice ** (self.gamma_hc - 1)
+
+
+def _softmax(x: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
+    """log p and p, the latter in ``out`` if it fits; these simple passes take half as long as torch.log_softmax."""
+    log_p = x - x.amax(1, keepdim=True)
+    p = torch.exp(log_p, out=out if out is not None and out.dtype == x.dtype else None)
+    total = p.sum(1, keepdim=True)
+    return log_p.sub_(total.log()), p.mul_(total.reciprocal())
 
 
 def _chunks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -253,24 +259,31 @@ class _Terms(NamedTuple):
 
     def others(self, log_p: Tensor, p: Tensor, per_class: Tensor | None, factor: Eta) -> tuple[Tensor, Tensor]:
         """Row sums of the other classes' terms, and ``factor`` times their derivatives; overwrites log_p."""
-        sums = (log_p if per_class is None else log_p * per_class).sum(1, keepdim=True)
+        sums = self._sum(log_p, per_class)
         if self.gamma_neg == 0:
-            slope = torch.ones_like(log_p) * factor
+            slope = log_p.zero_().add_(factor)
         else:
-            focal = p * p if self.gamma_neg == 2 else (self.gamma_neg * log_p).exp_()
             if _may(sums.min() == -torch.inf):
-                log_p.clamp_(min=torch.finfo(p.dtype).min)
-            log_p.mul_(focal)  # p^gamma * log p
-            hard = (log_p if per_class is None else log_p * per_class).sum(1, keepdim=True)
+                log_p.clamp_(min=torch.finfo(p.dtype).min)  # p * log p is 0 at p = 0
+            if self.gamma_neg == 2:
+                hard = self._sum(log_p.mul_(p).mul_(p), per_class)
+                slope = torch.addcmul(log_p, p, p, value=0.5, out=log_p).mul_(2 * (1 - self.eta) * factor)
+            else:
+                focal = (self.gamma_neg * log_p).exp_()
+                hard = self._sum(log_p.mul_(focal), per_class)
+                slope = focal.add_(log_p, alpha=self.gamma_neg).mul_((1 - self.eta) * factor)
+            slope.add_(self.eta * factor)
             easy = self.eta * sums if _may(self.eta > 0) else 0.0
             easy = torch.where(self.eta > 0, easy, 0.0) if isinstance(self.eta, Tensor) else easy
             sums = (1 - self.eta) * hard + easy
-            slope = focal.add_(log_p, alpha=self.gamma_neg).mul_((1 - self.eta) * factor).add_(self.eta * factor)
         return sums, slope if per_class is None else slope.mul_(per_class)
 
+    def _sum(self, terms: Tensor, per_class: Tensor | None) -> Tensor:
+        return (terms if per_class is None else terms * per_class).sum(1, keepdim=True)
 
-Chunk = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""Loss rows, their scaled derivatives by log p, p, and the mask of rows that nothing is asked of, or None."""
+
+Chunk = tuple[Tensor, Tensor, Tensor | None]
+"""Loss rows, their scaled derivatives by log p, and the mask of rows that nothing is asked of, or None."""
 
 
 def _soft_chunk(
@@ -288,12 +301,13 @@ def _soft_chunk(
     if weight is not None:
         per_class = _along_classes(weight, log_p)
         loss, slope = loss * per_class, slope * per_class
-    return -loss.sum(1, keepdim=True), -slope * scale, log_p.exp_(), None
+    return -loss.sum(1, keepdim=True), -slope * scale, None
 
 
 def _index_chunk(
     terms: _Terms,
     log_p: Tensor,
+    p: Tensor,
     index: Tensor,
     weight: Tensor | None,
     smoothing: tuple[float, float],
@@ -313,16 +327,15 @@ def _index_chunk(
         factor = factor * weight[place]
     own_terms, own_slopes = terms.own(log_p.gather(1, place))
     rows = own_terms * -factor
-    p = log_p.exp()
     if other == 0:
-        slope = torch.zeros_like(p)
+        slope = log_p.zero_()
     else:
         log_p.scatter_(1, place, 0.0)  # so that the sums are over the other classes
         per_class = None if weight is None else _along_classes(weight, log_p)
         sums, slope = terms.others(log_p, p, per_class, -other * scale)
         rows.sub_(sums, alpha=other)
     slope.scatter_(1, place, own_slopes * (-factor * scale))
-    return rows if unasked is None else rows.masked_fill_(unasked, 0), slope, p, unasked
+    return rows if unasked is None else rows.masked_fill_(unasked, 0), slope, unasked
 
 
 def _along_classes(weight: Tensor, log_p: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Batch:
     """This process's share of a batch.
 
     Attributes:
-        images: float32 (N, channels, height, width) on the device.
+        images: float32 (N, channels, height, width) on the device, or (N, inputs) of a table.
         labels: (N,) on the device.
         indices: of the images in the training set, on the CPU; N / aug_splits of them.
         total: images of the batch in all processes, splits counted.
@@ -63,7 +63,13 @@ class Source(Protocol):
 
 
 def source(images: Images, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False) -> Source:
-    """In memory where the pixels are and have the model's size; else read image by image, as timm's recipes need."""
+    """In memory where the pixels are and have the model's size; else read image by image, as timm's recipes need.
+
+    Raises:
+        ValueError: rows of a table that the recipe would augment as images.
+    """
+    if images.inputs:
+        return Rows(images, recipe, device)
     shape = (recipe.channels, recipe.image_size, recipe.image_size)
     if images.pixels is not None and images.pixels.shape[1:] == shape and recipe.augment != "timm":
         return InMemory(images, recipe, device)
@@ -110,6 +116,30 @@ class InMemory:
     def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
             yield self.scale(self.pixels[batch.to(self.device)])
+
+
+class Rows:
+    """Rows of a table, which a model takes as they are."""
+
+    def __init__(self, images: Images, recipe: Recipe, device: torch.device) -> None:
+        if recipe.augment != "none" or recipe.cutmix:
+            raise ValueError(
+                f"{images.title} is a table; augment is {recipe.augment!r} and cutmix is {recipe.cutmix}, which are of"
+                " images and must be 'none' and 0"
+            )
+        assert images.pixels is not None
+        self.device, self.rows = device, images.pixels.to(device)
+        self.labels = torch.from_numpy(images.labels).to(device)
+
+    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+        for batch in batches:
+            indices = share.of(batch)
+            own = indices.to(self.device, non_blocking=True)
+            yield Batch(self.rows[own], self.labels[own], indices, len(batch))
+
+    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            yield self.rows[batch.to(self.device)]
 
 
 class OnDemand:

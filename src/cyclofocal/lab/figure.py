@@ -16,84 +16,146 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's, told apart by colour-blind readers."""
 
 GREY = "#555555"
+GREEN = "#EAF3EA"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "svg.hashsalt": "cyclofocal",
     "axes.linewidth": 0.8,
 }
+LEGEND = (
+    "Large dots: mean with 95 % interval; filled: a difference is shown after correction; small dots: seeds."
+    " Green side: better."
+)
 
 
-def draw(summary: Summary, path: Path) -> None:
-    """Write the picture as PNG or SVG, by the suffix of ``path``: one panel per metric, one line per loss."""
-    metrics = [metric for metric in summary.metrics if metric.key != "accuracy"]  # balanced says more here
+def draw(summaries: Sequence[Summary], path: Path) -> None:
+    """Write the picture as PNG or SVG, by the suffix of ``path``.
+
+    Of one experiment: one panel per metric, one line per loss. Of several: one panel per loss, one line per
+    experiment, in the primary metric.
+
+    Raises:
+        ValueError: no loss can be compared with the reference.
+    """
+    compared = [summary for summary in summaries if any(row.versus for row in summary.of_metric(summary.primary))]
+    if not compared:
+        raise ValueError("no loss can be compared with the reference; there is nothing to draw")
     with matplotlib.rc_context(STYLE):
-        columns = min(3, len(metrics))
-        lines = -(-len(metrics) // columns)
-        losses = len(summary.of_metric(metrics[0])) - 1
-        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.02, hspace=0.03)
-        figure = Figure(figsize=(10, 1.0 + lines * (1.1 + 0.34 * losses)), layout=layout)
-        axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
-        for panel, metric in zip(axes.flat, metrics, strict=False):
-            _panel(panel, metric, summary)
-        for panel in axes.flat[len(metrics) :]:
-            panel.set_visible(False)
-        _titles(figure, summary)
-        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+        figure = _one(compared[0]) if len(summaries) == 1 else _many(compared)
+        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
 
 
-def _panel(axes: Any, metric: Metric, summary: Summary) -> None:
-    rows = [row for row in summary.of_metric(metric) if row.versus]
+def _one(summary: Summary) -> Figure:
+    metrics = [metric for metric in summary.metrics if metric in _told(summary) and _compared(summary, metric)]
+    columns = min(3, len(metrics))
+    lines = -(-len(metrics) // columns)
+    losses = max(len(_compared(summary, metric)) for metric in metrics)
+    figure = _figure(10, 1.0 + lines * (1.0 + 0.34 * losses))
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for panel, metric in zip(axes.flat, metrics, strict=False):
+        _metric_panel(panel, metric, summary)
+    for panel in axes.flat[len(metrics) :]:
+        panel.set_visible(False)
+    seeds = f"{summary.seeds} seed{'s' * (summary.seeds > 1)}, paired. "
+    _titles(figure, f"What each loss changes relative to {summary.reference}: {summary.experiment.title}", seeds)
+    return figure
+
+
+def _told(summary: Summary) -> list[Metric]:
+    """Plain accuracy says less than balanced accuracy, and nothing more on a balanced test set."""
+    return [metric for metric in summary.metrics if metric.key != "accuracy" or metric == summary.primary]
+
+
+def _compared(summary: Summary, metric: Metric) -> list[Row]:
+    return [row for row in summary.of_metric(metric) if row.versus]
+
+
+def _many(summaries: Sequence[Summary]) -> Figure:
+    primary = summaries[0].primary
+    losses = list(dict.fromkeys(row.loss for s in summaries for row in _compared(s, primary)))
+    figure = _figure(2.5 + 2.6 * len(losses), 1.4 + 0.24 * len(summaries))
+    axes = figure.subplots(1, len(losses), squeeze=False, sharey=True, sharex=True)
+    for panel, loss in zip(axes.flat, losses, strict=True):
+        _loss_panel(panel, loss, summaries)
+    _limits(axes.flat[0], [row for s in summaries for row in _compared(s, primary)], of_seeds=False)
+    for panel in axes.flat:
+        _better_side(panel, primary)
+    reference = summaries[0].reference
+    _titles(figure, f"What each loss changes in {primary.title} relative to {reference}", "")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.02, hspace=0.03)
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def _metric_panel(axes: Any, metric: Metric, summary: Summary) -> None:
+    rows = _compared(summary, metric)
     reference = next(row for row in summary.of_metric(metric) if row.versus is None)
     for y, row in enumerate(rows):
         _difference(axes, y, row, COLOURS[y % len(COLOURS)])
-    axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
     _limits(axes, rows)
-    low, high = axes.get_xlim()
-    axes.axvspan(*((0, high) if metric.higher_is_better else (low, 0)), color="#EAF3EA", linewidth=0, zorder=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.set_yticks(range(len(rows)), [row.loss for row in rows])
-    axes.set_ylim(len(rows) - 0.45, -0.55)
-    axes.set_title(metric.title, loc="left", fontsize=10, weight="bold")
-    unit = "points" if metric.percent else "nats"
+    _better_side(axes, metric)
+    _lines(axes, [row.loss for row in rows])
+    primary = " (primary)" if metric == summary.primary else ""
+    axes.set_title(metric.title + primary, loc="left", fontsize=10, weight="bold")
     mean = number(reference.estimate.mean, metric) + (" %" if metric.percent else "")
-    axes.set_xlabel(f"difference in {unit}; {reference.loss}: {mean}", fontsize=8, color=GREY)
+    unit = f" in {metric.unit_of_difference}" if metric.unit_of_difference else ""
+    axes.set_xlabel(f"difference{unit}; {reference.loss}: {mean}", fontsize=8, color=GREY)
+
+
+def _loss_panel(axes: Any, loss: str, summaries: Sequence[Summary]) -> None:
+    for y, summary in enumerate(summaries):
+        for row in _compared(summary, summary.primary):
+            if row.loss == loss:
+                _difference(axes, y, row, COLOURS[0], of_seeds=False)
+    _lines(axes, [summary.experiment.title for summary in summaries])
+    axes.set_title(loss, loc="left", fontsize=10, weight="bold")
+    axes.set_xlabel(f"difference in {summaries[0].primary.unit_of_difference}", fontsize=8, color=GREY)
+
+
+def _lines(axes: Any, labels: Sequence[str]) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.spines[["left", "top", "right"]].set_visible(False)
 
 
-def _difference(axes: Any, y: int, row: Row, colour: str) -> None:
+def _difference(axes: Any, y: int, row: Row, colour: str, of_seeds: bool = True) -> None:
     assert row.versus is not None
     seeds, value = row.versus.per_seed, row.versus.difference.estimate
-    spread = [y + 0.24 + 0.05 * (index % 3 - 1) for index in range(len(seeds))]
-    axes.scatter(seeds, spread, s=9, color=colour, alpha=0.4, linewidth=0, zorder=2)
+    if of_seeds:
+        spread = [y + 0.24 + 0.05 * (index % 3 - 1) for index in range(len(seeds))]
+        axes.scatter(seeds, spread, s=9, color=colour, alpha=0.4, linewidth=0, zorder=2)
     if value.interval:
         axes.plot(value.interval, [y, y], color=colour, linewidth=2, solid_capstyle="round", zorder=3)
     shown = row.versus.verdict in ("better", "worse")
+    size = 38 if of_seeds else 20
     axes.scatter(
-        [value.mean], [y], s=38, facecolor=colour if shown else "white", edgecolor=colour, linewidth=1.6, zorder=4
+        [value.mean], [y], s=size, facecolor=colour if shown else "white", edgecolor=colour, linewidth=1.6, zorder=4
     )
 
 
-def _limits(axes: Any, rows: Sequence[Row]) -> None:
+def _limits(axes: Any, rows: Sequence[Row], of_seeds: bool = True) -> None:
     """The same room on both sides of 0, so that no panel looks one-sided by its axis."""
-    reach = max((abs(value) for row in rows if row.versus for value in row.versus.per_seed), default=0.0) or 1.0
+    ends: list[float] = []
+    for row in rows:
+        assert row.versus is not None
+        value = row.versus.difference.estimate
+        ends += row.versus.per_seed if of_seeds else value.interval or (value.mean,)
+    reach = max(map(abs, ends), default=0.0) or 1.0
     axes.set_xlim(-1.08 * reach, 1.08 * reach)
 
 
-def _titles(figure: Figure, summary: Summary) -> None:
-    figure.suptitle(
-        f"What each loss changes relative to {summary.reference}: {summary.recipe['title']}",
-        x=0.01,
-        ha="left",
-        fontsize=12,
-        weight="bold",
-    )
-    figure.supxlabel(
-        f"{summary.seeds} seeds, paired. Large dots: mean with 95 % interval; filled: a difference is shown after"
-        " correction; small dots: seeds. Green side: better.",
-        x=0.01,
-        ha="left",
-        fontsize=8,
-        color=GREY,
-    )
+def _better_side(axes: Any, metric: Metric) -> None:
+    low, high = axes.get_xlim()
+    axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+    axes.axvspan(*((0, high) if metric.higher_is_better else (low, 0)), color=GREEN, linewidth=0, zorder=0)
+
+
+def _titles(figure: Figure, title: str, start: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold")
+    figure.supxlabel(start + LEGEND, x=0.01, ha="left", fontsize=8, color=GREY)

@@ -1,17 +1,18 @@
 """What learns: model, optimiser, loss and moving average, prepared by Accelerate; all that a checkpoint must hold."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from cyclofocal import CyclicalFocalLoss
 from cyclofocal.lab.batches import Batch
 from cyclofocal.lab.batchnorm import sync_batch_norm
 from cyclofocal.lab.course import Moment
 from cyclofocal.lab.models import build_model
 from cyclofocal.lab.optim import Criterion, build_criterion, build_optimizer
+from cyclofocal.lab.recipes.own_loss import try_loss
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Learner:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "criterion": self.criterion.state_dict() if isinstance(self.criterion, CyclicalFocalLoss) else {},
+            "criterion": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
             "average": self.average.state_dict() if self.average is not None else {},
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
@@ -82,7 +83,7 @@ class Learner:
         """Go on from what :meth:`state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if isinstance(self.criterion, CyclicalFocalLoss):
+        if isinstance(self.criterion, nn.Module):
             self.criterion.load_state_dict(state["criterion"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -90,17 +91,24 @@ class Learner:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def initial_model(recipe: Recipe, classes: int, seed: int) -> nn.Module:
+def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0) -> nn.Module:
     """The untrained model of a seed; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(recipe, classes)
+        return build_model(recipe, classes, inputs)
 
 
-def build_learner(recipe: Recipe, loss: LossSettings, classes: int, seed: int, accelerator: "Accelerator") -> Learner:
-    """A learner at its beginning, on the accelerator's device."""
+def build_learner(
+    recipe: Recipe,
+    loss: LossSettings,
+    classes: int,
+    seed: int,
+    accelerator: "Accelerator",
+    make: Callable[[Recipe, int, int], nn.Module] = initial_model,
+) -> Learner:
+    """A learner at its beginning, on the accelerator's device; ``make`` gives the untrained model."""
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
-    model = initial_model(recipe, classes, seed).to(accelerator.device).to(memory_format=layout)
+    model = make(recipe, classes, seed).to(accelerator.device).to(memory_format=layout)
     average = None
     if recipe.ema_decay:
         from timm.utils import ModelEmaV3
@@ -108,6 +116,8 @@ def build_learner(recipe: Recipe, loss: LossSettings, classes: int, seed: int, a
         average = ModelEmaV3(model, decay=recipe.ema_decay)  # before anything wraps the model
     if recipe.sync_batch_norm and accelerator.num_processes > 1:
         model = sync_batch_norm(model)
+    if loss.file:
+        try_loss(loss.file, loss.digest, classes, soft=recipe.mixup > 0 or recipe.cutmix > 0)
     criterion = build_criterion(loss)
     if isinstance(criterion, nn.Module):
         criterion.to(accelerator.device)

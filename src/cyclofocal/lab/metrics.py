@@ -22,6 +22,11 @@ class Metric:
     higher_is_better: bool = True
     percent: bool = True
 
+    @property
+    def unit_of_difference(self) -> str:
+        """ "points" of per cent, "nats", or nothing."""
+        return "points" if self.percent else self.heading.partition(", ")[2]
+
 
 BINS = 15
 """Of equal width over the confidence."""

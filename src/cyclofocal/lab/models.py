@@ -1,4 +1,4 @@
-"""Small networks for small images; every other name goes to timm."""
+"""Small networks for small images and for tables; every other name goes to timm."""
 
 from collections.abc import Callable
 
@@ -119,6 +119,38 @@ class Residual(nn.Module):
         return features + self.body(features)
 
 
+class MLP(nn.Module):
+    """Two hidden layers; no batch norm, so that a batch may have any size.
+
+    Args:
+        classes: number of logits.
+        width: hidden units of either layer.
+        image_size: height and width of the input in pixels, if it is images.
+        channels: colour channels of the input, likewise.
+        inputs: numbers in a row of a table; 0 for images.
+
+    Example:
+        >>> import torch
+        >>> MLP(classes=3, inputs=7)(torch.zeros(4, 7)).shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(self, classes: int, width: int = 64, image_size: int = 8, channels: int = 1, inputs: int = 0) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs or channels * image_size**2, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits (N, classes) of rows (N, inputs), or of images (N, channels, image_size, image_size)."""
+        return self.classifier(self.features(rows))
+
+
 class CifarResNet(nn.Module):
     """The 32-layer residual network for CIFAR that long-tailed results are published with.
 
@@ -196,21 +228,31 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "small-resnet": SmallResNet,
     "cifar-resnet-32": CifarResNet,
     "resnet-10": resnet_10,
+    "mlp": MLP,
 }
-"""Our own, by name; names of timm have no hyphen."""
+"""Our own, by name; timm has none of these names."""
 
 
-def build_model(recipe: Recipe, classes: int) -> nn.Module:
+def build_model(recipe: Recipe, classes: int, inputs: int = 0) -> nn.Module:
     """The untrained (or pretrained) model of a recipe, initialised from torch's global random state.
 
+    Args:
+        recipe: names the model.
+        classes: number of logits.
+        inputs: numbers in a row of a table; 0 for images.
+
     Raises:
-        ValueError: neither of ours nor one of timm's; ``width`` or ``pretrained`` where the model has no such thing.
+        ValueError: neither of ours nor one of timm's; ``width`` or ``pretrained`` where the model has no such thing;
+            a model of images for a table.
     """
+    if inputs and recipe.model != "mlp":
+        raise ValueError(f"model is {recipe.model!r}, which takes images; for a table it must be 'mlp'")
     if recipe.model in MODELS:
         if recipe.pretrained:
             raise ValueError(f"pretrained is true, but {recipe.model} has no weights to begin with; it must be false")
         width = {"width": recipe.width} if recipe.width else {}
-        return MODELS[recipe.model](classes, image_size=recipe.image_size, channels=recipe.channels, **width)
+        shape = {"inputs": inputs} if inputs else {"image_size": recipe.image_size, "channels": recipe.channels}
+        return MODELS[recipe.model](classes, **shape, **width)
     check_model(recipe)
     import timm
 

@@ -9,16 +9,22 @@ from torch import Tensor, nn
 
 from cyclofocal import CyclicalFocalLoss, cyclical_focal_loss
 from cyclofocal.lab.course import Moment
+from cyclofocal.lab.recipes.own_loss import load_loss
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def build_criterion(loss: LossSettings) -> Criterion:
-    """The loss as something to call on logits and target; only the cyclical one has a clock to set.
+    """The loss as something to call on logits and target; the cyclical one has a clock to set, the user's may have.
 
     Targets are class indices (N,) or, after mixup, probabilities (N, C).
+
+    Raises:
+        MissingDataError, ValueError: a loss of the user's own that cannot be used.
     """
+    if loss.file:
+        return load_loss(loss.file, loss.digest)
     if loss.is_cross_entropy:
         return nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
     names = ("gamma_pos", "gamma_neg", "gamma_hc", "label_smoothing")
@@ -29,7 +35,7 @@ def build_criterion(loss: LossSettings) -> Criterion:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over all weights of ``model``: "sgd" is torch's, every other name goes to timm.
+    """The recipe's optimiser over all weights of ``model``: "sgd" and "adamw" are torch's, other names go to timm.
 
     Raises:
         ValueError: timm does not know the name.
@@ -42,6 +48,9 @@ def optimizer_over(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.
     if recipe.optimizer == "sgd":
         nesterov = recipe.nesterov and recipe.momentum > 0
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    if recipe.optimizer == "adamw":  # fused, which timm's is not on a CPU, where it takes half a step of a small model
+        betas = (recipe.momentum, 0.999)
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=True)
     from timm.optim import create_optimizer_v2
 
     return create_optimizer_v2(groups, opt=recipe.optimizer, lr=recipe.learning_rate, momentum=recipe.momentum)
@@ -68,8 +77,8 @@ def set_moment(now: Moment, criterion: Criterion, optimizer: torch.optim.Optimiz
 
     A group without weight decay keeps none; ``lr_scale`` of a group is a factor of its own, as in timm.
     """
-    if isinstance(criterion, CyclicalFocalLoss):
-        criterion.set_progress(now.progress)
+    if (set_progress := getattr(criterion, "set_progress", None)) is not None:
+        set_progress(now.progress)
     for group in optimizer.param_groups:
         group["lr"] = now.learning_rate * group.get("lr_scale", 1.0)
         if group["decays"]:

@@ -1,7 +1,9 @@
 """Many runs, paired by seed: means, intervals, differences, and whether anything can be concluded."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +13,19 @@ Array = NDArray[np.float64]
 LEVEL = 0.05
 """Of the corrected p; the intervals are at 1 - LEVEL."""
 
+POWER = 0.8
+"""Chance of showing a difference that is there, with the pairs that :func:`pairs_to_resolve` asks for."""
+
+RESAMPLES = 9_999
+
 EXACT_PAIRS = 15
 """Up to so many pairs every one of the 2^n sign flips is counted; above, 100,000 random ones."""
+
+TIE = 1e-9
+"""Of the spread: sums closer than this are equal, and differ only by the rounding of floats."""
+
+CHUNK = 2**21
+"""Numbers in memory at a time, 16 MiB."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +59,20 @@ def estimate(values: Sequence[float]) -> Estimate:
 
     Reference: B. Efron, *Better Bootstrap Confidence Intervals*, JASA 1987.
     """
-    sample = np.asarray(values, dtype=np.float64)
-    if not len(sample) or not np.isfinite(sample).all():
-        raise ValueError(f"values are {list(values)}; at least one is needed, and all must be finite")
-    mean = float(sample.mean())
-    if len(sample) < 2:
-        return Estimate(mean, None, len(sample))
-    if np.ptp(sample) <= 1e-12 * max(1.0, float(np.abs(sample).max())):
-        return Estimate(mean, (mean, mean), len(sample))
-    return Estimate(mean, _bca_interval(sample), len(sample))
+    return estimates([values])[0]
+
+
+def estimates(samples: Sequence[Sequence[float]]) -> list[Estimate]:
+    """:func:`estimate` of each sample; samples of equal length share their resamples, which is what makes it fast."""
+    for sample in samples:
+        if not len(sample) or not np.isfinite(sample).all():
+            raise ValueError(f"values are {list(sample)}; at least one is needed, and all must be finite")
+    bounds = _by_length(samples, _bca_intervals)
+    means = [math.fsum(sample) / len(sample) for sample in samples]
+    return [
+        Estimate(mean, (float(low), float(high)) if len(sample) > 1 else None, len(sample))
+        for mean, sample, (low, high) in zip(means, samples, bounds, strict=True)
+    ]
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
@@ -72,8 +90,13 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
     """
     if len(values) != len(reference):
         raise ValueError(f"values has {len(values)} runs, reference {len(reference)}; pairs need one each")
-    differences = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
-    return Difference(estimate(differences.tolist()), _sign_flip_p(differences))
+    return differences([(np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)).tolist()])[0]
+
+
+def differences(samples: Sequence[Sequence[float]]) -> list[Difference]:
+    """:func:`paired_difference` of each sample of differences."""
+    p_values = _by_length(samples, _sign_flip_p)
+    return [Difference(value, float(p)) for value, p in zip(estimates(samples), p_values, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -102,6 +125,31 @@ def pairs_needed(comparisons: int) -> int:
     return int(np.ceil(np.log2(2 * max(comparisons, 1) / LEVEL)))
 
 
+def pairs_to_resolve(differences: Sequence[float], comparisons: int = 1) -> int | None:
+    r"""About how many pairs would show a difference of the size seen, in 4 of 5 attempts; None where it is 0.
+
+    .. math:: n = \frac{(z_{1-\alpha/2} + z_{0.8})^2 s^2}{\bar d^2} + \frac{z_{1-\alpha/2}^2}{2}
+
+    with :math:`\alpha` = 0.05 / comparisons and s the standard deviation of the differences: a paired t-test's pairs,
+    by a formula that is off by less than 1; never fewer than :func:`pairs_needed`. Known only as well as the mean and
+    s are, so it is a guide and not a promise.
+
+    Example:
+        >>> pairs_to_resolve([1.0, -0.5, 1.5, 0.0])
+        29
+
+    Reference: W. C. Guenther, *Sample Size Formulas for Normal Theory T Tests*, The American Statistician 1981.
+    """
+    from scipy.special import ndtri
+
+    mean = float(np.mean(differences))
+    if len(differences) < 2 or abs(mean) <= TIE * float(np.abs(differences).max()):
+        return None
+    z = ndtri(1 - LEVEL / max(comparisons, 1) / 2)
+    pairs = ((z + ndtri(POWER)) * float(np.std(differences, ddof=1)) / mean) ** 2 + z**2 / 2
+    return max(math.ceil(pairs), pairs_needed(comparisons))
+
+
 def verdict(difference: Difference, corrected_p: float, comparisons: int, higher_is_better: bool) -> str:
     """One of "better", "worse", "unclear", and "too few" where so few pairs could not have shown anything."""
     if difference.estimate.n < pairs_needed(comparisons):
@@ -112,28 +160,76 @@ def verdict(difference: Difference, corrected_p: float, comparisons: int, higher
     return "better" if (low > 0) == higher_is_better else "worse"
 
 
-def _bca_interval(sample: Array) -> tuple[float, float]:
-    from scipy import stats
+def _by_length(samples: Sequence[Sequence[float]], numbers: Callable[[Array], Array]) -> list:
+    """``numbers`` of all samples of one length at a time, (cells, n), in chunks; in the order of the samples."""
+    found: list = [None] * len(samples)
+    for n in {len(sample) for sample in samples}:
+        places = [index for index, sample in enumerate(samples) if len(sample) == n]
+        size = max(1, CHUNK // max(RESAMPLES, _patterns(n)))
+        for some in (places[start : start + size] for start in range(0, len(places), size)):
+            for place, number in zip(some, numbers(np.array([samples[index] for index in some])), strict=True):
+                found[place] = number
+    return found
 
-    result = stats.bootstrap(
-        (sample,), np.mean, method="BCa", confidence_level=1 - LEVEL, n_resamples=9999, rng=np.random.default_rng(0)
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+def _bca_intervals(samples: Array) -> Array:
+    """(cells, 2). scipy.stats.bootstrap's numbers, but 20 times as fast: all cells in one product of matrices."""
+    from scipy.special import ndtr, ndtri
+
+    cells, n = samples.shape
+    spread = np.ptp(samples, axis=1, keepdims=True)
+    if n < 2 or cells == 0:
+        return np.repeat(samples[:, :1], 2, axis=1)
+    shifted = samples - samples[:, :1]
+    means, mean = np.sort(shifted @ _counts(n) / n, axis=1), shifted.mean(1, keepdims=True)
+    below = ((means < mean - TIE * spread).mean(1) + (means <= mean + TIE * spread).mean(1)) / 2
+    inner = (mean - shifted) / (n - 1)  # of the jackknife: means without one value, about their mean
+    with np.errstate(invalid="ignore", divide="ignore"):
+        acceleration = -(inner**3).sum(1) / (6 * (inner**2).sum(1) ** 1.5)
+        z0 = ndtri(below)
+        z = z0 + np.array([[ndtri(LEVEL / 2)], [ndtri(1 - LEVEL / 2)]])
+        share = ndtr(z0 + z / (1 - acceleration * z)).T
+    constant = spread[:, 0] <= 1e-12 * np.maximum(1.0, np.abs(samples).max(1))
+    share[constant] = 0.5
+    bounds = samples[:, :1] + _quantiles(means, share)
+    return np.where(constant[:, None], samples.mean(1, keepdims=True), bounds)
 
 
-def _sign_flip_p(differences: Array) -> float:
-    from scipy import stats
+@cache
+def _counts(n: int) -> Array:
+    """How often each of n values is in each resample, (n, RESAMPLES)."""
+    drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    return np.stack([(drawn == index).sum(1) for index in range(n)]).astype(np.float64)
 
-    if len(differences) < 2 or not differences.any():
-        return 1.0
-    flips = np.inf if len(differences) <= EXACT_PAIRS else 99_999
-    result = stats.permutation_test(
-        (differences,),
-        lambda sample, axis: np.mean(sample, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=flips,
-        batch=10_000,
-        rng=np.random.default_rng(0),
-    )
-    return float(result.pvalue)
+
+def _quantiles(ordered: Array, share: Array) -> Array:
+    """Linear between the ordered values of each row, as numpy has it by default."""
+    place = share * (ordered.shape[1] - 1)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, ordered.shape[1] - 1)
+    least, most = np.take_along_axis(ordered, low, axis=1), np.take_along_axis(ordered, high, axis=1)
+    return least + (place - low) * (most - least)
+
+
+def _patterns(n: int) -> int:
+    return 2 ** max(n - 1, 0) if n <= EXACT_PAIRS else 99_999
+
+
+def _sign_flip_p(samples: Array) -> Array:
+    """(cells,). scipy.stats.permutation_test's numbers, all cells in one product of matrices."""
+    cells, n = samples.shape
+    if n < 2:
+        return np.ones(cells)
+    seen = np.abs(samples.sum(1, keepdims=True)) - TIE * np.abs(samples).sum(1, keepdims=True)
+    extreme = (np.abs(samples @ _flips(n)) >= seen).sum(1)
+    return extreme / _patterns(n) if n <= EXACT_PAIRS else (extreme + 1) / (_patterns(n) + 1)
+
+
+@cache
+def _flips(n: int) -> Array:
+    """Signs, (n, patterns)."""
+    if n > EXACT_PAIRS:
+        bits = np.random.default_rng(0).integers(0, 2, (n, _patterns(n)))
+    else:  # the last sign stays: a pattern and its opposite are equally far from 0
+        bits = np.arange(_patterns(n)) >> np.arange(n)[:, None] & 1
+    return np.where(bits, -1.0, 1.0)

@@ -3,6 +3,7 @@
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from cyclofocal.lab import draws
 from cyclofocal.lab.batches import check_shares, source
 from cyclofocal.lab.data import DataSet, load
+from cyclofocal.lab.data.images import Labels
 from cyclofocal.lab.epoch import Course, run_epoch
-from cyclofocal.lab.learner import Learner, build_learner
+from cyclofocal.lab.learner import Learner, build_learner, initial_model
 from cyclofocal.lab.metrics import Array, evaluate, log_softmax, recall_per_class, reliability
 from cyclofocal.lab.mixing import build_mixer
 from cyclofocal.lab.models import check_model
@@ -27,6 +29,13 @@ from cyclofocal.lab.runs import Row, Run, identity
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+LOADED = (
+    *("subset", "imbalance", "head_images", "test_per_class", "validation_images", "test_fraction", "image_key"),
+    *("label_key", "target", "folds", "fold", "validation_fraction"),
+)
+"""Fields of a recipe that :func:`~cyclofocal.lab.data.load` takes as they are."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Setup:
         progress: show a bar, or lines where there is no terminal.
         trackers: names that Accelerate knows, such as "tensorboard"; they write into ``folder``.
         command: for the record.
+        checkpoint_seconds: see :class:`~cyclofocal.lab.runs.Run`; 0 keeps a checkpoint of every epoch.
     """
 
     root: Path = Path("data")
@@ -50,17 +60,24 @@ class Setup:
     progress: bool = False
     trackers: tuple[str, ...] = ()
     command: str = ""
+    checkpoint_seconds: float = 0
 
 
-def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = None) -> RunRecord:
+def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = None, *, test: bool = True) -> RunRecord:
     """Train one model and evaluate it once, on the test set, after the last epoch.
 
     Split, initialisation, data order and augmentation follow from the seed alone, so the runs of two losses at one
     seed are a pair. With a folder the run is stored after every epoch, goes on where it was stopped, ends as if it
     had not been (bit for bit on a CPU), and is not run again once it has ended.
 
+    Args:
+        recipe, loss, seed: what decides the numbers.
+        setup: where and how.
+        test: False never touches the test set, as the choice of settings must not; the record's ``metrics``,
+            ``per_class`` and ``reliability`` are then empty.
+
     Raises:
-        FloatingPointError: the loss is no longer finite; says where.
+        FloatingPointError: the loss, or a logit of the validation set, is no longer finite; says where.
         OtherRunError: the folder holds another run.
         MissingDataError, DamagedDataError, ValueError: before the first step.
     """
@@ -68,20 +85,22 @@ def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = N
     check_model(recipe)
     accelerator = start_accelerator(recipe, setup)
     what = identity(recipe, loss, seed)
-    run = Run(setup.folder, what, accelerator.is_main_process) if setup.folder else None
+    run = None
+    if setup.folder:
+        run = Run(setup.folder, _kind(what, test), accelerator.is_main_process, setup.checkpoint_seconds)
     if run and (done := from_main(accelerator, run.finished() if accelerator.is_main_process else None)):
         return done
     with draws.kept():
         data = load_data(recipe, setup.root, seed)
         check_shares(len(data.train), recipe.batch_size, accelerator.num_processes)
-        learner = build_learner(recipe, loss, len(data.classes), seed, accelerator)
+        make = partial(initial_model, inputs=data.train.inputs)
+        learner = build_learner(recipe, loss, len(data.classes), seed, accelerator, make)
         rows, earlier = resume(learner, run) if run else ([], 0.0)
         fit(learner, data, recipe, loss, seed, setup, run, rows, earlier)
-        test = source(data.test, recipe, accelerator.device, setup.workers)
-        logits = predict(learner.evaluated, test, len(data.test), recipe.batch_size, accelerator)
+        logits = _test_logits(learner, data, recipe, setup) if test else None
     seconds = earlier + time.perf_counter() - started
-    metrics = evaluate(logits.numpy(), data.test.labels, data.counts, recipe.groups)
-    return conclude(what, learner, data, rows, logits.numpy(), metrics, seconds, setup, run)
+    metrics = {} if logits is None else evaluate(logits, data.test.labels, data.counts, recipe.groups)
+    return conclude(what, learner, data, rows, logits, metrics, seconds, setup, run)
 
 
 def conclude(
@@ -89,14 +108,17 @@ def conclude(
     learner: Learner,
     data: DataSet,
     rows: list[Row],
-    logits: Array,
+    logits: Array | None,
     metrics: dict[str, float | None],
     seconds: float,
     setup: Setup,
     run: Run | None,
 ) -> RunRecord:
-    """The record of a run that has ended with these logits of the test set, written where it has a folder."""
-    accelerator, target = learner.accelerator, data.test.labels
+    """The record of a run that has ended with these logits of the test set, written where it has a folder.
+
+    Logits are None of a run that leaves the test set alone.
+    """
+    accelerator = learner.accelerator
     record = RunRecord(
         **what,
         device=_device_name(accelerator.device),
@@ -110,8 +132,7 @@ def conclude(
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
         command=setup.command,
-        per_class=recall_per_class(logits.argmax(1), target, len(data.classes)).round(6).tolist(),
-        reliability=reliability(np.exp(log_softmax(logits.astype(np.float64))), target).round(6).tolist(),
+        **({} if logits is None else _details(logits, data)),
     )
     if run and accelerator.is_main_process:
         run.finish(record)
@@ -148,7 +169,7 @@ def fit(
             if validation is not None and data.validation is not None:
                 images = len(data.validation)
                 logits = predict(learner.evaluated, validation, images, recipe.batch_size, accelerator)
-                row |= _validated(logits, torch.from_numpy(data.validation.labels))
+                row |= _validated(logits, data.validation.labels, f"{loss.title}, seed {seed}, epoch {epoch}")
             rows.append(row)
             accelerator.log({name: value for name, value in row.items() if value is not None}, step=epoch)
             if run and accelerator.is_main_process:
@@ -173,20 +194,13 @@ def resume(learner: Learner, run: Run) -> tuple[list[Row], float]:
 
 def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
     """The recipe's data set."""
-    lists = {name: getattr(recipe, name) for name in ("image_root", "validation_list", "test_list")}
+    lists: dict[str, Any] = {name: getattr(recipe, name) for name in ("image_root", "validation_list", "test_list")}
     return load(
         recipe.source,
         root=root,
         seed=seed,
-        subset=recipe.subset,
-        imbalance=recipe.imbalance,
-        head_images=recipe.head_images,
-        test_per_class=recipe.test_per_class,
-        validation_images=recipe.validation_images,
         **{name: Path(path) if path else None for name, path in lists.items()},
-        test_fraction=recipe.test_fraction,
-        image_key=recipe.image_key,
-        label_key=recipe.label_key,
+        **{name: getattr(recipe, name) for name in LOADED},
     )
 
 
@@ -224,7 +238,28 @@ def from_main(accelerator: "Accelerator", content: Any) -> Any:
     return broadcast_object_list([content])[0]
 
 
-def _validated(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def _kind(what: dict[str, Any], test: bool) -> dict[str, Any]:
+    """What a run's folder says it holds; one whose test set was left alone is not taken for one that was tested."""
+    return what if test else {**what, "test": False}
+
+
+def _test_logits(learner: Learner, data: DataSet, recipe: Recipe, setup: Setup) -> Array:
+    accelerator = learner.accelerator
+    test = source(data.test, recipe, accelerator.device, setup.workers)
+    return predict(learner.evaluated, test, len(data.test), recipe.batch_size, accelerator).numpy()
+
+
+def _details(logits: Array, data: DataSet) -> dict[str, Any]:
+    """What a record holds of the test set beside its metrics."""
+    p, target = np.exp(log_softmax(logits.astype(np.float64))), data.test.labels
+    recall = recall_per_class(logits.argmax(1), target, len(data.classes))
+    return {"per_class": recall.round(6).tolist(), "reliability": reliability(p, target).round(6).tolist()}
+
+
+def _validated(logits: Tensor, target: Labels, where: str) -> dict[str, float]:
+    if not logits.isfinite().all():
+        raise FloatingPointError(f"{where}: a logit of the validation set is not finite; the model has diverged")
+    labels = torch.from_numpy(target)
     right = (logits.argmax(1) == labels).double()
     present = labels.bincount()
     recall = labels.bincount(weights=right)[present > 0] / present[present > 0]

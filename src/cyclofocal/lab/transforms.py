@@ -1,6 +1,7 @@
 """What is done to one image on the CPU: decoded to the model's size, and augmented as timm does."""
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import torch
 from PIL import Image
@@ -14,6 +15,9 @@ Key = tuple[int, int, int]
 
 CROP = 0.875
 """Of the image's shorter side, for evaluation where training uses random resized crops; timm's default."""
+
+POSTERIZING = ("Posterize", "PosterizeIncreasing", "PosterizeOriginal")
+"""timm's names of one operation with three scales, two of which end at 0 bits."""
 
 
 class Plain:
@@ -39,20 +43,21 @@ class Timm:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        from timm.data import create_transform
+        from timm.data import auto_augment, create_transform
         from timm.data.random_erasing import RandomErasing
 
         self.mode = "RGB" if recipe.channels == 3 else "L"
         self.splits = recipe.aug_splits
-        self.crop, self.policy, self.to_tensor = create_transform(
-            recipe.image_size,
-            is_training=True,
-            auto_augment=recipe.auto_augment or None,
-            interpolation="random",
-            mean=_per_channel(recipe.mean, recipe.channels),
-            std=_per_channel(recipe.std, recipe.channels),
-            separate=True,
-        )
+        with patch.dict(auto_augment.NAME_TO_OP, {name: posterize for name in POSTERIZING}):
+            self.crop, self.policy, self.to_tensor = create_transform(
+                recipe.image_size,
+                is_training=True,
+                auto_augment=recipe.auto_augment or None,
+                interpolation="random",
+                mean=_per_channel(recipe.mean, recipe.channels),
+                std=_per_channel(recipe.std, recipe.channels),
+                separate=True,
+            )
         self.erase = RandomErasing(recipe.random_erasing, mode="pixel", device="cpu")
 
     def __call__(self, image: Image.Image, key: Key) -> Tensor:
@@ -64,6 +69,13 @@ class Timm:
                 self.erase(self.to_tensor(self.policy(cropped.copy()))) for _ in range(self.splits - len(clean))
             ]
         return torch.stack(clean + augmented)
+
+
+def posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
+    """Keep so many bits per channel, as timm does; of 0 bits a black image, which Pillow 13 refuses to make."""
+    from timm.data.auto_augment import posterize as at_least_one_bit
+
+    return at_least_one_bit(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

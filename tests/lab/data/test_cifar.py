@@ -66,6 +66,8 @@ class _Harm:
         (python2_pickle({**GOOD, "data": [1]}), "'data' is list"),
         (python2_pickle({**GOOD, "labels": [0]}), "must be 2 integers"),
         (python2_pickle({**GOOD, "labels": [0.5, 1.0]}), "must be 2 integers"),
+        (python2_pickle({**GOOD, "labels": [[0, 1], [1]]}), "must be 2 integers"),
+        (python2_pickle({"data": GOOD["data"][:0], "labels": []}), r"'data' is uint8 \(0, 3072\)"),
         (python2_pickle({**GOOD, "labels": [0, 10]}), "label 10 of image 1 is not in 0 to 9"),
         (python2_pickle({**GOOD, "labels": [-1, 0]}), "label -1 of image 0 is not in 0 to 9"),
     ],

@@ -45,6 +45,7 @@ def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_pa
 
 
 IMAGES = idx_bytes(np.zeros((4, 28, 28), dtype=np.uint8))
+SMALL, NONE = (idx_bytes(np.zeros(shape, np.uint8)) for shape in ((40, 14, 14), (0, 28, 28)))
 
 
 @pytest.mark.parametrize(
@@ -55,11 +56,24 @@ IMAGES = idx_bytes(np.zeros((4, 28, 28), dtype=np.uint8))
         ("train-images-idx3-ubyte", gzip.compress(IMAGES[:-1]), "3135 bytes of data; its head promises 3136"),
         ("train-images-idx3-ubyte", gzip.compress(IMAGES + b"\0"), "3137 bytes"),
         ("train-images-idx3-ubyte", gzip.compress(IMAGES[:9]), "not an idx file of bytes in 3 dimensions"),
+        ("train-images-idx3-ubyte", gzip.compress(SMALL), "images are 40 x 14 x 14; .* N x 28 x 28"),
+        ("t10k-images-idx3-ubyte", gzip.compress(NONE), "images are 0 x 28 x 28"),
         ("train-labels-idx1-ubyte", gzip.compress(IMAGES), "not an idx file of bytes in 1 dim"),
         ("train-labels-idx1-ubyte", gzip.compress(idx_bytes(np.zeros(39, np.uint8))), "39 labels, .* 40 images"),
         ("train-labels-idx1-ubyte", gzip.compress(idx_bytes(np.full(40, 10, np.uint8))), "label 10; .* 0 to 9"),
     ],
-    ids=["cut off", "not packed", "short", "long", "no head", "images for labels", "too few labels", "no such class"],
+    ids=[
+        "cut off",
+        "not packed",
+        "short",
+        "long",
+        "no head",
+        "small",
+        "none",
+        "images for labels",
+        "too few labels",
+        "no such class",
+    ],
 )
 def test_a_wrong_file_is_named(tmp_path, name, content, message):
     path = write_fashion_mnist(tmp_path) / f"{name}.gz"

@@ -95,8 +95,10 @@ def test_labels_that_do_not_fit_are_refused(root):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a.png 0\nb.png\nc.png 1\n d.png x\n", "2 lines are not 'relative/path label': 2, 4"),
-        (b"a.png 0\n\n", "1 lines .*: 2"),
+        (b"a.png 0\nb.png\nc.png 1\n d.png x\n", "2 lines are not 'relative/path label': line 2, 4$"),
+        (b"a.png 0\n\n", "1 lines .*: line 2$"),
+        (b"a.png 1\nb.png 5000000000000000000000\n", "1 lines .*: line 2$"),
+        (b"a.png 1\na.png 1\na.png 0\nb.png 2\n", "1 images are listed again with another label: a.png$"),
         (b"a.png 1.5\n", "1 lines"),
         (b"", "it is empty"),
         (b"\xff\xd8\xff\xe0 0\n", "not a text file"),
@@ -107,6 +109,12 @@ def test_a_line_that_is_none_is_named(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(DamagedDataError, match=f"^{path}: .*{message}"):
         read_list(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_path(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"\xef\xbb\xbfa.png 0\r\nb.png 1\r\n")
+    assert read_list(path)[0] == ["a.png", "b.png"]
 
 
 def test_a_missing_list_or_folder_is_named(root):

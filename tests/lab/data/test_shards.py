@@ -1,5 +1,6 @@
 """Shards are read in random access, in an order that never changes; a shard that is cut off is named."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -82,6 +83,7 @@ def _shard_of(path, members):
         ([("a.png", b""), ("a.cls", b"0"), ("a.cls", b"0")], "sample a has more than one class"),
         ([("a.png", b""), ("a.cls", b"cat")], "class of sample a is b'cat'; it must be a number"),
         ([("a.png", b""), ("a.cls", b"-1")], "class of sample a is b'-1'"),
+        ([("a.png", b""), ("a.cls", b"5" * 20)], "class of sample a is b'5"),
     ],
 )
 def test_a_sample_that_is_not_whole_is_named(tmp_path, members, message):
@@ -93,7 +95,7 @@ def test_a_sample_that_is_not_whole_is_named(tmp_path, members, message):
 def test_an_image_that_cannot_be_decoded_is_named_by_shard_and_key(tmp_path):
     members = [(f"{key}.{kind}", content) for key in "ab" for kind, content in (("png", b"no image"), ("cls", b"0\n"))]
     _shard_of(tmp_path / "train.tar", members)
-    with pytest.raises(UnreadableImageError, match=rf"{tmp_path}/train\.tar:[ab]: not a readable image"):
+    with pytest.raises(UnreadableImageError, match=rf"{tmp_path}/train\.tar:[ab]: not a readable image \(no format"):
         load(str(tmp_path), test_fraction=0.5).train.image(0)
 
 
@@ -104,6 +106,13 @@ def test_labels_and_names_that_do_not_fit_are_refused(tmp_path):
         load(str(tmp_path))
     (tmp_path / "test.tar").rename(tmp_path / "more.tar")
     with pytest.raises(ValueError, match=r"more\.tar: its name must have exactly one of the words train, val"):
+        load(str(tmp_path))
+
+
+def test_a_packed_shard_is_not_passed_over(tmp_path):
+    packed = _shards(tmp_path) / "set-train-0002.tar.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "set-train-0001.tar").read_bytes()))
+    with pytest.raises(ValueError, match=rf"1 shards are packed: {packed}; unpack"):
         load(str(tmp_path))
 
 

@@ -7,13 +7,14 @@ from torch import nn
 
 from cyclofocal.lab.models import MODELS, SmallResNet
 from cyclofocal.lab.oltr.attention import ModulatedAttention
-from cyclofocal.lab.oltr.backbone import Backbone
+from cyclofocal.lab.oltr.backbone import Backbone, Narrowed
 from cyclofocal.lab.oltr.network import OpenLongTailed
 
 
 def models():
     ours = [(name, lambda name=name: MODELS[name](5, width=8, image_size=32, channels=3)) for name in MODELS]
-    return [*ours, ("timm", lambda: timm.create_model("mobilenetv3_small_050", num_classes=5))]
+    narrowed = ("narrowed", lambda: Narrowed(MODELS["resnet-10"](5, width=4), 6, 5))
+    return [*ours, narrowed, ("timm", lambda: timm.create_model("mobilenetv3_small_050", num_classes=5))]
 
 
 @pytest.mark.parametrize(("name", "make"), models())
@@ -65,6 +66,14 @@ def test_every_weight_learns_and_frozen_ones_do_not():
         still = {name for name, weight in network.named_parameters() if weight.grad is None}
         assert still == ({f"backbone.{name}" for name, _ in network.backbone.named_parameters()} if frozen else set())
         assert isinstance(network.attention, ModulatedAttention)
+
+
+def test_the_layer_that_narrows_learns_also_above_frozen_features():
+    backbone = Backbone(Narrowed(MODELS["resnet-10"](5, width=4), 6, 5), (3, 32, 32))
+    network = OpenLongTailed(backbone, frozen=True)
+    assert (backbone.length, network.memory.centroids.shape) == (6, (5, 6))
+    learning = {name for name, weight in backbone.named_parameters() if weight.requires_grad}
+    assert learning == {"narrow.0.weight", "narrow.0.bias"}
 
 
 def test_a_model_without_a_feature_map_is_refused():

@@ -48,6 +48,24 @@ def test_classes_from_head_to_tail_with_a_line_per_run(figures, tmp_path):
     assert (tmp_path / "classes.svg").read_text().startswith("<?xml")
 
 
+def test_runs_of_one_title_are_one_line_and_one_panel(figures, tmp_path):
+    one, other = run("loss"), run("loss")
+    other.logits[:, 0] += 1.5
+    runs = [one, other, run("another")]
+    evaluations = [evaluate(found) for found in runs]
+    picture.draw_classes(evaluations, tmp_path / "classes.png")
+    accuracy = figures[0].axes[1]
+    (line,) = [line for line in accuracy.lines if line.get_label() == "loss"]
+    means = 50 * (np.array(evaluations[0].recall) + evaluations[1].recall)
+    np.testing.assert_allclose(line.get_ydata(), means[[1, 0, 2]])
+    picture.draw_confidence(runs, tmp_path / "confidence.png")
+    titles = [axes.get_title(loc="left") for axes in figures[1].axes if axes.get_visible()]
+    separation = 50 * sum(found.numbers["auroc"] for found in evaluations[:2])
+    assert titles[0] == f"loss   (AUROC {separation:.1f} %)"
+    assert len(titles) == 2
+    assert "Up to 2 runs of each title" in figures[0].get_supxlabel()
+
+
 def test_many_classes_are_averaged_and_dotted(figures, tmp_path):
     counts = np.arange(100, 200)[::-1]
     found = evaluate(run("one", counts))

@@ -12,13 +12,16 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab import checkpoint
 from cyclofocal.lab.commands import app
+from cyclofocal.lab.learner import initial_model
 from cyclofocal.lab.oltr import recipes, stages
 from cyclofocal.lab.oltr.evaluation import evaluate_file
+from cyclofocal.lab.oltr.first import FirstStageError, first_weights, last_weights
 from cyclofocal.lab.oltr.recipe import StageRecipe, TwoStages
 from cyclofocal.lab.oltr.recipes import cyclical
-from cyclofocal.lab.oltr.stages import FirstStageError, train_first, train_second
+from cyclofocal.lab.oltr.stages import train_first, train_second
 from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY
 from cyclofocal.lab.records import read_records
+from cyclofocal.lab.runs import identity
 from cyclofocal.lab.train import Setup
 
 CPU = Setup(cpu=True)
@@ -92,8 +95,7 @@ def test_the_centroids_begin_as_the_mean_features(out, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(stages, "fit", lambda learner, data, *rest: seen.append((learner.model, data)))
     first = record(out, 1, "ce")[1]
-    recipe = stages.on_top(STAGES, CROSS_ENTROPY, 0)
-    stages.train_stage(recipe, CROSS_ENTROPY, 0, CPU, first)
+    stages.train_stage(stages.on_top(STAGES), CROSS_ENTROPY, 0, CPU, last_weights(first))
     network, data = seen[0]
     pixels = data.train.pixels / data.train.white
     network.eval()
@@ -122,7 +124,7 @@ def test_a_stopped_second_stage_ends_as_if_it_had_not_been(out, monkeypatch, tmp
 
 
 def test_frozen_features_stay_to_the_bit(out, tmp_path):
-    frozen = replace(STAGES, second=replace(SECOND, features_lr_scale=0.0))
+    frozen = replace(STAGES, second=replace(SECOND, frozen=True))
     train_first(frozen, CE, 0, tmp_path, CPU)
     train_second(frozen, CE, 0, tmp_path, CPU)
     one, two = (checkpoint.newest(record(tmp_path, stage, "ce")[1])[0]["model"] for stage in (1, 2))
@@ -138,27 +140,51 @@ def test_features_of_the_first_stage_can_have_a_rate_of_their_own(tmp_path):
     slow = replace(FIRST, features_lr_scale=1e-30, momentum=0.0, weight_decay=0.0)
     train_first(replace(STAGES, first=slow), CE, 0, tmp_path, CPU)
     found = checkpoint.newest(record(tmp_path, 1, "ce")[1])[0]["model"]
-    begun = stages.initial_model(slow, 8, 0).state_dict()
-    weights = dict(stages.initial_model(slow, 8, 0).named_parameters())
+    begun = initial_model(slow, 8, 0).state_dict()
+    weights = dict(initial_model(slow, 8, 0).named_parameters())
     moved = {name for name in weights if not torch.allclose(found[name], begun[name])}
     assert moved == {"classifier.weight", "classifier.bias"}
 
 
 def test_a_second_stage_without_its_first_is_refused(out, tmp_path):
-    recipe = stages.on_top(STAGES, CROSS_ENTROPY, 0)
     with pytest.raises(
         FirstStageError, match="no run there; stage 2 of cross-entropy, seed 0, begins with the stage 1"
     ):
         train_second(STAGES, CE, 0, tmp_path, CPU)
-    with pytest.raises(FirstStageError, match=r"holds another run .*cyclical focal, seed 0"):
-        stages.train_stage(recipe, CROSS_ENTROPY, 0, CPU, record(out, 1, "cyclical")[1])
-    with pytest.raises(FirstStageError, match="holds another run"):
-        stages.train_stage(stages.on_top(STAGES, CROSS_ENTROPY, 1), CROSS_ENTROPY, 1, CPU, record(out, 1, "ce")[1])
+    wanted, folder = identity(FIRST, CROSS_ENTROPY, 0), record(out, 1, "ce")[1]
+    for other, said in (
+        ({"loss": identity(FIRST, CYCLICAL, 0)["loss"]}, "name: 'ce' there, 'cyclical' now"),
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"recipe": wanted["recipe"] | {"epochs": 3}}, "epochs: 2 there, 3 now"),
+    ):
+        with pytest.raises(FirstStageError, match=f"holds another run .*{said}"):
+            first_weights(folder, wanted | other)
     unended = tmp_path / "unended"
     unended.mkdir()
-    (unended / "run.json").write_bytes((record(out, 1, "ce")[1] / "run.json").read_bytes())
+    (unended / "run.json").write_bytes((folder / "run.json").read_bytes())
     with pytest.raises(FirstStageError, match="has not ended"):
-        stages.train_stage(recipe, CROSS_ENTROPY, 0, CPU, unended)
+        first_weights(unended, wanted)
+    with pytest.raises(FirstStageError, match="stage is 2; stage 2 begins with weights of stage 1"):
+        stages.train_stage(stages.on_top(STAGES), CROSS_ENTROPY, 0, CPU)
+
+
+def test_seeds_and_losses_are_one_experiment_and_another_first_stage_is_another(out):
+    recipes = [record(out, 2, loss)[0].recipe for loss in ("ce", "cyclical")]
+    assert recipes[0] == recipes[1]
+    longer = replace(STAGES, first=replace(FIRST, epochs=3))
+    sharper = replace(STAGES, losses=(CE, (cyclical(1.0, 4.0), CYCLICAL)))
+    assert len({stages.on_top(found).first for found in (STAGES, longer, sharper)}) == 3
+
+
+def test_a_second_stage_begins_with_the_moving_average(tmp_path, monkeypatch):
+    averaged = replace(STAGES, first=replace(FIRST, ema_decay=0.9))
+    train_first(averaged, CE, 0, tmp_path, CPU)
+    content = checkpoint.newest(record(tmp_path, 1, "ce")[1])[0]
+    seen = []
+    monkeypatch.setattr(stages, "fit", lambda learner, *rest: seen.append(learner.model.classifier.hallucinator.weight))
+    train_second(averaged, CE, 0, tmp_path, CPU)
+    assert torch.equal(seen[0], content["average"]["module.classifier.weight"])
+    assert not torch.equal(seen[0], content["model"]["classifier.weight"])
 
 
 def test_stages_that_do_not_fit_are_refused():

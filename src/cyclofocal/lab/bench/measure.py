@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cyclofocal.kernels import FORCE
+from cyclofocal import kernels
 from cyclofocal.lab.bench.candidates import Candidate, Problem, Step
 
 SAMPLE_SECONDS = 0.002
@@ -203,17 +203,13 @@ def _in_words(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _forced(backend: str) -> Iterator[None]:
-    """Ours is computed by this backend, whatever the environment says; "" leaves it as it is."""
-    before = os.environ.get(FORCE)
-    if backend:
-        os.environ[FORCE] = backend
+    """Ours is computed by this backend, whatever else is forced; "" leaves it as it is."""
+    before = kernels.forced
+    kernels.forced = backend or before
     try:
         yield
     finally:
-        if backend and before is None:
-            del os.environ[FORCE]
-        elif before is not None:
-            os.environ[FORCE] = before
+        kernels.forced = before
 
 
 @contextlib.contextmanager

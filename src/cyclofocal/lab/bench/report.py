@@ -1,7 +1,6 @@
 """Measurements to tables: for a terminal, and in Markdown for pages that name their records."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cyclofocal.lab.bench.record import Measurement, Setting
+from cyclofocal.lab.report.places import fill
 
 FEW = 3
 """Below so many rounds a quantile says nothing and is not shown."""
-
-PLACE = re.compile(r"(<!-- speed: (table|excerpt) -->\n).*?(<!-- end of speed -->)", re.DOTALL)
-"""Where a page wants the tables; between the two comments everything is replaced."""
 
 EXCERPT = ("torch cross_entropy", "torch cross_entropy, smoothed", "copy of the logits (floor)")
 """What an excerpt shows besides ours."""
@@ -62,13 +59,8 @@ def paste(page: Path, records: Sequence[Measurement]) -> None:
     Raises:
         ValueError: the page has no such place.
     """
-    text = page.read_text(encoding="utf-8")
-    if not PLACE.search(text):
-        raise ValueError(f"{page} has no place for the table: <!-- speed: table --> ... <!-- end of speed -->")
-    page.write_text(
-        PLACE.sub(lambda found: found[1] + "\n" + markdown(records, found[2] == "excerpt") + "\n" + found[3], text),
-        encoding="utf-8",
-    )
+    text = fill(page, "speed", lambda what: markdown(records, what == "excerpt"))
+    page.write_text(text, encoding="utf-8")
 
 
 def overall(records: Sequence[Measurement]) -> dict[str, list[Measurement]]:

@@ -4,10 +4,12 @@ import typer
 
 from cyclofocal.lab.commands.bench import bench
 from cyclofocal.lab.commands.compare import compare
+from cyclofocal.lab.commands.decoupled import decoupled
 from cyclofocal.lab.commands.evaluate import evaluate
 from cyclofocal.lab.commands.recipes import recipes
+from cyclofocal.lab.commands.report import report
 from cyclofocal.lab.commands.train import reproduce, train
-from cyclofocal.lab.oltr.check import check_lists
+from cyclofocal.lab.oltr.check import check_data
 
 app = typer.Typer(
     help="Train with the cyclical focal loss and its relatives, and compare them honestly.",
@@ -15,9 +17,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compare, reproduce, train, recipes, evaluate, bench):
+for command in (compare, reproduce, train, report, recipes, evaluate, decoupled, bench):
     app.command()(command)
 
 data = typer.Typer(help="Look at data sets.", no_args_is_help=True)
-data.command("check")(check_lists)
+data.command("check")(check_data)
 app.add_typer(data, name="data")

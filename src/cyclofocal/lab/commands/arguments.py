@@ -11,7 +11,8 @@ import typer
 
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
+from cyclofocal.lab.recipes.losses import losses_in
+from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 from cyclofocal.lab.recipes.settings import SettingError, with_settings
 
 Root = Annotated[Path, typer.Option(file_okay=False, help="Folder where data sets are looked for.")]
@@ -31,17 +32,21 @@ def experiment_name(name: str) -> str:
 
 
 def loss_names(names: str) -> str:
-    """Refuse what is not one or more different losses, separated by commas."""
-    allowed = [loss.name for loss in LOSSES]
-    chosen = [one_of(name.strip(), allowed, "loss") for name in names.split(",")]
-    if repeated := [name for name in allowed if chosen.count(name) > 1]:
-        raise typer.BadParameter(f"{repeated[0]!r} is given {chosen.count(repeated[0])} times; give each loss once.")
-    return ",".join(chosen)
+    """Refuse what is not one or more different losses, separated by commas; see :func:`losses_of`."""
+    losses_of(names)
+    return names
 
 
 def losses_of(names: str) -> list[LossSettings]:
-    """The losses of checked names, in their order."""
-    return [loss for name in names.split(",") for loss in LOSSES if loss.name == name]
+    """The losses of a list, in their order; see :func:`~cyclofocal.lab.recipes.losses.losses_in`.
+
+    Raises:
+        typer.BadParameter: one that cannot be used.
+    """
+    try:
+        return losses_in(names)
+    except SettingError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def changed(recipe: Recipe, settings: list[str] | None) -> Recipe:

@@ -1,15 +1,14 @@
-"""``cyclofocal compare``: every loss at every seed of one recipe, and what the losses change."""
+"""``cyclofocal compare``: every loss at every seed of one or more experiments, and what the losses change."""
 
-import os
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cyclofocal.lab import compare as comparison
 from cyclofocal.lab.commands.arguments import (
     Root,
     Settings,
@@ -19,16 +18,20 @@ from cyclofocal.lab.commands.arguments import (
     loss_names,
     losses_of,
     make_folder,
+    one_of,
     picture_path,
     recipe_name,
 )
+from cyclofocal.lab.commands.backends import On, backend_of
+from cyclofocal.lab.compare.cells import Backend, Cell, CellError, finished, grid
+from cyclofocal.lab.compare.display import Display
+from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings
+from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
 from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.report import PRIMARY
 
-LEAST_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
-PIPED_COLUMNS = 100
-MOST_WORKERS = 8  # by default; each takes some 300 MB
+METRIC_KEYS = [metric.key for metric in METRICS]
 
 
 def _two_losses(names: str) -> str:
@@ -38,8 +41,18 @@ def _two_losses(names: str) -> str:
     return chosen
 
 
+def _metric(key: str) -> str:
+    return one_of(key, METRIC_KEYS, "metric")
+
+
+def _share_of_a_gpu(share: float | None) -> float | None:
+    if share is not None and not 0 <= share <= 1:
+        raise typer.BadParameter(f"{share} is not in [0, 1]; a run uses one GPU at most.")
+    return share
+
+
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A name from `cyclofocal recipes`.", callback=recipe_name)],
+    what: Annotated[list[str], typer.Argument(help="Names from `cyclofocal recipes`.")],
     losses: Annotated[
         str,
         typer.Option(
@@ -48,75 +61,115 @@ def compare(
         ),
     ] = "ce,focal,asymmetric,cyclical",
     seeds: Annotated[int, typer.Option(help="Runs of each loss: seeds 0, 1, 2, ...", callback=at_least_one)] = 10,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", callback=at_least_one)] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes; default: cores, 8 at most.", callback=at_least_one)
+    target: Annotated[str, typer.Option(help="Column of a table that is to be predicted.")] = "",
+    folds: Annotated[int | None, typer.Option(min=2, help="Parts of a cross-validation of each seed.")] = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TRIALS",
+            help="Trainings by which each loss, ce too, chooses its settings first, on validation data.",
+            callback=at_least_one,
+        ),
     ] = None,
+    metric: Annotated[
+        str, typer.Option(help=f"That verdicts are on, of {', '.join(METRIC_KEYS)}.", callback=_metric)
+    ] = PRIMARY,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", callback=at_least_one)] = None,
     settings: Settings = None,
     root: Root = Path("data"),
-    out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder; default: runs/RECIPE.")] = None,
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder; a run lies in OUT/RECIPE/LOSS-seedK-HASH.")
+    ] = Path("runs"),
     picture: Annotated[
-        Path | None, typer.Option(help="A .png or .svg; default: comparison.png in the folder.", callback=picture_path)
+        Path | None, typer.Option(help="A .png or .svg; default: comparison.png in OUT.", callback=picture_path)
+    ] = None,
+    on: Annotated[On, typer.Option(help="Where the runs run.")] = On.local,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on this machine; default: cores, 8 at most.", callback=at_least_one)
+    ] = None,
+    cpus_per_run: Annotated[
+        int, typer.Option(help="Threads; more than 1 may change the last digits.", callback=at_least_one)
+    ] = 1,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(
+            help="0.25: four runs on a GPU; 0: the CPU. Default: 0.25 on this machine.", callback=_share_of_a_gpu
+        ),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For --on slurm, such as partition=gpu or time=60.")
     ] = None,
 ) -> None:
-    """Train every loss at every seed, paired by seed, and show what the losses change.
+    """Train every loss at every seed of every experiment, paired by seed, and show what the losses change.
 
-    Each finished run is kept as one JSON line in runs/ of the folder; the same command again reuses it.
+    A run that has ended is kept, and not run again by this or any other command; one that was stopped goes on.
     """
-    experiment = changed(RECIPES[recipe](), [*(settings or []), *([f"epochs={epochs}"] if epochs else [])])
-    chosen = losses_of(losses)
-    out = out or Path("runs") / recipe
+    given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
+    recipes = [changed(recipe, given) for recipe in _experiments(what, target)]
+    chosen = [_tuned(loss, tune) if tune else loss for loss in losses_of(losses)]
+    backend = backend_of(on, out, workers, cpus_per_run, gpus_per_run, slurm or [])
     picture = picture or out / "comparison.png"
-    make_folder(out / "runs", "--out")
+    make_folder(out, "--out")
     make_folder(picture.parent, "--picture")
-    cells = comparison.grid(experiment, chosen, range(seeds), out / "runs", root, given_command())
-    records = _run_with_progress(cells, workers or default_workers())
-    show(records, chosen, picture)
-    typer.echo(f"\npicture  {picture}\nrecords  {out / 'runs'}")
+    cells = grid(recipes, chosen, range(seeds), out, root, given_command())
+    records, failed = _run_with_progress(cells, backend)
+    if records:
+        from cyclofocal.lab.commands.showing import show
+
+        show(records, _reference(records), metric, picture)
+        typer.echo(f"\npicture  {picture}")
+    typer.echo(f"records  {out}")
+    _tell_failed(failed, len(cells))
 
 
-def default_workers() -> int:
-    """One per core that this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+def _experiments(what: list[str], target: str) -> list[Recipe]:
+    """Of names separated by spaces or commas; a path may hold a comma."""
+    names = [name for given in what for name in ([given] if Path(given).exists() else given.split(","))]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
+    return [RECIPES[recipe_name(name) or ""]() for name in names]
 
 
-def _run_with_progress(cells: Sequence[comparison.Cell], workers: int) -> list[RunRecord]:
+def _tuned(loss: LossSettings, trials: int) -> LossSettings:
+    return replace(loss, name=f"{loss.name}:tuned", title=f"{loss.title}, tuned", trials=trials)
+
+
+def _reference(records: Sequence[RunRecord]) -> str:
+    """Cross-entropy, untuned if there are both; "" where there is none."""
+    names = {record.loss["name"] for record in records}
+    return next((name for name in ("ce", "ce:tuned") if name in names), "")
+
+
+def _run_with_progress(cells: list[Cell], backend: Backend) -> tuple[list[RunRecord], list[CellError]]:
+    """Records in the cells' order, and what failed."""
     console = Console(stderr=True, highlight=False)
-    done, damaged = comparison.finished(cells)
+    done, damaged = finished(cells)
     for error in damaged:
         console.print(f"damaged record, will run again: {error}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"{len(cells)} runs, {len(done)} of them finished before")
-    missing = [cell for cell in cells if cell not in done]
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    missing, failed = [cell for cell in cells if cell not in done], list[CellError]()
     try:
-        with Progress(TextColumn("training"), *columns, console=console, disable=not missing) as progress:
-            task = progress.add_task("training", total=len(cells), completed=len(done))
-            done |= comparison.run(missing, workers, lambda record: progress.advance(task))
-    except (comparison.CellError, KeyboardInterrupt) as error:
-        kept = sum(cell.path.exists() for cell in cells)
-        reason = f"{error}; " if isinstance(error, comparison.CellError) else ""
-        console.print(
-            f"stopped: {reason}{kept} of {len(cells)} runs are kept, the same command continues",
-            style="red",
-            markup=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
-    return [done[cell] for cell in cells]
+        with closing(backend(missing)) as outcomes, Display(console, cells, done) as display:
+            for cell, outcome in outcomes:
+                display.end(cell, outcome)
+                if isinstance(outcome, CellError):
+                    failed.append(outcome)
+                else:
+                    done[cell] = outcome
+    except KeyboardInterrupt:
+        kept = sum(cell.record_path.exists() for cell in cells)
+        said = f"stopped: {kept} of {len(cells)} runs are kept, the same command continues"
+        console.print(said, style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    return [done[cell] for cell in cells if cell in done], failed
 
 
-def show(records: Sequence[RunRecord], losses: Sequence[LossSettings], picture: Path | None) -> None:
-    """Print the table of a comparison and its conclusions; draw the picture, if one is wanted."""
-    from cyclofocal.lab.report import conclusions, explanations, summarise, table
-
-    summary = summarise(records, reference="ce" if any(loss.name == "ce" for loss in losses) else losses[0].name)
-    console = Console(highlight=False)
-    console.width = max(console.width, LEAST_COLUMNS) if console.is_terminal else PIPED_COLUMNS
-    console.print(table(summary, console.width))
-    for line in ("", *conclusions(summary), "", *explanations(summary)):
-        console.print(line, markup=False, soft_wrap=not console.is_terminal)
-    if picture is not None:
-        from cyclofocal.lab.figure import draw
-
-        draw(summary, picture)
+def _tell_failed(failed: Sequence[CellError], cells: int) -> None:
+    """One line each, and the exit code."""
+    if not failed:
+        return
+    console = Console(stderr=True, highlight=False)
+    for error in failed:
+        console.print(f"failed: {error}", style="red", markup=False, soft_wrap=True)
+    console.print(f"{len(failed)} of {cells} runs failed; the same command tries them again", style="red")
+    raise typer.Exit(1)

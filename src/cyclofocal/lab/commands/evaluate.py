@@ -80,7 +80,7 @@ def _show(evaluations: Sequence[Evaluation], per_class: bool) -> None:
     if not console.is_terminal:
         console.width = max(PIPED_COLUMNS, 34 + 24 * len(evaluations))
     console.print(table(evaluations))
-    for line in dict.fromkeys(_definition(evaluation) for evaluation in evaluations):
+    for line in dict.fromkeys(definition(evaluation) for evaluation in evaluations):
         console.print(line, style="dim", markup=False)
     if per_class:
         console.print(class_table(evaluations))
@@ -95,7 +95,7 @@ def table(evaluations: Sequence[Evaluation]) -> Table:
     for metric in shown():
         if any(metric.key in evaluation.numbers for evaluation in evaluations):
             values = [evaluation.numbers.get(metric.key) for evaluation in evaluations]
-            view.add_row(metric.heading, *("-" if value is None else _in_unit(value, metric) for value in values))
+            view.add_row(metric.heading, *(in_unit(value, metric) for value in values))
     return view
 
 
@@ -109,11 +109,12 @@ def class_table(evaluations: Sequence[Evaluation]) -> Table:
     return view
 
 
-def _in_unit(value: float, metric: Metric) -> str:
-    return number(100 * value if metric.percent else value, metric)
+def in_unit(value: float | None, metric: Metric) -> str:
+    """A number as tables show it; "-" where there is none."""
+    return "-" if value is None else number(100 * value if metric.percent else value, metric)
 
 
-def _definition(evaluation: Evaluation) -> str:
+def definition(evaluation: Evaluation) -> str:
     """What the numbers mean, in a line."""
     line = f"{evaluation.groups}; {evaluation.images} images of known classes"
     if evaluation.threshold is None:

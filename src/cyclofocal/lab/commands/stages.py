@@ -32,7 +32,10 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None, images: Pa
     changes = []
     if lists is not None or images is not None:
         if not stages.first.image_root:
-            raise typer.BadParameter(f"{name} is not read from lists of images.", param_hint="--lists, --images")
+            raise typer.BadParameter(
+                f"{name} is not read from published lists; --set source=PATH is a folder or list of your own.",
+                param_hint="--lists, --images",
+            )
         if lists is not None:
             changes = [f"{field}={lists / Path(getattr(stages.first, field)).name}" for field in LISTS]
         changes.append(f"image_root={images or lists}")

@@ -1,5 +1,6 @@
 """``cyclofocal reproduce`` and ``cyclofocal train``: runs that keep all they need to go on after a kill."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -113,7 +114,7 @@ def _run_all(
     trackers: tuple[str, ...],
 ) -> None:
     """Every loss at every seed, one after the other; what went wrong is told in one line."""
-    from cyclofocal.lab.runs import run_folder
+    from cyclofocal.lab.runs import locked, run_folder
     from cyclofocal.lab.train import Setup
     from cyclofocal.lab.train import train as train_one
 
@@ -123,7 +124,7 @@ def _run_all(
         for loss in losses:
             folder = run_folder(out, recipe, loss, seed)
             setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
-            with told_in_a_line(folder):
+            with told_in_a_line(folder), locked(folder) if is_main() else nullcontext():
                 records.append(train_one(recipe, loss, seed, setup))
             if is_main():
                 typer.echo(_told(records[-1], folder))
@@ -133,9 +134,9 @@ def _run_all(
 def _compare(records: list[RunRecord], losses: list[LossSettings]) -> None:
     """The table of a comparison, where there is more than one loss."""
     if len(losses) > 1 and is_main():
-        from cyclofocal.lab.commands.compare import show
+        from cyclofocal.lab.commands.showing import show
 
-        show(records, losses, None)
+        show(records)
 
 
 def _told(record: RunRecord, folder: Path) -> str:

@@ -64,10 +64,10 @@ def _images(folder: Path, files: Sequence[str], label_key: str, classes: Sequenc
 
 def _batch(path: Path, label_key: str, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     content = read_pickle(path, ("data", label_key))
-    pixels, labels = content["data"], np.asarray(content[label_key])
-    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)):
+    pixels, labels = content["data"], _array(content[label_key])
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(pixels) or 1, PIXELS)):
         seen = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise DamagedDataError(f"{path}: 'data' is {seen}; it must be uint8 (N, {PIXELS})")
+        raise DamagedDataError(f"{path}: 'data' is {seen}; it must be uint8 (N, {PIXELS}) with N of 1 or more")
     if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
         raise DamagedDataError(f"{path}: '{label_key}' must be {len(pixels)} integers, one per image")
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -77,6 +77,13 @@ def _batch(path: Path, label_key: str, classes: int) -> tuple[NDArray[np.uint8],
             f" ({len(wrong)} such labels)"
         )
     return pixels, labels.astype(np.int64)
+
+
+def _array(values: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError:  # a ragged list, which is no labels
+        return np.empty(())
 
 
 def _names(path: Path, key: str, classes: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cyclofocal.lab.data.errors import MissingImageError, UnreadableImageError
 
@@ -31,6 +31,8 @@ def decode(file: str | BinaryIO, name: str) -> Image.Image:
             mode = image.mode
     except FileNotFoundError as error:
         raise MissingImageError(f"{name}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f"{name}: not a readable image (no format that Pillow knows)") from error
     except Exception as error:  # Pillow's decoders raise more than OSError on damaged files
         raise UnreadableImageError(f"{name}: not a readable image ({error})") from error
     raise UnreadableImageError(f"{name}: mode {mode}; images must have 8 bits per channel")

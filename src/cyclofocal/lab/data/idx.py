@@ -18,6 +18,7 @@ CLASSES = (
 )  # fmt: skip
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 UNSIGNED_BYTES = 8
+SIDE = 28
 
 
 def read_fashion_mnist(root: Path) -> DataSet:
@@ -40,7 +41,11 @@ def read_fashion_mnist(root: Path) -> DataSet:
 
 
 def _split(folder: Path, prefix: str, name: str = "train") -> Images:
-    pixels = read_idx(_plain_or_packed(folder, f"{prefix}-images-idx3-ubyte"), dimensions=3)
+    path = _plain_or_packed(folder, f"{prefix}-images-idx3-ubyte")
+    pixels = read_idx(path, dimensions=3)
+    if not len(pixels) or pixels.shape[1:] != (SIDE, SIDE):
+        seen = " x ".join(map(str, pixels.shape))
+        raise DamagedDataError(f"{path}: images are {seen}; those of fashion-mnist are N x {SIDE} x {SIDE}")
     path = _plain_or_packed(folder, f"{prefix}-labels-idx1-ubyte")
     labels = read_idx(path, dimensions=1)
     if len(labels) != len(pixels):

@@ -1,4 +1,4 @@
-"""Labelled images, in memory or read on demand, and the three splits that an experiment needs."""
+"""Labelled images, in memory or read on demand, or rows of a table, and the three splits that an experiment needs."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -25,13 +25,14 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images of one split; subsets of them cost no decoding.
+    """Labelled images, or rows of a table, of one split; subsets of them cost no decoding.
 
     Attributes:
         labels: class per image, (N,), int64.
         positions: number of each image in the set as it was published, (N,); a subset keeps it.
         title: of the set, such as "cifar10 train".
-        pixels: uint8 (N, channels, height, width) where they lie in memory, else None.
+        pixels: uint8 (N, channels, height, width) where they lie in memory, else None; rows of a table, which a model
+            takes as they are, float32 (N, inputs).
         white: the largest pixel value; ``pixels / white`` lies in [0, 1].
         reader: where to read them otherwise.
     """
@@ -46,9 +47,15 @@ class Images:
     def __post_init__(self) -> None:
         if (self.pixels is None) == (self.reader is None):
             raise ValueError(f"{self.title}: give either pixels or a reader")
-        if self.pixels is not None and (self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4):
+        if self.pixels is not None and (self.pixels.dtype, self.pixels.ndim) not in (
+            (torch.uint8, 4),
+            (torch.float32, 2),
+        ):
             seen = f"{self.pixels.dtype} of shape {tuple(self.pixels.shape)}"
-            raise ValueError(f"{self.title}: pixels are {seen}; they must be uint8 (N, channels, height, width)")
+            raise ValueError(
+                f"{self.title}: pixels are {seen}; they must be uint8 (N, channels, height, width), or of a table"
+                " float32 (N, inputs)"
+            )
         lengths = {len(self.labels), len(self.positions)} | ({len(self.pixels)} if self.pixels is not None else set())
         if len(lengths) > 1:
             raise ValueError(f"{self.title}: {len(self.labels)} labels, but other lengths {sorted(lengths)}")
@@ -56,14 +63,22 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def inputs(self) -> int:
+        """Numbers in a row of a table; 0 for images."""
+        return self.pixels.shape[1] if self.pixels is not None and self.pixels.ndim == 2 else 0
+
     def image(self, index: int) -> Image.Image:
         """Image number ``index`` in mode L or RGB.
 
         Raises:
             IndexError: ``index`` is not in [0, N).
+            ValueError: these are rows of a table.
             UnreadableImageError: the file is missing, cut off or not an image; names its path.
         """
         position = self._position(index)
+        if self.inputs:
+            raise ValueError(f"{self.title}: rows of a table are no images")
         if self.reader is not None:
             return self.reader.read(position)
         assert self.pixels is not None
@@ -75,7 +90,9 @@ class Images:
     def name(self, index: int) -> str:
         """What a message calls the image: its path, or "image 17 of cifar10 train"."""
         position = self._position(index)
-        return f"image {position} of {self.title}" if self.reader is None else self.reader.name(position)
+        if self.reader is not None:
+            return self.reader.name(position)
+        return f"{'row' if self.inputs else 'image'} {position} of {self.title}"
 
     def take(self, indices: ArrayLike) -> "Images":
         """The images at ``indices``, in this order.

@@ -9,6 +9,9 @@ from cyclofocal.lab.data.files import Files, files
 from cyclofocal.lab.data.images import DataSet, Images, Labels, on_demand
 from cyclofocal.lab.data.splits import assemble
 
+LABEL_DIGITS = 9
+"""No data set has more classes; a longer number is no label."""
+
 
 def read_lists(
     train_list: Path,
@@ -62,7 +65,7 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
 
     Raises:
         MissingDataError: no such list.
-        DamagedDataError: a line that is not ``path label``, or no line at all.
+        DamagedDataError: a line that is not ``path label``, no line at all, or an image with two labels.
 
     Example:
         >>> import tempfile
@@ -74,14 +77,15 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
     if not path.is_file():
         raise MissingDataError(f"{path}: no such list file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DamagedDataError(f"{path}: not a text file ({error})") from error
     pairs = [line.rsplit(maxsplit=1) for line in lines]
     wrong = [i for i, pair in enumerate(pairs, start=1) if len(pair) != 2 or not _is_label(pair[1])]
     if wrong or not lines:
-        where = f"{len(wrong)} lines are not 'relative/path label': {several(wrong)}" if lines else "it is empty"
+        where = f"{len(wrong)} lines are not 'relative/path label': line {several(wrong)}" if lines else "it is empty"
         raise DamagedDataError(f"{path}: {where}")
+    _check_one_label_each(path, pairs)
     return [name for name, _ in pairs], np.array([label for _, label in pairs], dtype=np.int64)
 
 
@@ -108,7 +112,14 @@ def _files(images: Images) -> Files:
 
 
 def _is_label(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdecimal()
+    return text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= LABEL_DIGITS
+
+
+def _check_one_label_each(path: Path, pairs: list[list[str]]) -> None:
+    label_of: dict[str, int] = {}
+    torn = [name for name, label in pairs if label_of.setdefault(name, int(label)) != int(label)]
+    if torn:
+        raise DamagedDataError(f"{path}: {len(torn)} images are listed again with another label: {several(torn)}")
 
 
 def _class_names(train: Images) -> tuple[str, ...]:

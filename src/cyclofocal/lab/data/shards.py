@@ -18,6 +18,8 @@ from cyclofocal.lab.data.splits import assemble
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+LABEL_DIGITS = 9  # no data set has more classes; a longer number is no class
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BLOCK = 512  # a tar file is made of such blocks, and ends with two of zeros
 
 
@@ -55,7 +57,7 @@ def read_shards(folder: Path, test_fraction: float = 0.0) -> DataSet:
     Raises:
         MissingDataError: no shard for training.
         DamagedDataError: a shard that is cut off, or a sample without image or class; names shard and key.
-        ValueError: a shard that belongs to no split; a class without image, a label beyond the classes.
+        ValueError: a shard that is packed or belongs to no split; a class without image, a label beyond the classes.
 
     Reference: the WebDataset format, github.com/webdataset/webdataset.
     """
@@ -123,7 +125,7 @@ def _note(
         content = tar.extractfile(member)
         assert content is not None
         text = content.read().strip()
-        if not text.isdigit():
+        if not text.isdigit() or len(text) > LABEL_DIGITS:
             raise DamagedDataError(f"{path}: class of sample {key} is {text[:20]!r}; it must be a number from 0")
         labels[key] = int(text)
 
@@ -140,6 +142,9 @@ def _check_end(path: Path, tar: tarfile.TarFile) -> None:
 
 def _shards_by_split(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+    packed = sorted(path for path in folder.rglob("*") if path.name.endswith(PACKED))
+    if packed:
+        raise ValueError(f"{folder}: {len(packed)} shards are packed: {several(packed)}; unpack them to .tar files")
     for path in sorted(folder.rglob("*.tar")):
         words = set(re.split(r"[^a-z]+", str(path.relative_to(folder)).lower()))
         splits = {SPLIT_WORDS[word] for word in words & SPLIT_WORDS.keys()}

@@ -1,5 +1,6 @@
 """From the name of a data set, or a path, to its images: found, read, checked and cut to the experiment's subset."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +9,16 @@ import numpy as np
 from cyclofocal.lab.data import subsets
 from cyclofocal.lab.data.cifar import read_cifar10, read_cifar100
 from cyclofocal.lab.data.digits import read_digits
-from cyclofocal.lab.data.errors import MissingDataError
+from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError
+from cyclofocal.lab.data.features import split_table
 from cyclofocal.lab.data.folders import read_folder, read_imagenet
 from cyclofocal.lab.data.hosts import PREFIXES, read_host
 from cyclofocal.lab.data.idx import read_fashion_mnist
 from cyclofocal.lab.data.images import DataSet, Positions
+from cyclofocal.lab.data.keel import keel_path, read_keel
 from cyclofocal.lab.data.lists import read_lists
 from cyclofocal.lab.data.shards import read_shards
+from cyclofocal.lab.data.tables import SUFFIXES, Table, read_table
 from cyclofocal.lab.longtail import draw_per_class, exponential_counts
 
 PUBLISHED = {
@@ -23,6 +27,9 @@ PUBLISHED = {
     "cifar100": read_cifar100,
     "imagenet": read_imagenet,
 }
+
+KEEL = "keel:"
+"""Before the name of one of its tables."""
 
 
 def load(
@@ -41,15 +48,22 @@ def load(
     test_fraction: float = 0.0,
     image_key: str = "image",
     label_key: str = "label",
+    target: str = "",
+    digest: str = "",
+    folds: int = 0,
+    fold: int = 0,
+    validation_fraction: float = 0.0,
 ) -> DataSet:
     """Find, read and check a data set, and cut its training images to a subset.
 
     Args:
         source: "digits", "fashion-mnist", "cifar10", "cifar100" or "imagenet"; a path, or "path:PATH" where it looks
             like a name: a folder of images, of shards, or a list file; "torch/NAME", "hfds/NAME", "tfds/NAME" for
-            what timm reads, "wds/FOLDER" for a folder of WebDataset shards, below ``root`` if it is relative.
+            what timm reads, "wds/FOLDER" for a folder of WebDataset shards, below ``root`` if it is relative. A
+            table: a .csv or .parquet file, with a ``target``, or "keel:NAME".
         root: folder where data sets are looked for.
-        seed: of the run. Draws the test set and the long tail of the digits; nothing else depends on it.
+        seed: of the run. Draws the test set and the long tail of the digits, and the splits of a table; nothing else
+            depends on it.
         subset: "" for all; "first-4000", "5_3", "6_2", "5_3-released", "balanced-4000", "imbalanced-4000",
             see :mod:`~cyclofocal.lab.data.subsets`; or "long-tailed".
         imbalance: of "long-tailed", head class to tail class, at least 1.
@@ -60,16 +74,19 @@ def load(
         image_root: where the paths of a list file begin; by default in the list's own folder.
         validation_list: second list file of the same classes.
         test_list: third list file of the same classes.
-        test_fraction: in (0, 1) to split off a test set where a path or host has none, else 0.
+        test_fraction: in (0, 1) to split off a test set where a path or host has none, or of a table, else 0.
         image_key: field of the image, of "hfds/" and "tfds/".
         label_key: field of the label, likewise.
+        target: column of a table that holds the classes; "" of all else.
+        digest: the table's :func:`table_digest`; "" does not look.
+        folds, fold, validation_fraction: of a table, see :func:`~cyclofocal.lab.data.features.split_table`.
 
     Returns:
         The three splits; validation is None where neither the source nor ``validation_images`` gives one.
 
     Raises:
         MissingDataError: nothing there; says where it was looked for and how to get it.
-        DamagedDataError: a file that is cut off, mislabelled or of another format; names it.
+        DamagedDataError: a file that is cut off, mislabelled, of another format, or not that of ``digest``; names it.
         ValueError: arguments that do not fit together, classes that do not match.
 
     Example:
@@ -79,6 +96,11 @@ def load(
     """
     _check_arguments(source, subset, imbalance, head_images, test_per_class, validation_images)
     lists = (image_root, validation_list, test_list)
+    if is_table(source, target):
+        _check_images_only(source, subset, validation_images, *lists)
+        table = load_table(source, target, digest)
+        return split_table(table, seed, folds, fold, test_fraction, validation_fraction)
+    _check_tables_only(source, folds, validation_fraction)
     rng = np.random.default_rng(seed)
     name, colon, path = source.partition(":")
     if source == "digits":
@@ -97,6 +119,64 @@ def load(
         full = _read_path(_existing(Path(path if (name, colon) == ("path", ":") else source)), *lists, test_fraction)
     kept = _subset(full, source, subset, imbalance, head_images, rng)
     return _with_validation(full, kept, validation_images, _title(full.title, subset, imbalance))
+
+
+def is_table(source: str, target: str) -> bool:
+    """Whether a source is a table rather than images."""
+    return bool(target) or source.startswith(KEEL) or Path(source).suffix.lower() == ".parquet"
+
+
+def load_table(source: str, target: str, digest: str = "") -> Table:
+    """The rows of a table, as they are.
+
+    Raises:
+        What :func:`load` raises.
+    """
+    if digest and (found := table_digest(source)) != digest:
+        raise DamagedDataError(
+            f"{source}: its content has changed (SHA-256 {found}, was {digest}); give the same command again, and it"
+            " counts as another experiment"
+        )
+    if source.startswith(KEEL):
+        if target:
+            raise ValueError(f"target is {target!r}, but {source} says itself which column it is; it must be ''")
+        return read_keel(keel_path(source.removeprefix(KEEL)), source)
+    path = Path(source).expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"target is {target!r}, but {source} is no table; its name must end in {' or '.join(SUFFIXES)}"
+        )
+    return read_table(path, target)
+
+
+def table_digest(source: str) -> str:
+    """16 hexadecimal digits of the SHA-256 of a table's file.
+
+    Raises:
+        MissingDataError: no such file, or not the package that it is in.
+        ValueError: no such table.
+    """
+    is_keel = source.startswith(KEEL)
+    path = keel_path(source.removeprefix(KEEL)) if is_keel else Path(source).expanduser()
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file; a table is a .csv or .parquet file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _check_images_only(source: str, subset: str, validation_images: int, *lists: Path | None) -> None:
+    if subset or validation_images or any(lists):
+        raise ValueError(
+            f"{source} is a table; subset, validation_images, image_root, validation_list and test_list are of images,"
+            " a table has test_fraction, folds and validation_fraction"
+        )
+
+
+def _check_tables_only(source: str, folds: int, validation_fraction: float) -> None:
+    if folds or validation_fraction:
+        raise ValueError(
+            f"{source} is no table (folds is {folds}, validation_fraction is {validation_fraction}); they must be 0"
+        )
 
 
 def _check_arguments(

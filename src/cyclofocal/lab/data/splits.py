@@ -3,7 +3,7 @@
 import numpy as np
 
 from cyclofocal.lab.data.errors import several
-from cyclofocal.lab.data.images import DataSet, Images
+from cyclofocal.lab.data.images import DataSet, Images, Labels, Positions
 
 FRACTION_SEED = 4000
 
@@ -57,19 +57,31 @@ def split_off(images: Images, fraction: float) -> tuple[Images, Images]:
             f"test_fraction is {fraction}, and {images.title} has neither a validation nor a test set beside it;"
             " give one, or a fraction between 0 and 1"
         )
-    rng = np.random.default_rng(FRACTION_SEED)
-    taken = []
-    for c in np.unique(images.labels):
-        members = rng.permutation(np.flatnonzero(images.labels == c))
-        count = max(1, round(fraction * len(members)))
-        if count == len(members):
-            raise ValueError(
-                f"test_fraction {fraction} of the {count} image(s) of class {c} in {images.title} would leave none"
-                " to train on"
-            )
-        taken.append(members[:count])
-    test = np.sort(np.concatenate(taken))
-    return images.take(np.setdiff1d(np.arange(len(images)), test)), images.take(test)
+    test = draw_fraction(images.labels, fraction, np.random.default_rng(FRACTION_SEED))
+    train = np.setdiff1d(np.arange(len(images)), test)
+    emptied = np.setdiff1d(images.labels, images.labels[train])
+    if len(emptied):
+        count = (images.labels == emptied[0]).sum()
+        raise ValueError(
+            f"test_fraction {fraction} of the {count} image(s) of class {emptied[0]} in {images.title} would leave none"
+            " to train on"
+        )
+    return images.take(train), images.take(test)
+
+
+def draw_fraction(labels: Labels, fraction: float, rng: np.random.Generator) -> Positions:
+    """Ascending positions of the ``fraction`` of every class, rounded, at least one.
+
+    Example:
+        >>> labels = np.array([0] * 8 + [1] * 2)
+        >>> np.bincount(labels[draw_fraction(labels, 0.25, np.random.default_rng(0))]).tolist()
+        [2, 1]
+    """
+    drawn = []
+    for c in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == c))
+        drawn.append(members[: max(1, round(fraction * len(members)))])
+    return np.sort(np.concatenate(drawn))
 
 
 def _check_labels(images: Images, classes: tuple[str, ...]) -> None:

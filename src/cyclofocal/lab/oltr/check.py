@@ -1,66 +1,158 @@
-"""``cyclofocal data check``: what is there of a published long-tailed data set, and what differs from it."""
+"""``cyclofocal data check``: what is there of a data set, and whether its lists are the published ones."""
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.data.check import check
+from cyclofocal.lab.data.check import Report, check
 from cyclofocal.lab.data.errors import MissingDataError, several
+from cyclofocal.lab.data.folders import class_names, read_split
+from cyclofocal.lab.data.images import Images
 from cyclofocal.lab.data.lists import list_images, read_list
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What tells a published list from another.
+
+    Attributes:
+        images, classes: how many there are.
+        sha256: of the file.
+        content: SHA-256 of its lines ``name label``, sorted, with the names of the files alone, so that it is the same
+            in every layout; "" where it is not known.
+    """
+
+    images: int
+    classes: int
+    sha256: str
+    content: str = ""
+
 
 PUBLISHED = {
     "places-lt": {
-        "Places_LT_train.txt": "726c4871dcbf07ce2f857703bfe32e9a83ffbf52d704239f6d95c4f4f4c247f7",
-        "Places_LT_val.txt": "719e3cf3766c09134ea28f56f1036c78def511ac1ed2c2532a6beef78f2439ba",
-        "Places_LT_test.txt": "44eee8441c8098c59195465abede425721bc35525d75209f9433b161a6eb37bc",
+        "Places_LT_train.txt": Published(
+            62500,
+            365,
+            "726c4871dcbf07ce2f857703bfe32e9a83ffbf52d704239f6d95c4f4f4c247f7",
+            "f9f878cafef77c00d2031c2856af59800fa1553dbf167d4eabd2d4d0d7e0ad58",
+        ),
+        "Places_LT_val.txt": Published(
+            7300,
+            365,
+            "719e3cf3766c09134ea28f56f1036c78def511ac1ed2c2532a6beef78f2439ba",
+            "4c7abc922b7deb81727d56ce855d17855fac3bca268c53dda17a78f4bc3d4b4f",
+        ),
+        "Places_LT_test.txt": Published(
+            36500,
+            365,
+            "44eee8441c8098c59195465abede425721bc35525d75209f9433b161a6eb37bc",
+            "81ae0b5c57f5e472a85e43d598682d5bba2c0a77bc9678211ef2a1f1592b87ba",
+        ),
     },
     "imagenet-lt": {
-        "ImageNet_LT_train.txt": "",
-        "ImageNet_LT_val.txt": "9af7ba688acf9532ff5845a8fb14a1e97fdc4c51ac48bc72c08ea9c3f7ff142e",
-        "ImageNet_LT_test.txt": "d1590191cf8a71fada7b1aaedaa2d139a2aea93ff2f1b755319d0bd8dbaa55d5",
+        "ImageNet_LT_train.txt": Published(
+            115846, 1000, "efdbdad4f050237c310b2f354cf95a8b1d7c8d57a63c4ea4bb6bf2bcb012f37f"
+        ),
+        "ImageNet_LT_val.txt": Published(
+            20000,
+            1000,
+            "9af7ba688acf9532ff5845a8fb14a1e97fdc4c51ac48bc72c08ea9c3f7ff142e",
+            "2502971071372637341c92d6ed4858bdfb9f9dc0df5c64c419a6ea0e93837293",
+        ),
+        "ImageNet_LT_test.txt": Published(
+            50000,
+            1000,
+            "d1590191cf8a71fada7b1aaedaa2d139a2aea93ff2f1b755319d0bd8dbaa55d5",
+            "4138c0cd92d2dffea9353a9339c9f352361b7c6c267d2ff989b366f154188257",
+        ),
     },
 }
-"""SHA-256 of the published list files; "" where it is not known."""
+"""By data set and by the name of the list file."""
 
 
-def check_lists(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(PUBLISHED)}.")],
-    lists: Annotated[Path, typer.Option(help="Folder of the list files.", file_okay=False)],
-    images: Annotated[Path, typer.Option(help="Folder that the lists' paths begin in.", file_okay=False)],
+def check_data(
+    name: Annotated[
+        str, typer.Argument(help=f"{', '.join(PUBLISHED)}, or a list file or an image folder of your own.")
+    ],
+    lists: Annotated[Path | None, typer.Option(help="Folder of the published list files.", file_okay=False)] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that the lists' paths begin in; by default the lists'.", file_okay=False)
+    ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Folder of the same lists in another layout, to compare by file name and label.")
+        Path | None, typer.Option(help="The same list or lists elsewhere, to compare by file name and label.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 8,
 ) -> None:
-    """Count images, classes, missing and unreadable files of a published data set; exit with 1 if any is wrong."""
-    if name not in PUBLISHED:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(PUBLISHED)}.", param_hint="NAME")
+    """Count images, classes, missing and unreadable files; exit with 1 if any is wrong, or a list not as published."""
     sound = True
     try:
-        for file, digest in PUBLISHED[name].items():
-            report = check(list_images(lists / file, images), workers)
+        for split, path, published in _splits(name, lists, images):
+            report = check(split, workers)
             typer.echo(str(report))
-            for line in compared(lists / file, digest, against and against / file):
-                typer.echo(f"  {line}")
+            if len(report.missing) == report.images:
+                typer.echo("  none of these images is there: is the list of another layout than the images?")
             sound = sound and report.sound
+            if published is not None:
+                as_published, said = verified(path, report, published)
+                typer.echo(f"  {said}")
+                sound = sound and as_published
+            if against is not None and path.is_file():
+                typer.echo(f"  {differences(path, against / path.name if against.is_dir() else against)}")
     except (MissingDataError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="--lists") from None
+        raise typer.BadParameter(str(error)) from None
     raise typer.Exit(0 if sound else 1)
 
 
-def compared(path: Path, digest: str, other: Path | None = None) -> Iterator[str]:
-    """Whether a list is the published one, in words; and in what it differs from another, layouts aside."""
-    if not digest:
-        yield "the published list's checksum is not known"
-    elif hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-        yield "the list is the published one (SHA-256)"
-    else:
-        yield "the list is not the published file (another SHA-256): another layout, or other images"
-    if other is not None:
-        yield differences(path, other)
+def _splits(name: str, lists: Path | None, images: Path | None) -> Iterator[tuple[Images, Path, Published | None]]:
+    """Each split, where it is described, and what is published of it."""
+    if name in PUBLISHED:
+        if lists is None:
+            raise typer.BadParameter(f"{name} needs the folder of its list files.", param_hint="--lists")
+        for file, published in PUBLISHED[name].items():
+            yield list_images(lists / file, images or lists), lists / file, published
+        return
+    path = Path(name)
+    if not path.exists():
+        raise typer.BadParameter(
+            f"{name!r} is none of {', '.join(PUBLISHED)}, and no file or folder.", param_hint="NAME"
+        )
+    if lists is not None:
+        raise typer.BadParameter(
+            f"{name} is not a published data set; it has no folder of lists.", param_hint="--lists"
+        )
+    if path.is_file():
+        yield list_images(path, images or path.parent), path, None
+        return
+    for folder in [path / split for split in SPLITS if (path / split).is_dir()] or [path]:
+        yield read_split(folder, class_names(folder)), folder, None
+
+
+def verified(path: Path, report: Report, published: Published) -> tuple[bool, str]:
+    """Whether a list names the published images with the published labels, and how that is known, in words."""
+    if hashlib.sha256(path.read_bytes()).hexdigest() == published.sha256:
+        return True, "the published list (SHA-256)"
+    if published.content and content_digest(path) == published.content:
+        return True, "another layout of the published list: the same file names and labels"
+    counted = f"{published.images} images of {published.classes} classes"
+    if not published.content and (report.images, len(report.counts)) == (published.images, published.classes):
+        return False, f"not the published file (another SHA-256), though it has {counted} as well"
+    return False, f"not the published list: another SHA-256, other file names or labels; that one has {counted}"
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of what a list says, whatever its layout and order.
+
+    Raises:
+        MissingDataError, DamagedDataError: of reading it.
+    """
+    lines = sorted(f"{name} {label}\n" for name, label in _pairs(path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def differences(path: Path, other: Path) -> str:
@@ -69,16 +161,16 @@ def differences(path: Path, other: Path) -> str:
     Raises:
         MissingDataError, DamagedDataError: of reading them.
     """
-    own, others = (_pairs(file) for file in (path, other))
+    own, others = (set(_pairs(file)) for file in (path, other))
     alone = [
-        f"{len(extra)} only in {file} ({several(sorted(extra))})"
+        f"{len(extra)} only in {file} ({several([f'{name} {label}' for name, label in sorted(extra)])})"
         for file, extra in ((path, own - others), (other, others - own))
         if extra
     ]
     return "; ".join(alone) if alone else f"the same {len(own)} images and labels as {other}"
 
 
-def _pairs(path: Path) -> set[tuple[str, int]]:
+def _pairs(path: Path) -> list[tuple[str, int]]:
     """File name and label of each line; the class keeps names apart that folders share."""
     names, labels = read_list(path)
-    return {(name.rpartition("/")[2], label) for name, label in zip(names, labels.tolist(), strict=True)}
+    return [(name.rpartition("/")[2], label) for name, label in zip(names, labels.tolist(), strict=True)]

@@ -29,7 +29,7 @@ class CosineClassifier(nn.Module):
                 [0., 0., 0.]], grad_fn=<MmBackward0>)
 
     Reference: Gidaris and Komodakis, *Dynamic Few-Shot Visual Learning without Forgetting*, CVPR 2018; squashing:
-    Sabour et al., *Dynamic Routing Between Capsules*, NeurIPS 2017, here with |x| for its square.
+    Sabour et al., *Dynamic Routing Between Capsules*, NeurIPS 2017.
     """
 
     def __init__(self, features: int, classes: int, scale: float = SCALE) -> None:
@@ -41,6 +41,7 @@ class CosineClassifier(nn.Module):
     def forward(self, features: Tensor, distance: Tensor | float = 1.0) -> Tensor:
         """Logits (N, C) of ``features`` (N, D); ``distance`` is d >= 0, one for all or (N, 1)."""
         length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+        # As in the release's code: x / (1 + |x|). The paper's formula has the square, |x| x / (1 + |x|^2).
         tiny = torch.finfo(features.dtype).tiny  # features of length 0 at distance 0 have logits 0, not nan
         squashed = features / (length + distance).clamp_min(tiny)
         return self.scale * squashed @ nn.functional.normalize(self.weight).mT

@@ -21,7 +21,7 @@ class OpenLongTailed(nn.Module):
 
     Args:
         backbone: of the first stage.
-        frozen: its weights and batch statistics stay as they are.
+        frozen: its weights and batch statistics stay as they are, but for the layer that narrows features.
         reduce: sums a tensor over all processes; None: there is one.
 
     Reference: Liu et al., *Large-Scale Long-Tailed Recognition in an Open World*, CVPR 2019.
@@ -41,6 +41,7 @@ class OpenLongTailed(nn.Module):
             self.classifier.hallucinator.bias.copy_(torch.zeros(classes) if backbone.bias is None else backbone.bias)
         if frozen:
             backbone.requires_grad_(False)
+            backbone.narrow.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "OpenLongTailed":
         """Training mode, but for a frozen backbone."""

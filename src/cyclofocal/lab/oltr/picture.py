@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -23,9 +23,14 @@ DOTS = 30
 
 BINS = 25
 
+Run = TypeVar("Run", Evaluation, Predictions)
+
 
 def draw_classes(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """Training images per class, from head to tail, and over them the accuracy of each class, a line per run.
+    """Training images per class, from head to tail, and over them the accuracy of each class, a line per title.
+
+    Runs of one title, such as the seeds of a loss, make one line, their mean; it is shaded from their least to their
+    greatest where classes have dots.
 
     Args:
         evaluations: of one training set, such as one per loss.
@@ -44,11 +49,12 @@ def draw_classes(evaluations: Sequence[Evaluation], path: Path) -> None:
         accuracy = frequency.twinx()
         places = np.arange(len(counts))
         frequency.bar(places, counts[order], width=1.0 if len(counts) > DOTS else 0.86, color=PALE, linewidth=0)
-        for colour, evaluation in zip(_colours(evaluations), evaluations, strict=True):
-            _accuracy(accuracy, 100 * np.array(evaluation.recall)[order], evaluation.title, colour)
+        for index, (title, runs) in enumerate(_by_title(evaluations).items()):
+            recall = 100 * np.array([run.recall for run in runs])[:, order]
+            _accuracy(accuracy, recall, title, COLOURS[index % len(COLOURS)])
         _dress(frequency, accuracy, len(counts))
         _shots(accuracy, counts[order], groups)
-        note = f"Shot groups, {groups}."
+        note = f"Shot groups, {groups}.{_said(evaluations)}"
         if len(counts) > DOTS:
             note += f"\nLines: means of neighbours among the {len(counts)} classes; small dots: the classes."
         _words(figure, "Accuracy from the head to the tail", note)
@@ -56,7 +62,9 @@ def draw_classes(evaluations: Sequence[Evaluation], path: Path) -> None:
 
 
 def draw_confidence(runs: Sequence[Predictions], path: Path, threshold: float | None = None) -> None:
-    """Histograms of the confidence of known and unknown test images, a panel per run.
+    """Histograms of the confidence of known and unknown test images, a panel per title.
+
+    Runs of one title, such as the seeds of a loss, are in one panel, with the mean of their AUROC.
 
     Args:
         runs: with known and unknown images.
@@ -70,28 +78,32 @@ def draw_confidence(runs: Sequence[Predictions], path: Path, threshold: float | 
         if run.known.all():
             raise ValueError(f"{run.title} has no unknown images; there is nothing to tell apart")
     with matplotlib.rc_context(STYLE):
-        columns = min(3, len(runs))
-        lines = -(-len(runs) // columns)
+        titles = _by_title(runs)
+        columns = min(3, len(titles))
+        lines = -(-len(titles) // columns)
         figure = _figure(3.4 * max(columns, 2), 0.9 + 2.3 * lines)
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-        for panel, run in zip(axes.flat, runs, strict=False):
-            _histograms(panel, run, threshold)
-        for panel in axes.flat[len(runs) :]:
+        for panel, (title, same) in zip(axes.flat, titles.items(), strict=False):
+            _histograms(panel, same, title, threshold)
+        for panel in axes.flat[len(titles) :]:
             panel.set_visible(False)
         for panel in axes[:, 0]:
             panel.set_ylabel("% of images", fontsize=8, color=GREY)
         handles, names = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, names, frameon=False, fontsize=8, loc="upper right", ncols=2)
-        note = "Largest softmax probability; each histogram is of its own images alone."
+        note = f"Largest softmax probability; each histogram is of its own images alone.{_said(runs)}"
         if threshold is not None:
             note += f"\nDashed: the threshold, {threshold:g}; below it an image is rejected."
         _words(figure, "Confidence, known and unknown images", note)
         _save(figure, path)
 
 
-def _accuracy(axes: Any, percent: NDArray[np.float64], title: str, colour: str) -> None:
+def _accuracy(axes: Any, runs: NDArray[np.float64], title: str, colour: str) -> None:
+    percent = runs.mean(0)
     places = np.arange(len(percent))
     if len(percent) <= DOTS:
+        if len(runs) > 1:
+            axes.fill_between(places, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
         axes.plot(places, percent, color=colour, linewidth=1.4, marker="o", markersize=4, label=title)
         return
     edges = np.linspace(0, len(percent), DOTS + 1).round().astype(int)
@@ -130,23 +142,34 @@ def _shots(axes: Any, counts: NDArray[np.integer], groups: ShotGroups) -> None:
                 axes.axvline(members[0] - 0.5, color=GREY, linewidth=0.7, linestyle=":")
 
 
-def _histograms(axes: Any, run: Predictions, threshold: float | None) -> None:
-    sure = confidence(run.logits)
+def _histograms(axes: Any, runs: Sequence[Predictions], title: str, threshold: float | None) -> None:
+    confidences = [confidence(run.logits) for run in runs]
+    separation = np.mean([auroc(sure, run.known) for sure, run in zip(confidences, runs, strict=True)])
+    sure, known = np.concatenate(confidences), np.concatenate([run.known for run in runs])
     edges = np.linspace(0, 1, BINS + 1)
-    for title, colour, members in (("known", COLOURS[0], run.known), ("unknown", COLOURS[1], ~run.known)):
+    for kind, colour, members in (("known", COLOURS[0], known), ("unknown", COLOURS[1], ~known)):
         share = 100 * np.histogram(sure[members], edges)[0] / members.sum()
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.3)
-        axes.stairs(share, edges, color=colour, linewidth=1.4, label=title)
+        axes.stairs(share, edges, color=colour, linewidth=1.4, label=kind)
     if threshold is not None:
         axes.axvline(threshold, color=GREY, linewidth=0.9, linestyle="--")
     axes.set_xlim(0, 1)
-    axes.set_title(f"{run.title}   (AUROC {100 * auroc(sure, run.known):.1f} %)", loc="left", fontsize=9, weight="bold")
+    axes.set_title(f"{title}   (AUROC {100 * separation:.1f} %)", loc="left", fontsize=9, weight="bold")
     axes.tick_params(labelbottom=True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _colours(runs: Sequence[object]) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(len(runs))]
+def _by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.title, []).append(run)
+    return found
+
+
+def _said(runs: Sequence[Run]) -> str:
+    """How many runs there are of each title, where there are several."""
+    most = max(map(len, _by_title(runs).values()))
+    return f" Up to {most} runs of each title together." if most > 1 else ""
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -19,10 +19,13 @@ class StageRecipe(Recipe):
         open_root: where the paths of a list begin; "": in its own folder.
         threshold: confidence below which a test image is rejected as unknown.
         per_class: images of a class at a time, in stage 2.
-        features_lr_scale: learning rate of the first stage's weights, times ``learning_rate``; 0 freezes them.
+        weights_file: weights that stage 1 begins with, of Caffe's ResNet-152 or another in its layout; "": none.
+        feature_length: stage 1 narrows its features to so many before the classifier; 0: it does not.
+        features_lr_scale: learning rate of the first stage's weights and of the attention, times ``learning_rate``.
+        frozen: stage 2 leaves the first stage's weights as they are, but for the layer that narrows.
         centroids_lr_scale: likewise of the memory.
         centroid_weight: of the centroid loss in the total.
-        first: what stage 1 was, set by the program.
+        first: a hash of stage 1 and its losses, set by the program; the same for all seeds and losses.
 
     Raises:
         ValueError: as of a recipe; a stage 2 with mixed targets or a moving average.
@@ -34,7 +37,10 @@ class StageRecipe(Recipe):
     open_root: str = ""
     threshold: float = THRESHOLD
     per_class: int = 4
+    weights_file: str = ""
+    feature_length: int = 0
     features_lr_scale: float = 1.0
+    frozen: bool = False
     centroids_lr_scale: float = 1.0
     centroid_weight: float = WEIGHT
     first: str = ""
@@ -45,13 +51,17 @@ class StageRecipe(Recipe):
             raise ValueError(f"stage is {self.stage}; it must be 1 or 2")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; it must be a probability, in [0, 1]")
-        for name in ("held_out_classes", "features_lr_scale", "centroids_lr_scale", "centroid_weight"):
+        for name in (
+            *("held_out_classes", "feature_length", "features_lr_scale", "centroids_lr_scale", "centroid_weight"),
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.held_out_classes and self.open_source:
             raise ValueError(
                 f"held_out_classes is {self.held_out_classes} and open_source {self.open_source!r}; give one open set"
             )
+        if self.weights_file and self.pretrained:
+            raise ValueError(f"weights_file is {self.weights_file!r} and pretrained true; the weights come from one")
         if self.stage == 2 and (self.mixup or self.cutmix or self.ema_decay or self.aug_splits > 1):
             raise ValueError("stage 2 has no mixup, cutmix, ema_decay or aug_splits; set them to 0, 0, 0 and 1")
 
@@ -80,6 +90,7 @@ class TwoStages:
 
 SHARED = (
     *("source", "subset", "imbalance", "head_images", "test_per_class", "image_root", "validation_list", "test_list"),
-    *("test_fraction", "validation_images", "held_out_classes", "model", "width", "image_size", "channels"),
+    *("test_fraction", "validation_images", "held_out_classes", "model", "width", "feature_length", "image_size"),
+    "channels",
 )
 """What both stages must have in common."""

@@ -29,8 +29,11 @@ def losses(first: LossSettings, second: LossSettings) -> tuple[tuple[LossSetting
 def imagenet_lt() -> TwoStages:
     """ImageNet-LT with the ResNet-10 of OLTR, 115,846 images of 1,000 classes.
 
-    The lists lie in data/imagenet-lt, and the images of ImageNet in train/ and val/ below it, or where
-    ``--set image_root=`` says.
+    The lists lie in data/imagenet-lt or where ``--lists`` says, and the images of ImageNet in train/ and val/ below
+    them or where ``--images`` says.
+
+    Differs from the release: its stage 2 puts a new linear layer before the classifier of stage 1, which then no
+    longer fits the features it gets; here there is none.
 
     Cost: 90 epochs of 115,846 images, some hours on a data-centre GPU, estimated
     Expected: not yet run
@@ -59,10 +62,13 @@ def imagenet_lt() -> TwoStages:
 
 
 def places_lt() -> TwoStages:
-    """Places-LT with a ResNet-152 that begins with timm's ImageNet weights, 62,500 images of 365 classes.
+    """Places-LT with a ResNet-152 that begins with ImageNet weights, 62,500 images of 365 classes.
 
-    The lists lie in data/places-lt, and the images of Places365 in train/ and val/ below it, or where
-    ``--set image_root=`` says.
+    The lists lie in data/places-lt or where ``--lists`` says, and the images of Places365 in the lists' layout below
+    them or where ``--images`` says.
+
+    Differs from the release: the weights are timm's, for they are easily had. With
+    ``--set pretrained=false --set 1:weights_file=PATH`` they are those of a file, such as Caffe's.
 
     Cost: 60 epochs of 62,500 images, about a day on a data-centre GPU, estimated
     Expected: not yet run
@@ -73,6 +79,7 @@ def places_lt() -> TwoStages:
         **_lists("places-lt", "Places_LT"),
         model="resnet152",
         pretrained=True,
+        feature_length=512,
         epochs=30,
         learning_rate=0.1,
         milestones=(10, 20),
@@ -85,7 +92,7 @@ def places_lt() -> TwoStages:
         title="Places-LT, stage 2",
         stage=2,
         learning_rate=0.01,
-        features_lr_scale=0.0,
+        frozen=True,
         centroids_lr_scale=20.0,
     )
     return TwoStages(first, second, losses(cyclical(1.0, 2.0), cyclical(0.0, 2.0)))
@@ -108,6 +115,7 @@ def fashion_mnist_open() -> TwoStages:
         head_images=1500,
         imbalance=373.0,  # 100:1 from the first class to the eighth
         held_out_classes=2,
+        validation_images=2000,
         threshold=0.5,
         model="small-resnet",
         width=8,
@@ -128,6 +136,38 @@ def fashion_mnist_open() -> TwoStages:
         name="fashion-mnist-open-2",
         title="fashion-mnist, long-tailed, open set, stage 2",
         stage=2,
+        features_lr_scale=0.1,
+        centroids_lr_scale=2.0,
+    )
+    return TwoStages(first, second, losses(cyclical(0.0, 4.0), cyclical(0.0, 4.0)))
+
+
+def own_lt() -> TwoStages:
+    """Images of your own, in data/own or where ``--set source=`` says: a folder of class folders, or a list file.
+
+    With a list file go ``--set image_root=``, ``--set validation_list=`` and ``--set test_list=``; the open set is
+    ``--set open_source=``, another list or any folder of images, or ``--set held_out_classes=``.
+
+    Cost: depends on the data
+    Expected: depends on the data
+    """
+    first = StageRecipe(
+        name="own-lt-1",
+        title="own images, stage 1",
+        source="data/own",
+        model="resnet18",
+        epochs=90,
+        learning_rate=0.1,
+        **(_PUBLISHED | {"schedule": "cosine"}),
+        warmup_epochs=5,
+    )
+    second = replace(
+        first,
+        name="own-lt-2",
+        title="own images, stage 2",
+        stage=2,
+        epochs=30,
+        warmup_epochs=0,
         features_lr_scale=0.1,
         centroids_lr_scale=2.0,
     )
@@ -157,5 +197,6 @@ TWO_STAGES: dict[str, Callable[[], TwoStages]] = {
     "imagenet-lt": imagenet_lt,
     "places-lt": places_lt,
     "fashion-mnist-open": fashion_mnist_open,
+    "own-lt": own_lt,
 }
 """Functions without arguments that return the experiment of that name."""

@@ -1,10 +1,9 @@
 """The two stages of open long-tailed recognition: plain training, then the second stage on top of it."""
 
 import functools
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab import checkpoint, draws
+from cyclofocal.lab import draws
 from cyclofocal.lab.batches import check_shares, source
 from cyclofocal.lab.course import Moment
 from cyclofocal.lab.data import Images
 from cyclofocal.lab.epoch import Course
-from cyclofocal.lab.learner import Learner, build_learner, initial_model
+from cyclofocal.lab.learner import Learner, build_learner
 from cyclofocal.lab.models import check_model
 from cyclofocal.lab.oltr.backbone import Backbone, classifier_of
 from cyclofocal.lab.oltr.evaluation import evaluate
+from cyclofocal.lab.oltr.first import FirstStageError, first_model, first_weights, trained_model
 from cyclofocal.lab.oltr.known import OpenData, hold_out, open_images
 from cyclofocal.lab.oltr.network import OpenLongTailed
 from cyclofocal.lab.oltr.predictions import Predictions, write
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions.npz"
 """In the folder of a run: the logits of the test set, for ``cyclofocal evaluate``."""
-
-
-class FirstStageError(ValueError):
-    """No stage 1 to begin with, or another one; the message says which is needed."""
 
 
 Pair = tuple[LossSettings, LossSettings]
@@ -64,18 +60,24 @@ def train_second(stages: TwoStages, losses: Pair, seed: int, out: Path, setup: S
     Raises:
         What :func:`train_stage` raises.
     """
-    recipe = on_top(stages, losses[0], seed)
-    folder, first = run_folder(out, recipe, losses[1], seed), run_folder(out, stages.first, losses[0], seed)
-    return train_stage(recipe, losses[1], seed, replace(setup, folder=folder), first)
+    recipe, first = on_top(stages), run_folder(out, stages.first, losses[0], seed)
+    weights = first_weights(first, identity(stages.first, losses[0], seed))
+    folder = run_folder(out, recipe, losses[1], seed)
+    return train_stage(recipe, losses[1], seed, replace(setup, folder=folder), weights)
 
 
-def on_top(stages: TwoStages, first_loss: LossSettings, seed: int) -> StageRecipe:
-    """The recipe of stage 2 with its stage 1 written into it."""
-    return replace(stages.second, first=content_hash(identity(stages.first, first_loss, seed)))
+def on_top(stages: TwoStages) -> StageRecipe:
+    """The recipe of stage 2 with its stage 1 written into it, so that another stage 1 makes another run.
+
+    Seed and loss are not, for runs of all seeds and losses are one experiment.
+    """
+    return replace(
+        stages.second, first=content_hash([asdict(stages.first), [asdict(loss) for loss, _ in stages.losses]])
+    )
 
 
 def train_stage(
-    recipe: StageRecipe, loss: LossSettings, seed: int, setup: Setup, first: Path | None = None
+    recipe: StageRecipe, loss: LossSettings, seed: int, setup: Setup, weights: dict[str, Tensor] | None = None
 ) -> RunRecord:
     """Train and evaluate one stage, as :func:`cyclofocal.lab.train.train` does; the logits are kept beside the record.
 
@@ -84,15 +86,16 @@ def train_stage(
         loss: of the stage.
         seed: of the run.
         setup: where and how.
-        first: folder of the stage 1 that stage 2 begins with.
+        weights: of the stage 1 that stage 2 begins with, from :func:`~cyclofocal.lab.oltr.first.first_weights`.
 
     Raises:
-        FirstStageError: stage 2 without a stage 1 that has ended, or with that of another recipe, loss or seed.
+        FirstStageError: stage 2 without weights of stage 1.
         What train raises.
     """
     started = time.perf_counter()
     check_model(recipe)
-    weights = first_weights(first, recipe, loss, seed) if recipe.stage == 2 else None
+    if (weights is None) == (recipe.stage == 2):
+        raise FirstStageError(f"stage is {recipe.stage}; stage 2 begins with weights of stage 1, and stage 1 with none")
     accelerator = start_accelerator(recipe, setup)
     what = identity(recipe, loss, seed)
     run = Run(setup.folder, what, accelerator.is_main_process) if setup.folder else None
@@ -103,7 +106,7 @@ def train_stage(
         check_shares(len(data.known.train), recipe.batch_size, accelerator.num_processes)
         classes = len(data.known.classes)
         if weights is None:
-            learner, course_type = build_learner(recipe, loss, classes, seed, accelerator), Course
+            learner, course_type = build_learner(recipe, loss, classes, seed, accelerator, first_model), Course
             scale_features(learner, recipe.features_lr_scale)
         else:
             learner, course_type = build_open_learner(recipe, loss, classes, seed, accelerator, weights), ClassAware
@@ -117,28 +120,6 @@ def train_stage(
     numbers, logits = evaluate(found, recipe.threshold, recipe.groups).numbers, found.logits[found.known]
     seconds = earlier + time.perf_counter() - started
     return conclude(what, learner, data.known, rows, logits, numbers, seconds, setup, run)
-
-
-def first_weights(first: Path | None, recipe: StageRecipe, loss: LossSettings, seed: int) -> dict[str, Tensor]:
-    """Weights of the stage 1 that ``recipe`` was put on top of.
-
-    Raises:
-        FirstStageError: there is none, it has not ended, or it is another.
-    """
-    needed = f"stage 2 of {loss.title}, seed {seed}, begins with the stage 1 of the same loss and seed"
-    if first is None or not (first / "run.json").exists():
-        raise FirstStageError(f"{first or 'no folder'}: no run there; {needed}, so run that first")
-    found = json.loads((first / "run.json").read_text(encoding="utf-8"))
-    if content_hash(found) != recipe.first:
-        what = f"{found['recipe']['name']}, {found['loss']['title']}, seed {found['seed']}"
-        raise FirstStageError(f"{first}: holds another run ({what}); {needed}, with its settings and versions")
-    if Run(first, found, writes=False).finished() is None:
-        raise FirstStageError(f"{first}: this stage 1 has not ended; {needed}, so let that end first")
-    content, damaged = checkpoint.newest(first)
-    if content is None or damaged:
-        fault = str(damaged[0]) if damaged else f"{first}: no checkpoint"
-        raise FirstStageError(f"{fault}; {needed}, after its last epoch: remove the folder and run stage 1 again")
-    return _averaged(content["average"]) if content["average"] else content["model"]
 
 
 def load_open(recipe: StageRecipe, root: Path, seed: int) -> OpenData:
@@ -185,13 +166,12 @@ def build_open_learner(
     from cyclofocal.lab.batchnorm import sync_batch_norm
 
     several = accelerator.num_processes > 1
-    model = initial_model(replace(recipe, pretrained=False), classes, seed)
-    model.load_state_dict(weights)
+    model = trained_model(recipe, classes, seed, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = Backbone(model, (recipe.channels, recipe.image_size, recipe.image_size))
         reduce = functools.partial(accelerator.reduce, reduction="sum") if several else None
-        network: nn.Module = OpenLongTailed(backbone, recipe.features_lr_scale == 0, reduce)
+        network: nn.Module = OpenLongTailed(backbone, recipe.frozen, reduce)
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     network = network.to(accelerator.device).to(memory_format=layout)
     if recipe.sync_batch_norm and several:
@@ -253,15 +233,10 @@ def _groups(network: nn.Module, recipe: StageRecipe) -> list[dict[str, Any]]:
     """Weights by their learning rates."""
     assert isinstance(network, OpenLongTailed)
     parts = [
-        (nn.ModuleList([network.attention, network.classifier]), 1.0),
+        (network.classifier, 1.0),
         (network.memory, recipe.centroids_lr_scale),
-        (network.backbone, recipe.features_lr_scale),
+        (nn.ModuleList([network.attention, network.backbone]), recipe.features_lr_scale),
     ]
     return [
         group | {"lr_scale": scale} for part, scale in parts for group in weight_groups(part, recipe) if group["params"]
     ]
-
-
-def _averaged(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Weights of timm's moving average."""
-    return {name.removeprefix("module."): value for name, value in state.items()}

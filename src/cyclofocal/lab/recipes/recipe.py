@@ -19,6 +19,7 @@ class LossSettings:
         learning_rate_scale: factor of the recipe's learning rate, for losses have gradients of different size.
         file: ``PATH:NAME`` of a loss of the user's own, which has none of the settings above; "" otherwise.
         digest: of that file's content, so that a changed file is another loss.
+        trials: trainings by which :func:`cyclofocal.lab.tuning.tuned` chooses the settings first; 0: as they are.
     """
 
     name: str
@@ -31,6 +32,7 @@ class LossSettings:
     learning_rate_scale: float = 1.0
     file: str = ""
     digest: str = ""
+    trials: int = 0
 
     @property
     def is_cross_entropy(self) -> bool:
@@ -44,11 +46,12 @@ class Recipe:
     Attributes:
         name, title: for commands and for people.
         source, subset, imbalance, head_images, test_per_class, validation_images, image_root, validation_list,
-            test_list, test_fraction, image_key, label_key, target, folds, fold, validation_fraction: what
+            test_list, test_fraction, image_key, label_key, target, digest, folds, fold, validation_fraction: what
             :func:`cyclofocal.lab.data.load` takes.
         groups: convention of many-, medium- and few-shot classes.
         model: one of :data:`cyclofocal.lab.models.MODELS`, or any name that timm knows.
-        width: channels of the first layer of our own models; 0 is their default, and what timm's must have.
+        width: channels of the first layer of our own models, or units of it; 0 is their default, and what timm's must
+            have.
         pretrained: begin with timm's ImageNet weights.
         image_size: height and width of the model's input, in pixels.
         channels: of the model's input, 1 (grey) or 3 (RGB).
@@ -56,7 +59,7 @@ class Recipe:
         epochs: of the learning-rate schedule.
         cooldown_epochs: after it, at ``min_learning_rate``; part of the training that eta spans.
         batch_size: of all processes together.
-        optimizer: "sgd", or any name that timm knows.
+        optimizer: "sgd", "adamw" (its first beta is ``momentum``), or any name that timm knows.
         learning_rate: after the warm-up.
         momentum, nesterov, weight_decay: of the optimiser.
         decay_norms: weight decay for biases and normalisation layers too.
@@ -103,6 +106,7 @@ class Recipe:
     image_key: str = "image"
     label_key: str = "label"
     target: str = ""
+    digest: str = ""
     folds: int = 0
     fold: int = 0
     validation_fraction: float = 0.0
@@ -174,7 +178,7 @@ class Recipe:
         for name in ("learning_rate", "decay"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
-        for name in ("momentum", "ema_decay"):
+        for name in ("momentum", "ema_decay", "test_fraction", "validation_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         if not 0 <= self.random_erasing <= 1:
@@ -197,6 +201,10 @@ class Recipe:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be greater than 0, or none")
 
     def _check_together(self) -> None:
+        if self.folds == 1:
+            raise ValueError("folds is 1; it must be 0 (no cross-validation), or at least 2")
+        if self.fold >= max(self.folds, 1):
+            raise ValueError(f"fold is {self.fold} and folds is {self.folds}; it must be 0, or smaller than folds")
         of_timm = {"auto_augment": "", "random_erasing": 0.0, "aug_splits": 1}
         for name, off in of_timm.items():
             if self.augment != "timm" and getattr(self, name) != off:
@@ -216,8 +224,7 @@ class Recipe:
 LEAST = {
     ("epochs", "batch_size", "image_size", "aug_splits", "imbalance"): 1,
     ("cooldown_epochs", "warmup_epochs", "width", "crop_padding", "cutout", "mixup", "cutmix", "weight_decay"): 0,
-    ("head_images", "test_per_class", "validation_images", "test_fraction", "min_learning_rate"): 0,
-    ("folds", "fold", "validation_fraction"): 0,
+    ("head_images", "test_per_class", "validation_images", "min_learning_rate", "folds", "fold"): 0,
 }
 """Smallest legal value."""
 

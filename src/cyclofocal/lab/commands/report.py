@@ -1,0 +1,101 @@
+"""``cyclofocal report``: stored records to a page, to tables, or to the terminal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cyclofocal.lab.commands.arguments import make_folder, one_of
+from cyclofocal.lab.commands.showing import show
+from cyclofocal.lab.metrics import METRICS
+from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.report import PRIMARY
+from cyclofocal.lab.report.places import EVIDENCE, has_place
+
+FORMATS = (".html", ".md", ".csv", ".tex")
+
+
+def metric_key(key: str) -> str:
+    """Refuse a key that is no metric's."""
+    return one_of(key, [metric.key for metric in METRICS], "metric")
+
+
+def _outputs(paths: list[Path] | None) -> list[Path] | None:
+    for path in paths or ():
+        if path.suffix.lower() not in FORMATS:
+            raise typer.BadParameter(f"{str(path)!r} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+        if path.suffix.lower() == ".md" and has_place(path, EVIDENCE):
+            raise typer.BadParameter(
+                f"{str(path)!r} is a page with places for evidence, which would be lost; fill them with"
+                " `python -m cyclofocal.lab.report.places`."
+            )
+    return paths
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Files of records (.jsonl), or folders that are searched.")],
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", help="A .html, .md, .csv or .tex; may be repeated.", callback=_outputs),
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="Loss that the others are compared with; default: ce, else the first.")
+    ] = "",
+    metric: Annotated[
+        str, typer.Option(help="The primary metric; to be chosen before the runs are seen.", callback=metric_key)
+    ] = PRIMARY,
+) -> None:
+    """Say what stored runs show: a page, Markdown, CSV or LaTeX, or else on the terminal.
+
+    Records that are damaged are named; the rest is reported.
+    """
+    for path in out or ():
+        make_folder(path.parent, "--output")
+    records, faults = _read(runs, reference)
+    if not out:
+        show(records, reference, metric)
+        return
+    makers = _makers(records, faults, reference, metric)
+    for path in out:
+        path.write_text(makers[path.suffix.lower()](), encoding="utf-8")
+        typer.echo(f"report  {path}")
+
+
+def _read(runs: list[Path], reference: str) -> tuple[list[RunRecord], list[str]]:
+    from cyclofocal.lab.report.reading import read_runs
+
+    try:
+        records, faults = read_runs(runs)
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error), param_hint="RUNS") from None
+    console = Console(stderr=True, highlight=False)
+    for fault in faults:
+        console.print(fault, style="yellow", markup=False, soft_wrap=True)
+    if not records:
+        console.print(f"no record of a finished run in {', '.join(map(str, runs))}", style="red", markup=False)
+        raise typer.Exit(1)
+    if reference:
+        try:
+            one_of(reference, sorted({record.loss["name"] for record in records}), "loss of these runs")
+        except typer.BadParameter as error:
+            raise typer.BadParameter(error.message, param_hint="--reference") from None
+    return records, faults
+
+
+def _makers(records: list[RunRecord], faults: list[str], reference: str, metric: str) -> dict[str, Callable[[], str]]:
+    from cyclofocal.lab.report.experiment import experiments
+    from cyclofocal.lab.report.page import page
+    from cyclofocal.lab.report.ranking import ranking
+    from cyclofocal.lab.report.summary import summaries
+    from cyclofocal.lab.report.tables import comma_separated, latex, markdown
+
+    found = summaries(experiments(records), reference, metric)
+    ranked = ranking(found)
+    return {
+        ".html": lambda: page(found, ranked, faults),
+        ".md": lambda: markdown(found, ranked),
+        ".csv": lambda: comma_separated(found),
+        ".tex": lambda: latex(found),
+    }

@@ -1,0 +1,70 @@
+"""The cells on a Ray cluster."""
+
+import os
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cyclofocal.lab.compare.cells import ONE_CORE, Cell, Outcome, Share, failure, run_cell
+from cyclofocal.lab.records import RunRecord, write_record
+
+RETRIES = 3
+"""Of a run whose node or process is lost; one that fails by itself is not run again."""
+
+
+def run_ray(cells: Sequence[Cell], share: Share = ONE_CORE) -> Generator[tuple[Cell, Outcome], None, None]:
+    """Run the cells as tasks of Ray, as many at a time as the cluster has CPUs and GPUs for.
+
+    The cluster is the one that this process is connected to, else that of ``RAY_ADDRESS``, else one that was started
+    on this machine, else a new one on this machine for as long as it takes. Records come back, and are written here
+    too where the nodes do not share this file system; runs that were stopped go on where they do. Every node needs
+    cyclofocal installed, and the data where it is here.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+    """
+    ray = load_ray()
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False, logging_level="ERROR")
+    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=RETRIES)(_run)
+    running = {task.remote(cell, share, os.getcwd()): cell for cell in cells}
+    try:
+        while running:
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            cell = running.pop(reference)
+            yield cell, _outcome(ray, reference, cell)
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+        if ours:
+            ray.shutdown()
+
+
+def load_ray() -> Any:
+    """The package, which says how to get it where it is missing, and tells nobody of its use."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("--on ray needs Ray. Install with: pip install 'cyclofocal[ray]'") from None
+    return ray
+
+
+def _run(cell: Cell, share: Share, folder: str) -> RunRecord | None:
+    """On a node: in the folder of the command, which paths begin in, or in one like it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    return run_cell(cell, share)
+
+
+def _outcome(ray: Any, reference: Any, cell: Cell) -> Outcome:
+    try:
+        record: RunRecord = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # the run's own error, with the node's traceback
+        return failure(cell, error.cause)
+    except ray.exceptions.RayError as error:
+        return failure(cell, error)
+    if not cell.record_path.exists():
+        write_record(record, cell.record_path)
+    return record

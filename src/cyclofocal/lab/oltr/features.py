@@ -1,0 +1,121 @@
+"""What the network of a run that has ended makes of its images: their features, and the classifier it has for them."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cyclofocal.lab import draws
+from cyclofocal.lab.batches import source
+from cyclofocal.lab.data import Images
+from cyclofocal.lab.longtail import ShotGroups
+from cyclofocal.lab.oltr.backbone import Backbone
+from cyclofocal.lab.oltr.first import FirstStageError, last_weights, trained_model
+from cyclofocal.lab.oltr.predictions import Predictions
+from cyclofocal.lab.oltr.recipe import StageRecipe
+from cyclofocal.lab.oltr.stages import load_open
+from cyclofocal.lab.predict import predict
+from cyclofocal.lab.train import Setup, start_accelerator
+
+Featured = tuple[Tensor, Tensor]
+"""Features (N, D) and labels (N,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of every image, on the CPU.
+
+    Attributes:
+        recipe, seed: of the run.
+        title: of the run.
+        classifier: its own.
+        train: of the training images, not augmented.
+        validation: None where there are none.
+        test: with the unknown images, labelled -1, behind the known ones.
+        counts: training images per class.
+    """
+
+    recipe: StageRecipe
+    seed: int
+    title: str
+    classifier: nn.Linear
+    train: Featured
+    validation: Featured | None
+    test: Featured
+    counts: tuple[int, ...]
+
+    def predictions(self, logits: Tensor, title: str) -> Predictions:
+        """Logits of the test images, ready to be evaluated and written."""
+        return Predictions(logits.detach().numpy(), self.test[1].numpy(), np.array(self.counts), title)
+
+
+def features_of(folder: Path, setup: Setup) -> Features:
+    """Features of the images of a run.
+
+    Args:
+        folder: of a run that has ended, of one stage or of stage 1.
+        setup: where its data set lies, and whether to stay on the CPU; the rest is unused.
+
+    Raises:
+        FirstStageError: no such run, one that has not ended, or a stage 2.
+        MissingDataError, DamagedDataError, ValueError: of its data.
+    """
+    recipe, title, seed = _read(folder)
+    weights = last_weights(folder)
+    accelerator = start_accelerator(recipe, setup)
+    with draws.kept():
+        data = load_open(recipe, setup.root, seed)
+        backbone = Backbone(
+            trained_model(recipe, len(data.known.classes), seed, weights),
+            (recipe.channels, recipe.image_size, recipe.image_size),
+        ).to(accelerator.device)
+
+        def of(images: Images) -> Featured:
+            pixels = source(images, recipe, accelerator.device, setup.workers)
+            found = predict(backbone, pixels, len(images), recipe.batch_size, accelerator)
+            return found, torch.from_numpy(images.labels)
+
+        known = data.known
+        tests = [of(images) for images in (known.test, data.unknown) if images is not None]
+        return Features(
+            recipe,
+            seed,
+            title,
+            _linear(backbone),
+            of(known.train),
+            None if known.validation is None else of(known.validation),
+            (torch.cat([features for features, _ in tests]), torch.cat([labels for _, labels in tests])),
+            known.counts,
+        )
+
+
+def _read(folder: Path) -> tuple[StageRecipe, str, int]:
+    """Recipe, title and seed of a run, from its folder."""
+    if not (folder / "run.json").is_file():
+        raise FirstStageError(f"{folder}: no run there; it must be a folder with a run.json")
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in run["recipe"].items()
+    }
+    fields |= {"groups": ShotGroups(**fields["groups"]), "precision": "no"}
+    try:
+        recipe = StageRecipe(**fields)
+    except TypeError:
+        raise FirstStageError(f"{folder}: a run of another version of cyclofocal; run it again") from None
+    if recipe.stage == 2:
+        raise FirstStageError(f"{folder}: a stage 2, whose classifier is not linear; give the folder of its stage 1")
+    return replace(recipe, channels_last=False), run["loss"]["title"], run["seed"]
+
+
+def _linear(backbone: Backbone) -> nn.Linear:
+    classes, length = backbone.weight.shape
+    classifier = nn.Linear(length, classes, bias=backbone.bias is not None)
+    with torch.no_grad():
+        classifier.weight.copy_(backbone.weight)
+        if backbone.bias is not None:
+            classifier.bias.copy_(backbone.bias)
+    return classifier

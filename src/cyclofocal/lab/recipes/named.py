@@ -1,0 +1,65 @@
+"""From what a reader types to recipes: a name of the catalogue, a table, images of their own, tables of KEEL."""
+
+import difflib
+from pathlib import Path
+
+from cyclofocal.lab.data.errors import MissingDataError
+from cyclofocal.lab.data.hosts import PREFIXES
+from cyclofocal.lab.data.sources import KEEL
+from cyclofocal.lab.data.tables import SUFFIXES
+from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.own import own
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.table import keel, keel_all, table
+
+ALL = "all"
+"""After "keel:": every table that can be used."""
+
+
+def experiments(what: str, target: str = "") -> list[Recipe]:
+    """The recipes that ``what`` means; a table is read and checked.
+
+    Args:
+        what: a name of :data:`~cyclofocal.lab.recipes.catalogue.RECIPES`; a .csv or .parquet file; "keel:NAME", or
+            "keel:all" for every table there whose classes have rows enough for its folds; a folder or list of images,
+            or another source of :func:`cyclofocal.lab.data.load`.
+        target: the column of a .csv or .parquet file that is to be predicted.
+
+    Raises:
+        MissingDataError: a path that is not there, or a package that is not installed.
+        ValueError: none of these; says the nearest name. A table without a target, or a target of something else; a
+            table that cannot be used.
+
+    Example:
+        >>> [recipe.title for recipe in experiments("digits")]
+        ['handwritten digits, long-tailed 50:1']
+    """
+    if what.startswith(KEEL) and not target:
+        name = what.removeprefix(KEEL)
+        return keel_all() if name == ALL else [keel(name)]
+    if what in RECIPES and not target:
+        return [RECIPES[what]()]
+    if Path(what).suffix.lower() in SUFFIXES:
+        return [_table(what, target)]
+    if target:
+        raise ValueError(f"target is {target!r}, but {what} is no table, which ends in {' or '.join(SUFFIXES)}")
+    if Path(what).expanduser().exists() or what.startswith((*PREFIXES, "wds/", "path:")):
+        return [own(what)]
+    raise _unknown(what)
+
+
+def _table(path: str, target: str) -> Recipe:
+    if not Path(path).expanduser().is_file():
+        raise MissingDataError(f"{path}: no such file")
+    if not target:
+        raise ValueError(f"{path} is a table; name the column that is to be predicted, with --target")
+    return table(path, target)
+
+
+def _unknown(what: str) -> ValueError:
+    nearest = difflib.get_close_matches(what, [*RECIPES, f"{KEEL}{ALL}"], n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return ValueError(
+        f"{what!r} is no recipe, file or folder; give a name from `cyclofocal recipes`, a folder of images, a table"
+        f" that ends in {' or '.join(SUFFIXES)}, {KEEL}NAME or {KEEL}{ALL}.{hint}"
+    )

@@ -1,0 +1,253 @@
+"""The pictures of a summary, as SVG of the page's colours; "" where the records do not have what one shows."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.report.ranking import Ranking
+from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.report.svg import Scale, band, dot, line, picture, rectangle, text, x_axis, y_axis
+from cyclofocal.lab.report.words import with_interval
+
+Array = NDArray[np.float64]
+
+WIDTH, HEIGHT = 360, 236
+LEFT, RIGHT, TOP, BOTTOM = 40, 350, 28, 194
+"""The frame of a chart with two axes."""
+
+HUES = 8
+"""Colours and dash patterns of the style sheet; further losses begin again."""
+
+MOST_CLASSES = 30
+"""More are averaged in 20 groups of neighbours by frequency."""
+
+
+def hue(summary: Summary, name: str) -> str:
+    """The CSS class of a loss; the reference's is the text's colour."""
+    return f"hue{list(summary.experiment.runs).index(name) % HUES}" if _is_compared(summary, name) else "reference"
+
+
+def _is_compared(summary: Summary, name: str) -> bool:
+    return summary.reference != summary.experiment.titles[name]
+
+
+def forest(summary: Summary, metric: Metric) -> str:
+    """Paired differences in one metric: mean and interval, and the seeds as small dots."""
+    rows = [row for row in summary.of_metric(metric) if row.versus]
+    if not rows:
+        return ""
+    reach = _reach(rows)
+    bottom = 10 + 38 * len(rows)
+    scale = Scale(-reach, reach, 12, WIDTH - 12)
+    good = (scale(0), scale.end) if metric.higher_is_better else (scale.start, scale(0))
+    parts = [rectangle(good[0], 4, good[1] - good[0], bottom - 4, "good")]
+    parts.append(line([(scale(0), 4), (scale(0), bottom)], "axis"))
+    for place, row in enumerate(rows):
+        parts.append(_forest_row(summary, row, scale, 22 + 38 * place))
+    unit = f", {metric.unit_of_difference}" if metric.unit_of_difference else ""
+    parts.append(x_axis(scale, bottom, f"difference to {summary.reference}{unit}"))
+    said = "; ".join(_said(row) for row in rows)
+    return picture(WIDTH, bottom + 38, parts, f"{metric.title}: difference to {summary.reference}", said)
+
+
+def _reach(rows: Sequence[Row]) -> float:
+    """The same room on both sides of 0, so that no picture looks one-sided by its axis."""
+    ends: list[float] = []
+    for row in rows:
+        assert row.versus is not None
+        ends += [*row.versus.per_seed, *(row.versus.difference.estimate.interval or ())]
+    return 1.06 * max(map(abs, ends)) or 1.0
+
+
+def _forest_row(summary: Summary, row: Row, scale: Scale, y: float) -> str:
+    assert row.versus is not None
+    value, css = row.versus.difference.estimate, hue(summary, row.name)
+    parts = [text(14, y - 5, row.loss, "name")]
+    parts += [dot(scale(seed), y + 13, 1.8, f"seed {css}") for seed in row.versus.per_seed]
+    if value.interval:
+        parts.append(line([(scale(bound), y + 4) for bound in value.interval], f"interval {css}"))
+    shown = "shown" if row.versus.verdict in ("better", "worse") else "open"
+    parts.append(dot(scale(value.mean), y + 4, 4.5, f"{shown} {css}"))
+    return "".join(parts)
+
+
+def _said(row: Row) -> str:
+    assert row.versus is not None
+    return f"{row.loss} {with_interval(row.versus.difference.estimate, row.metric, sign=True)}, {row.versus.verdict}"
+
+
+def learning_curves(summary: Summary) -> str:
+    """Accuracy by epoch: mean over seeds, with a 95 % t interval; on validation data where there are any."""
+    runs = [run for members in summary.experiment.runs.values() for run in members]
+    key = "validation_accuracy" if all(run.epochs and "validation_accuracy" in run.epochs[-1] for run in runs) else ""
+    key = key or "train_accuracy"
+    found = {name: _by_seed(members, _epochs(key)) for name, members in summary.experiment.runs.items()}
+    curves = {name: 100 * seeds for name, seeds in found.items() if seeds.size}
+    if not curves:
+        return ""
+    label = "validation accuracy, %" if key.startswith("validation") else "training accuracy, %"
+    bands = {name: _mean_and_reach(seeds) for name, seeds in curves.items()}
+    ends = [end for mean, reach in bands.values() for end in (*(mean - reach), *(mean + reach))]
+    return _chart(
+        summary,
+        {name: (np.arange(1, mean.size + 1.0), mean, reach) for name, (mean, reach) in bands.items()},
+        (max(0.0, min(ends)), min(100.0, max(ends))),
+        ("epoch", label),
+        "Learning curves",
+    )
+
+
+def eta_schedule(summary: Summary) -> str:
+    """The mixing weight by epoch, of the losses that have one."""
+    found = {name: _by_seed(members[:1], _epochs("eta")) for name, members in summary.experiment.runs.items()}
+    lines = {
+        name: (np.arange(1, seeds.shape[1] + 1.0), seeds[0], np.zeros(seeds.shape[1]))
+        for name, seeds in found.items()
+        if seeds.size
+    }
+    return _chart(summary, lines, (0.0, 1.0), ("epoch", "eta"), "Schedule of eta") if lines else ""
+
+
+def class_accuracy(summary: Summary) -> str:
+    """Accuracy of each class over its training samples, on a logarithmic axis where they differ much."""
+    found = {name: _by_seed(members, _classes) for name, members in summary.experiment.runs.items()}
+    found = {name: 100 * seeds for name, seeds in found.items() if seeds.size}
+    if not found:
+        return ""
+    counts = np.asarray(summary.train_counts, dtype=np.float64)
+    groups = _groups(counts)
+    frequency = np.array([counts[group].mean() for group in groups])
+    label = "training samples of the class"
+    if np.ptp(counts) == 0:
+        frequency, label = np.arange(len(groups), dtype=np.float64), f"class ({counts[0]:.0f} training samples each)"
+    lines = {}
+    for name, seeds in found.items():
+        mean, reach = _mean_and_reach(np.stack([seeds[:, group].mean(1) for group in groups], axis=1))
+        lines[name] = (frequency, mean, reach)
+    return _chart(summary, lines, (0.0, 100.0), (label, "accuracy, %"), "Accuracy by class frequency")
+
+
+def _groups(counts: Array) -> list[NDArray[np.intp]]:
+    order = np.argsort(counts, kind="stable")
+    return np.array_split(order, len(order) if len(order) <= MOST_CLASSES else 20)
+
+
+def reliability(summary: Summary, name: str) -> str:
+    """Accuracy over confidence of one loss, all seeds and folds pooled; right on the diagonal is calibrated."""
+    runs = [run for run in summary.experiment.runs[name] if run.reliability]
+    if not runs:
+        return ""
+    samples, confidence, right = np.sum([run.reliability for run in runs], axis=0).T
+    size, start, end = 200, 34, 192
+    x, y = Scale(0, 1, start, end), Scale(0, 1, end - 18, 22)
+    parts = [x_axis(x, y(0), "confidence", most=5), y_axis(y, start, "accuracy", end)]
+    parts.append(line([(x(0), y(0)), (x(1), y(1))], "diagonal"))
+    css = hue(summary, name)
+    for index in np.flatnonzero(samples):
+        low, accuracy = index / len(samples), right[index] / samples[index]
+        width = (end - start) / len(samples)
+        area = rectangle(x(low) + 0.5, y(accuracy), width - 1, y(0) - y(accuracy), f"bar {css}")
+        mean = confidence[index] / samples[index]
+        radius = 1.2 + 3 * float(np.sqrt(samples[index] / samples.sum()))
+        parts += [area, dot(x(mean), y(accuracy), radius, f"shown {css}")]
+    gap = float(np.abs(confidence - right).sum() / samples.sum())
+    said = f"pooled calibration error {100 * gap:.1f} %"
+    return picture(size, size + 8, parts, f"Reliability diagram of {summary.experiment.titles[name]}", said)
+
+
+def critical_difference_diagram(ranking: Ranking) -> str:
+    """Mean ranks on a line; losses that Nemenyi's test cannot tell apart are joined by a bar."""
+    losses = list(ranking.ranks.items())
+    width, top = 360, 46
+    scale = Scale(1, len(losses), 24, width - 24)
+    cliques = _cliques(ranking)
+    first = top + 16 + 9 * len(cliques)
+    height = first + 17 * -(-len(losses) // 2) + 10
+    parts = [line([(scale.start, top), (scale.end, top)], "axis")]
+    for tick in range(1, len(losses) + 1):
+        parts += [line([(scale(tick), top - 4), (scale(tick), top)], "axis")]
+        parts += [text(scale(tick), top - 8, str(tick), "tick", "middle")]
+    if ranking.critical_difference <= len(losses) - 1:
+        parts.append(line([(scale(1), 14), (scale(1 + ranking.critical_difference), 14)], "interval reference"))
+    parts.append(text(scale(1), 10, f"critical difference {ranking.critical_difference:.2f}", "tick"))
+    for place, (low, high) in enumerate(cliques):
+        y = top + 10 + 9 * place
+        parts.append(line([(scale(low) - 3, y), (scale(high) + 3, y)], "interval reference"))
+    for place, (loss, rank) in enumerate(losses):
+        left = place < (len(losses) + 1) // 2
+        y = first + 17 * (place if left else len(losses) - 1 - place)
+        end = 4 if left else width - 4
+        parts.append(line([(scale(rank), top), (scale(rank), y), (end, y)], "leader"))
+        parts.append(text(end, y - 3, f"{loss} {rank:.2f}", "name", "start" if left else "end"))
+    said = ", ".join(f"{loss} {rank:.2f}" for loss, rank in losses)
+    return picture(width, height, parts, "Mean ranks with critical difference", said)
+
+
+def _cliques(ranking: Ranking) -> list[tuple[float, float]]:
+    """First and last rank of each largest group without a difference."""
+    ranks, unlike = list(ranking.ranks.items()), set(ranking.unlike())
+    found: list[tuple[int, int]] = []
+    for start in range(len(ranks)):
+        end = max(e for e in range(start, len(ranks)) if (ranks[start][0], ranks[e][0]) not in unlike)
+        if end > start and not any(end <= other for _, other in found):
+            found.append((start, end))
+    return [(ranks[start][1], ranks[end][1]) for start, end in found]
+
+
+Lines = dict[str, tuple[Array, Array, Array]]
+"""By loss: x, mean, half the width of the band."""
+
+
+def _chart(summary: Summary, lines: Lines, bounds: tuple[float, float], labels: tuple[str, str], title: str) -> str:
+    every = np.concatenate([x for x, _, _ in lines.values()])
+    low, high = float(every.min()), float(every.max())
+    x = Scale(low, high, LEFT, RIGHT - 8, log=high > 10 * low > 0 and labels[0] != "epoch")
+    room = 0.04 * (bounds[1] - bounds[0]) or 1.0
+    y = Scale(bounds[0] - room * (bounds[0] > 0), bounds[1] + room * (bounds[1] not in (1.0, 100.0)), BOTTOM, TOP)
+    parts = [x_axis(x, BOTTOM, labels[0]), y_axis(y, LEFT, labels[1], RIGHT)]
+    for name, (xs, mean, reach) in lines.items():
+        css = hue(summary, name)
+        order = np.argsort(xs, kind="stable")
+        lower = [(x(xs[i]), y(max(mean[i] - reach[i], y.low))) for i in order]
+        upper = [(x(xs[i]), y(min(mean[i] + reach[i], y.high))) for i in order]
+        if reach.any():
+            parts.append(band(lower, upper, f"band {css}"))
+        parts.append(line([(x(xs[i]), y(mean[i])) for i in order], f"line {css}"))
+        if len(order) <= MOST_CLASSES and labels[0] != "epoch":
+            parts += [dot(x(xs[i]), y(mean[i]), 2.2, f"shown {css}") for i in order]
+    said = "; ".join(f"{summary.experiment.titles[n]} ends at {mean[-1]:.3g}" for n, (_, mean, _) in lines.items())
+    return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {said}")
+
+
+def _by_seed(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]]) -> Array:
+    """(seeds, values), folds averaged; empty where any run lacks one."""
+    found: dict[int, list[list[float]]] = {}
+    for run in runs:
+        found.setdefault(run.seed, []).append(values(run))
+    length = min(len(row) for rows in found.values() for row in rows)
+    return np.array([np.mean([row[:length] for row in rows], axis=0) for rows in found.values()])
+
+
+def _epochs(key: str) -> Callable[[RunRecord], list[float]]:
+    def values(run: RunRecord) -> list[float]:
+        rows = [row.get(key) for row in run.epochs]
+        return [] if any(value is None for value in rows) else [float(value) for value in rows if value is not None]
+
+    return values
+
+
+def _classes(run: RunRecord) -> list[float]:
+    return run.per_class
+
+
+def _mean_and_reach(seeds: Array) -> tuple[Array, Array]:
+    """Mean over the seeds, and half of a 95 % t interval; 0 for one seed."""
+    from scipy.special import stdtrit
+
+    n = len(seeds)
+    if n < 2:
+        return seeds[0], np.zeros(seeds.shape[1])
+    return seeds.mean(0), seeds.std(0, ddof=1) / np.sqrt(n) * stdtrit(n - 1, 0.975)

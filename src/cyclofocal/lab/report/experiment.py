@@ -1,0 +1,185 @@
+"""Records of one recipe belong together: an experiment, with its folds, its seeds and what is odd about them."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+from cyclofocal.lab.metrics import METRICS, Metric
+from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
+from cyclofocal.lab.records import RunRecord
+
+NOT_THE_RECIPE = ("fold", "first")
+"""Fields of a recipe that differ within an experiment: the fold, and which first stage a second one began with."""
+
+DIGITS = 11
+"""After the point; what rounding of floats leaves behind is far smaller."""
+
+Values = dict[int, dict[int, float]]
+"""By seed and fold."""
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """What a field was before it existed, as JSON has it."""
+    known = {entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING}
+    return {name: asdict(value) if name == "groups" else value for name, value in known.items()}
+
+
+OF_RECIPE, OF_LOSS = _defaults(Recipe), _defaults(LossSettings)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One recipe's runs.
+
+    Attributes:
+        recipe: its fields, without the fold.
+        title: told apart from those of other experiments.
+        runs: by the loss's name, in order of seed and fold; no two of one seed and fold.
+        titles: of the losses, by name.
+        notes: what a reader must know of these runs, in words.
+    """
+
+    recipe: dict[str, Any]
+    title: str
+    runs: dict[str, list[RunRecord]]
+    titles: dict[str, str]
+    notes: tuple[str, ...]
+
+    def values(self, name: str, metric: Metric) -> Values:
+        """What the runs of a loss gave, in the metric's unit (per cent where it is one); without what is missing."""
+        scale, found = 100 if metric.percent else 1, Values()
+        for run in self.runs[name]:
+            number = run.metrics.get(metric.key)
+            if number is not None and math.isfinite(number):
+                found.setdefault(run.seed, {})[fold_of(run)] = round(scale * number, DIGITS)
+        return found
+
+
+def fold_of(record: RunRecord) -> int:
+    """0 where there are none."""
+    return record.recipe.get("fold", 0)
+
+
+def experiments(records: Sequence[RunRecord]) -> list[Experiment]:
+    """Records sorted into experiments, in the order in which these first appear."""
+    grouped: dict[str, list[RunRecord]] = {}
+    for record in records:
+        grouped.setdefault(_key(record.recipe), []).append(record)
+    recipes = [json.loads(key) for key in grouped]
+    return [
+        _experiment(recipe, title, members)
+        for recipe, title, members in zip(recipes, _titles(recipes), grouped.values(), strict=True)
+    ]
+
+
+def _key(recipe: dict[str, Any]) -> str:
+    content = {name: value for name, value in {**OF_RECIPE, **recipe}.items() if name not in NOT_THE_RECIPE}
+    return json.dumps(content, sort_keys=True)
+
+
+def _titles(recipes: Sequence[dict[str, Any]]) -> list[str]:
+    """Equal titles get what their recipes differ in."""
+    titles = [recipe["title"] for recipe in recipes]
+    return [
+        title if titles.count(title) == 1 else f"{title} ({_unlike(recipe, recipes)})"
+        for title, recipe in zip(titles, recipes, strict=True)
+    ]
+
+
+def _unlike(recipe: dict[str, Any], recipes: Sequence[dict[str, Any]]) -> str:
+    others = [other for other in recipes if other["title"] == recipe["title"]]
+    differ = [name for name in recipe if any(other.get(name) != recipe[name] for other in others)]
+    return ", ".join(f"{name} {recipe[name]}" for name in differ)
+
+
+def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]) -> Experiment:
+    runs: dict[str, dict[tuple[int, int], RunRecord]] = {}
+    doubles: dict[str, list[tuple[int, int]]] = {}
+    for record in records:
+        name, cell = record.loss["name"], (record.seed, fold_of(record))
+        if cell in runs.setdefault(name, {}):
+            doubles.setdefault(name, []).append(cell)
+        else:
+            runs[name][cell] = record
+    ordered = {name: [cells[cell] for cell in sorted(cells)] for name, cells in runs.items()}
+    titles = {name: members[0].loss["title"] for name, members in ordered.items()}
+    shown = {name: t if list(titles.values()).count(t) == 1 else f"{t} ({name})" for name, t in titles.items()}
+    notes = [f"{shown[name]}: {_cells(cells)} twice; the first is used." for name, cells in doubles.items()]
+    notes += [*_mixed(ordered, shown), *_missing(ordered, shown), *_folds(ordered, shown)]
+    return Experiment(recipe, title, ordered, shown, tuple(notes))
+
+
+def _cells(cells: Sequence[tuple[int, int]]) -> str:
+    """Seeds, and their folds where there are any."""
+    folds = any(fold for _, fold in cells)
+    named = [f"{seed}.{fold}" if folds else f"{seed}" for seed, fold in sorted(set(cells))]
+    some = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+    return f"{'seed.fold' if folds else 'seed'}{'s' if len(named) > 1 else ''} {some}"
+
+
+def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
+    """Versions, devices and settings of one name that are not the same in all runs."""
+    every = [record for members in runs.values() for record in members]
+    said = []
+    packages = dict.fromkeys(package for record in every for package in record.versions)
+    for package in packages:
+        found = sorted({record.versions.get(package, "not recorded") for record in every})
+        if len(found) > 1:
+            said.append(f"Runs of different versions of {package}: {', '.join(found)}.")
+    for what, found in (
+        ("devices", sorted({record.device for record in every})),
+        ("evaluated weights", sorted({record.weights for record in every})),
+    ):
+        if len(found) > 1:
+            said.append(f"Runs with different {what}: {', '.join(found)}.")
+    for name, members in runs.items():
+        kinds = {json.dumps({**OF_LOSS, **record.loss, "digest": ""}, sort_keys=True) for record in members}
+        changed = {record.loss.get("digest", "") for record in members}
+        if len(changed) > 1:
+            said.append(f"{titles[name]}: its file changed between the runs.")
+        elif len(kinds) > 1 and not members[0].loss.get("trials"):
+            said.append(f"{titles[name]}: runs of different settings share this name.")
+    return said
+
+
+def _missing(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
+    """Numbers that some runs lack; one that all lack (a shot group without classes) is no fault."""
+    said = []
+    for metric in METRICS:
+        lacking = {
+            name: [(run.seed, fold_of(run)) for run in members if not _is_number(run.metrics.get(metric.key))]
+            for name, members in runs.items()
+        }
+        if all(len(cells) == len(runs[name]) for name, cells in lacking.items()) and not _any_nan(runs, metric):
+            continue
+        said += [
+            f"{titles[name]}: {metric.title} of {_cells(cells)} is missing or not a number; left out."
+            for name, cells in lacking.items()
+            if cells
+        ]
+    return said
+
+
+def _is_number(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
+
+
+def _any_nan(runs: dict[str, list[RunRecord]], metric: Metric) -> bool:
+    numbers = [run.metrics.get(metric.key) for members in runs.values() for run in members]
+    return any(number is not None and not math.isfinite(number) for number in numbers)
+
+
+def _folds(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
+    """Seeds whose folds are not all there."""
+    every = {fold_of(record) for members in runs.values() for record in members}
+    said = []
+    for name, members in runs.items():
+        there = {(record.seed, fold_of(record)) for record in members}
+        lacking = [(seed, fold) for seed in {record.seed for record in members} for fold in every]
+        if absent := [cell for cell in lacking if cell not in there]:
+            said.append(
+                f"{titles[name]}: no run of {_cells(absent)}; its seed is the mean of the folds that are there."
+            )
+    return said

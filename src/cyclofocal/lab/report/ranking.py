@@ -1,0 +1,171 @@
+"""Many data sets: wins, ranks, and whether the losses differ over them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.statistics import LEVEL, TIE
+
+LEAST_DATA_SETS = 5
+"""With fewer the chi-squared distribution of Friedman's statistic is a poor guide, and nothing is concluded."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """On how many data sets a loss was above, level with and below the reference, by its mean.
+
+    Attributes:
+        better, worse: on how many of them that is shown.
+    """
+
+    wins: int
+    ties: int
+    losses: int
+    better: int
+    worse: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Losses over data sets, each of which counts once.
+
+    Attributes:
+        metric: that they are ranked by.
+        reference: title of the loss that ``tallies`` are against.
+        data_sets: titles.
+        ranks: mean over the data sets by the loss's title, best first; 1 is best, ties share.
+        p: that the losses do not differ: Friedman's test, Wilcoxon's for two.
+        critical_difference: of two mean ranks, above which Nemenyi's test tells them apart.
+        tallies: by the loss's title, but the reference's.
+        notes: what was left out, in words.
+    """
+
+    metric: Metric
+    reference: str
+    data_sets: tuple[str, ...]
+    ranks: dict[str, float]
+    p: float
+    critical_difference: float
+    tallies: dict[str, Tally]
+    notes: tuple[str, ...]
+
+    @property
+    def enough(self) -> bool:
+        return len(self.data_sets) >= LEAST_DATA_SETS
+
+    def unlike(self) -> list[tuple[str, str]]:
+        """Pairs that differ, the better one first."""
+        if not self.enough or self.p >= LEVEL:
+            return []
+        every = list(self.ranks.items())
+        return [
+            (one, other)
+            for place, (one, rank) in enumerate(every)
+            for other, worse in every[place + 1 :]
+            if worse - rank >= self.critical_difference
+        ]
+
+
+def ranking(summaries: Sequence[Summary]) -> Ranking | None:
+    """Ranks over the experiments; None where they are fewer than two, or share fewer than two losses.
+
+    Ranked are the losses that at least half of the experiments have, on those that have all of them.
+
+    Reference: J. Demšar, *Statistical Comparisons of Classifiers over Multiple Data Sets*, JMLR 2006.
+    """
+    tables = [{row.loss: row for row in summary.of_metric(summary.primary)} for summary in summaries]
+    losses = list(dict.fromkeys(loss for table in tables for loss in table))
+    losses = [loss for loss in losses if 2 * sum(loss in table for table in tables) >= len(tables)]
+    whole = [place for place, table in enumerate(tables) if all(loss in table for loss in losses)]
+    if len(whole) < 2 or len(losses) < 2:
+        return None
+    metric = summaries[0].primary
+    means = np.array([[tables[place][loss].estimate.mean for loss in losses] for place in whole])
+    mean_ranks = rank_rows(means if metric.higher_is_better else -means).mean(0)
+    ranks = {losses[index]: float(mean_ranks[index]) for index in np.argsort(mean_ranks, kind="stable")}
+    reference = next((summary.reference for summary in summaries if summary.reference), "")
+    return Ranking(
+        metric=metric,
+        reference=reference,
+        data_sets=tuple(summaries[place].experiment.title for place in whole),
+        ranks=ranks,
+        p=difference_p(means),
+        critical_difference=critical_difference(len(losses), len(whole)),
+        tallies={
+            loss: _tally([table[loss] for table in tables if loss in table], metric)
+            for loss in ranks
+            if reference and loss != reference
+        },
+        notes=_left_out(summaries, whole, losses),
+    )
+
+
+def rank_rows(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks within each row, 1 for the highest; ties share the mean of theirs.
+
+    Example:
+        >>> rank_rows(np.array([[0.9, 0.8, 0.8]])).tolist()
+        [[1.0, 2.5, 2.5]]
+    """
+    from scipy import stats
+
+    return stats.rankdata(-np.round(scores, 9), axis=1)
+
+
+def difference_p(scores: NDArray[np.float64]) -> float:
+    """p of no difference between the columns: Friedman's test, for two columns Wilcoxon's signed ranks."""
+    from scipy import stats
+
+    scores = np.round(scores, 9)
+    if (scores == scores[:, :1]).all():
+        return 1.0
+    if scores.shape[1] == 2:
+        return float(stats.wilcoxon(scores[:, 0], scores[:, 1]).pvalue)
+    return float(stats.friedmanchisquare(*scores.T).pvalue)
+
+
+def critical_difference(losses: int, data_sets: int) -> float:
+    r"""Nemenyi's, of mean ranks, at level 0.05.
+
+    .. math:: q_{0.05,k} \sqrt{k (k + 1) / (6 N)}, \qquad q = \text{studentised range} / \sqrt 2
+
+    Example:
+        >>> round(critical_difference(losses=5, data_sets=30), 3)  # q = 2.728
+        1.114
+    """
+    from scipy import stats
+
+    q = stats.studentized_range.ppf(1 - LEVEL, losses, math.inf) / math.sqrt(2)
+    return float(q * math.sqrt(losses * (losses + 1) / (6 * data_sets)))
+
+
+def _tally(rows: Sequence[Row], metric: Metric) -> Tally:
+    compared = [row.versus for row in rows if row.versus]
+    sign = 1 if metric.higher_is_better else -1
+    gains = [sign * versus.difference.estimate.mean for versus in compared]
+    verdicts = [versus.verdict for versus in compared]
+    return Tally(
+        wins=sum(gain > TIE for gain in gains),
+        ties=sum(abs(gain) <= TIE for gain in gains),
+        losses=sum(gain < -TIE for gain in gains),
+        better=verdicts.count("better"),
+        worse=verdicts.count("worse"),
+    )
+
+
+def _left_out(summaries: Sequence[Summary], whole: Sequence[int], losses: Sequence[str]) -> tuple[str, ...]:
+    said = []
+    if absent := [s.experiment.title for place, s in enumerate(summaries) if place not in whole]:
+        said.append(f"Not ranked, because a loss is missing there: {', '.join(absent)}.")
+    others = dict.fromkeys(row.loss for s in summaries for row in s.rows if row.loss not in losses)
+    if others:
+        said.append(f"Not ranked, because most data sets do not have it: {', '.join(others)}.")
+    sources = [(s.recipe["source"], s.recipe.get("subset"), s.recipe.get("imbalance")) for s in summaries]
+    if len(set(sources)) < len(sources):
+        said.append("Some experiments are of the same data; they count as if they were independent.")
+    return tuple(said)

@@ -1,0 +1,94 @@
+"""Files and folders to records: what is damaged, unfinished or no result is told, the rest is read."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cyclofocal.lab.records import RunRecord, read_records
+
+OF_A_RUN = "run.json"
+"""Beside it only ``record.jsonl`` holds a record; the other lines are epochs."""
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
+    """All records of some .jsonl files, and of the folders below some folders; and what was wrong, in words.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     read_runs([Path(folder)])[0]
+        []
+    """
+    records: list[RunRecord] = []
+    said: list[str] = []
+    trials = unfinished = 0
+    for file in dict.fromkeys(file for path in paths for file in _files(path)):
+        if file.name == OF_A_RUN:
+            unfinished += not (file.parent / "record.jsonl").exists()
+            continue
+        found, damaged = _read(file)
+        said += damaged
+        trials += sum(not record.metrics for record in found)
+        records += [record for record in found if record.metrics]
+    if unfinished:
+        said.append(f"{_runs(unfinished)} not finished: left out.")
+    if trials:
+        said.append(f"{_runs(trials)} for tuning and never touched the test set: left out.")
+    return records, said
+
+
+def _runs(count: int) -> str:
+    return f"{count} run was" if count == 1 else f"{count} runs were"
+
+
+def _files(path: Path) -> Iterable[Path]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; it must be a .jsonl file or a folder that holds some")
+    if not path.is_dir():
+        return [path]
+    runs = sorted(path.rglob(OF_A_RUN))
+    folders = {run.parent for run in runs}
+    lines = sorted(path.rglob("*.jsonl"))
+    return [*runs, *(file for file in lines if file.parent not in folders or file.name == "record.jsonl")]
+
+
+def _read(file: Path) -> tuple[list[RunRecord], list[str]]:
+    """Records of a file; many lines that are wrong in one way are told once."""
+    records: list[RunRecord] = []
+    wrong: dict[str, list[int]] = {}
+    for number, line in enumerate(read_records(file), start=1):
+        fault = _fault(line) if isinstance(line, RunRecord) else str(line).partition(": ")[2]
+        if isinstance(line, RunRecord) and not fault:
+            records.append(line)
+        else:
+            wrong.setdefault(fault, []).append(number)
+    return records, [_told(file, fault, numbers) for fault, numbers in wrong.items()]
+
+
+def _told(file: Path, fault: str, numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"{file}, line {numbers[0]}: {fault}; left out."
+    return f"{file}, {len(numbers)} lines from {numbers[0]} on: {fault}; left out."
+
+
+def _fault(record: RunRecord) -> str:
+    """What makes a record unusable as a whole; "" if nothing does."""
+    for name, content in (("recipe", record.recipe), ("loss", record.loss)):
+        if not (isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("name", "title"))):
+            return f"{name} is {_short(content)}; it must have a name and a title"
+    if not isinstance(record.seed, int):
+        return f"seed is {_short(record.seed)}; it must be a whole number"
+    numbers = record.metrics.values() if isinstance(record.metrics, dict) else [record.metrics]
+    for number in numbers:
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            return f"metrics hold {_short(number)}; they must be numbers"
+    return ""
+
+
+def _short(content: Any) -> str:
+    text = json.dumps(content)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,158 @@
+"""A summary as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.report.ranking import Ranking
+from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.report.words import (
+    conclusions,
+    explanations,
+    number,
+    p_value,
+    ranking_conclusions,
+    with_interval,
+)
+
+CSV_COLUMNS = (
+    *("experiment", "recipe", "metric", "role", "unit", "loss", "title", "seeds", "mean", "low", "high"),
+    *("difference", "difference_low", "difference_high", "pairs", "p", "corrected_p", "comparisons", "verdict"),
+    *("seeds_needed", "epoch_time"),
+)
+"""Of the rows of :func:`comma_separated`: means and intervals in ``unit``, times relative to the reference."""
+
+HEADINGS = ("loss", "mean [95 % interval]", "difference [95 % interval]", "p", "verdict")
+
+TEX = str.maketrans(
+    {c: rf"\{c}" for c in "#$%&_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
+
+
+def markdown(summaries: Sequence[Summary], ranking: Ranking | None = None) -> str:
+    """Verdicts and tables of every experiment."""
+    parts = [] if ranking is None else [ranks_markdown(ranking)]
+    for summary in summaries:
+        parts += [f"## {summary.experiment.title}", verdicts_markdown(summary)]
+        parts += [f"**{metric.heading}**\n\n{metric_markdown(summary, metric)}" for metric in summary.metrics]
+        parts.append("\n".join(f"* {line}" for line in explanations(summary)))
+    return "\n\n".join(parts) + "\n"
+
+
+def verdicts_markdown(summary: Summary) -> str:
+    """A line per loss."""
+    return "\n".join(f"* {line}" for line in conclusions(summary))
+
+
+def metric_markdown(summary: Summary, metric: Metric) -> str:
+    """Every loss in one metric."""
+    return _markdown_table(HEADINGS, [_cells(row) for row in summary.of_metric(metric)])
+
+
+def metrics_markdown(summary: Summary) -> str:
+    """Means of every loss in every metric, and the time of an epoch; bold where a difference is shown."""
+    names = {row.name: row.loss for row in summary.rows}
+    found = {(row.name, row.metric): row for row in summary.rows}
+    headings = ["loss", *(metric.heading for metric in summary.metrics), *(["time"] if summary.time else [])]
+    rows = []
+    for name, title in names.items():
+        cells = [_mean(found.get((name, metric))) for metric in summary.metrics]
+        time = [f"{summary.time[name]:.2f} x" if name in summary.time else "–"] if summary.time else []
+        rows.append([title, *cells, *time])
+    return _markdown_table(headings, rows)
+
+
+def overview_markdown(summaries: Sequence[Summary]) -> str:
+    """Losses down, experiments across: mean and difference in the primary metric; bold where it is shown."""
+    tables = [{row.loss: row for row in summary.of_metric(summary.primary)} for summary in summaries]
+    losses = list(dict.fromkeys(loss for table in tables for loss in table))
+    headings = [summaries[0].primary.heading, *(summary.experiment.title for summary in summaries)]
+    return _markdown_table(headings, [[loss, *(_mean(table.get(loss), True) for table in tables)] for loss in losses])
+
+
+def ranks_markdown(ranking: Ranking) -> str:
+    """Mean ranks, wins, ties, losses, and what they show."""
+    headings = ("loss", "mean rank", "wins", "ties", "losses", "shown better", "shown worse")
+    rows = []
+    for loss, rank in ranking.ranks.items():
+        tally = ranking.tallies.get(loss)
+        counts = (tally.wins, tally.ties, tally.losses, tally.better, tally.worse) if tally else ("–",) * 5
+        rows.append([loss, f"{rank:.2f}", *map(str, counts)])
+    said = "\n".join(f"* {line}" for line in (*ranking_conclusions(ranking), *ranking.notes))
+    return f"{_markdown_table(headings, rows)}\n\n{said}"
+
+
+def comma_separated(summaries: Sequence[Summary]) -> str:
+    """One row per experiment, metric and loss, with all digits; empty where there is nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for summary in summaries:
+        writer.writerows(_csv_row(summary, row) for row in summary.rows)
+    return text.getvalue()
+
+
+def latex(summaries: Sequence[Summary]) -> str:
+    r"""A table per experiment with a block per metric, for ``\usepackage{booktabs}``."""
+    return "\n".join(_latex_table(summary) for summary in summaries)
+
+
+def _cells(row: Row, escaped: Callable[[str], str] = str) -> list[str]:
+    mean = escaped(with_interval(row.estimate, row.metric))
+    if row.versus is None:
+        return [escaped(row.loss), mean, "", "", ""]
+    difference = escaped(with_interval(row.versus.difference.estimate, row.metric, sign=True))
+    return [escaped(row.loss), mean, difference, p_value(row.versus.corrected_p), row.versus.verdict]
+
+
+def _mean(row: Row | None, difference: bool = False) -> str:
+    if row is None:
+        return "–"
+    text = number(row.estimate.mean, row.metric)
+    if row.versus is None:
+        return text
+    if difference:
+        text += f" ({number(row.versus.difference.estimate.mean, row.metric, sign=True)})"
+    return f"**{text}**" if row.versus.verdict in ("better", "worse") else text
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def _csv_row(summary: Summary, row: Row) -> list:
+    role = "primary" if row.metric == summary.primary else "secondary"
+    unit = row.metric.heading.partition(", ")[2]
+    low, high = row.estimate.interval or ("", "")
+    start = [summary.experiment.title, summary.recipe["name"], row.metric.key, role, unit, row.name, row.loss]
+    means = [row.estimate.n, row.estimate.mean, low, high]
+    time = summary.time.get(row.name, "")
+    if row.versus is None:
+        return [*start, *means, *[""] * 9, time]
+    versus, value = row.versus, row.versus.difference.estimate
+    bounds = value.interval or ("", "")
+    tested = [value.n, versus.difference.p, versus.corrected_p, versus.comparisons, versus.verdict]
+    return [*start, *means, value.mean, *bounds, *tested, "" if versus.needed is None else versus.needed, time]
+
+
+def _latex_table(summary: Summary) -> str:
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(_caption(summary))}}}", r"\begin{tabular}{lrrrl}"]
+    lines += [r"\toprule", " & ".join(_tex(heading) for heading in ("", *HEADINGS[1:])) + r" \\"]
+    for metric in summary.metrics:
+        lines += [r"\midrule", rf"\multicolumn{{5}}{{l}}{{\emph{{{_tex(metric.heading)}}}}} \\"]
+        lines += [" & ".join(_cells(row, _tex)).replace("<", "$<$") + r" \\" for row in summary.of_metric(metric)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _caption(summary: Summary) -> str:
+    return (
+        f"{summary.experiment.title}: {summary.seeds} seeds, differences to {summary.reference} paired by seed; 95 %"
+        f" BCa intervals; p of sign-flip tests, Holm-corrected. Primary metric: {summary.primary.title}."
+    )
+
+
+def _tex(text: str) -> str:
+    return text.translate(TEX)

@@ -1,0 +1,172 @@
+"""Numbers to text, and findings to sentences in plain words."""
+
+from collections.abc import Sequence
+
+from cyclofocal.lab.longtail import ShotGroups
+from cyclofocal.lab.metrics import BINS, Metric
+from cyclofocal.lab.report.ranking import LEAST_DATA_SETS, Ranking, Tally
+from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.statistics import LEVEL, Estimate, pairs_needed
+
+MANY_SEEDS = 10_000
+
+
+def number(value: float, metric: Metric, sign: bool = False) -> str:
+    """A value in the metric's precision, in ASCII."""
+    text = f"{value:{'+' if sign else ''}.{1 if metric.percent else 3}f}"
+    return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
+
+
+def with_interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
+    """``71.2 [70.1, 72.4]``; without the interval where there is none."""
+    mean = number(value.mean, metric, sign)
+    if value.interval is None:
+        return mean
+    return f"{mean} [{', '.join(number(bound, metric, sign) for bound in value.interval)}]"
+
+
+def p_value(p: float) -> str:
+    """Three digits, or ``<0.001``.
+
+    Example:
+        >>> p_value(0.0312), p_value(0.00002)
+        ('0.031', '<0.001')
+    """
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def conclusions(summary: Summary) -> list[str]:
+    """One finding per loss, in plain words; one in all when there are too few seeds for any."""
+    rows = [row for row in summary.of_metric(summary.primary) if row.versus]
+    few = {(row.versus.difference.estimate.n, row.versus.comparisons) for row in rows if _too_few(row)}  # type: ignore[union-attr]
+    if rows and all(map(_too_few, rows)) and len(few) == 1:
+        return [f"Nothing can be concluded: {_few(rows[0])}."]
+    return [conclusion(summary, row) for row in rows]
+
+
+def conclusion(summary: Summary, row: Row) -> str:
+    """What is found of one loss: in the primary metric, and what else is shown."""
+    return " ".join(filter(None, (_primary(summary, row), _secondary(summary, row))))
+
+
+def _primary(summary: Summary, row: Row) -> str:
+    versus, metric = row.versus, row.metric
+    assert versus is not None
+    value = versus.difference.estimate
+    seen = f"{_amount(value.mean, metric, sign=True)}{_interval(value, metric)}, p {p_value(versus.corrected_p)}"
+    if versus.verdict == "too few":
+        return f"{row.loss}: nothing can be concluded; {_few(row)}."
+    if versus.verdict == "unclear":
+        return f"{row.loss}: no difference to {summary.reference} in {metric.title} is shown ({seen}); {_needed(row)}."
+    way = "higher" if value.mean > 0 else "lower"
+    return f"{row.loss}: {versus.verdict} than {summary.reference}; its {metric.title} is {way} ({seen})."
+
+
+def _secondary(summary: Summary, row: Row) -> str:
+    found: dict[str, list[str]] = {"better": [], "worse": []}
+    for other in summary.rows:
+        if (
+            other.name == row.name
+            and other.metric != summary.primary
+            and other.versus
+            and other.versus.verdict in found
+        ):
+            found[other.versus.verdict].append(other.metric.title)
+    said = [f"{verdict} in {', '.join(metrics)}" for verdict, metrics in found.items() if metrics]
+    return f"Otherwise {'; '.join(said)}." if said else ""
+
+
+def _too_few(row: Row) -> bool:
+    return row.versus is not None and row.versus.verdict == "too few"
+
+
+def _few(row: Row) -> str:
+    assert row.versus is not None
+    seeds, comparisons = row.versus.difference.estimate.n, row.versus.comparisons
+    few, family = (
+        _counted(seeds, "seed is", "seeds are"),
+        _counted(comparisons, "comparison needs", "comparisons need"),
+    )
+    return f"{few} too few, {family} {pairs_needed(comparisons)} or more"
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _needed(row: Row) -> str:
+    assert row.versus is not None
+    needed = row.versus.needed
+    if needed is None:
+        return "the runs are equal"
+    if needed > MANY_SEEDS:
+        return f"more than {MANY_SEEDS:,} seeds would be needed to show one of this size"
+    return f"about {max(needed, row.versus.difference.estimate.n + 1):,} seeds would be needed to show one of this size"
+
+
+def _amount(value: float, metric: Metric, sign: bool = False) -> str:
+    return f"{number(value, metric, sign)} {metric.unit_of_difference}".rstrip()
+
+
+def _interval(value: Estimate, metric: Metric) -> str:
+    if value.interval is None:
+        return ""
+    return f" [{', '.join(number(bound, metric, sign=True) for bound in value.interval)}]"
+
+
+def ranking_conclusions(found: Ranking) -> list[str]:
+    """Whether the losses differ over the data sets, and how each did against the reference."""
+    return [_over_data_sets(found), *(_tallied(loss, tally, found) for loss, tally in found.tallies.items())]
+
+
+def _over_data_sets(found: Ranking) -> str:
+    n = len(found.data_sets)
+    test = "Friedman" if len(found.ranks) > 2 else "Wilcoxon"
+    if not found.enough:
+        return f"{n} data sets are too few to conclude anything over data sets; {LEAST_DATA_SETS} or more are needed."
+    if found.p >= LEVEL:
+        return f"Over {n} data sets no difference between the losses' ranks is shown ({test}, p {p_value(found.p)})."
+    unlike = found.unlike()
+    said = f"Over {n} data sets the losses' ranks differ ({test}, p {p_value(found.p)})"
+    if not unlike:
+        return f"{said}, but no two losses can be told apart (critical difference {found.critical_difference:.2f})."
+    pairs = ", ".join(
+        f"{one} ({found.ranks[one]:.2f}) before {other} ({found.ranks[other]:.2f})" for one, other in unlike
+    )
+    return f"{said}: {pairs}; critical difference {found.critical_difference:.2f}."
+
+
+def _tallied(loss: str, tally: Tally, found: Ranking) -> str:
+    above, below = ("above", "below") if found.metric.higher_is_better else ("below", "above")
+    wins = _counted(tally.wins, "data set", "data sets")
+    return (
+        f"{loss}: {above} {found.reference} on {wins} (shown on {tally.better}), level on {tally.ties}, {below} on"
+        f" {tally.losses} (shown on {tally.worse})."
+    )
+
+
+def explanations(summary: Summary) -> list[str]:
+    """What a reader must know to read the table."""
+    recipe, groups = summary.recipe, ShotGroups(**summary.recipe["groups"])
+    folds = f" of {summary.folds} folds each, which are averaged" if summary.folds > 1 else ""
+    lines = [
+        f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {recipe['epochs']} epochs; test set touched once, after"
+        " the last epoch.",
+        f"Training samples per class: {counts(summary.train_counts)}. Shot groups ({groups.name}): "
+        + f"many >= {groups.many_from}, few <= {groups.few_up_to}.",
+        f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
+        "Intervals: 95 %, BCa bootstrap over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
+        f"p: sign-flip test, Holm-corrected over the {_counted(summary.comparisons(), 'comparison', 'comparisons')} in"
+        f" {summary.primary.title}, the primary metric, and over the {summary.comparisons(secondary=True)} in all"
+        f" others together; a verdict needs p < {LEVEL}.",
+    ]
+    if recipe.get("test_per_class"):
+        images = recipe["test_per_class"]
+        lines.insert(3, f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number.")
+    return [*lines, *summary.notes]
+
+
+def counts(train_counts: Sequence[int]) -> str:
+    """All of them, or the largest and smallest of many."""
+    some = len(train_counts) <= 20
+    return " ".join(map(str, train_counts)) if some else f"{max(train_counts)} to {min(train_counts)}"

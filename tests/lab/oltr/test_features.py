@@ -1,0 +1,111 @@
+"""Classifiers are fitted to the features of a finished run from the command line, and their logits are kept."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cyclofocal.lab.commands import app
+from cyclofocal.lab.commands.decoupled import METHODS
+from cyclofocal.lab.oltr.evaluation import evaluate_file
+from cyclofocal.lab.oltr.features import features_of
+from cyclofocal.lab.oltr.first import FirstStageError
+from cyclofocal.lab.oltr.recipe import StageRecipe
+from cyclofocal.lab.oltr.stages import train_stage
+from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY
+from cyclofocal.lab.runs import Run, identity
+from cyclofocal.lab.train import Setup
+
+RECIPE = StageRecipe(
+    name="digits-1",
+    title="digits, stage 1",
+    source="digits",
+    subset="long-tailed",
+    head_images=60,
+    imbalance=30,
+    test_per_class=30,
+    held_out_classes=2,
+    threshold=0.5,
+    model="small-resnet",
+    width=4,
+    image_size=16,
+    channels=1,
+    epochs=3,
+    batch_size=35,
+    learning_rate=0.1,
+)
+CPU = Setup(cpu=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run that has ended."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train_stage(RECIPE, CROSS_ENTROPY, 0, replace(CPU, folder=path))
+    return path
+
+
+def run(folder, *arguments):
+    return CliRunner().invoke(app, ["decoupled", str(folder), "--cpu", *map(str, arguments)], env={"COLUMNS": "120"})
+
+
+def test_features_and_classifier_give_the_logits_of_the_run(folder):
+    features = features_of(folder, CPU)
+    kept = np.load(folder / "predictions.npz")
+    np.testing.assert_allclose(features.classifier(features.test[0]).detach(), kept["logits"], rtol=1e-4, atol=1e-4)
+    assert np.array_equal(features.test[1], kept["target"])
+    assert features.train[0].shape == (sum(features.counts), features.classifier.in_features)
+    assert torch.bincount(features.train[1]).tolist() == list(features.counts) == kept["train_counts"].tolist()
+    assert (features.seed, features.title, features.validation) == (0, "cross-entropy", None)
+
+
+def test_every_method_has_a_row_and_a_file_that_can_be_evaluated(folder):
+    result = run(folder, "--epochs", 2, "--batch-size", 64)
+    assert result.exit_code == 0, result.output
+    assert "digits, stage 1, cross-entropy, seed 0" in result.output
+    assert "tau-norm, tau 1 " in result.output  # there are no validation images to choose by
+    for name, title in METHODS.items():
+        found = evaluate_file(folder / "decoupled" / f"{name}.npz", threshold=0.5)
+        (line,) = [line for line in result.output.splitlines() if line.strip().startswith(title)]
+        assert f"{100 * found.numbers['accuracy']:.1f}" in line
+    assert evaluate_file(folder / "decoupled" / "plain.npz", 0.5).numbers["accuracy"] == pytest.approx(
+        evaluate_file(folder / "predictions.npz", 0.5).numbers["accuracy"]
+    )
+
+
+def test_tau_is_the_best_on_validation_images(folder, tmp_path):
+    path = tmp_path / "run"
+    recipe = replace(RECIPE, validation_images=80, epochs=1)
+    train_stage(recipe, CROSS_ENTROPY, 0, replace(CPU, folder=path))
+    features = features_of(path, CPU)
+    images, labels = features.validation
+    weight = features.classifier.weight.detach()
+
+    def balanced(tau):
+        right = (images @ (weight / weight.norm(dim=1, keepdim=True) ** tau).T).argmax(1) == labels
+        return np.mean([right[labels == c].float().mean() for c in range(8)])
+
+    best = max((step / 10 for step in range(21)), key=balanced)
+    result = run(path, "--method", "tau")
+    assert f"tau-norm, tau {best:g} " in result.output, result.output
+    assert "tau-norm, tau 0.3 " in run(path, "--method", "tau", "--tau", 0.3).output
+
+
+def test_what_is_no_first_stage_is_refused(folder, tmp_path):
+    result = run(tmp_path)
+    assert (result.exit_code, "no run there" in result.stderr) == (1, True)
+    unended = tmp_path / "unended"
+    Run(unended, identity(RECIPE, CROSS_ENTROPY, 0))
+    with pytest.raises(FirstStageError, match="has not ended"):
+        features_of(unended, CPU)
+    for name, recipe in (("second", asdict(replace(RECIPE, stage=2))), ("older", asdict(RECIPE) | {"gone": 1})):
+        Run(tmp_path / name, identity(RECIPE, CROSS_ENTROPY, 0) | {"recipe": recipe})
+        with pytest.raises(
+            FirstStageError, match="stage 2, whose classifier" if name == "second" else "another version"
+        ):
+            features_of(tmp_path / name, CPU)
+    unknown = run(folder, "--method", "crt,taw")
+    assert unknown.exit_code == 2
+    assert "Did you mean 'tau'?" in " ".join(unknown.output.split())
