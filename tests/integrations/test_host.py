@@ -44,7 +44,7 @@ def test_missing(host, monkeypatch):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_too_old(host, monkeypatch):
-    with pytest.raises(ImportError, match=rf"{HOSTS[host]} 0\.0\.1 is too old: .* pip install '{HOSTS[host]}>="):
+    with pytest.raises(ImportError, match=rf"{HOSTS[host]}(-cpu)? 0\.0\.1 is too old: .* pip install '{HOSTS[host]}(-cpu)?>="):
         _reload(host, monkeypatch, "0.0.1")
 
 
@@ -57,6 +57,23 @@ def test_the_malicious_releases_of_lightning_are_refused(version, monkeypatch):
 def test_versions_are_compared_as_versions(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "1.10")
     require_host("timm", "1.9")
+
+
+def test_a_twin_will_do_and_is_looked_for_first(monkeypatch):
+    def found(name):
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", found)
+    for versions in ({"xgboost-cpu": "3.2.0"}, {"xgboost": "3.2.0"}, {"xgboost": "1.0", "xgboost-cpu": "3.2.0"}):
+        require_host("xgboost", "2.1", twin="xgboost-cpu")
+    versions = {"xgboost-cpu": "2.0"}
+    with pytest.raises(ImportError, match=r"xgboost-cpu 2\.0 is too old: .* pip install 'xgboost-cpu>=2\.1'"):
+        require_host("xgboost", "2.1", twin="xgboost-cpu")
+    versions = {}
+    with pytest.raises(ImportError, match=r"pip install 'xgboost>=2\.1' \(or xgboost-cpu\)"):
+        require_host("xgboost", "2.1", twin="xgboost-cpu")
 
 
 def test_the_package_itself_imports_nothing():

@@ -90,7 +90,8 @@ def _fit(data, optimizer=None, loss=None, **options):
     loss, seen = loss or CyclicalFocalLoss(), Seen()
     model.compile(optimizer or keras.optimizers.SGD(0.1), loss=loss, metrics=[loss.clock, "accuracy"])
     callbacks = [CyclicalFocalCallback(loss), seen]
-    model.fit(*data, batch_size=8, verbose=0, shuffle=False, callbacks=callbacks, **({"epochs": EPOCHS} | options))
+    options = {"epochs": EPOCHS, "batch_size": 8} | options
+    model.fit(*data, verbose=0, shuffle=False, callbacks=callbacks, **options)
     return model, seen
 
 
@@ -117,6 +118,49 @@ def test_the_loss_really_follows_it(data):
     assert seen.losses == pytest.approx(means, rel=1e-4, abs=1e-6)
 
 
+def test_validation_and_what_comes_after_training_is_plain_cross_entropy(data):
+    for loss in (CyclicalFocalLoss(), BinaryCyclicalFocalLoss(alpha=0.25)):
+        target = data[1] if isinstance(loss, CyclicalFocalLoss) else np.eye(3, dtype=np.float32)[data[1]]
+        model, seen = _fit((data[0], target), loss=loss, validation_data=(data[0], target))
+        assert seen.etas == pytest.approx(EXPECTED, abs=1e-6)
+        logits = torch.from_numpy(keras.ops.convert_to_numpy(model(data[0])).copy())
+        binary = torch.nn.functional.binary_cross_entropy_with_logits
+        theirs = torch.nn.functional.cross_entropy if loss.name.startswith("cyclical") else binary
+        expected = pytest.approx(theirs(logits, torch.from_numpy(target)).item(), rel=1e-5)
+        assert model.history.history["val_loss"][-1] == expected
+        assert model.evaluate(data[0], target, verbose=0, return_dict=True)["loss"] == expected
+
+
+@pytest.mark.parametrize("ignore_class", [None, 1])
+def test_weights_and_what_is_ignored_count_as_in_torch(ignore_class):
+    generator = np.random.default_rng(0)
+    logits, target = generator.normal(size=(4, 6, 3)).astype(np.float32), generator.integers(0, 3, (4, 6))
+    factors = np.array([0.5, 1.0, 2.0], np.float32)
+    loss = CyclicalFocalLoss(ignore_class=ignore_class, gamma_hc=2.0)
+    loss.set_progress(0.6)
+    expected = cyclofocal.cyclical_focal_loss(
+        torch.from_numpy(logits).movedim(-1, 1),
+        torch.from_numpy(target),
+        torch.from_numpy(factors),
+        eta=cyclical_eta(0.6),
+        gamma_hc=2.0,
+        ignore_index=-100 if ignore_class is None else ignore_class,
+    ).item()
+    assert float(loss(target, logits, factors[target])) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(target[..., None], logits, factors[target][..., None])) == pytest.approx(expected, rel=1e-5)
+    by_row = np.array([1.0, 0.0, 2.0, 1.0], np.float32)
+    everywhere = np.broadcast_to(by_row[:, None], (4, 6))
+    assert float(loss(target, logits, by_row)) == pytest.approx(float(loss(target, logits, everywhere)), rel=1e-6)
+
+
+def test_class_weights_of_fit_are_those_of_torch(data):
+    model, seen = _fit(data, keras.optimizers.SGD(0.0), class_weight={0: 0.5, 1: 1.0, 2: 4.0}, epochs=1, batch_size=40)
+    logits = torch.from_numpy(keras.ops.convert_to_numpy(model(data[0])).copy())
+    weight = torch.tensor([0.5, 1.0, 4.0])
+    expected = cyclofocal.cyclical_focal_loss(logits, torch.from_numpy(data[1]), weight, eta=1.0)
+    assert seen.losses == pytest.approx([expected.item()], rel=1e-5)
+
+
 def test_an_initial_epoch_continues_the_cycle(data):
     _, seen = _fit(data, initial_epoch=2)
     assert seen.etas == pytest.approx(EXPECTED[2 * BATCHES :], abs=1e-6)
@@ -128,7 +172,7 @@ def test_gradient_accumulation_does_not_double_it(data):
 
 
 def test_settings_survive_a_configuration():
-    for loss in (CyclicalFocalLoss(gamma_hc=2.0, cyclical_factor=2.0), BinaryCyclicalFocalLoss(alpha=0.25)):
+    for loss in (CyclicalFocalLoss(gamma_hc=2.0, cyclical_factor=2.0, ignore_class=255), BinaryCyclicalFocalLoss(alpha=0.25)):
         again = keras.losses.deserialize(keras.losses.serialize(loss))
         assert type(again) is type(loss)
         assert again.get_config() == loss.get_config()

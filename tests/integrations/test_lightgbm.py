@@ -23,13 +23,13 @@ PARAMETERS = {
 }
 
 
-def _train(table, criterion, rounds=ROUNDS, total=ROUNDS, callbacks=(), weight=None, **options):
+def _train(table, criterion, rounds=ROUNDS, total=ROUNDS, callbacks=(), weight=None, classes=10, **options):
     x, x_test, y, y_test = table
     loss = BoosterLoss(criterion, total)
-    classes = {"num_class": 10} if isinstance(criterion, CyclicalFocalLoss) else {}
+    several = {"num_class": classes} if isinstance(criterion, CyclicalFocalLoss) else {}
     data = lightgbm.Dataset(x, y, weight=weight, free_raw_data=False)
     return lightgbm.train(
-        PARAMETERS | classes | {"objective": loss.objective},
+        PARAMETERS | several | {"objective": loss.objective},
         data,
         rounds,
         valid_sets=[lightgbm.Dataset(x_test, y_test, reference=data)],
@@ -47,11 +47,49 @@ def test_a_rare_class_is_learnt_and_eta_follows_the_rounds(binary_table, watch):
     assert average_precision_score(binary_table[3], scores) > 0.8  # chance: 0.09
 
 
-def test_several_classes_are_learnt(digits_table):
-    booster = _train(digits_table, CyclicalFocalLoss(label_smoothing=0.1))
+def test_several_classes_are_learnt_and_their_trees_are_one_round(digits_table, watch):
+    criterion = CyclicalFocalLoss(label_smoothing=0.1, schedule=watch)
+    watch.seen.clear()
+    booster = _train(digits_table, criterion)
+    assert watch.seen == pytest.approx([cyclical_eta(round_ / (ROUNDS - 1)) for round_ in range(ROUNDS)])
     p = probabilities(booster.predict(digits_table[1]))
     np.testing.assert_allclose(p.sum(1), 1)
     assert recall_score(digits_table[3], p.argmax(1), average="macro") > 0.6  # chance: 0.1
+
+
+def test_a_real_imbalanced_table(keel_table):
+    table = keel_table("yeast4")  # 51 of 1484
+    scores = _train(table, BinaryCyclicalFocalLoss(gamma_hc=2.0)).predict(table[1])
+    assert average_precision_score(table[3], scores) > 0.2  # chance: 0.03
+    table = keel_table("page-blocks")  # 4913, 329, 115, 88 and 28 of 5473
+    p = probabilities(_train(table, CyclicalFocalLoss(), classes=5).predict(table[1]))
+    assert recall_score(table[3], p.argmax(1), average="macro") > 0.7  # chance: 0.2
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_its_estimator_for_scikit_learn(binary_table, digits_table, binary):
+    x, x_test, y, y_test = binary_table if binary else digits_table
+    names = np.array([f"class {label}" for label in range(10)])
+    criterion = BinaryCyclicalFocalLoss() if binary else CyclicalFocalLoss()
+    loss, weight = BoosterLoss(criterion, ROUNDS), np.random.default_rng(0).uniform(0.5, 2, len(y))
+    settings = PARAMETERS | {"n_estimators": ROUNDS, "metric": "None"}
+    estimator = lightgbm.LGBMClassifier(objective=loss.sklearn_objective, **settings)
+    estimator.fit(
+        x,
+        names[y],
+        sample_weight=weight,
+        eval_X=x_test,
+        eval_y=names[y_test],
+        eval_metric=loss.sklearn_metric,
+        callbacks=[loss.callback, lightgbm.early_stopping(ROUNDS, verbose=False)],
+    )
+    assert criterion.progress == 1
+    p = probabilities(estimator.predict(x_test, raw_score=True))
+    booster = _train((x, x_test, y, y_test), type(criterion)(), weight=weight)
+    np.testing.assert_allclose(p, probabilities(booster.predict(x_test)), rtol=0.02, atol=0.02)
+    best = estimator.best_score_["valid_0"]
+    assert list(best) == ["log_loss"]
+    assert best["log_loss"] == pytest.approx(log_loss(y_test, p), rel=1e-5)
 
 
 def test_an_init_model_continues_the_cycle(binary_table, watch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, recall_score
+from sklearn.model_selection import GridSearchCV
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 from cyclofocal.integrations.boosting import probabilities
@@ -16,12 +17,12 @@ PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 PARAMETERS = {"max_depth": 3, "nthread": 1, "base_score": 0.0, "disable_default_eval_metric": True}
 
 
-def _train(table, criterion, rounds=ROUNDS, total=ROUNDS, callbacks=(), weight=None, **options):
+def _train(table, criterion, rounds=ROUNDS, total=ROUNDS, callbacks=(), weight=None, classes=10, **options):
     x, x_test, y, y_test = table
     loss = BoosterLoss(criterion, total)
-    classes = {"num_class": 10} if isinstance(criterion, CyclicalFocalLoss) else {}
+    several = {"num_class": classes} if isinstance(criterion, CyclicalFocalLoss) else {}
     return xgboost.train(
-        PARAMETERS | classes,
+        PARAMETERS | several,
         xgboost.DMatrix(x, y, weight=weight),
         rounds,
         obj=loss.objective,
@@ -45,10 +46,48 @@ def test_a_rare_class_is_learnt_and_eta_follows_the_rounds(binary_table, watch):
     assert average_precision_score(binary_table[3], scores) > 0.8  # chance: 0.09
 
 
-def test_several_classes_are_learnt(digits_table):
-    p = probabilities(_scores(_train(digits_table, CyclicalFocalLoss(label_smoothing=0.1)), digits_table))
+def test_several_classes_are_learnt_and_their_trees_are_one_round(digits_table, watch):
+    criterion = CyclicalFocalLoss(label_smoothing=0.1, schedule=watch)
+    watch.seen.clear()
+    p = probabilities(_scores(_train(digits_table, criterion), digits_table))
+    assert watch.seen == pytest.approx([cyclical_eta(round_ / (ROUNDS - 1)) for round_ in range(ROUNDS)])
     np.testing.assert_allclose(p.sum(1), 1)
     assert recall_score(digits_table[3], p.argmax(1), average="macro") > 0.6  # chance: 0.1
+
+
+def test_a_real_imbalanced_table(keel_table):
+    table = keel_table("yeast4")  # 51 of 1484
+    scores = _scores(_train(table, BinaryCyclicalFocalLoss(gamma_hc=2.0)), table)
+    assert average_precision_score(table[3], scores) > 0.2  # chance: 0.03
+    table = keel_table("page-blocks")  # 4913, 329, 115, 88 and 28 of 5473
+    p = probabilities(_scores(_train(table, CyclicalFocalLoss(), classes=5), table))
+    assert recall_score(table[3], p.argmax(1), average="macro") > 0.7  # chance: 0.2
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_its_estimator_for_scikit_learn(binary_table, digits_table, binary):
+    x, x_test, y, y_test = binary_table if binary else digits_table
+    criterion = BinaryCyclicalFocalLoss() if binary else CyclicalFocalLoss()
+    loss, metric = BoosterLoss(criterion, ROUNDS), "logloss" if binary else "mlogloss"
+    settings = {"max_depth": 3, "n_jobs": 1, "base_score": 0.5, "n_estimators": ROUNDS, "eval_metric": metric}
+    estimator = xgboost.XGBClassifier(objective=loss.sklearn_objective, callbacks=[loss.callback], **settings)
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(y))
+    estimator.fit(x, y, sample_weight=weight, eval_set=[(x_test, y_test)], verbose=False)
+    assert criterion.progress == 1
+    p = estimator.predict_proba(x_test)
+    booster = _train((x, x_test, y, y_test), type(criterion)(), weight=weight)
+    expected = probabilities(_scores(booster, (x, x_test)))
+    np.testing.assert_allclose(p[:, 1] if binary else p, expected, rtol=1e-3, atol=1e-4)
+    assert estimator.evals_result()["validation_0"][metric][-1] == pytest.approx(log_loss(y_test, p), rel=1e-4)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_grid_search_copies_objective_and_callback_with_one_clock(binary_table, jobs):
+    x, _, y, _ = binary_table
+    loss = BoosterLoss(BinaryCyclicalFocalLoss(), 5)
+    settings = {"objective": loss.sklearn_objective, "callbacks": [loss.callback], "n_estimators": 5, "n_jobs": 1}
+    search = GridSearchCV(xgboost.XGBClassifier(**settings), {"max_depth": [2, 3]}, cv=2, n_jobs=jobs).fit(x, y)
+    assert search.best_score_ > 0.85
 
 
 def test_an_xgb_model_continues_the_cycle(binary_table, watch):

@@ -89,6 +89,7 @@ def test_sigmoid_is_the_equation_in_value_and_gradient(backend, reduction, margi
 
 
 CALLS = {
+    "usual": lambda x: cyclical_focal_loss(x, T, eta=torch.tensor(0.4), label_smoothing=0.1),
     "softmax": lambda x: cyclical_focal_loss(x, T, WEIGHT, eta=torch.tensor(0.4), label_smoothing=0.1),
     "soft": lambda x: cyclical_focal_loss(x, SOFT, eta=0.4, reduction="none").mean(),
     "sigmoid": lambda x: binary_cyclical_focal_loss(x, SOFT, eta=0.4, alpha=0.3),

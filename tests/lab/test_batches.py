@@ -190,6 +190,5 @@ def test_every_operation_of_a_policy_works_at_full_strength(images, policy):
     transform = Timm(replace(TIMM, auto_augment=policy))
     for index in range(150):  # one in fifteen operations posterizes, to no bit at the end of its range
         assert transform(images.image(0), (0, 0, index)).isfinite().all()
-    picture = images.image(0)
     assert not np.asarray(posterize(images.image(0), 0)).any()
     assert np.array_equal(np.asarray(posterize(images.image(0), 3)), np.asarray(strict(images.image(0), 3)))

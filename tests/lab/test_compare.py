@@ -26,7 +26,7 @@ def start(*arguments, **options):
 
 def run(*arguments):
     process = start(*arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -68,7 +68,7 @@ def test_a_stopped_comparison_leaves_no_process_and_goes_on(stop, tmp_path):
     while not stored(tmp_path):
         assert _still_runs(process), process.stderr.read()
     process.send_signal(stop)
-    _, err = process.communicate(timeout=30)  # returns when the workers too have closed their ends
+    _, err = process.communicate(timeout=100)  # returns when the workers too have closed their ends
     if stop == signal.SIGINT:
         assert process.returncode == 130
         assert re.search(r"stopped: \d of 4 runs are kept, the same command continues", err)
@@ -112,10 +112,14 @@ def _still_runs(process):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["digit"], ["'digit' is not a recipe", "allowed: digits", "'digits'?"]),
+        (["digit"], ["'digit' is no recipe", "`cyclofocal recipes`", "'digits'?"]),
+        (["digits,nowhere.csv", "--target", "y"], ["target is 'y', but digits is no table"]),
+        (["nowhere.csv", "--target", "y"], ["nowhere.csv: no such file"]),
+        (["digits", "--losses", "cyclical:gamma_hc=2,cyclical_factor=8"], ["is one loss", "two or more"]),
+        (["digits", "--tune", "3"], ["--tune", "digits has no validation data to choose settings by"]),
         (["digits", "--losses", "ce,cycical"], ["'cycical' is not a loss", "smoothed", "'cyclical'?"]),
         (["digits", "--losses", "ce"], ["'ce' is one loss", "two or more"]),
-        (["digits", "--losses", "ce,focal,ce"], ["'ce' is given 2 times"]),
+        (["digits", "--losses", "ce,focal,ce"], ["'ce' is given twice"]),
         (["digits", "--seeds", "0"], ["--seeds", "0 is too few", "1 or more"]),
         (["digits", "--epochs", "many"], ["--epochs", "valid integer"]),
         (["digits", "--picture", "a.jpg"], ["'a.jpg' must end in .png or .svg"]),

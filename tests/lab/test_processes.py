@@ -40,6 +40,7 @@ def flags(settings):
 def test_two_processes_equal_one(tmp_path):
     process = launch(*flags(SETTINGS), "--out", tmp_path)
     assert process.returncode == 0, process.stderr
+    assert "deprecated" not in process.stderr
     (folder,) = (tmp_path / "digits").iterdir()
     (two,) = read_records(folder / "record.jsonl")
     one = train(with_settings(digits(), SETTINGS), CYCLICAL, 0, Setup(cpu=True, folder=tmp_path / "alone"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cyclofocal.lab.compare import ray as backend
-from cyclofocal.lab.compare.cells import CellError, Share, finished, grid, run_cell
+from cyclofocal.lab.compare.cells import BackendError, CellError, Share, finished, grid, run_cell
 from cyclofocal.lab.compare.local import run_local
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, CYCLICAL
@@ -77,4 +77,16 @@ def test_a_record_from_a_node_with_files_of_its_own_is_written_here(cluster, tmp
 def test_without_ray_it_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'cyclofocal\[ray\]'"):
+        next(backend.run_ray(grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)))
+
+
+def test_a_cluster_that_cannot_be_reached_is_told(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def refuse(**options):
+        raise ConnectionError("no cluster\nat 192.0.2.1:6379")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(BackendError, match=r"cannot be reached: no cluster at 192.0.2.1:6379$"):
         next(backend.run_ray(grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)))

@@ -63,6 +63,11 @@ def test_several_settings_and_none():
         ("aug_splits=3", "aug_splits is 3 and augment is 'none'; it needs 'timm'"),
         ("random_erasing=0.5", "random_erasing is 0.5 and augment is 'none'"),
         ("cutout=4", "cutout is 4 and augment is 'none'; it needs 'crop-flip'"),
+        ("folds=1", "folds is 1; it must be 0 (no cross-validation), or at least 2"),
+        ("folds=-2", "folds is -2; it must be at least 0"),
+        ("fold=1", "fold is 1 and folds is 0; it must be 0, or smaller than folds"),
+        ("test_fraction=1", "test_fraction is 1.0; it must be in [0, 1)"),
+        ("validation_fraction=-0.1", "validation_fraction is -0.1; it must be in [0, 1)"),
         ("split_batch_norm=true", "split_batch_norm needs aug_splits of 2 or more"),
     ],
 )

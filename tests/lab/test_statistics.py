@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from cyclofocal.lab.statistics import Difference, Estimate, estimate, holm, paired_difference, pairs_needed, verdict
+from cyclofocal.lab.statistics import (
+    Difference,
+    Estimate,
+    differences,
+    estimate,
+    estimates,
+    holm,
+    paired_difference,
+    pairs_needed,
+    pairs_to_resolve,
+    verdict,
+)
 
 FINITE = st.floats(-1e3, 1e3)
 
@@ -60,6 +72,42 @@ def test_interval_holds_its_mean_about_as_often_as_it_says():
 def test_interval_is_the_same_every_time():
     values = np.random.default_rng(1).normal(size=10).tolist()
     assert estimate(values) == estimate(values)
+
+
+@pytest.mark.parametrize("n", [2, 5, 7, 12, 40])
+def test_intervals_are_those_of_scipy(n):
+    """Of whole numbers: of others scipy's rounding breaks ties of equal resamples, which matters for few values."""
+    for sample in np.random.default_rng(2).gamma(2.0, 1000, size=(4, n)).round():
+        theirs = stats.bootstrap((sample,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval
+        assert estimate(sample.tolist()).interval == pytest.approx((theirs.low, theirs.high), rel=1e-9)
+
+
+def test_many_samples_at_once_are_as_one_by_one():
+    samples = [np.random.default_rng(n).normal(size=n).tolist() for n in (1, 3, 3, 9, 9, 9, 17)]
+    assert estimates(samples) == [estimate(sample) for sample in samples]
+    assert [d.p for d in differences(samples)] == [paired_difference(s, [0.0] * len(s)).p for s in samples]
+
+
+def test_many_pairs_have_the_interval_of_the_normal_distribution():
+    difference = paired_difference(np.random.default_rng(0).normal(0.5, 1, size=400).tolist(), [0.0] * 400)
+    low, high = difference.estimate.interval
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.1)
+    assert difference.p < 0.001
+
+
+def test_so_many_pairs_would_show_the_difference_in_four_of_five_attempts():
+    differences = [1.0, -0.5, 1.5, 0.0, 0.4]
+    n = pairs_to_resolve(differences, comparisons=3)
+    size = np.mean(differences) / np.std(differences, ddof=1)
+    limit = stats.t.ppf(1 - 0.05 / 3 / 2, n - 1)
+    assert stats.nct.sf(limit, n - 1, size * np.sqrt(n)) == pytest.approx(0.8, abs=0.03)
+
+
+def test_no_number_of_pairs_shows_a_difference_of_0_and_a_clear_one_needs_the_fewest():
+    assert pairs_to_resolve([1.0, -1.0]) is None
+    assert pairs_to_resolve([0.0, 0.0]) is None
+    assert pairs_to_resolve([1.0]) is None
+    assert pairs_to_resolve([1.0, 1.001, 0.999], comparisons=4) == pairs_needed(4)
 
 
 def test_one_run_has_no_interval_and_equal_runs_one_of_width_0():

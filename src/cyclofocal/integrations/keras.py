@@ -6,21 +6,22 @@ from cyclofocal.arguments import check_gammas, check_unit_interval
 from cyclofocal.integrations.host import require_host
 from cyclofocal.schedules import cyclical_eta
 
-require_host("keras", "3.4")
+require_host("keras", "3.7")
 
 import keras  # noqa: E402
 from keras import ops  # noqa: E402
 
 
 class Clock(keras.metrics.Metric):
-    """Eta as a metric: Keras then shows it, and its compiled steps see it move.
+    """Eta as a metric: Keras then shows it, and its compiled steps see it move, and whether they train.
 
-    A variable that belongs to the loss alone would be a constant to them, on the jax backend.
+    Variables that belong to the loss alone would be constants to them, on the jax backend.
     """
 
     def __init__(self, name: str = "eta", **options: Any) -> None:
         super().__init__(name=name, **options)
         self.eta = self.add_variable(shape=(), initializer="ones", name="eta")
+        self.trains = self.add_variable(shape=(), initializer="zeros", name="trains")
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
         """The callback moves it."""
@@ -43,12 +44,13 @@ class _Clocked(keras.losses.Loss):
         gamma_hc: float = 3.0,
         cyclical_factor: float = 4.0,
         label_smoothing: float = 0.0,
+        reduction: str = "mean_with_sample_weight",
         **options: Any,
     ) -> None:
         check_gammas(gamma_pos, gamma_neg, gamma_hc)
         check_unit_interval("label_smoothing", label_smoothing)
         cyclical_eta(0.0, cyclical_factor)  # raises if it does not fit
-        super().__init__(**options)
+        super().__init__(reduction=reduction, **options)
         self.gamma_pos = gamma_pos
         self.gamma_neg = gamma_neg
         self.gamma_hc = gamma_hc
@@ -58,35 +60,51 @@ class _Clocked(keras.losses.Loss):
         self.is_told = False
 
     def set_progress(self, progress: float) -> None:
-        """Set the clock to ``progress`` in [0, 1]."""
+        """Set the clock to ``progress`` in [0, 1]; from now on it trains."""
         self.clock.eta.assign(cyclical_eta(float(progress), self.cyclical_factor))
+        self.clock.trains.assign(1)
         self.is_told = True
 
     def get_config(self) -> dict[str, Any]:
         names = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
-    def _now(self) -> Any:
-        """Eta, or a complaint: on the jax backend nothing in a compiled step could say so later."""
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if sample_weight is not None:
+            sample_weight = _spread(sample_weight, y_pred)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def _weigh(self, hard: Any, easy: Any) -> Any:
+        """The weight of this moment."""
+        return self._in_training(hard + ops.convert_to_tensor(self.clock.eta) * (easy - hard))
+
+    def _in_training(self, factor: Any) -> Any:
+        """The factor in training, otherwise 1."""
+        return ops.where(ops.convert_to_tensor(self.clock.trains) > 0, factor, 1.0)
+
+    def _check_told(self) -> None:
+        """On the jax backend nothing in a compiled step could say so later."""
         if not self.is_told:
             raise RuntimeError(
-                "nobody moves the clock of this loss: give fit callbacks=[CyclicalFocalCallback(loss)], or tell the"
-                " time yourself with loss.set_progress(progress)"
+                "nobody moves the clock of this loss: give fit or evaluate callbacks=[CyclicalFocalCallback(loss)], or"
+                " tell the time yourself with loss.set_progress(progress)"
             )
-        return ops.convert_to_tensor(self.clock.eta)
 
 
 @keras.saving.register_keras_serializable("cyclofocal")
 class CyclicalFocalLoss(_Clocked):
     """The softmax loss of :func:`cyclofocal.cyclical_focal_loss`, from logits.
 
-    ``model.compile(loss=loss, metrics=[loss.clock, ...])`` and ``fit(callbacks=[CyclicalFocalCallback(loss)])``. Keras
-    does not tell a loss whether it trains: for validation give a metric of its own, such as
-    ``keras.metrics.SparseCategoricalCrossentropy(from_logits=True)``.
+    ``model.compile(loss=loss, metrics=[loss.clock, ...])`` and ``fit(callbacks=[CyclicalFocalCallback(loss)])``. In
+    validation and after training it is plain cross-entropy.
+
+    Class weights go to ``fit(class_weight=...)``, weights of rows or pixels to ``sample_weight``; the mean is the
+    weighted one of torch, other than Keras' default.
 
     Args:
+        ignore_class: label of the rows that do not count, such as 255, or None.
         gamma_pos, gamma_neg, gamma_hc, cyclical_factor, label_smoothing: as in :class:`cyclofocal.CyclicalFocalLoss`.
-        options: ``reduction``, ``name``, ``dtype`` of a Keras loss.
+        reduction, options: ``name`` and ``dtype``, of a Keras loss.
 
     Shape: logits (N, ..., C); class indices (N, ...) or (N, ..., 1), or probabilities (N, ..., C).
 
@@ -104,18 +122,33 @@ class CyclicalFocalLoss(_Clocked):
     Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
     """
 
+    def __init__(self, *, ignore_class: int | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.ignore_class = ignore_class
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"ignore_class": self.ignore_class}
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if self.ignore_class is not None:
+            seen = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
+            seen = _spread(seen, y_pred)
+            sample_weight = seen if sample_weight is None else seen * _spread(sample_weight, y_pred)
+        return super().__call__(y_true, y_pred, sample_weight)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        eta, classes = self._now(), y_pred.shape[-1]
+        self._check_told()
+        classes = y_pred.shape[-1]
         if tuple(y_true.shape) != tuple(y_pred.shape):  # Keras makes floats of the labels, so the shape must tell
             index = ops.reshape(ops.cast(y_true, "int32"), ops.shape(y_pred)[:-1])
             y_true = ops.one_hot(index, classes, dtype=y_pred.dtype)
         log_p = ops.log_softmax(y_pred, axis=-1)
         other = self.label_smoothing / classes
         hard = _power(-ops.expm1(log_p), self.gamma_pos)
-        own = _mix(hard, (1 + ops.exp(log_p)) ** self.gamma_hc, eta) * log_p
+        own = self._weigh(hard, (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
         rows = y_true * (1 - self.label_smoothing + other) * own
         if other:
-            rows = rows + (1 - y_true) * other * _mix(ops.exp(self.gamma_neg * log_p), 1.0, eta) * log_p
+            rows = rows + (1 - y_true) * other * self._weigh(ops.exp(self.gamma_neg * log_p), 1.0) * log_p
         return -ops.sum(rows, axis=-1)
 
 
@@ -147,19 +180,20 @@ class BinaryCyclicalFocalLoss(_Clocked):
         return super().get_config() | {"alpha": self.alpha}
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        eta = self._now()
+        self._check_told()
         y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / 2
         log_p, log_not_p = ops.log_sigmoid(y_pred), ops.log_sigmoid(-y_pred)
-        yes = _mix(ops.exp(self.gamma_pos * log_not_p), (1 + ops.exp(log_p)) ** self.gamma_hc, eta) * log_p
-        no = _mix(ops.exp(self.gamma_neg * log_p), (1 + ops.exp(log_not_p)) ** self.gamma_hc, eta) * log_not_p
-        side_yes, side_no = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        yes = self._weigh(ops.exp(self.gamma_pos * log_not_p), (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
+        no = self._weigh(ops.exp(self.gamma_neg * log_p), (1 + ops.exp(log_not_p)) ** self.gamma_hc) * log_not_p
+        side_yes, side_no = (1.0, 1.0) if self.alpha is None else map(self._in_training, (self.alpha, 1 - self.alpha))
         return -ops.mean(side_yes * y_true * yes + side_no * (1 - y_true) * no, axis=-1)
 
 
 class CyclicalFocalCallback(keras.callbacks.Callback):
     """Sets the clock of a loss before every batch, by the epochs and steps that ``fit`` knows.
 
-    So ``initial_epoch`` resumes the cycle, and the optimizer's gradient accumulation does not count twice.
+    In validation, in ``evaluate`` and when training has ended, it makes the loss plain cross-entropy.
+    ``initial_epoch`` resumes the cycle, and the optimizer's gradient accumulation does not count twice.
 
     Args:
         loss: the one that the model was compiled with.
@@ -192,6 +226,23 @@ class CyclicalFocalCallback(keras.callbacks.Callback):
         _ = self.model  # on the jax backend this brings the variables up to date, or they would undo ours
         self.loss.set_progress(progress)
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        _ = self.model
+        self.loss.clock.trains.assign(0)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        _ = self.model
+        self.loss.clock.trains.assign(0)
+
+
+def _spread(weight: Any, y_pred: Any) -> Any:
+    """A weight for every row (N, ...), from (N,), (N, ...) or (N, ..., 1): Keras would divide by the sum of fewer."""
+    weight, rows = ops.convert_to_tensor(weight), ops.shape(y_pred)[:-1]
+    if len(weight.shape) > len(rows):
+        weight = ops.squeeze(weight, -1)
+    weight = ops.reshape(weight, (*ops.shape(weight), *[1] * (len(rows) - len(weight.shape))))
+    return ops.broadcast_to(weight, rows)
+
 
 def _power(base: Any, exponent: float) -> Any:
     """``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at base 0 for exponents below 1."""
@@ -201,6 +252,3 @@ def _power(base: Any, exponent: float) -> Any:
         return base**exponent
     return ops.where(base == 0, 0.0, ops.where(base == 0, 1.0, base) ** exponent)
 
-
-def _mix(hard: Any, easy: Any, eta: Any) -> Any:
-    return hard + eta * (easy - hard)

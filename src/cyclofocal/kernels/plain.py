@@ -4,6 +4,7 @@ With l = log p and h_j the derivative of the j-th term of the loss by l_j, the g
 h_k - p_k * sum_j h_j.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from cyclofocal.equation import Eta, other_term, power, softmax_denominator
 
 CHUNK = {"cpu": 2**18}  # elements; on the CPU the half dozen buffers of a chunk should stay in cache
 CHUNK_ELSEWHERE = 2**24
+LOG2_E = 1 / math.log(2)
 
 
 def softmax(
@@ -179,9 +181,10 @@ class _Sides(NamedTuple):
 
 
 def _softmax(x: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
-    """log p and p, the latter in ``out`` if it fits; these simple passes take half as long as torch.log_softmax."""
+    """log p and p, the latter in ``out`` if it fits, in passes that each stay in cache."""
     log_p = x - x.amax(1, keepdim=True)
-    p = torch.exp(log_p, out=out if out is not None and out.dtype == x.dtype else None)
+    # exp2 takes half as long as exp, which is half of what all of this takes
+    p = torch.mul(log_p, LOG2_E, out=out if out is not None and out.dtype == x.dtype else None).exp2_()
     total = p.sum(1, keepdim=True)
     return log_p.sub_(total.log()), p.mul_(total.reciprocal())
 

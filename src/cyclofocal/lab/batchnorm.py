@@ -1,6 +1,9 @@
 """Batch normalisation over the batch of all processes."""
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +18,24 @@ def sync_batch_norm(model: nn.Module) -> nn.Module:
         if isinstance(layer, nn.BatchNorm2d):
             layer.forward = _SyncedForward(layer)  # type: ignore[method-assign, assignment]
     return model
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of all processes' tensors; torch's own that autograd knows is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        return _sum_over_processes(own)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # every process's part is in every sum
+        return _sum_over_processes(gradient)
+
+
+def _sum_over_processes(own: Tensor) -> Tensor:
+    total = own.clone()
+    dist.all_reduce(total)
+    return total
 
 
 class _SyncedForward:
@@ -38,15 +59,13 @@ class _SyncedForward:
         )
 
     def _normed(self, features: Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce
-
         layer = self.layer
         exact = features.float()  # statistics of half-precision features would be rounded
         rows = exact.movedim(1, -1).flatten(0, -2)
         count = rows.new_tensor([float(len(rows))])
-        total = all_reduce(torch.cat([rows.sum(0), count]))
+        total = _SumOverProcesses.apply(torch.cat([rows.sum(0), count]))
         mean, samples = total[:-1] / total[-1].detach(), total[-1].detach()
-        var = all_reduce(((rows - mean) ** 2).sum(0)) / samples
+        var = _SumOverProcesses.apply(((rows - mean) ** 2).sum(0)) / samples
         with torch.no_grad():
             assert layer.running_mean is not None
             assert layer.running_var is not None

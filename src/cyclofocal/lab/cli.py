@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-NEEDED = ("jinja2", "matplotlib", "numpy", "rich", "scipy", "sklearn", "typer")
+NEEDED = ("jinja2", "matplotlib", "numpy", "orjson", "rich", "scipy", "sklearn", "typer")
 
 
 def main() -> None:

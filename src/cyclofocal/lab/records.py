@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -54,6 +56,10 @@ class RunRecord:
     command: str = ""
     per_class: list[float] = field(default_factory=list)
     reliability: list[list[float]] = field(default_factory=list)
+
+
+NAMES = {entry.name for entry in fields(RunRecord)}
+NEEDED = {entry.name for entry in fields(RunRecord) if entry.default is entry.default_factory is MISSING}
 
 
 class DamagedRecordError(ValueError):
@@ -117,14 +123,20 @@ def read_records(path: Path) -> Iterator[RunRecord | DamagedRecordError]:
                 yield DamagedRecordError(f"{file}, line {number}: {error}")
 
 
+def _decoded(line: str) -> Any:
+    """orjson is four times as fast; json reads NaN too, and says at which column a line is damaged."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)
+
+
 def _parse(line: str) -> RunRecord:
     try:
-        content = json.loads(line)
+        content = _decoded(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno}); it may have been cut off") from None
-    names = {entry.name for entry in fields(RunRecord)}
     given = set(content) if isinstance(content, dict) else set()
-    needed = {entry.name for entry in fields(RunRecord) if entry.default is entry.default_factory is MISSING}
-    if needed - given or given - names:
-        raise ValueError(f"not a run record: missing {sorted(needed - given)}, unknown {sorted(given - names)}")
+    if NEEDED - given or given - NAMES:
+        raise ValueError(f"not a run record: missing {sorted(NEEDED - given)}, unknown {sorted(given - NAMES)}")
     return RunRecord(**content)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,10 @@ POWER = 0.8
 RESAMPLES = 9_999
 
 EXACT_PAIRS = 15
-"""Up to so many pairs every one of the 2^n sign flips is counted; above, 100,000 random ones."""
+"""Up to so many pairs every one of the 2^n sign flips is counted; above, 100,000 random ones (fewer above 167)."""
+
+FEW_KINDS = 7
+"""Up to so many values resamples repeat so often that it is faster to count the different ones, 1,716 at most."""
 
 TIE = 1e-9
 """Of the spread: sums closer than this are equal, and differ only by the rounding of floats."""
@@ -180,9 +183,10 @@ def _bca_intervals(samples: Array) -> Array:
     spread = np.ptp(samples, axis=1, keepdims=True)
     if n < 2 or cells == 0:
         return np.repeat(samples[:, :1], 2, axis=1)
+    counts, times = _counts(n)
     shifted = samples - samples[:, :1]
-    means, mean = np.sort(shifted @ _counts(n) / n, axis=1), shifted.mean(1, keepdims=True)
-    below = ((means < mean - TIE * spread).mean(1) + (means <= mean + TIE * spread).mean(1)) / 2
+    means, mean = shifted @ counts / n, shifted.mean(1, keepdims=True)
+    below = ((means < mean - TIE * spread) @ times + (means <= mean + TIE * spread) @ times) / (2 * RESAMPLES)
     inner = (mean - shifted) / (n - 1)  # of the jackknife: means without one value, about their mean
     with np.errstate(invalid="ignore", divide="ignore"):
         acceleration = -(inner**3).sum(1) / (6 * (inner**2).sum(1) ** 1.5)
@@ -191,28 +195,40 @@ def _bca_intervals(samples: Array) -> Array:
         share = ndtr(z0 + z / (1 - acceleration * z)).T
     constant = spread[:, 0] <= 1e-12 * np.maximum(1.0, np.abs(samples).max(1))
     share[constant] = 0.5
-    bounds = samples[:, :1] + _quantiles(means, share)
+    bounds = samples[:, :1] + _quantiles(means, times, share)
     return np.where(constant[:, None], samples.mean(1, keepdims=True), bounds)
 
 
-@cache
-def _counts(n: int) -> Array:
-    """How often each of n values is in each resample, (n, RESAMPLES)."""
+@lru_cache(maxsize=4)
+def _counts(n: int) -> tuple[Array, Array]:
+    """How often each of n values is in each resample, (n, kinds), and how often each kind was drawn."""
     drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
-    return np.stack([(drawn == index).sum(1) for index in range(n)]).astype(np.float64)
+    places = (drawn + n * np.arange(RESAMPLES)[:, None]).ravel()
+    counts = np.bincount(places, minlength=n * RESAMPLES).reshape(RESAMPLES, n).astype(np.float64)
+    if n > FEW_KINDS:
+        return counts.T, np.ones(RESAMPLES)
+    kinds, times = np.unique(counts, axis=0, return_counts=True)
+    return kinds.T, times.astype(np.float64)
 
 
-def _quantiles(ordered: Array, share: Array) -> Array:
-    """Linear between the ordered values of each row, as numpy has it by default."""
-    place = share * (ordered.shape[1] - 1)
+def _quantiles(means: Array, times: Array, share: Array) -> Array:
+    """Linear between the ordered values of each row, each as often as it was drawn, as numpy has it by default."""
+    place = share * (RESAMPLES - 1)
     low = np.floor(place).astype(int)
-    high = np.minimum(low + 1, ordered.shape[1] - 1)
+    high = np.minimum(low + 1, RESAMPLES - 1)
+    if len(times) == RESAMPLES:
+        ordered = np.sort(means, axis=1)
+    else:
+        order = np.argsort(means, axis=1)
+        ordered, ends = np.take_along_axis(means, order, axis=1), times[order].cumsum(1)
+        low, high = ((ends[:, None, :] <= index[:, :, None]).sum(2) for index in (low, high))
     least, most = np.take_along_axis(ordered, low, axis=1), np.take_along_axis(ordered, high, axis=1)
-    return least + (place - low) * (most - least)
+    return least + (place - np.floor(place)) * (most - least)
 
 
 def _patterns(n: int) -> int:
-    return 2 ** max(n - 1, 0) if n <= EXACT_PAIRS else 99_999
+    """How many sign patterns are counted."""
+    return 2 ** max(n - 1, 0) if n <= EXACT_PAIRS else max(1_999, min(99_999, 2**24 // n))
 
 
 def _sign_flip_p(samples: Array) -> Array:
@@ -225,7 +241,7 @@ def _sign_flip_p(samples: Array) -> Array:
     return extreme / _patterns(n) if n <= EXACT_PAIRS else (extreme + 1) / (_patterns(n) + 1)
 
 
-@cache
+@lru_cache(maxsize=4)
 def _flips(n: int) -> Array:
     """Signs, (n, patterns)."""
     if n > EXACT_PAIRS:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOADED = (
     *("subset", "imbalance", "head_images", "test_per_class", "validation_images", "test_fraction", "image_key"),
-    *("label_key", "target", "folds", "fold", "validation_fraction"),
+    *("label_key", "target", "digest", "folds", "fold", "validation_fraction"),
 )
 """Fields of a recipe that :func:`~cyclofocal.lab.data.load` takes as they are."""
 
@@ -194,14 +194,11 @@ def resume(learner: Learner, run: Run) -> tuple[list[Row], float]:
 
 def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
     """The recipe's data set."""
-    lists: dict[str, Any] = {name: getattr(recipe, name) for name in ("image_root", "validation_list", "test_list")}
-    return load(
-        recipe.source,
-        root=root,
-        seed=seed,
-        **{name: Path(path) if path else None for name, path in lists.items()},
-        **{name: getattr(recipe, name) for name in LOADED},
-    )
+    given: dict[str, Any] = {name: getattr(recipe, name) for name in LOADED}
+    for name in ("image_root", "validation_list", "test_list"):
+        path = getattr(recipe, name)
+        given[name] = Path(path) if path else None
+    return load(recipe.source, root=root, seed=seed, **given)
 
 
 def start_accelerator(recipe: Recipe, setup: Setup) -> "Accelerator":

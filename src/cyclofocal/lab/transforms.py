@@ -48,7 +48,7 @@ class Timm:
 
         self.mode = "RGB" if recipe.channels == 3 else "L"
         self.splits = recipe.aug_splits
-        with patch.dict(auto_augment.NAME_TO_OP, {name: posterize for name in POSTERIZING}):
+        with patch.dict(auto_augment.NAME_TO_OP, dict.fromkeys(POSTERIZING, posterize)):
             self.crop, self.policy, self.to_tensor = create_transform(
                 recipe.image_size,
                 is_training=True,

@@ -50,6 +50,28 @@ def test_a_host_whose_library_is_not_installed_says_so(tmp_path, monkeypatch):
         load("tfds/beans", root=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (KeyError("`splits` is empty"), MissingDataError, r"tfds/beans train is not in .*download=True\)`$"),
+        (
+            ValueError("Dataset beans not found.\n\t- bees\n\t- bones"),
+            ValueError,
+            r"'label'}: Dataset beans not found\.$",
+        ),
+    ],
+    ids=["not prepared", "unknown"],
+)
+def test_what_tensorflows_data_sets_lack_is_said_in_a_line(tmp_path, monkeypatch, raised, error, message):
+    def refused(*arguments, **settings):
+        raise raised
+
+    monkeypatch.setattr(timm.data, "create_dataset", refused)
+    with pytest.raises(error, match=message) as stop:
+        load("tfds/beans", root=tmp_path)
+    assert "\n" not in str(stop.value)
+
+
 @pytest.fixture
 def hugging_face(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

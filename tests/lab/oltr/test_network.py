@@ -12,7 +12,11 @@ from cyclofocal.lab.oltr.network import OpenLongTailed
 
 
 def models():
-    ours = [(name, lambda name=name: MODELS[name](5, width=8, image_size=32, channels=3)) for name in MODELS]
+    ours = [
+        (name, lambda name=name: MODELS[name](5, width=8, image_size=32, channels=3))
+        for name in MODELS
+        if name != "mlp"
+    ]
     narrowed = ("narrowed", lambda: Narrowed(MODELS["resnet-10"](5, width=4), 6, 5))
     return [*ours, narrowed, ("timm", lambda: timm.create_model("mobilenetv3_small_050", num_classes=5))]
 

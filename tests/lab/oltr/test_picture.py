@@ -63,7 +63,10 @@ def test_runs_of_one_title_are_one_line_and_one_panel(figures, tmp_path):
     separation = 50 * sum(found.numbers["auroc"] for found in evaluations[:2])
     assert titles[0] == f"loss   (AUROC {separation:.1f} %)"
     assert len(titles) == 2
-    assert "Up to 2 runs of each title" in figures[0].get_supxlabel()
+    bars = accuracy.collections[0].get_segments()
+    own = 100 * np.array([evaluation.recall for evaluation in evaluations[:2]])[:, [1, 0, 2]]
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], np.stack([own.min(0), own.max(0)], axis=1))
+    assert "Dots: means" in figures[0].get_supxlabel()
 
 
 def test_many_classes_are_averaged_and_dotted(figures, tmp_path):

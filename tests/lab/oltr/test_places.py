@@ -78,7 +78,7 @@ def test_a_folder_of_ones_own_goes_the_same_way(tmp_path):
 
 def test_what_does_not_fit_is_refused_before_training(trees, tmp_path):
     tree = trees["v1"]
-    image = f"{LAYOUTS['v1']['train'].format(name='attic')}/train_10000000.jpg"
+    images = [f"train/attic/train_1{i:07d}.jpg" for i in range(3)]
 
     def with_list(field, lines):
         return of_lists(tree, tree, tmp_path, settings=[f"{field}={write_list(tmp_path / f'{field}.txt', lines)}"])
@@ -87,9 +87,9 @@ def test_what_does_not_fit_is_refused_before_training(trees, tmp_path):
         "is the list of another layout": of_lists(trees["v2"], tree, tmp_path),
         "listed images are not in": of_lists(tree, tree / "train", tmp_path),
         "no.jpg": with_list("test_list", [("no.jpg", 0)]),
-        "label 3": with_list("test_list", [(image, 3)]),
-        "1 of 3 classes have no": with_list("source", [(image, 0), (image, 2), (image, 2)]),
-        "labels of known classes count from 0": with_list("source", [(image, 0), (image, -1)]),
+        "label 3": with_list("test_list", [(images[0], 3)]),
+        "1 of 3 classes have no": with_list("source", list(zip(images, [0, 2, 2], strict=True))),
+        "labels of known classes count from 0": with_list("source", [(images[0], 0), (images[1], -1)]),
         "begins with the stage 1": of_lists(tree, tree, tmp_path, "--stage", "2"),
         "no such file": of_lists(tree, tree, tmp_path, settings=["1:weights_file=none.pth"]),
         "no such list file": of_lists(tree, tree, tmp_path, settings=["open_source=none.txt"]),

@@ -1,8 +1,10 @@
 """``cyclofocal compare``: every loss at every seed of one or more experiments, and what the losses change."""
 
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,18 +17,16 @@ from cyclofocal.lab.commands.arguments import (
     at_least_one,
     changed,
     given_command,
-    loss_names,
     losses_of,
     make_folder,
     one_of,
     picture_path,
-    recipe_name,
 )
 from cyclofocal.lab.commands.backends import On, backend_of
-from cyclofocal.lab.compare.cells import Backend, Cell, CellError, finished, grid
+from cyclofocal.lab.compare.cells import Backend, BackendError, Cell, CellError, finished, grid
 from cyclofocal.lab.compare.display import Display
 from cyclofocal.lab.metrics import METRICS
-from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.named import experiments
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report import PRIMARY
@@ -35,10 +35,9 @@ METRIC_KEYS = [metric.key for metric in METRICS]
 
 
 def _two_losses(names: str) -> str:
-    chosen = loss_names(names)
-    if "," not in chosen:
+    if len(losses_of(names)) < 2:
         raise typer.BadParameter(f"{names!r} is one loss; a comparison needs two or more, separated by commas.")
-    return chosen
+    return names
 
 
 def _metric(key: str) -> str:
@@ -52,11 +51,18 @@ def _share_of_a_gpu(share: float | None) -> float | None:
 
 
 def compare(
-    what: Annotated[list[str], typer.Argument(help="Names from `cyclofocal recipes`.")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names from `cyclofocal recipes`, tables (.csv, .parquet), folders of images, keel:NAME or keel:all."
+        ),
+    ],
     losses: Annotated[
         str,
         typer.Option(
-            help=f"From {', '.join(loss.name for loss in LOSSES)}; differences are to ce, else to the first.",
+            help=f"From {', '.join(loss.name for loss in LOSSES)}, each with settings after a colon, as in"
+            " cyclical:gamma_hc=2,cyclical_factor=8; or your own, as in my_loss.py:function. Differences are to ce,"
+            " else to the first.",
             callback=_two_losses,
         ),
     ] = "ce,focal,asymmetric,cyclical",
@@ -106,7 +112,9 @@ def compare(
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     recipes = [changed(recipe, given) for recipe in _experiments(what, target)]
-    chosen = [_tuned(loss, tune) if tune else loss for loss in losses_of(losses)]
+    chosen = losses_of(losses)
+    if tune:
+        chosen = _tuned(chosen, tune, recipes, root)
     backend = backend_of(on, out, workers, cpus_per_run, gpus_per_run, slurm or [])
     picture = picture or out / "comparison.png"
     make_folder(out, "--out")
@@ -127,11 +135,24 @@ def _experiments(what: list[str], target: str) -> list[Recipe]:
     names = [name for given in what for name in ([given] if Path(given).exists() else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
-    return [RECIPES[recipe_name(name) or ""]() for name in names]
+    try:
+        return [recipe for name in names for recipe in experiments(name, target)]
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="WHAT") from None
 
 
-def _tuned(loss: LossSettings, trials: int) -> LossSettings:
-    return replace(loss, name=f"{loss.name}:tuned", title=f"{loss.title}, tuned", trials=trials)
+def _tuned(losses: list[LossSettings], trials: int, recipes: list[Recipe], root: Path) -> list[LossSettings]:
+    """The losses with a budget of trials each, once all can be tuned on all data."""
+    from cyclofocal.lab.tuning import check_tuning
+
+    tuned = [replace(x, name=f"{x.name}:tuned", title=f"{x.title}, tuned", trials=trials) for x in losses]
+    try:
+        for recipe in recipes:
+            for loss in tuned:
+                check_tuning(recipe, loss, root)
+    except (OSError, ModuleNotFoundError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--tune") from None
+    return tuned
 
 
 def _reference(records: Sequence[RunRecord]) -> str:
@@ -150,18 +171,26 @@ def _run_with_progress(cells: list[Cell], backend: Backend) -> tuple[list[RunRec
     missing, failed = [cell for cell in cells if cell not in done], list[CellError]()
     try:
         with closing(backend(missing)) as outcomes, Display(console, cells, done) as display:
+            threading.Thread(target=_import_report, daemon=True).start()
             for cell, outcome in outcomes:
                 display.end(cell, outcome)
                 if isinstance(outcome, CellError):
                     failed.append(outcome)
                 else:
                     done[cell] = outcome
-    except KeyboardInterrupt:
+    except (BackendError, KeyboardInterrupt) as error:
         kept = sum(cell.record_path.exists() for cell in cells)
-        said = f"stopped: {kept} of {len(cells)} runs are kept, the same command continues"
+        reason = f"{error}; " if isinstance(error, BackendError) else ""
+        said = f"stopped: {reason}{kept} of {len(cells)} runs are kept, the same command continues"
         console.print(said, style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     return [done[cell] for cell in cells if cell in done], failed
+
+
+def _import_report() -> None:
+    """Two seconds that would pass at the end, while this process has nothing to do."""
+    for name in ("scipy.stats", "matplotlib.backends.backend_agg"):
+        import_module(name)
 
 
 def _tell_failed(failed: Sequence[CellError], cells: int) -> None:

@@ -59,6 +59,10 @@ class CellError(RuntimeError):
     """A run failed; the message says which and why."""
 
 
+class BackendError(RuntimeError):
+    """No run can begin: the cluster is not there or does not take them."""
+
+
 Outcome = RunRecord | CellError
 
 Backend = Callable[[Sequence[Cell]], Generator[tuple[Cell, Outcome], None, None]]

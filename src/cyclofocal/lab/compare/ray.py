@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.lab.compare.cells import ONE_CORE, Cell, Outcome, Share, failure, run_cell
+from cyclofocal.lab.compare.cells import ONE_CORE, BackendError, Cell, Outcome, Share, failure, run_cell
 from cyclofocal.lab.records import RunRecord, write_record
 
 RETRIES = 3
@@ -21,12 +21,16 @@ def run_ray(cells: Sequence[Cell], share: Share = ONE_CORE) -> Generator[tuple[C
     cyclofocal installed, and the data where it is here.
 
     Raises:
+        BackendError: the cluster cannot be reached.
         ModuleNotFoundError: Ray is not installed.
     """
     ray = load_ray()
     ours = not ray.is_initialized()
     if ours:
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # of many kinds, down to Exception itself
+            raise BackendError(f"Ray does not start or cannot be reached: {' '.join(str(error).split())}") from error
     task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=RETRIES)(_run)
     running = {task.remote(cell, share, os.getcwd()): cell for cell in cells}
     try:

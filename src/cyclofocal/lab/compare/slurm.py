@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.lab.compare.cells import ONE_CORE, Cell, CellError, Outcome, Share, finished, run_cell
+from cyclofocal.lab.compare.cells import ONE_CORE, BackendError, Cell, CellError, Outcome, Share, finished, run_cell
 from cyclofocal.lab.records import RunRecord
 
 ARRAY = 1000
@@ -44,14 +44,19 @@ def run_slurm(
     Raises:
         ModuleNotFoundError: submitit is not installed.
         ValueError: a parameter that it does not know.
-        RuntimeError: there is no Slurm on this machine, or it refuses the jobs.
+        BackendError: Slurm refuses the jobs.
+        RuntimeError: there is no Slurm on this machine.
     """
+    executor = build_executor(logs, share, parameters or {}, cluster)
+    from submitit.core.utils import FailedJobError
     from submitit.helpers import as_completed
 
-    executor = build_executor(logs, share, parameters or {}, cluster)
     jobs = []
-    for first in range(0, len(cells), ARRAY):
-        jobs += executor.map_array(_Job(share), cells[first : first + ARRAY])
+    try:
+        for first in range(0, len(cells), ARRAY):
+            jobs += executor.map_array(_Job(share), cells[first : first + ARRAY])
+    except (OSError, FailedJobError) as error:
+        raise BackendError(f"Slurm does not take the jobs: {' '.join(str(error).split())}") from error
     cell_of = dict(zip(map(id, jobs), cells, strict=True))
     try:
         for job in as_completed(jobs, poll_frequency=poll_seconds):

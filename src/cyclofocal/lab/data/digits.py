@@ -1,5 +1,8 @@
 """Handwritten digits that ship with scikit-learn."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -11,9 +14,10 @@ CLASSES = tuple("0123456789")
 
 def all_digits() -> Images:
     """The 1,797 digits, (1, 8, 8), in 17 shades of grey: white is 16."""
-    from sklearn import datasets
-
-    pixels, labels = datasets.load_digits(return_X_y=True)
+    (package,) = find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr,misc]
+    file = Path(package) / "datasets" / "data" / "digits.csv.gz"  # load_digits reads it too, once all of sklearn is
+    table = np.loadtxt(file, delimiter=",", dtype=np.int64)  # imported, which takes longer than a run
+    pixels, labels = table[:, :-1], table[:, -1]
     return in_memory(torch.tensor(pixels, dtype=torch.uint8).view(-1, 1, 8, 8), labels, "digits", white=16)
 
 

@@ -119,13 +119,20 @@ def _create(source: str, root: Path, split: str, keys: dict[str, Any]) -> Any:
         return create_dataset(source, root=str(root), split=split, is_training=False, **keys)
     except ImportError as error:
         raise MissingDataError(f"{source}: its library is not installed ({error})") from error
-    except (AssertionError, ValueError, KeyError) as error:
-        fields = f" with {keys}" if keys else ""
-        raise ValueError(f"source is {source!r}{fields}: {error}") from error
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError) as error:  # KeyError: known to TensorFlow's data sets, but not prepared
         call = f"timm.data.create_dataset({source!r}, root={str(root)!r}, split={split!r}, download=True)"
         remedy = "use a network, or 'hfds//DIR' for a folder" if source.startswith("hfds/") else f"in Python `{call}`"
-        raise MissingDataError(f"{source} {split} is not in {root} ({error}). To get it: {remedy}") from error
+        raise MissingDataError(
+            f"{source} {split} is not in {root} ({_first_line(error)}). To get it: {remedy}"
+        ) from error
+    except (AssertionError, ValueError) as error:
+        fields = f" with {keys}" if keys else ""
+        raise ValueError(f"source is {source!r}{fields}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """Hosts list all that they have in the others."""
+    return str(error).partition("\n")[0]
 
 
 def _evaluation_splits(source: str, train_host: Any) -> dict[str, str]:

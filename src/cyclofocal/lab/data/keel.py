@@ -6,13 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError
-from cyclofocal.lab.data.tables import Table, checked
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from cyclofocal.lab.data.tables import Table, checked, read_rows
 
 MISSING = ["<null>", "?", ""]
 
@@ -84,21 +80,19 @@ def read_keel(path: Path, title: str) -> Table:
     Reference: Alcalá-Fdez et al., *KEEL Data-Mining Software Tool: Data Set Repository, Integration of Algorithms and
     Experimental Analysis Framework*, Journal of Multiple-Valued Logic and Soft Computing 17, 2011.
     """
-    import pandas as pd
-
     columns, target, lines = _parts(path)
     types = {name: object if kind.startswith("{") else "float64" for name, kind in columns.items()}
     try:
-        frame: DataFrame = pd.read_csv(
+        frame = read_rows(
             path,
             skiprows=lines,
             names=list(columns),
             dtype={**types, target: object},
             na_values=MISSING,
             keep_default_na=False,  # "None" is a category
-            skipinitialspace=True,
-            index_col=False,
         )
+    except DamagedDataError:
+        raise
     except ValueError as error:  # pandas' ParserError is one
         raise DamagedDataError(f"{path}: rows do not match the columns above them ({error})") from error
     return checked(frame, target, title)

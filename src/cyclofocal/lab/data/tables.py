@@ -1,10 +1,11 @@
 """Tables of numbers and categories, CSV or Parquet, with one column to predict."""
 
 import difflib
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,12 +103,27 @@ def _read_csv(path: Path) -> "DataFrame":
             raise DamagedDataError(f"{path}: empty; its first line must name the columns")
         separator = max(",;\t", key=header.count)
         names = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, skipinitialspace=True).iloc[0]
-        frame = pd.read_csv(path, sep=separator, na_values=MISSING, skipinitialspace=True)
+        frame = read_rows(path, sep=separator, na_values=MISSING)
     except (UnicodeDecodeError, pd.errors.ParserError) as error:
         raise DamagedDataError(f"{path}: not a CSV in UTF-8 ({error})") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for names of the rows
-        raise DamagedDataError(f"{path}: its rows have more values than the {len(names)} names in its first line")
     frame.columns = names.fillna("").str.strip()  # pandas has renamed a second column of the same name
+    return frame
+
+
+def read_rows(path: Path, **how: Any) -> "DataFrame":
+    """What ``pandas.read_csv`` reads, every row to its end.
+
+    Raises:
+        DamagedDataError: rows of more values than there are names; pandas drops them, or takes them for other names.
+    """
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            frame: DataFrame = pd.read_csv(path, skipinitialspace=True, index_col=False, **how)
+        except pd.errors.ParserWarning:
+            raise DamagedDataError(f"{path}: its rows have more values than there are names of columns") from None
     return frame
 
 

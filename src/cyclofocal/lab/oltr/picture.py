@@ -21,6 +21,9 @@ PALE = "#E2E2E2"
 DOTS = 30
 """Up to so many classes each has a dot; beyond, they are averaged over neighbours in frequency."""
 
+BESIDE = 0.5
+"""Of the width of a class, over which the dots of all titles stand."""
+
 BINS = 25
 
 Run = TypeVar("Run", Evaluation, Predictions)
@@ -29,8 +32,8 @@ Run = TypeVar("Run", Evaluation, Predictions)
 def draw_classes(evaluations: Sequence[Evaluation], path: Path) -> None:
     """Training images per class, from head to tail, and over them the accuracy of each class, a line per title.
 
-    Runs of one title, such as the seeds of a loss, make one line, their mean; it is shaded from their least to their
-    greatest where classes have dots.
+    Runs of one title, such as the seeds of a loss, make one line, their mean. Where classes have dots, these stand side
+    by side, with a bar from the least to the greatest run.
 
     Args:
         evaluations: of one training set, such as one per loss.
@@ -49,12 +52,16 @@ def draw_classes(evaluations: Sequence[Evaluation], path: Path) -> None:
         accuracy = frequency.twinx()
         places = np.arange(len(counts))
         frequency.bar(places, counts[order], width=1.0 if len(counts) > DOTS else 0.86, color=PALE, linewidth=0)
-        for index, (title, runs) in enumerate(_by_title(evaluations).items()):
+        titles = _by_title(evaluations)
+        for index, (title, runs) in enumerate(titles.items()):
             recall = 100 * np.array([run.recall for run in runs])[:, order]
-            _accuracy(accuracy, recall, title, COLOURS[index % len(COLOURS)])
+            aside = BESIDE * ((index + 0.5) / len(titles) - 0.5)
+            _accuracy(accuracy, recall, title, COLOURS[index % len(COLOURS)], aside)
         _dress(frequency, accuracy, len(counts))
         _shots(accuracy, counts[order], groups)
-        note = f"Shot groups, {groups}.{_said(evaluations)}"
+        note = f"Shot groups, {groups}."
+        if len(counts) <= DOTS and len(titles) < len(evaluations):
+            note += "\nDots: means of the runs of one title; bars: from the least run to the greatest."
         if len(counts) > DOTS:
             note += f"\nLines: means of neighbours among the {len(counts)} classes; small dots: the classes."
         _words(figure, "Accuracy from the head to the tail", note)
@@ -79,7 +86,7 @@ def draw_confidence(runs: Sequence[Predictions], path: Path, threshold: float | 
             raise ValueError(f"{run.title} has no unknown images; there is nothing to tell apart")
     with matplotlib.rc_context(STYLE):
         titles = _by_title(runs)
-        columns = min(3, len(titles))
+        columns = 2 if len(titles) == 4 else min(3, len(titles))
         lines = -(-len(titles) // columns)
         figure = _figure(3.4 * max(columns, 2), 0.9 + 2.3 * lines)
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
@@ -91,20 +98,22 @@ def draw_confidence(runs: Sequence[Predictions], path: Path, threshold: float | 
             panel.set_ylabel("% of images", fontsize=8, color=GREY)
         handles, names = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, names, frameon=False, fontsize=8, loc="upper right", ncols=2)
-        note = f"Largest softmax probability; each histogram is of its own images alone.{_said(runs)}"
+        note = "Largest softmax probability; each histogram is of its own images alone."
+        if len(titles) < len(runs):
+            note += "\nRuns of one title are in one panel, with the mean of their AUROC."
         if threshold is not None:
             note += f"\nDashed: the threshold, {threshold:g}; below it an image is rejected."
         _words(figure, "Confidence, known and unknown images", note)
         _save(figure, path)
 
 
-def _accuracy(axes: Any, runs: NDArray[np.float64], title: str, colour: str) -> None:
+def _accuracy(axes: Any, runs: NDArray[np.float64], title: str, colour: str, aside: float) -> None:
     percent = runs.mean(0)
     places = np.arange(len(percent))
     if len(percent) <= DOTS:
-        if len(runs) > 1:
-            axes.fill_between(places, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
-        axes.plot(places, percent, color=colour, linewidth=1.4, marker="o", markersize=4, label=title)
+        axes.plot(places + aside, percent, color=colour, linewidth=0.8, alpha=0.5)
+        axes.vlines(places + aside, runs.min(0), runs.max(0), color=colour, linewidth=1.2)
+        axes.plot(places + aside, percent, color=colour, linewidth=0, marker="o", markersize=5, label=title)
         return
     edges = np.linspace(0, len(percent), DOTS + 1).round().astype(int)
     middles = (edges[:-1] + edges[1:] - 1) / 2
@@ -164,12 +173,6 @@ def _by_title(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         found.setdefault(run.title, []).append(run)
     return found
-
-
-def _said(runs: Sequence[Run]) -> str:
-    """How many runs there are of each title, where there are several."""
-    most = max(map(len, _by_title(runs).values()))
-    return f" Up to {most} runs of each title together." if most > 1 else ""
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -4,6 +4,7 @@ import difflib
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cyclofocal.lab.recipes.own_loss import file_digest, try_loss
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings
@@ -103,9 +104,9 @@ def _own(item: str, settings: list[str]) -> LossSettings | None:
     )
 
 
-def _values(loss: str, settings: list[str], allowed: tuple[str, ...]) -> dict[str, float]:
+def _values(loss: str, settings: list[str], allowed: tuple[str, ...]) -> dict[str, Any]:
     """The settings as numbers, in the order of ``allowed``, so that one loss has one name."""
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:

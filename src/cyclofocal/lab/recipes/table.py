@@ -1,4 +1,11 @@
-"""Recipes for tables: a reader's own, and the imbalanced ones of KEEL."""
+"""Recipes for tables: a reader's own, and the imbalanced ones of KEEL.
+
+Settings were chosen for cross-entropy alone, by the validation rows (fold 0, seeds 1000 and 1001, which no comparison
+uses) of nine tables of KEEL: abalone9-18, contraceptive, ecoli1, glass-0-1-2-3_vs_4-5-6, haberman, newthyroid, pima,
+vehicle1 and yeast-1_vs_7. Of six combinations of epochs, learning rate and weight decay this one had the smallest NLL
+(0.337) and a balanced accuracy of 75.6 %; 60 epochs at 0.003 had as much and an NLL of 0.366. AdamW's steps do not
+grow with the gradient, so a loss whose gradients are small is not at a disadvantage.
+"""
 
 import math
 from pathlib import Path
@@ -12,7 +19,9 @@ from cyclofocal.lab.recipes.recipe import Recipe
 FOLDS = 5
 """Of the tables of KEEL, as most papers on them have."""
 
-ROWS_PER_UNIT_OF_BATCH = 32
+BATCHES = 32
+"""All rows make about so many batches, a power of two in each, within the bounds below."""
+
 LEAST_BATCH, MOST_BATCH = 16, 512
 
 
@@ -65,7 +74,7 @@ def _can_be_folded(facts: Facts) -> bool:
 
 
 def _recipe(name: str, title: str, source: str, rows: int, **data: Any) -> Recipe:
-    batch_size = 2 ** round(math.log2(rows / ROWS_PER_UNIT_OF_BATCH))
+    batch_size = 2 ** round(math.log2(rows / BATCHES))
     return Recipe(
         name=name,
         title=title,
@@ -74,10 +83,10 @@ def _recipe(name: str, title: str, source: str, rows: int, **data: Any) -> Recip
         validation_fraction=0.2,
         model="mlp",
         channels=1,
-        epochs=30,
+        epochs=15,
         batch_size=min(max(batch_size, LEAST_BATCH), MOST_BATCH),
         optimizer="adamw",
-        learning_rate=0.005,
+        learning_rate=0.01,
         weight_decay=0.3,
         decay_norms=False,
         warmup_epochs=3,

@@ -140,21 +140,20 @@ def reliability(summary: Summary, name: str) -> str:
     runs = [run for run in summary.experiment.runs[name] if run.reliability]
     if not runs:
         return ""
-    samples, confidence, right = np.sum([run.reliability for run in runs], axis=0).T
+    bins = np.sum([run.reliability for run in runs], axis=0)
+    total, gap = bins[:, 0].sum(), float(np.abs(bins[:, 1] - bins[:, 2]).sum())
     size, start, end = 200, 34, 192
     x, y = Scale(0, 1, start, end), Scale(0, 1, end - 18, 22)
     parts = [x_axis(x, y(0), "confidence", most=5), y_axis(y, start, "accuracy", end)]
     parts.append(line([(x(0), y(0)), (x(1), y(1))], "diagonal"))
     css = hue(summary, name)
-    for index in np.flatnonzero(samples):
-        low, accuracy = index / len(samples), right[index] / samples[index]
-        width = (end - start) / len(samples)
-        area = rectangle(x(low) + 0.5, y(accuracy), width - 1, y(0) - y(accuracy), f"bar {css}")
-        mean = confidence[index] / samples[index]
-        radius = 1.2 + 3 * float(np.sqrt(samples[index] / samples.sum()))
-        parts += [area, dot(x(mean), y(accuracy), radius, f"shown {css}")]
-    gap = float(np.abs(confidence - right).sum() / samples.sum())
-    said = f"pooled calibration error {100 * gap:.1f} %"
+    width = (end - start) / len(bins)
+    for index, (samples, confidence, right) in enumerate(bins.tolist()):
+        if samples:
+            top = y(right / samples)
+            parts.append(rectangle(start + width * index + 0.5, top, width - 1, y(0) - top, f"bar {css}"))
+            parts.append(dot(x(confidence / samples), top, 1.2 + 3 * (samples / total) ** 0.5, f"shown {css}"))
+    said = f"pooled calibration error {100 * gap / total:.1f} %"
     return picture(size, size + 8, parts, f"Reliability diagram of {summary.experiment.titles[name]}", said)
 
 
@@ -209,15 +208,17 @@ def _chart(summary: Summary, lines: Lines, bounds: tuple[float, float], labels: 
     y = Scale(bounds[0] - room * (bounds[0] > 0), bounds[1] + room * (bounds[1] not in (1.0, 100.0)), BOTTOM, TOP)
     parts = [x_axis(x, BOTTOM, labels[0]), y_axis(y, LEFT, labels[1], RIGHT)]
     for name, (xs, mean, reach) in lines.items():
-        css = hue(summary, name)
-        order = np.argsort(xs, kind="stable")
-        lower = [(x(xs[i]), y(max(mean[i] - reach[i], y.low))) for i in order]
-        upper = [(x(xs[i]), y(min(mean[i] + reach[i], y.high))) for i in order]
+        css, order = hue(summary, name), np.argsort(xs, kind="stable")
+        across = [x(value) for value in xs[order].tolist()]
+        middle, lower, upper = (
+            [*zip(across, map(y, np.clip(values[order], y.low, y.high).tolist()), strict=True)]
+            for values in (mean, mean - reach, mean + reach)
+        )
         if reach.any():
             parts.append(band(lower, upper, f"band {css}"))
-        parts.append(line([(x(xs[i]), y(mean[i])) for i in order], f"line {css}"))
+        parts.append(line(middle, f"line {css}"))
         if len(order) <= MOST_CLASSES and labels[0] != "epoch":
-            parts += [dot(x(xs[i]), y(mean[i]), 2.2, f"shown {css}") for i in order]
+            parts += [dot(*point, 2.2, f"shown {css}") for point in middle]
     said = "; ".join(f"{summary.experiment.titles[n]} ends at {mean[-1]:.3g}" for n, (_, mean, _) in lines.items())
     return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {said}")
 

@@ -65,8 +65,12 @@ def fold_of(record: RunRecord) -> int:
 def experiments(records: Sequence[RunRecord]) -> list[Experiment]:
     """Records sorted into experiments, in the order in which these first appear."""
     grouped: dict[str, list[RunRecord]] = {}
+    known: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}  # equal recipes come in rows; to compare is quicker
     for record in records:
-        grouped.setdefault(_key(record.recipe), []).append(record)
+        kind = record.recipe["name"], fold_of(record)
+        if kind not in known or known[kind][0] != record.recipe:
+            known[kind] = record.recipe, _key(record.recipe)
+        grouped.setdefault(known[kind][1], []).append(record)
     recipes = [json.loads(key) for key in grouped]
     return [
         _experiment(recipe, title, members)
@@ -135,7 +139,7 @@ def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
         if len(found) > 1:
             said.append(f"Runs with different {what}: {', '.join(found)}.")
     for name, members in runs.items():
-        kinds = {json.dumps({**OF_LOSS, **record.loss, "digest": ""}, sort_keys=True) for record in members}
+        kinds = {str({**OF_LOSS, **record.loss, "digest": ""}) for record in members}
         changed = {record.loss.get("digest", "") for record in members}
         if len(changed) > 1:
             said.append(f"{titles[name]}: its file changed between the runs.")

@@ -157,22 +157,24 @@ def _way(higher_is_better: bool) -> str:
 
 
 def _figures(summary: Summary) -> list[Figure]:
+    """Each with its caption, or with why it is not there."""
     band = "mean over seeds, band: 95 % t interval"
-    return [
-        Figure("Learning curves", charts.learning_curves(summary), band),
-        Figure(
+    drawn = (
+        ("Learning curves", charts.learning_curves(summary), band, "the records have no accuracy by epoch"),
+        (
             "Accuracy by class frequency",
             charts.class_accuracy(summary),
-            f"{band}"
-            if charts.class_accuracy(summary)
-            else "the records are from before the accuracy per class was kept",
+            band,
+            "the records are from before the accuracy of each class was kept",
         ),
-        Figure(
+        (
             "Schedule of eta",
             charts.eta_schedule(summary),
-            "1: the high-confidence loss, 0: the focal loss" if charts.eta_schedule(summary) else "no loss has one",
+            "1: the high-confidence loss, 0: the focal loss",
+            "no loss has one",
         ),
-    ]
+    )
+    return [Figure(title, svg, caption if svg else why) for title, svg, caption, why in drawn]
 
 
 def _losses(summary: Summary) -> dict[str, Any]:

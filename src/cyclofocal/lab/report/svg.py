@@ -26,8 +26,13 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = map(math.log, (self.low, self.high, value)) if self.log else (self.low, self.high, value)
-        return self.start + (self.end - self.start) * ((value - low) / (high - low) if high > low else 0.5)
+        if self.high <= self.low:
+            return (self.start + self.end) / 2
+        if self.log:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return self.start + (self.end - self.start) * share
 
     def ticks(self, most: int = 6) -> list[float]:
         """At most so many round values; on a logarithmic scale 1, 2 and 5 times powers of ten, or these alone."""
@@ -120,4 +125,4 @@ def tick_label(value: float) -> str:
 
 
 def _points(points: Iterable[Point]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return " ".join([f"{x:.1f},{y:.1f}" for x, y in points])

@@ -85,12 +85,12 @@ def ranks_markdown(ranking: Ranking) -> str:
 
 
 def comma_separated(summaries: Sequence[Summary]) -> str:
-    """One row per experiment, metric and loss, with all digits; empty where there is nothing."""
+    """One row per experiment, metric and loss, with 9 digits after the point; empty where there is nothing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for summary in summaries:
-        writer.writerows(_csv_row(summary, row) for row in summary.rows)
+        writer.writerows([_rounded(cell) for cell in _csv_row(summary, row)] for row in summary.rows)
     return text.getvalue()
 
 
@@ -136,6 +136,11 @@ def _csv_row(summary: Summary, row: Row) -> list:
     bounds = value.interval or ("", "")
     tested = [value.n, versus.difference.p, versus.corrected_p, versus.comparisons, versus.verdict]
     return [*start, *means, value.mean, *bounds, *tested, "" if versus.needed is None else versus.needed, time]
+
+
+def _rounded(cell: object) -> object:
+    """Without the digits that rounding leaves."""
+    return round(cell, 9) if isinstance(cell, float) else cell
 
 
 def _latex_table(summary: Summary) -> str:

@@ -25,8 +25,8 @@ def table(summary: Summary, columns: int) -> Table:
     shown.add_column("", no_wrap=True)
     for metric in summary.metrics:
         arrow = "higher is better" if metric.higher_is_better else "lower is better"
-        primary = "primary; " if metric == summary.primary else ""
-        shown.add_row(f"[bold]{metric.heading}[/]", f"[dim]{primary}{arrow}[/]")
+        primary = "[dim]primary metric[/]" if metric == summary.primary else ""
+        shown.add_row(f"[bold]{metric.heading}[/]", f"[dim]{arrow}[/]", primary)
         rows = summary.of_metric(metric)
         for row in rows:
             shown.add_row(*_cells(row), end_section=row is rows[-1])

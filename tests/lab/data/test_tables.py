@@ -1,0 +1,309 @@
+"""A table is read whole, prepared by its training rows alone, split class by class; what it cannot be is refused."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyclofocal.lab.data import DamagedDataError, MissingDataError, load
+from cyclofocal.lab.data.features import prepare, split_table
+from cyclofocal.lab.data.sources import table_digest
+from cyclofocal.lab.data.tables import checked, read_table
+from cyclofocal.lab.recipes.recipe import CYCLICAL, Recipe
+from cyclofocal.lab.recipes.table import table
+from cyclofocal.lab.train import Setup, train
+
+
+def frame(rows=60, seed=0):
+    """Numbers and texts, some missing, and three classes of different size."""
+    rng = np.random.default_rng(seed)
+    age, town = rng.normal(40, 10, rows), rng.choice(["York", "Bath", "Ely"], rows).astype(object)
+    age[rng.random(rows) < 0.1] = np.nan
+    town[rng.random(rows) < 0.1] = None
+    label = np.array(["no", "maybe", "yes"], dtype=object)[np.repeat([0, 1, 2], [rows // 2, rows // 3, rows // 6])]
+    return pd.DataFrame({"age": age, "income": rng.integers(100, size=rows), "town": town, "label": label})
+
+
+def small(**columns):
+    """Twelve good rows of two classes, with columns replaced or added."""
+    return pd.DataFrame({"x": np.arange(12) % 5, "label": ["a", "b"] * 6} | columns)
+
+
+@pytest.fixture
+def csv(tmp_path):
+    frame().to_csv(tmp_path / "people.csv", index=False)
+    return tmp_path / "people.csv"
+
+
+def parts(data):
+    return [part.positions.tolist() for part in (data.train, data.validation, data.test) if part is not None]
+
+
+FEW = settings(max_examples=4)  # each fits a preprocessing
+
+
+@FEW
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.25, 0.5]), st.sampled_from([0.0, 0.2, 0.5]))
+def test_every_row_is_in_one_part_and_every_class_in_each(seed, test_fraction, validation_fraction):
+    data = split_table(checked(frame(), "label", "t"), seed, 0, 0, test_fraction, validation_fraction)
+    assert sorted(np.concatenate(parts(data))) == list(range(60))
+    assert (data.validation is None) == (validation_fraction == 0)
+    for part in (data.train, data.validation, data.test):
+        assert part is None or set(part.labels) == {0, 1, 2}
+    assert np.bincount(data.test.labels).tolist() == [max(1, round(test_fraction * n)) for n in (20, 30, 10)]
+
+
+@FEW
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+def test_the_folds_of_a_seed_share_no_test_row_and_leave_none_out(seed, folds):
+    rows = checked(frame(), "label", "t")
+    tests = [split_table(rows, seed, folds, fold, validation_fraction=0.1).test for fold in range(folds)]
+    assert sorted(np.concatenate([test.positions for test in tests])) == list(range(60))
+    for c, count in enumerate(rows.counts):
+        assert all(count // folds <= (test.labels == c).sum() <= -(-count // folds) for test in tests)
+
+
+def test_splits_follow_the_seed(csv):
+    split = [parts(load(str(csv), target="label", seed=s, test_fraction=0.3)) for s in (0, 0, 1)]
+    assert split[0] == split[1] != split[2]
+    split = [parts(load(str(csv), target="label", seed=s, folds=3)) for s in (0, 0, 1)]
+    assert split[0] == split[1] != split[2]
+
+
+@FEW
+@given(st.integers(0, 1000))
+def test_rows_that_are_not_for_training_change_nothing_of_those_that_are(seed):
+    before, rng = frame(), np.random.default_rng(seed)
+    train = split_table(checked(before, "label", "t"), seed, folds=5, validation_fraction=0.2).train.positions
+    after, others = before.copy(), np.setdiff1d(np.arange(60), train)
+    after.loc[others, "age"] = rng.choice([np.nan, -1e6, 3.0], len(others))
+    after.loc[others, "income"] = rng.integers(-(10**6), 10**6, len(others))
+    after.loc[others, "town"] = rng.choice([None, "Rome", "Bath"], len(others))
+    prepared = [prepare(checked(some, "label", "t"), train) for some in (before, after)]
+    assert torch.equal(prepared[0][train], prepared[1][train])
+    assert not torch.equal(prepared[0][others], prepared[1][others])
+
+
+def test_prepared_rows_are_those_of_a_plain_loop():
+    rows = checked(frame(), "label", "t")
+    train, features = np.arange(0, 60, 2), rows.features
+    prepared = prepare(rows, train).double().numpy()
+    expected = []
+    for name in ("age", "income"):
+        known = features[name].iloc[train].to_numpy()
+        filled = np.where(np.isnan(features[name]), np.median(known[~np.isnan(known)]), features[name])
+        expected.append((filled - filled[train].mean()) / filled[train].std())
+    absent = np.isnan(features["age"]).to_numpy().astype(float)
+    expected.append((absent - absent[train].mean()) / absent[train].std())
+    towns = [*sorted(set(features["town"].iloc[train].dropna())), None]
+    expected += [[float((pd.isna(t) and town is None) or t == town) for t in features["town"]] for town in towns]
+    np.testing.assert_allclose(prepared, np.array(expected).T, atol=1e-6)
+
+
+def test_a_text_that_training_has_not_seen_is_all_zeros():
+    rows = checked(small(town=["a"] * 6 + ["b"] * 5 + ["new"]), "label", "t")
+    prepared = prepare(rows, np.arange(11))
+    assert prepared.shape == (12, 3)
+    assert prepared[11, 1:].tolist() == [0, 0]
+
+
+def test_a_column_that_training_has_no_value_of_is_no_fault():
+    rows = checked(small(rare=[np.nan] * 11 + [3.0]), "label", "t")
+    assert prepare(rows, np.arange(11)).isfinite().all()
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv_is_read_as_it_was_written(tmp_path, separator):
+    (tmp_path / "t.csv").write_text(
+        "\ufeffx,n,yes,label\n1.5,?,True,b\n, 7,False,a\n3,,True,b\n".replace(",", separator), encoding="utf-8"
+    )
+    rows = read_table(tmp_path / "t.csv", "label")
+    assert rows.classes == ("a", "b")
+    assert rows.labels.tolist() == [1, 0, 1]
+    np.testing.assert_array_equal(rows.features[["x", "n"]], [[1.5, np.nan], [np.nan, 7], [3, np.nan]])
+    assert rows.features["yes"].tolist() == [1, 0, 1]
+
+
+def test_parquet_and_csv_of_the_same_rows_are_the_same(tmp_path, csv):
+    pytest.importorskip("pyarrow")
+    frame().to_parquet(tmp_path / "people.parquet")
+    kinds = [load(str(path), target="label", folds=4) for path in (csv, tmp_path / "people.parquet")]
+    assert kinds[0].classes == kinds[1].classes == ("maybe", "no", "yes")
+    for a, b in zip((kinds[0].train, kinds[0].test), (kinds[1].train, kinds[1].test), strict=True):
+        torch.testing.assert_close(a.pixels, b.pixels)
+        assert a.labels.tolist() == b.labels.tolist()
+
+
+def test_parquet_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "t.parquet").touch()
+    monkeypatch.setattr("cyclofocal.lab.data.tables.find_spec", lambda name: None)
+    with pytest.raises(MissingDataError, match="pip install pyarrow"):
+        read_table(tmp_path / "t.parquet", "label")
+
+
+def test_numbers_as_classes_keep_their_order():
+    rows = checked(small(label=[10, 2, -1] * 4), "label", "t")
+    assert rows.classes == ("-1", "2", "10")
+    assert rows.labels.tolist() == [2, 1, 0] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty; its first line must name the columns"),
+        ("x,label\n", "it has no row"),
+        ("x,label\n1,a,3\n2,b,3\n", "its rows have more values than there are names"),
+        ("x,label\n1,a\n2,b,3\n", "not a CSV in UTF-8"),
+    ],
+)
+def test_a_damaged_csv_is_named(tmp_path, text, words):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DamagedDataError, match=re.escape(words)) as raised:
+        read_table(tmp_path / "t.csv", "label")
+    assert str(raised.value).startswith(str(tmp_path / "t.csv"))
+
+
+def test_a_csv_in_another_encoding_and_a_broken_parquet_are_named(tmp_path):
+    (tmp_path / "t.csv").write_bytes("x,label\né,a\n".encode("latin1"))
+    with pytest.raises(DamagedDataError, match="not a CSV in UTF-8"):
+        read_table(tmp_path / "t.csv", "label")
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DamagedDataError, match="not a readable Parquet file"):
+        read_table(tmp_path / "t.parquet", "label")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y,x,label\n1,2,3,a\n4,5,6,b\n")
+    with pytest.raises(ValueError, match="more than one column is called 'x'"):
+        read_table(tmp_path / "t.csv", "label")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"label": ["a"] * 12}, "target 'label' has one class, a"),
+        ({"label": ["a", None] * 6}, "target 'label' has no value in 6 of its rows (number 2, 4, 6, 8, 10 and 1 more)"),
+        ({"x": np.full(12, np.nan)}, "column 'x' has no value at all; drop it"),
+        ({"x": [1, np.inf] * 6}, "column 'x' is infinite in 6 of its rows (number 2, 4"),
+        ({"x": pd.date_range("2020", periods=12)}, "column 'x' holds times"),
+    ],
+)
+def test_what_a_table_cannot_be_is_said(columns, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        checked(small(**columns), "label", "t")
+
+
+def test_an_unknown_target_is_told_with_the_nearest():
+    with pytest.raises(ValueError, match=r"target is 'lable'; it must be .* x, label\. Did you mean 'label'"):
+        checked(small(), "lable", "t")
+    with pytest.raises(ValueError, match="no column but 'label'"):
+        checked(small()[["label"]], "label", "t")
+
+
+def test_free_text_is_refused_and_many_categories_are_not():
+    many = pd.DataFrame({"text": [f"comment {i}" for i in range(400)], "label": ["a", "b"] * 200})
+    with pytest.raises(ValueError, match="column 'text' has 400 different texts in 400 rows, such as 'comment 0'"):
+        checked(many, "label", "t")
+    checked(many.assign(text=[f"town {i % 40}" for i in range(400)]), "label", "t")
+    with pytest.raises(ValueError, match=re.escape("holds numbers, but not in 1 of its rows (number 8), such as 'no'")):
+        checked(many.assign(text=["no" if i == 7 else str(i) for i in range(400)]), "label", "t")
+
+
+def test_a_continuous_target_is_refused_and_many_whole_classes_are_not():
+    x = np.arange(400)
+    with pytest.raises(ValueError, match=r"400 different numbers in 400 rows, from 0\.5 to 399\.5: a regression"):
+        checked(pd.DataFrame({"x": x, "y": x + 0.5}), "y", "t")
+    with pytest.raises(ValueError, match="a regression"):
+        checked(pd.DataFrame({"x": x, "y": x}), "y", "t")
+    assert len(checked(pd.DataFrame({"x": x, "y": x % 30}), "y", "t").classes) == 30
+
+
+def test_a_class_of_too_few_rows_is_named():
+    rows = checked(small(label=["a"] * 9 + ["rare"] * 3), "label", "t")
+    split_table(rows, folds=3, validation_fraction=0.2)
+    with pytest.raises(ValueError, match="5 folds need 5 rows or more of every class, but 'rare' has 3"):
+        split_table(rows, folds=5)
+    with pytest.raises(ValueError, match="leave no row to train on of a class: 'rare' has 3"):
+        split_table(rows, test_fraction=0.5, validation_fraction=0.5)
+    lonely = checked(small(label=["a"] * 10 + ["rare"] * 2), "label", "t")
+    with pytest.raises(ValueError, match="a test part and a validation part need 3 rows"):
+        split_table(lonely, validation_fraction=0.2)
+
+
+def test_numbers_too_large_for_a_model_are_named():
+    with pytest.raises(ValueError, match=re.escape("column 'x' reaches 1e+300; rescale it")):
+        prepare(checked(small(x=[1e300] + [0] * 11), "label", "t"), np.arange(6, 12))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "must be between 0 and 1, or give folds"),
+        ({"folds": 3, "fold": 3}, "fold is 3; it must be in [0, 3)"),
+        ({"test_fraction": 0.2, "subset": "6_2"}, "is a table; subset, validation_images"),
+        ({"test_fraction": 0.2, "validation_images": 5}, "is a table; subset, validation_images"),
+        ({"test_fraction": 0.2, "digest": "0" * 16}, "its content has changed"),
+    ],
+)
+def test_arguments_that_do_not_fit_a_table(csv, arguments, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load(str(csv), target="label", **arguments)
+
+
+def test_arguments_of_tables_are_refused_for_images(tmp_path):
+    with pytest.raises(ValueError, match="digits is no table"):
+        load("digits", test_per_class=60, folds=5)
+    with pytest.raises(ValueError, match="digits is no table"):
+        load("digits", target="label", test_per_class=60)
+    with pytest.raises(MissingDataError, match="no such file"):
+        load(str(tmp_path / "none.csv"), target="label", folds=3)
+
+
+def test_a_changed_file_is_another_experiment(csv):
+    before = table(str(csv), "label")
+    assert before == table(str(csv), "label")
+    assert before.digest == table_digest(str(csv))
+    frame(seed=1).to_csv(csv, index=False)
+    assert table(str(csv), "label").digest != before.digest
+    with pytest.raises(DamagedDataError, match="counts as another experiment"):
+        train(before, CYCLICAL, 0, Setup(cpu=True))
+
+
+@given(st.integers(2, 60), st.integers(60, 5000))
+def test_the_recipe_grows_with_the_rows(few, many):
+    from cyclofocal.lab.recipes.table import _recipe
+
+    small_one, large = (_recipe("t", "t", "t.csv", rows) for rows in (few, 20 * many))
+    assert 16 <= small_one.batch_size <= large.batch_size <= 512
+
+
+def test_a_run_on_a_table_goes_on_as_if_it_had_not_been_stopped(csv, tmp_path):
+    recipe: Recipe = replace(table(str(csv), "label"), epochs=4, ema_decay=0.9, mixup=0.2)
+    whole = train(recipe, CYCLICAL, 0, Setup(cpu=True))
+    folder = tmp_path / "run"
+    first = train(recipe, CYCLICAL, 0, Setup(cpu=True, folder=folder))
+    (folder / "record.jsonl").unlink()
+    sorted(folder.glob("checkpoint-*.pt"))[-1].unlink()
+    again = train(recipe, CYCLICAL, 0, Setup(cpu=True, folder=folder))
+    assert whole.metrics == first.metrics == again.metrics
+    assert whole.epochs == first.epochs == again.epochs
+    assert whole.epochs[0]["eta"] == 1.0
+    assert len(whole.per_class) == 3
+
+
+def test_images_are_for_image_models_and_rows_for_the_mlp(csv):
+    recipe = table(str(csv), "label")
+    with pytest.raises(ValueError, match="model is 'tiny-resnet', which takes images; for a table it must be 'mlp'"):
+        train(replace(recipe, model="tiny-resnet"), CYCLICAL, 0, Setup(cpu=True))
+    with pytest.raises(ValueError, match="augment is 'crop-flip'"):
+        train(replace(recipe, augment="crop-flip"), CYCLICAL, 0, Setup(cpu=True))
+    rows = load(str(csv), target="label", test_fraction=0.2).train
+    assert rows.name(0) == f"row {rows.positions[0]} of {csv}"
+    with pytest.raises(ValueError, match="rows of a table are no images"):
+        rows.image(0)

@@ -1,0 +1,65 @@
+"""Ranks, tests and tallies over data sets are those computed by hand and by scipy."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cyclofocal.lab.recipes.recipe import SMOOTHED
+from cyclofocal.lab.report import ranking, summaries
+from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.ranking import Tally, critical_difference, difference_p
+from evidence import data_sets, grid
+
+
+def ranked(records, **options):
+    return ranking(summaries(experiments(list(records)), **options))
+
+
+@pytest.mark.parametrize(
+    ("losses", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)]
+)  # Demšar 2006, table 5a
+def test_critical_difference_is_the_published_one(losses, q):
+    assert critical_difference(losses, 14) == pytest.approx(q * np.sqrt(losses * (losses + 1) / (6 * 14)), rel=1e-3)
+
+
+def test_p_is_that_of_friedman_and_of_wilcoxon():
+    scores = np.random.default_rng(0).normal(size=(12, 4))
+    assert difference_p(scores) == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
+    assert difference_p(scores[:, :2]) == pytest.approx(stats.wilcoxon(scores[:, 0] - scores[:, 1]).pvalue)
+    assert difference_p(np.ones((6, 3))) == 1.0
+
+
+def test_ranks_and_tallies():
+    found = ranked(data_sets(6))
+    assert found.ranks == {"cyclical focal": 1.0, "cross-entropy": 2.5, "focal": 2.5}  # focal ties in every run
+    assert found.tallies["cyclical focal"] == Tally(wins=6, ties=0, losses=0, better=6, worse=0)
+    assert found.tallies["focal"] == Tally(wins=0, ties=6, losses=0, better=0, worse=0)
+    assert "cross-entropy" not in found.tallies
+
+
+def test_where_lower_is_better_the_lowest_ranks_first():
+    found = ranked(data_sets(6), metric="nll")
+    assert list(found.ranks)[-1] == "cyclical focal"
+    assert found.tallies["cyclical focal"].losses == 6
+
+
+def test_few_data_sets_tell_no_pair_apart():
+    assert ranked(data_sets(3)).unlike() == []
+    assert ranked(data_sets(12)).unlike()[0][0] == "cyclical focal"
+
+
+def test_what_is_left_out_is_named():
+    whole = list(data_sets(6))
+    incomplete = [r for r in whole if not (r.recipe["name"] == "set-2" and r.loss["name"] == "focal")]
+    found = ranked(incomplete)
+    assert len(found.data_sets) == 5
+    assert any("data set 2" in note for note in found.notes)
+    rare = [r for r in grid(7) if r.loss["name"] == "ce"]
+    rare = [type(r)(**{**vars(r), "loss": asdict(SMOOTHED), "recipe": whole[0].recipe}) for r in rare]
+    assert any("label smoothing" in note for note in ranked([*whole, *rare]).notes)
+
+
+def test_one_experiment_has_no_ranking():
+    assert ranked(grid(7)) is None

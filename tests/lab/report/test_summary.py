@@ -1,0 +1,142 @@
+"""A summary says what the records say: folds averaged, seeds paired, one family for the primary metric."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, CYCLICAL, FOCAL
+from cyclofocal.lab.report import conclusions, explanations, summarise
+from cyclofocal.lab.statistics import holm
+from evidence import grid, record
+
+
+def row_of(summary, loss, metric="balanced_accuracy"):
+    (row,) = [row for row in summary.rows if row.metric.key == metric and row.name == loss]
+    return row
+
+
+def test_differences_are_paired_by_seed_whatever_the_order():
+    records = list(grid(10))
+    by_seed = {(r.loss["name"], r.seed): r.metrics["accuracy"] for r in records}
+    expected = [100 * (by_seed["cyclical", seed] - by_seed["ce", seed]) for seed in range(10)]
+    for summary in (summarise(records), summarise(records[::-1])):
+        versus = row_of(summary, "cyclical").versus
+        assert versus.per_seed == pytest.approx(expected)
+        assert versus.difference.estimate.mean == pytest.approx(np.mean(expected))
+
+
+def test_a_seed_that_one_loss_lacks_makes_no_pair():
+    records = [r for r in grid(10) if not (r.seed == 3 and r.loss["name"] == "ce")]
+    for row in summarise(records, "ce").rows:
+        if row.versus:
+            assert (row.versus.difference.estimate.n, row.estimate.n) == (9, 10)
+
+
+def test_folds_of_a_seed_are_one_value():
+    records = list(grid(4, folds=5))
+    summary = summarise(records)
+    row = row_of(summary, "focal")
+    of_seed = [np.mean([100 * r.metrics["accuracy"] for r in records if r.loss["name"] == "focal" and r.seed == s])
+               for s in range(4)]  # fmt: skip
+    assert row.estimate.n == row.versus.difference.estimate.n == 4
+    assert row.estimate.mean == pytest.approx(np.mean(of_seed))
+    assert summary.folds == 5
+
+
+def test_a_fold_that_one_loss_lacks_is_left_out_of_its_pair_and_said_so():
+    records = [
+        r for r in grid(4, folds=5) if not (r.loss["name"] == "cyclical" and (r.seed, r.recipe["fold"]) == (2, 1))
+    ]
+    summary = summarise(records)
+    per_seed = row_of(summary, "cyclical").versus.per_seed
+    assert all(1 <= gain <= 1.1 for gain in per_seed)  # an unpaired mean of folds would be off by up to 1 point
+    assert any("cyclical focal: no run of seed.fold 2.1" in note for note in summary.notes)
+
+
+def test_the_primary_metric_is_corrected_over_its_losses_and_the_rest_together():
+    summary = summarise(list(grid(10)), metric="nll")
+    primary = [row.versus for row in summary.rows if row.metric.key == "nll" and row.versus]
+    others = [row.versus for row in summary.rows if row.metric.key != "nll" and row.versus]
+    for family in (primary, others):
+        assert [versus.corrected_p for versus in family] == holm([versus.difference.p for versus in family])
+        assert {versus.comparisons for versus in family} == {len(family)}
+    assert (len(primary), len(others)) == (2, 16)
+    assert summary.metrics[0].key == "nll"
+
+
+def test_time_is_relative_to_the_reference():
+    assert summarise(list(grid(6))).time == pytest.approx({"ce": 1.0, "focal": 1.5, "cyclical": 1.5})
+
+
+def test_a_group_without_classes_is_left_out_silently():
+    summary = summarise(list(grid(10, few=None)), "ce")
+    assert "few" not in [metric.key for metric in summary.metrics]
+    assert not summary.notes
+
+
+def test_equal_runs_are_no_difference():
+    ties = [replace(r, loss=asdict(FOCAL)) for r in grid(10) if r.loss["name"] == "ce"]
+    summary = summarise([*[r for r in grid(10) if r.loss["name"] == "ce"], *ties], "ce")
+    assert {row.versus.verdict for row in summary.rows if row.versus} == {"unclear"}
+    assert {row.versus.corrected_p for row in summary.rows if row.versus} == {1.0}
+    assert "the runs are equal" in conclusions(summary)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: replace(r, metrics={**r.metrics, "nll": float("nan")}), "negative log-likelihood of seed 4"),
+        (lambda r: replace(r, metrics={**r.metrics, "few": None}), "few-shot accuracy of seed 4"),
+        (lambda r: replace(r, versions={"torch": "2.13"}), "different versions of torch: 2.13, 2.14"),
+        (lambda r: replace(r, device="NVIDIA H100"), "different devices: NVIDIA H100, cpu"),
+        (lambda r: replace(r, loss={**r.loss, "gamma_pos": 9.0}), "runs of different settings share this name"),
+        (lambda r: replace(r, loss={**r.loss, "digest": "f00"}), "its file changed"),
+        (lambda r: replace(r, seed=3), "seed 3 twice; the first is used"),
+    ],
+)
+def test_what_is_odd_is_told_and_the_rest_is_summarised(change, said):
+    records = [change(r) if (r.loss["name"], r.seed) == ("focal", 4) else r for r in grid(10)]
+    summary = summarise(records)
+    assert any(said in note for note in summary.notes)
+    assert any(said in line for line in explanations(summary))
+    assert row_of(summary, "cyclical").versus.verdict == "better"
+
+
+def test_without_the_reference_there_are_means_and_no_verdicts():
+    summary = summarise([r for r in grid(10) if r.loss["name"] != "ce"], "ce")
+    assert not any(row.versus for row in summary.rows)
+    assert conclusions(summary) == []
+    assert any("No run of the reference 'ce'" in note for note in summary.notes)
+
+
+def test_older_records_have_the_defaults_of_fields_that_came_later():
+    old = [
+        replace(r, recipe={k: v for k, v in r.recipe.items() if k not in ("target", "folds", "fold")}) for r in grid(3)
+    ]
+    assert summarise([*old, *[r for r in grid(6) if r.seed >= 3]]).seeds == 6
+
+
+def test_a_second_stage_may_begin_with_different_first_stages():
+    records = [replace(r, recipe={**r.recipe, "first": f"{r.loss['name']}"}) for r in grid(3)]
+    assert summarise(records).seeds == 3
+
+
+def test_several_recipes_are_not_one_summary():
+    other = [replace(r, recipe={**r.recipe, "epochs": 7}) for r in grid(2)]
+    with pytest.raises(ValueError, match="2 experiments"):
+        summarise([*grid(2), *other])
+    with pytest.raises(ValueError, match="metric is 'acc'; it must be one of accuracy"):
+        summarise(list(grid(2)), metric="acc")
+
+
+def test_losses_of_one_title_are_told_apart():
+    twin = replace(CYCLICAL, name="cyclical:gamma_hc=2.0")
+    records = [*grid(2), *[record(twin, seed, 0.8) for seed in range(2)]]
+    titles = {row.loss for row in summarise(records).rows}
+    assert {"cyclical focal (cyclical)", "cyclical focal (cyclical:gamma_hc=2.0)", "focal"} <= titles
+
+
+def test_the_first_loss_is_the_reference_where_there_is_no_cross_entropy():
+    records = [r for r in grid(6) if r.loss["name"] != CROSS_ENTROPY.name]
+    assert summarise(records).reference == FOCAL.title

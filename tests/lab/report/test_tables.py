@@ -1,0 +1,62 @@
+"""Terminal, Markdown, CSV and LaTeX hold every number of the summary, and stay tables."""
+
+import csv
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from cyclofocal.lab.report import ranking, summaries, summarise, table
+from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.tables import CSV_COLUMNS, comma_separated, latex, markdown
+from evidence import data_sets, grid
+
+
+def printed(summary, columns):
+    console = Console(file=io.StringIO(), width=columns)
+    console.print(table(summary, columns))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_the_terminal_table_fits_and_loses_nothing(columns):
+    text = printed(summarise(list(grid(10)), "ce"), columns)
+    assert max(map(len, text.splitlines())) <= columns
+    assert "…" not in text
+    assert len(re.findall(r"\d \[.*\] +[+-]?\d.* \[.*\] +(?:\d\.\d{3}|<0\.001) +\w+", text)) == 18
+
+
+def test_one_seed_is_a_table_without_intervals():
+    assert printed(summarise(list(grid(1)), "ce"), 100).count("[") == 1  # the heading's
+
+
+def test_csv_has_a_row_per_metric_and_loss_with_all_digits():
+    (summary,) = summaries(experiments(list(grid(10))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated([summary]))))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert len(rows) == len(summary.rows) == 27
+    for row, text in zip(summary.rows, rows, strict=True):
+        assert float(text["mean"]) == pytest.approx(row.estimate.mean, abs=1e-8)
+        assert (text["difference"] == "") == (row.versus is None)
+        if row.versus:
+            assert float(text["corrected_p"]) == pytest.approx(row.versus.corrected_p, abs=1e-8)
+    assert {row["role"] for row in rows if row["metric"] == "balanced_accuracy"} == {"primary"}
+
+
+def test_markdown_tables_are_rectangular_and_say_the_verdicts():
+    found = summaries(experiments(list(data_sets(2))))
+    text = markdown(found, ranking(found))
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        assert len({line.replace(r"\|", "").count("|") for line in block.splitlines()}) == 1
+    for words in ("## data set 0", "## data set 1", "better than cross-entropy", "mean rank"):
+        assert words in text
+
+
+def test_latex_is_balanced_and_escaped():
+    text = latex([summarise(list(grid(10)))])
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    assert not re.search(r"(?<!\\)[%#_]", text)
+    rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {4}
+    assert len(rows) == 28
