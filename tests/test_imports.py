@@ -40,6 +40,7 @@ ORDER = [  # a module may import from rooms above its own line only
     "lab.checkpoint",
     "lab.runs",
     "lab.train",
+    "lab.tuning",
     "lab.compare",
     "lab.report",
     "lab.figure",

@@ -76,8 +76,8 @@ def usual_softmax(
         or kernels.backend("cpu") is not native
     ):
         return None
-    if type(eta) is Tensor:
-        if eta.dim() or eta.requires_grad or not eta.is_cpu:
+    if isinstance(eta, Tensor):
+        if type(eta) is not Tensor or eta.dim() or eta.requires_grad or not eta.is_cpu:
             return None
         eta = eta.item()
     rows, classes, *positions = logits.shape
@@ -85,7 +85,7 @@ def usual_softmax(
         return None
     if logits.requires_grad and torch.is_grad_enabled():
         return _Loss.apply(_USUAL, eta, settings, reduction, logits, target, None)
-    return native.softmax(logits, target, None, eta, *settings, reduction, False, True)[0]
+    return _USUAL.fused(logits, target, None, eta, *settings, reduction, False)[0]
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cyclofocal.equation import Eta, other_term, power, softmax_denominator
 
-CHUNK = {"cpu": 2**18}  # elements; on the CPU the half dozen buffers of a chunk should stay in cache
+CHUNK = {"cpu": 2**18}  # elements; on the CPU the two or three buffers of a chunk should stay in cache
 CHUNK_ELSEWHERE = 2**24
 LOG2_E = 1 / math.log(2)
 

@@ -46,7 +46,15 @@ def test_a_loss_with_fewer_seeds_is_named():
 
 def test_explanations_name_counts_convention_and_correction():
     text = "\n".join(explanations(summarise(list(grid(10)), "ce")))
-    for words in ("100 30 2", "many >= 40, few <= 10", "Holm", "2 comparisons", "16 in all", "10 seeds", "15 bins"):
+    for words in (
+        "100 30 2",
+        "many >= 40, few <= 10",
+        "Holm",
+        "2 comparisons",
+        "16 comparisons together",
+        "10 seeds",
+        "15 bins",
+    ):
         assert words in text
 
 

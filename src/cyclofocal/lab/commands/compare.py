@@ -171,7 +171,8 @@ def _run_with_progress(cells: list[Cell], backend: Backend) -> tuple[list[RunRec
     missing, failed = [cell for cell in cells if cell not in done], list[CellError]()
     try:
         with closing(backend(missing)) as outcomes, Display(console, cells, done) as display:
-            threading.Thread(target=_import_report, daemon=True).start()
+            if missing:
+                threading.Thread(target=_import_report, daemon=True).start()
             for cell, outcome in outcomes:
                 display.end(cell, outcome)
                 if isinstance(outcome, CellError):

@@ -24,6 +24,8 @@ def run_ray(cells: Sequence[Cell], share: Share = ONE_CORE) -> Generator[tuple[C
         BackendError: the cluster cannot be reached.
         ModuleNotFoundError: Ray is not installed.
     """
+    if not cells:
+        return
     ray = load_ray()
     ours = not ray.is_initialized()
     if ours:

@@ -47,6 +47,8 @@ def run_slurm(
         BackendError: Slurm refuses the jobs.
         RuntimeError: there is no Slurm on this machine.
     """
+    if not cells:
+        return
     executor = build_executor(logs, share, parameters or {}, cluster)
     from submitit.core.utils import FailedJobError
     from submitit.helpers import as_completed

@@ -157,8 +157,9 @@ def explanations(summary: Summary) -> list[str]:
         f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
         "Intervals: 95 %, BCa bootstrap over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
         f"p: sign-flip test, Holm-corrected over the {_counted(summary.comparisons(), 'comparison', 'comparisons')} in"
-        f" {summary.primary.title}, the primary metric;",
-        f"   in all others over the {summary.comparisons(secondary=True)} of them together. A verdict needs p < {LEVEL}.",
+        f" {summary.primary.title}, the primary metric.",
+        f"p of all other metrics: over their {_counted(summary.comparisons(secondary=True), 'comparison', 'comparisons')}"
+        f" together. A verdict needs p < {LEVEL}.",
     ]
     if recipe.get("test_per_class"):
         images = recipe["test_per_class"]
