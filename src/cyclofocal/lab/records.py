@@ -72,11 +72,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def cell_name(recipe: dict[str, Any], loss: dict[str, Any], seed: int, versions: dict[str, str]) -> str:
-    """File name of a run: readable, and a hash of all that decides its numbers."""
-    return f"{recipe['name']}-{loss['name']}-seed{seed}-{content_hash([recipe, loss, seed, versions])}.jsonl"
-
-
 def content_hash(content: Any) -> str:
     """16 hexadecimal digits of what JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

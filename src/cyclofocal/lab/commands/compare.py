@@ -1,5 +1,6 @@
 """``cyclofocal compare``: every loss at every seed of one or more experiments, and what the losses change."""
 
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -132,7 +133,7 @@ def compare(
 
 def _experiments(what: list[str], target: str) -> list[Recipe]:
     """Of names separated by spaces or commas; a path may hold a comma."""
-    names = [name for given in what for name in ([given] if Path(given).exists() else given.split(","))]
+    names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
     try:

@@ -7,7 +7,6 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cyclofocal import CyclicalFocalLoss
 from cyclofocal.lab import draws
 from cyclofocal.lab.batches import epoch_batches
 from cyclofocal.lab.data.errors import several
@@ -183,7 +182,7 @@ class LogitAdjusted(nn.Module):
 
     def set_progress(self, progress: float) -> None:
         """Set the clock of a cyclical criterion; another has none."""
-        if isinstance(self.criterion, CyclicalFocalLoss):
+        if hasattr(self.criterion, "set_progress"):
             self.criterion.set_progress(progress)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -216,7 +215,7 @@ def _fitted(
         classifier.parameters(), fit.learning_rate, momentum=fit.momentum, weight_decay=fit.weight_decay
     )
     for epoch in range(fit.epochs):
-        if isinstance(criterion, CyclicalFocalLoss | LogitAdjusted):
+        if hasattr(criterion, "set_progress"):
             criterion.set_progress(epoch_progress(epoch, fit.epochs))
         optimizer.param_groups[0]["lr"] = fit.learning_rate * cosine(1 - epoch / fit.epochs)
         for batch in _batches(labels, seed, epoch, fit):

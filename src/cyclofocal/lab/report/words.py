@@ -149,6 +149,7 @@ def explanations(summary: Summary) -> list[str]:
     """What a reader must know to read the table."""
     recipe, groups = summary.recipe, ShotGroups(**summary.recipe["groups"])
     folds = f" of {summary.folds} folds each, which are averaged" if summary.folds > 1 else ""
+    first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
     lines = [
         f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {recipe['epochs']} epochs; test set touched once, after"
         " the last epoch.",
@@ -156,10 +157,8 @@ def explanations(summary: Summary) -> list[str]:
         + f"many >= {groups.many_from}, few <= {groups.few_up_to}.",
         f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
         "Intervals: 95 %, BCa bootstrap over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
-        f"p: sign-flip test, Holm-corrected over the {_counted(summary.comparisons(), 'comparison', 'comparisons')} in"
-        f" {summary.primary.title}, the primary metric.",
-        f"p of all other metrics: over their {_counted(summary.comparisons(secondary=True), 'comparison', 'comparisons')}"
-        f" together. A verdict needs p < {LEVEL}.",
+        f"p: sign-flip test, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
+        f"p of all other metrics: over their {others} together. A verdict needs p < {LEVEL}.",
     ]
     if recipe.get("test_per_class"):
         images = recipe["test_per_class"]
