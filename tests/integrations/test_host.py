@@ -44,7 +44,9 @@ def test_missing(host, monkeypatch):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_too_old(host, monkeypatch):
-    with pytest.raises(ImportError, match=rf"{HOSTS[host]}(-cpu)? 0\.0\.1 is too old: .* pip install '{HOSTS[host]}(-cpu)?>="):
+    with pytest.raises(
+        ImportError, match=rf"{HOSTS[host]}(-cpu)? 0\.0\.1 is too old: .* pip install '{HOSTS[host]}(-cpu)?>="
+    ):
         _reload(host, monkeypatch, "0.0.1")
 
 
@@ -60,20 +62,22 @@ def test_versions_are_compared_as_versions(monkeypatch):
 
 
 def test_a_twin_will_do_and_is_looked_for_first(monkeypatch):
-    def found(name):
-        if name not in versions:
-            raise metadata.PackageNotFoundError(name)
-        return versions[name]
+    def require(versions):
+        def found(name):
+            if name not in versions:
+                raise metadata.PackageNotFoundError(name)
+            return versions[name]
 
-    monkeypatch.setattr(metadata, "version", found)
-    for versions in ({"xgboost-cpu": "3.2.0"}, {"xgboost": "3.2.0"}, {"xgboost": "1.0", "xgboost-cpu": "3.2.0"}):
+        monkeypatch.setattr(metadata, "version", found)
         require_host("xgboost", "2.1", twin="xgboost-cpu")
-    versions = {"xgboost-cpu": "2.0"}
+
+    require({"xgboost-cpu": "3.2.0"})
+    require({"xgboost": "3.2.0"})
+    require({"xgboost": "1.0", "xgboost-cpu": "3.2.0"})
     with pytest.raises(ImportError, match=r"xgboost-cpu 2\.0 is too old: .* pip install 'xgboost-cpu>=2\.1'"):
-        require_host("xgboost", "2.1", twin="xgboost-cpu")
-    versions = {}
+        require({"xgboost-cpu": "2.0"})
     with pytest.raises(ImportError, match=r"pip install 'xgboost>=2\.1' \(or xgboost-cpu\)"):
-        require_host("xgboost", "2.1", twin="xgboost-cpu")
+        require({})
 
 
 def test_the_package_itself_imports_nothing():

@@ -172,7 +172,10 @@ def test_gradient_accumulation_does_not_double_it(data):
 
 
 def test_settings_survive_a_configuration():
-    for loss in (CyclicalFocalLoss(gamma_hc=2.0, cyclical_factor=2.0, ignore_class=255), BinaryCyclicalFocalLoss(alpha=0.25)):
+    for loss in (
+        CyclicalFocalLoss(gamma_hc=2.0, cyclical_factor=2.0, ignore_class=255),
+        BinaryCyclicalFocalLoss(alpha=0.25),
+    ):
         again = keras.losses.deserialize(keras.losses.serialize(loss))
         assert type(again) is type(loss)
         assert again.get_config() == loss.get_config()

@@ -69,17 +69,16 @@ def test_a_real_imbalanced_table(keel_table):
 @pytest.mark.parametrize("binary", [True, False])
 def test_its_estimator_for_scikit_learn(binary_table, digits_table, binary):
     x, x_test, y, y_test = binary_table if binary else digits_table
-    names = np.array([f"class {label}" for label in range(10)])
     criterion = BinaryCyclicalFocalLoss() if binary else CyclicalFocalLoss()
     loss, weight = BoosterLoss(criterion, ROUNDS), np.random.default_rng(0).uniform(0.5, 2, len(y))
     settings = PARAMETERS | {"n_estimators": ROUNDS, "metric": "None"}
     estimator = lightgbm.LGBMClassifier(objective=loss.sklearn_objective, **settings)
     estimator.fit(
         x,
-        names[y],
+        y,
         sample_weight=weight,
         eval_X=x_test,
-        eval_y=names[y_test],
+        eval_y=y_test,
         eval_metric=loss.sklearn_metric,
         callbacks=[loss.callback, lightgbm.early_stopping(ROUNDS, verbose=False)],
     )

@@ -70,7 +70,9 @@ def test_a_pipeline_and_early_stopping_take_weights(binary_table):
     assert model.score(x, y) > 0.9
 
 
-@pytest.mark.parametrize(("weight", "message"), [(-1.0, r"sample_weight reaches down to -1\.0"), (0.0, "0 everywhere|non-zero")])
+@pytest.mark.parametrize(
+    ("weight", "message"), [(-1.0, r"sample_weight reaches down to -1\.0"), (0.0, "0 everywhere|non-zero")]
+)
 def test_weights_that_mean_nothing_are_refused(weight, message, binary_table):
     x, _, y, _ = binary_table
     with pytest.raises(ValueError, match=message):

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cyclofocal.lab.augment import DRAWS, crop_flip, cutout, epoch_draws
 from cyclofocal.lab.batches import OnDemand, Share, check_shares, epoch_batches, source
-from cyclofocal.lab.data.images import in_memory
+from cyclofocal.lab.data import UnreadableImageError
+from cyclofocal.lab.data.images import in_memory, on_demand
 from cyclofocal.lab.mixing import build_mixer, mix
 from cyclofocal.lab.recipes.digits import digits
 
@@ -153,6 +155,25 @@ def test_an_image_that_cannot_be_read_is_named(images):
     broken = replace(images, pixels=None, reader=Broken())
     with pytest.raises(OSError, match=r"folder/22\.png is cut off"):
         list(source(broken, CROPPED, CPU).plain([torch.tensor([22])]))
+
+
+class Cut:
+    """Whose second image is cut off."""
+
+    def read(self, position):
+        if position == 1:
+            raise UnreadableImageError(f"{self.name(1)}: cut off")
+        return Image.new("L", (12, 12))
+
+    def name(self, position):
+        return f"folder/{position}.png"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_worker_names_it_in_a_line_too(workers):
+    reader = OnDemand(on_demand(Cut(), [0, 0, 0], "cut"), CROPPED, CPU, workers, training=False)
+    with pytest.raises(UnreadableImageError, match=r"^folder/1\.png: cut off$"):
+        list(reader.plain([torch.arange(3)]))
 
 
 @pytest.mark.parametrize("kind", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])

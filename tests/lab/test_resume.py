@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cyclofocal.lab import checkpoint, runs
+from cyclofocal.lab.data import DataSet
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, CYCLICAL
 from cyclofocal.lab.records import RunRecord, read_records
@@ -199,3 +200,16 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
             checkpoint.save(tmp_path, 1, {"rows": [1, 2]})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000.pt"]
     assert checkpoint.newest(tmp_path) == ({"rows": [1]}, [])
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    """A checkpoint of the run, then other labels under the same name."""
+    recipe, folder = replace(RECIPE, epochs=2), tmp_path / "run"
+    train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
+    (folder / "record.jsonl").unlink()
+    again = train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
+    assert len(again.epochs) == 2
+    (folder / "record.jsonl").unlink()
+    with pytest.raises(OtherRunError, match="other data"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DataSet, "digest", "0123456789abcdef")
+        train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))

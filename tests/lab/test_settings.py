@@ -48,6 +48,10 @@ def test_several_settings_and_none():
         ("epochs=0", "epochs is 0; it must be at least 1"),
         ("learning_rate=fast", "learning_rate is 'fast'; it must be a number"),
         ("learning_rate=nan", "learning_rate is nan; it must be greater than 0"),
+        ("learning_rate=inf", "learning_rate is inf; it must be finite"),
+        ("mean=nan", "mean is (nan,); it must be finite"),
+        ("std=0", "std is (0.0,); it must be greater than 0"),
+        ("min_learning_rate=5", "min_learning_rate is 5.0; it must be at most learning_rate"),
         ("weight_decay=nan", "weight_decay is nan; it must be at least 0"),
         ("momentum=1", "momentum is 1.0; it must be in [0, 1)"),
         ("nesterov=maybe", "nesterov is 'maybe'; it must be true or false"),
@@ -86,3 +90,9 @@ def test_settings_that_exclude_each_other():
 
 def test_a_recipe_is_plain_values():
     assert asdict(digits())["groups"] == {"name": "digits", "many_from": 40, "few_up_to": 10}
+
+
+def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
+    recipe = with_settings(RECIPE, ["optimizer=adamm"])
+    with pytest.raises(ValueError, match="optimizer is 'adamm'.*Did you mean 'adam"):
+        build_optimizer(torch.nn.Linear(2, 2), recipe)

@@ -251,4 +251,3 @@ def _power(base: Any, exponent: float) -> Any:
     if exponent >= 1:
         return base**exponent
     return ops.where(base == 0, 0.0, ops.where(base == 0, 1.0, base) ** exponent)
-

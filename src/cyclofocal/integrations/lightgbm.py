@@ -17,8 +17,9 @@ class BoosterLoss:
     .probabilities`. Weights of the data set's rows count. The round is LightGBM's own, so with ``init_model`` the cycle
     goes on.
 
-    For ``LGBMClassifier(objective=loss.sklearn_objective)`` give its ``fit`` ``callbacks=[loss.callback]`` and, for early
-    stopping, ``eval_metric=loss.sklearn_metric``; it predicts raw scores too.
+    For ``LGBMClassifier(objective=loss.sklearn_objective, metric="None")`` give its ``fit``
+    ``callbacks=[loss.callback]`` and, for early stopping, ``eval_metric=loss.sklearn_metric``; it predicts raw scores
+    too, which LightGBM's own metrics would take for probabilities.
 
     All gammas 0 is LightGBM's ``binary`` (with ``boost_from_average=False``) or ``multiclass``, whose factor
     C / (C - 1) on the Hessian is kept.

@@ -125,7 +125,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """Probabilities (N, C), columns in the order of ``classes_``."""
         check_is_fitted(self)
-        x = torch.as_tensor(validate_data(self, X, dtype=np.float64, reset=False))
+        x = torch.tensor(validate_data(self, X, dtype=np.float64, reset=False))  # a copy: frames are read-only
         module = copy.deepcopy(self.net_.module_).cpu()  # in float64: a row's result must not depend on those around it
         with torch.inference_mode():
             return module(x).softmax(-1).numpy()
@@ -135,7 +135,9 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
-    def _rows(self, x: Any, y: Any, sample_weight: Any) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
+    def _rows(
+        self, x: Any, y: Any, sample_weight: Any
+    ) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
         """Features, labels and weights of the rows that count."""
         x, y = validate_data(self, x, y, dtype=np.float64)
         check_classification_targets(y)

@@ -19,8 +19,8 @@ class BoosterLoss:
     :func:`cyclofocal.integrations.boosting.probabilities`. Weights of the data's rows count. The round is the number
     that the booster holds, so with ``xgb_model`` the cycle goes on.
 
-    For ``XGBClassifier`` give ``objective=loss.sklearn_objective, callbacks=[loss.callback]``; its ``predict_proba``, its
-    ``predict`` and its own ``eval_metric`` then work as ever.
+    For ``XGBClassifier`` give ``objective=loss.sklearn_objective, callbacks=[loss.callback]``; its ``predict``,
+    ``predict_proba`` and ``eval_metric`` then work as ever.
 
     All gammas 0 is XGBoost's ``binary:logistic`` or ``multi:softprob``, whose factor 2 on the Hessian is kept.
 
@@ -44,7 +44,9 @@ class BoosterLoss:
     def objective(self, scores: Array, data: Any) -> tuple[Array, Array]:
         return self._derivatives(scores, data.get_label(), data.get_weight())
 
-    def sklearn_objective(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> tuple[Array, Array]:
+    def sklearn_objective(
+        self, y_true: Array, y_pred: Array, sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
         """The objective in the spelling of ``XGBClassifier``."""
         return self._derivatives(y_pred, y_true, sample_weight)
 

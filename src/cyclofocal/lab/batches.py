@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cyclofocal.lab import draws
 from cyclofocal.lab.augment import augment, epoch_draws, scale
-from cyclofocal.lab.data import Images
+from cyclofocal.lab.data import Images, UnreadableImageError
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.transforms import Key, Plain, Timm
 
@@ -165,7 +165,7 @@ class OnDemand:
         shares = [share.of(batch) for batch in batches]
         self.batches[:] = [[(seed, epoch, int(index)) for index in indices] for indices in shares]
         drawn = epoch_draws(self.recipe, seed, epoch, len(self.labels))
-        for indices, batch, images in zip(shares, batches, self.loader, strict=True):
+        for indices, batch, images in zip(shares, batches, self._loaded(), strict=True):
             images = images.to(self.device, non_blocking=True)
             labels = self.labels[indices].to(self.device, non_blocking=True)
             if images.ndim == 5:
@@ -177,8 +177,14 @@ class OnDemand:
 
     def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         self.batches[:] = [[(0, 0, int(index)) for index in batch] for batch in batches]
-        for images in self.loader:
+        for images in self._loaded():
             yield self.scale(images.to(self.device, non_blocking=True))
+
+    def _loaded(self) -> Iterator[Tensor]:
+        try:
+            yield from self.loader
+        except UnreadableImageError as error:  # of a worker the message is a traceback that ends in the error's own
+            raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from None
 
 
 class Transformed(Dataset):

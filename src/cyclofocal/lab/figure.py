@@ -23,10 +23,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "cyclofocal",
     "axes.linewidth": 0.8,
 }
-LEGEND = (
-    "Large dots: mean with 95 % interval; filled: a difference is shown after correction; small dots: seeds."
-    " Green side: better."
-)
+LEGEND = "Large dots: mean with 95 % interval; filled: a difference is shown after correction. Green side: better."
 
 
 def draw(summaries: Sequence[Summary], path: Path) -> None:
@@ -57,7 +54,7 @@ def _one(summary: Summary) -> Figure:
         _metric_panel(panel, metric, summary)
     for panel in axes.flat[len(metrics) :]:
         panel.set_visible(False)
-    seeds = f"{summary.seeds} seed{'s' * (summary.seeds > 1)}, paired. "
+    seeds = f"{summary.seeds} seed{'s' * (summary.seeds > 1)}, paired (small dots). "
     _titles(figure, f"What each loss changes relative to {summary.reference}: {summary.experiment.title}", seeds)
     return figure
 

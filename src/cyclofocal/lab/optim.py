@@ -1,5 +1,6 @@
 """The loss and the optimiser of a run, and what the moment sets on them."""
 
+import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -51,8 +52,12 @@ def optimizer_over(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.
     if recipe.optimizer == "adamw":  # fused, which timm's is not on a CPU, where it takes half a step of a small model
         betas = (recipe.momentum, 0.999)
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=True)
-    from timm.optim import create_optimizer_v2
+    from timm.optim import create_optimizer_v2, list_optimizers
 
+    if recipe.optimizer.lower().removeprefix("lookahead_") not in (known := list_optimizers()):
+        nearest = difflib.get_close_matches(recipe.optimizer, ["sgd", *known], n=1, cutoff=0.4)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"optimizer is {recipe.optimizer!r}; it must be 'sgd', or a name that timm knows.{hint}")
     return create_optimizer_v2(groups, opt=recipe.optimizer, lr=recipe.learning_rate, momentum=recipe.momentum)
 
 

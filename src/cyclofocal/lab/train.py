@@ -15,6 +15,7 @@ from torch import Tensor
 from cyclofocal.lab import draws
 from cyclofocal.lab.batches import check_shares, source
 from cyclofocal.lab.data import DataSet, load
+from cyclofocal.lab.data.errors import several
 from cyclofocal.lab.data.images import Labels
 from cyclofocal.lab.epoch import Course, run_epoch
 from cyclofocal.lab.learner import Learner, build_learner, initial_model
@@ -25,7 +26,7 @@ from cyclofocal.lab.predict import predict
 from cyclofocal.lab.progress import Display
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.runs import Row, Run, identity
+from cyclofocal.lab.runs import OtherRunError, Row, Run, identity
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -93,14 +94,31 @@ def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = N
     with draws.kept():
         data = load_data(recipe, setup.root, seed)
         check_shares(len(data.train), recipe.batch_size, accelerator.num_processes)
+        if test:
+            check_every_class_is_tested(data)
         make = partial(initial_model, inputs=data.train.inputs)
         learner = build_learner(recipe, loss, len(data.classes), seed, accelerator, make)
-        rows, earlier = resume(learner, run) if run else ([], 0.0)
+        rows, earlier = resume(learner, run, data) if run else ([], 0.0)
         fit(learner, data, recipe, loss, seed, setup, run, rows, earlier)
         logits = _test_logits(learner, data, recipe, setup) if test else None
     seconds = earlier + time.perf_counter() - started
     metrics = {} if logits is None else evaluate(logits, data.test.labels, data.counts, recipe.groups)
     return conclude(what, learner, data, rows, logits, metrics, seconds, setup, run)
+
+
+def check_every_class_is_tested(data: DataSet) -> None:
+    """Refuse before training what could not be evaluated after it.
+
+    Raises:
+        ValueError: a class without a test image.
+    """
+    absent = sorted(set(range(len(data.classes))) - set(data.test.labels.tolist()))
+    if absent:
+        names = several([f"{c} ({data.classes[c]})" for c in absent])
+        raise ValueError(
+            f"{data.test.title}: {len(absent)} of {len(data.classes)} classes have no test image, so their accuracy is"
+            f" undefined: {names}"
+        )
 
 
 def conclude(
@@ -174,12 +192,16 @@ def fit(
             accelerator.log({name: value for name, value in row.items() if value is not None}, step=epoch)
             if run and accelerator.is_main_process:
                 spent = earlier + time.perf_counter() - started
-                run.keep(epoch, {"rows": rows, "seconds": spent, **learner.state_dict()})
+                run.keep(epoch, {"rows": rows, "seconds": spent, "data": data.digest, **learner.state_dict()})
             bar.epoch(row, recipe.total_epochs)
 
 
-def resume(learner: Learner, run: Run) -> tuple[list[Row], float]:
-    """Bring the learner to where the run was stored last; its rows, and the seconds it has taken so far."""
+def resume(learner: Learner, run: Run, data: DataSet) -> tuple[list[Row], float]:
+    """Bring the learner to where the run was stored last; its rows, and the seconds it has taken so far.
+
+    Raises:
+        OtherRunError: the run began on other data.
+    """
     content = None
     if learner.accelerator.is_main_process:
         content, damaged = run.resume()
@@ -188,6 +210,11 @@ def resume(learner: Learner, run: Run) -> tuple[list[Row], float]:
     content = from_main(learner.accelerator, content)
     if content is None:
         return [], 0.0
+    if content["data"] != data.digest:
+        raise OtherRunError(
+            f"{run.folder}: this run began on other data: the labels or names of {data.title} have changed since;"
+            " remove the folder to begin anew"
+        )
     learner.load_state_dict(content)
     return content["rows"], content["seconds"]
 

@@ -1,10 +1,15 @@
 """``cyclofocal recipes``: every experiment, what it costs, how to run it and what is to be expected."""
 
+from collections.abc import Callable
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from cyclofocal.lab.oltr.recipe import TwoStages
+from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES, told
+from cyclofocal.lab.recipes.recipe import Recipe
 
 PIPED_COLUMNS = 200
 
@@ -17,8 +22,11 @@ def recipes() -> None:
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("recipe", "data set", "model", "cost", "command", "expected"):
         shown.add_column(heading, no_wrap=heading == "recipe", overflow="fold")
-    for name, make in RECIPES.items():
-        recipe = make()
-        command = told(name, "Command") or f"cyclofocal reproduce {name}"
-        shown.add_row(name, recipe.title, recipe.model, told(name, "Cost"), command, told(name, "Expected"))
+    makers: dict[str, Callable[[], Recipe | TwoStages]] = {**RECIPES, **TWO_STAGES}
+    for name, make in makers.items():
+        found = make()
+        recipe = found.first if isinstance(found, TwoStages) else found
+        title = recipe.title.replace(", stage 1", ", two stages")
+        command = told(make, "Command") or f"cyclofocal reproduce {name}"
+        shown.add_row(name, title, recipe.model, told(make, "Cost"), command, told(make, "Expected"))
     console.print(shown, markup=False)

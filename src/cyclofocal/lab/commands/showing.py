@@ -36,7 +36,10 @@ def show(records: Sequence[RunRecord], reference: str = "", metric: str = PRIMAR
     if picture is not None:
         from cyclofocal.lab.figure import draw
 
-        draw(found, picture)
+        try:
+            draw(found, picture)
+        except ValueError as error:
+            console.print(f"no picture: {error}", markup=False)
 
 
 def _show_whole(console: Console, summary: Summary) -> None:

@@ -78,7 +78,12 @@ def train(
         str | None, typer.Argument(help="A name from `cyclofocal recipes`; or give --data.", callback=recipe_name)
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Images of your own: a folder, a list file, torch/, hfds/, wds/ or tfds/NAME.")
+        str | None,
+        typer.Option(
+            help="Images of your own: a folder (train/ with test/ or val/ beside it, or classes alone and --set"
+            " test_fraction=0.2), a list file (and --set image_root=, validation_list=, test_list=), torch/, hfds/,"
+            " wds/ or tfds/NAME."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="One of ours, or any name that timm knows.")] = None,
     loss: Annotated[
@@ -123,11 +128,12 @@ def _run_all(
     for seed in seeds:
         for loss in losses:
             folder = run_folder(out, recipe, loss, seed)
+            again = (folder / "record.jsonl").exists()
             setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
             with told_in_a_line(folder), locked(folder) if is_main() else nullcontext():
                 records.append(train_one(recipe, loss, seed, setup))
             if is_main():
-                typer.echo(_told(records[-1], folder))
+                typer.echo(_told(records[-1], folder) + (" (ended before, not run again)" if again else ""))
     _compare(records, losses)
 
 

@@ -1,5 +1,6 @@
 """Labelled images, in memory or read on demand, or rows of a table, and the three splits that an experiment needs."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -149,3 +150,14 @@ class DataSet:
     def counts(self) -> tuple[int, ...]:
         """Training images per class."""
         return tuple(np.bincount(self.train.labels, minlength=len(self.classes)).tolist())
+
+    @property
+    def digest(self) -> str:
+        """Of the labels of all splits in their order, and of what identifies each image; not of the pixels."""
+        content = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                content.update(split.labels.tobytes() + split.positions.tobytes())
+                names = () if split.reader is None else map(split.name, range(len(split)))
+                content.update("\n".join(names).encode())
+        return content.hexdigest()[:16]

@@ -110,7 +110,7 @@ def train_stage(
             scale_features(learner, recipe.features_lr_scale)
         else:
             learner, course_type = build_open_learner(recipe, loss, classes, seed, accelerator, weights), ClassAware
-        rows, earlier = resume(learner, run) if run else ([], 0.0)
+        rows, earlier = resume(learner, run, data.known) if run else ([], 0.0)
         if isinstance(learner.model, OpenLongTailed) and not learner.model.memory.filled:
             fill_memory(learner.model, data.known.train, recipe, accelerator, setup.workers)
         fit(learner, data.known, recipe, loss, seed, setup, run, rows, earlier, course_type)

@@ -31,14 +31,13 @@ RECIPES: dict[str, Callable[[], Recipe]] = {make().name: make for make in _MAKER
 """Functions without arguments that return the recipe of that name."""
 
 
-def told(name: str, what: str) -> str:
+def told(make: Callable[[], Any], what: str) -> str:
     """What the docstring of a recipe says after ``Cost:``, ``Expected:`` or ``Command:``; "" where it doesn't.
 
     Example:
-        >>> told("digits", "Command")
+        >>> told(RECIPES["digits"], "Command")
         'cyclofocal compare digits'
     """
-    make: Any = RECIPES[name]
     text = inspect.getdoc(make.func if isinstance(make, functools.partial) else make) or ""
     found = re.search(rf"^{what}: (.+)$", text, re.MULTILINE)
     return found[1] if found else ""

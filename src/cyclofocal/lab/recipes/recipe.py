@@ -1,5 +1,6 @@
 """What an experiment consists of, as plain values that a record can hold."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -181,6 +182,17 @@ class Recipe:
         for name in ("momentum", "ema_decay", "test_fraction", "validation_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        for name in FIELDS:
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+                raise ValueError(f"{name} is {value}; it must be finite")
+        if not all(std > 0 for std in self.std):
+            raise ValueError(f"std is {self.std}; it must be greater than 0")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate is {self.min_learning_rate}; it must be at most learning_rate {self.learning_rate}"
+            )
         if not 0 <= self.random_erasing <= 1:
             raise ValueError(f"random_erasing is {self.random_erasing}; it must be in [0, 1]")
         if self.channels not in (1, 3):

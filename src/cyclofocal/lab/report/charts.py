@@ -158,42 +158,20 @@ def reliability(summary: Summary, name: str) -> str:
 
 
 def critical_difference_diagram(ranking: Ranking) -> str:
-    """Mean ranks on a line; losses that Nemenyi's test cannot tell apart are joined by a bar."""
-    losses = list(ranking.ranks.items())
-    width, top = 360, 46
-    scale = Scale(1, len(losses), 24, width - 24)
-    cliques = _cliques(ranking)
-    first = top + 16 + 9 * len(cliques)
-    height = first + 17 * -(-len(losses) // 2) + 10
-    parts = [line([(scale.start, top), (scale.end, top)], "axis")]
-    for tick in range(1, len(losses) + 1):
-        parts += [line([(scale(tick), top - 4), (scale(tick), top)], "axis")]
-        parts += [text(scale(tick), top - 8, str(tick), "tick", "middle")]
-    if ranking.critical_difference <= len(losses) - 1:
-        parts.append(line([(scale(1), 14), (scale(1 + ranking.critical_difference), 14)], "interval reference"))
-    parts.append(text(scale(1), 10, f"critical difference {ranking.critical_difference:.2f}", "tick"))
-    for place, (low, high) in enumerate(cliques):
-        y = top + 10 + 9 * place
-        parts.append(line([(scale(low) - 3, y), (scale(high) + 3, y)], "interval reference"))
+    """Mean ranks with half the critical difference on either side: where two bars meet, nothing tells them apart."""
+    losses, half = list(ranking.ranks.items()), ranking.critical_difference / 2
+    bottom = 12 + 34 * len(losses)
+    scale = Scale(1 - half, len(losses) + half, 14, WIDTH - 14)
+    parts = []
     for place, (loss, rank) in enumerate(losses):
-        left = place < (len(losses) + 1) // 2
-        y = first + 17 * (place if left else len(losses) - 1 - place)
-        end = 4 if left else width - 4
-        parts.append(line([(scale(rank), top), (scale(rank), y), (end, y)], "leader"))
-        parts.append(text(end, y - 3, f"{loss} {rank:.2f}", "name", "start" if left else "end"))
+        y = 26 + 34 * place
+        bar = [(scale(rank - half), y + 5), (scale(rank + half), y + 5)]
+        parts += [text(14, y - 5, f"{loss}, {rank:.2f}", "name"), line(bar, "interval reference")]
+        parts.append(dot(scale(rank), y + 5, 4.5, "shown reference"))
+    parts.append(x_axis(scale, bottom, "mean rank"))
     said = ", ".join(f"{loss} {rank:.2f}" for loss, rank in losses)
-    return picture(width, height, parts, "Mean ranks with critical difference", said)
-
-
-def _cliques(ranking: Ranking) -> list[tuple[float, float]]:
-    """First and last rank of each largest group without a difference."""
-    ranks, unlike = list(ranking.ranks.items()), set(ranking.unlike())
-    found: list[tuple[int, int]] = []
-    for start in range(len(ranks)):
-        end = max(e for e in range(start, len(ranks)) if (ranks[start][0], ranks[e][0]) not in unlike)
-        if end > start and not any(end <= other for _, other in found):
-            found.append((start, end))
-    return [(ranks[start][1], ranks[end][1]) for start, end in found]
+    description = f"{said}; critical difference {ranking.critical_difference:.2f}"
+    return picture(WIDTH, bottom + 38, parts, "Mean ranks with critical difference", description)
 
 
 Lines = dict[str, tuple[Array, Array, Array]]

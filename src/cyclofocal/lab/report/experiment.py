@@ -10,8 +10,8 @@ from cyclofocal.lab.metrics import METRICS, Metric
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 from cyclofocal.lab.records import RunRecord
 
-NOT_THE_RECIPE = ("fold", "first")
-"""Fields of a recipe that differ within an experiment: the fold, and which first stage a second one began with."""
+NOT_THE_RECIPE = ("fold",)
+"""Fields of a recipe that differ within an experiment."""
 
 DIGITS = 11
 """After the point; what rounding of floats leaves behind is far smaller."""
