@@ -4,8 +4,10 @@ import re
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from cyclofocal.lab.longtail import FOLLOWERS
+from cyclofocal.lab.optim import build_optimizer
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.settings import SettingError, with_settings
 
@@ -93,6 +95,6 @@ def test_a_recipe_is_plain_values():
 
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
-    recipe = with_settings(RECIPE, ["optimizer=adamm"])
+    recipe = with_settings(digits(), ["optimizer=adamm"])
     with pytest.raises(ValueError, match="optimizer is 'adamm'.*Did you mean 'adam"):
         build_optimizer(torch.nn.Linear(2, 2), recipe)
