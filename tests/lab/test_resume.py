@@ -202,7 +202,7 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     assert checkpoint.newest(tmp_path) == ({"rows": [1]}, [])
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path):
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     """A checkpoint of the run, then other labels under the same name."""
     recipe, folder = replace(RECIPE, epochs=2), tmp_path / "run"
     train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
@@ -210,6 +210,6 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     again = train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
     assert len(again.epochs) == 2
     (folder / "record.jsonl").unlink()
-    with pytest.raises(OtherRunError, match="other data"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DataSet, "digest", "0123456789abcdef")
+    monkeypatch.setattr(DataSet, "digest", "0123456789abcdef")
+    with pytest.raises(OtherRunError, match="other data"):
         train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))

@@ -96,5 +96,5 @@ def test_a_recipe_is_plain_values():
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
     recipe = with_settings(digits(), ["optimizer=adamm"])
-    with pytest.raises(ValueError, match="optimizer is 'adamm'.*Did you mean 'adam"):
+    with pytest.raises(ValueError, match=r"optimizer is 'adamm'.*Did you mean 'adam"):
         build_optimizer(torch.nn.Linear(2, 2), recipe)
