@@ -1,5 +1,6 @@
 """A record survives the disk, appears whole or not at all, and damage is named by file and line."""
 
+import gzip
 import json
 from dataclasses import asdict, replace
 
@@ -27,6 +28,12 @@ def test_round_trip(tmp_path):
     assert list(read_records(tmp_path)) == [RECORD, replace(RECORD, seed=4)]
     assert list(read_records(tmp_path / "a.jsonl")) == [RECORD]
     assert (tmp_path / "a.jsonl").read_text().count("\n") == 1
+
+
+def test_a_packed_file_is_read(tmp_path):
+    line = json.dumps(asdict(RECORD)) + "\n"
+    (tmp_path / "many.jsonl.gz").write_bytes(gzip.compress(2 * line.encode()))
+    assert list(read_records(tmp_path / "many.jsonl.gz")) == [RECORD, RECORD]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

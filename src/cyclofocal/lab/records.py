@@ -1,5 +1,6 @@
 """One run, one line: the record that every table and picture is made of."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -102,13 +103,15 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 def read_records(path: Path) -> Iterator[RunRecord | DamagedRecordError]:
     """Every line of a file, or of all ``*.jsonl`` files of a folder: its record, or what is wrong with it.
 
+    A file whose name ends in ``.gz`` is unpacked on the way.
+
     Raises:
         FileNotFoundError: no such file or folder.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; it must be a .jsonl file or a folder of them")
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _text(file).splitlines()
         if not lines:
             yield DamagedRecordError(f"{file}: empty")
         for number, line in enumerate(lines, start=1):
@@ -116,6 +119,11 @@ def read_records(path: Path) -> Iterator[RunRecord | DamagedRecordError]:
                 yield _parse(line)
             except ValueError as error:
                 yield DamagedRecordError(f"{file}, line {number}: {error}")
+
+
+def _text(file: Path) -> str:
+    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    return content.decode("utf-8", errors="replace")
 
 
 def _decoded(line: str) -> Any:

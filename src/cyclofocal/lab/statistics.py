@@ -145,11 +145,12 @@ def pairs_to_resolve(differences: Sequence[float], comparisons: int = 1) -> int 
     """
     from scipy.special import ndtri
 
-    mean = float(np.mean(differences))
-    if len(differences) < 2 or abs(mean) <= TIE * float(np.abs(differences).max()):
+    n, mean = len(differences), math.fsum(differences) / len(differences)
+    if n < 2 or abs(mean) <= TIE * max(map(abs, differences)):
         return None
+    variance = math.fsum((value - mean) ** 2 for value in differences) / (n - 1)
     z = ndtri(1 - LEVEL / max(comparisons, 1) / 2)
-    pairs = ((z + ndtri(POWER)) * float(np.std(differences, ddof=1)) / mean) ** 2 + z**2 / 2
+    pairs = (z + ndtri(POWER)) ** 2 * variance / mean**2 + z**2 / 2
     return max(math.ceil(pairs), pairs_needed(comparisons))
 
 
@@ -185,9 +186,9 @@ def _bca_intervals(samples: Array) -> Array:
         return np.repeat(samples[:, :1], 2, axis=1)
     counts, times = _counts(n)
     shifted = samples - samples[:, :1]
-    means, mean = shifted @ counts / n, shifted.mean(1, keepdims=True)
-    below = ((means < mean - TIE * spread) @ times + (means <= mean + TIE * spread) @ times) / (2 * RESAMPLES)
-    inner = (mean - shifted) / (n - 1)  # of the jackknife: means without one value, about their mean
+    total, sums, tie = shifted.sum(1, keepdims=True), shifted @ counts, TIE * n * spread
+    below = (_how_many(sums < total - tie, times) + _how_many(sums <= total + tie, times)) / (2 * RESAMPLES)
+    inner = total / n - shifted  # of the jackknife: means without one value about their mean, times n - 1
     with np.errstate(invalid="ignore", divide="ignore"):
         acceleration = -(inner**3).sum(1) / (6 * (inner**2).sum(1) ** 1.5)
         z0 = ndtri(below)
@@ -195,8 +196,13 @@ def _bca_intervals(samples: Array) -> Array:
         share = ndtr(z0 + z / (1 - acceleration * z)).T
     constant = spread[:, 0] <= 1e-12 * np.maximum(1.0, np.abs(samples).max(1))
     share[constant] = 0.5
-    bounds = samples[:, :1] + _quantiles(means, times, share)
+    bounds = samples[:, :1] + _quantiles(sums, times, share) / n
     return np.where(constant[:, None], samples.mean(1, keepdims=True), bounds)
+
+
+def _how_many(kinds: NDArray[np.bool_], times: Array) -> Array:
+    """Resamples of these kinds, (cells,)."""
+    return np.count_nonzero(kinds, axis=1) if len(times) == RESAMPLES else kinds @ times
 
 
 @lru_cache(maxsize=4)
@@ -206,24 +212,25 @@ def _counts(n: int) -> tuple[Array, Array]:
     places = (drawn + n * np.arange(RESAMPLES)[:, None]).ravel()
     counts = np.bincount(places, minlength=n * RESAMPLES).reshape(RESAMPLES, n).astype(np.float64)
     if n > FEW_KINDS:
-        return counts.T, np.ones(RESAMPLES)
+        return np.ascontiguousarray(counts.T), np.ones(RESAMPLES)
     kinds, times = np.unique(counts, axis=0, return_counts=True)
-    return kinds.T, times.astype(np.float64)
+    return np.ascontiguousarray(kinds.T), times.astype(np.float64)
 
 
-def _quantiles(means: Array, times: Array, share: Array) -> Array:
-    """Linear between the ordered values of each row, each as often as it was drawn, as numpy has it by default."""
+def _quantiles(sums: Array, times: Array, share: Array) -> Array:
+    """Linear between the ordered values of each row, each as often as it was drawn, as numpy has it; sorts ``sums``."""
     place = share * (RESAMPLES - 1)
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, RESAMPLES - 1)
+    weight = place - low
     if len(times) == RESAMPLES:
-        ordered = np.sort(means, axis=1)
+        sums.sort(axis=1)
     else:
-        order = np.argsort(means, axis=1)
-        ordered, ends = np.take_along_axis(means, order, axis=1), times[order].cumsum(1)
+        order = np.argsort(sums, axis=1)
+        sums, ends = np.take_along_axis(sums, order, axis=1), times[order].cumsum(1)
         low, high = ((ends[:, None, :] <= index[:, :, None]).sum(2) for index in (low, high))
-    least, most = np.take_along_axis(ordered, low, axis=1), np.take_along_axis(ordered, high, axis=1)
-    return least + (place - np.floor(place)) * (most - least)
+    least, most = np.take_along_axis(sums, low, axis=1), np.take_along_axis(sums, high, axis=1)
+    return least + weight * (most - least)
 
 
 def _patterns(n: int) -> int:

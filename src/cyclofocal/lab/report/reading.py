@@ -52,7 +52,7 @@ def _files(path: Path) -> Iterable[Path]:
         return [path]
     runs = sorted(path.rglob(OF_A_RUN))
     folders = {run.parent for run in runs}
-    lines = sorted(path.rglob("*.jsonl"))
+    lines = sorted([*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")])
     return [*runs, *(file for file in lines if file.parent not in folders or file.name == "record.jsonl")]
 
 
