@@ -101,6 +101,30 @@ def test_a_jitted_training_moves_eta_and_learns():
     assert ((x @ weights).argmax(1) == y).mean() > 0.9
 
 
+def test_a_step_has_its_eta_wherever_training_begins_and_in_however_many_batches():
+    generator = np.random.default_rng(0)
+    x, y, steps = (
+        jnp.asarray(generator.normal(size=(64, 4)), jnp.float32),
+        jnp.asarray(generator.integers(0, 3, 64)),
+        12,
+    )
+
+    @jax.jit
+    def gradient(weights, step, rows):
+        eta = ours.cyclical_eta(step / (steps - 1))
+        return jax.grad(lambda w: ours.cyclical_focal_loss(x[rows] @ w, y[rows], eta=eta).mean())(weights)
+
+    def train(weights, begin, end, parts):
+        for step in range(begin, end):
+            weights -= sum(gradient(weights, step, rows) for rows in jnp.split(jnp.arange(64), parts)) / parts
+        return weights
+
+    whole = train(jnp.zeros((4, 3)), 0, steps, 1)
+    resumed = train(train(jnp.zeros((4, 3)), 0, 5, 1), 5, steps, 1)
+    np.testing.assert_array_equal(resumed, whole)
+    np.testing.assert_allclose(train(jnp.zeros((4, 3)), 0, steps, 4), whole, atol=1e-5)
+
+
 def test_a_wrong_call_is_refused():
     with pytest.raises(ValueError, match=r"labels has shape \(2,\); for logits \(3, 4\)"):
         ours.cyclical_focal_loss(jnp.zeros((3, 4)), jnp.zeros(2, int), eta=0.5)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cyclofocal import CyclicalFocalLoss
+from cyclofocal.schedules import cyclical_eta
 
 IGNORE, STEPS = 255, 40
 
@@ -81,6 +82,30 @@ def test_monai_in_three_dimensions(masks):
     etas, predicted = _train(network, images, target, _criterion(), dice)
     assert min(etas) == pytest.approx(0, abs=0.05)
     assert _mean_iou(predicted, target[64:]) > 0.6  # all paper: 0.3
+
+
+def test_accumulation_does_not_double_it_and_a_loaded_state_continues_it(masks):
+    networks = pytest.importorskip("monai.networks.nets")
+    images, target = (part[:4] for part in masks)
+    network = networks.UNet(spatial_dims=2, in_channels=1, out_channels=3, channels=(4, 8), strides=(2,))
+    optimizer, seen = torch.optim.SGD(network.parameters(), lr=0.1), []
+
+    def train(criterion, batches):
+        for batch in batches:
+            seen.append(criterion.eta.item())
+            criterion(network(images), target).backward()
+            if batch % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        return criterion
+
+    def accumulating():
+        return CyclicalFocalLoss(ignore_index=IGNORE, total_steps=5, accumulation=2)
+
+    halted, resumed = train(accumulating(), range(4)), accumulating()
+    resumed.load_state_dict(halted.state_dict())
+    train(resumed, range(4, 10))
+    assert seen == pytest.approx([cyclical_eta(batch // 2 / 4) for batch in range(10)], abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3, 4, 6, 8)])

@@ -87,6 +87,20 @@ def test_copies_and_checkpoints_hold_the_clock(kind, scenes):
         torch.testing.assert_close(other(*scenes)["classification"], before)
 
 
+@pytest.mark.parametrize("kind", [RetinaNet, FCOS])
+def test_forwards_do_not_move_the_clock_and_one_that_nobody_moves_is_noticed(kind, scenes):
+    model, criterion = _detector(kind).double(), _criterion(0.25)
+    swap_loss(model, criterion)
+    for _ in range(2):  # accumulated
+        sum(model(*scenes).values()).backward()
+    assert criterion.progress == 0.25
+    forgotten = BinaryCyclicalFocalLoss(alpha=0.25, reduction="sum")
+    swap_loss(model, forgotten)
+    with pytest.warns(UserWarning, match="the clock has not moved"):
+        for _ in range(100):
+            model(*scenes)
+
+
 def test_swapping_again_takes_the_new_one(scenes):
     model = _detector(RetinaNet).double()
     swap_loss(model, _criterion(0.0))

@@ -117,11 +117,6 @@ def test_older_records_have_the_defaults_of_fields_that_came_later():
     assert summarise([*old, *[r for r in grid(6) if r.seed >= 3]]).seeds == 6
 
 
-def test_a_second_stage_may_begin_with_different_first_stages():
-    records = [replace(r, recipe={**r.recipe, "first": f"{r.loss['name']}"}) for r in grid(3)]
-    assert summarise(records).seeds == 3
-
-
 def test_several_recipes_are_not_one_summary():
     other = [replace(r, recipe={**r.recipe, "epochs": 7}) for r in grid(2)]
     with pytest.raises(ValueError, match="2 experiments"):

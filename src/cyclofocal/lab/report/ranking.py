@@ -161,7 +161,7 @@ def _tally(rows: Sequence[Row], metric: Metric) -> Tally:
 def _left_out(summaries: Sequence[Summary], whole: Sequence[int], losses: Sequence[str]) -> tuple[str, ...]:
     said = []
     if absent := [s.experiment.title for place, s in enumerate(summaries) if place not in whole]:
-        said.append(f"Not ranked, because a loss is missing there: {', '.join(absent)}.")
+        said.append(f"Not ranked, because a loss is missing there: {'; '.join(absent)}.")
     others = dict.fromkeys(row.loss for s in summaries for row in s.rows if row.loss not in losses)
     if others:
         said.append(f"Not ranked, because most data sets do not have it: {', '.join(others)}.")
