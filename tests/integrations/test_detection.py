@@ -1,4 +1,4 @@
-"""Promise: torchvision's detectors learn from scenes of handwritten digits, with the cyclical as with the focal loss."""
+"""Promise: torchvision's detectors learn from scenes of handwritten digits, by the cyclical and by the focal loss."""
 
 from functools import partial
 

@@ -97,8 +97,7 @@ def test_forwards_do_not_move_the_clock_and_one_that_nobody_moves_is_noticed(kin
     forgotten = BinaryCyclicalFocalLoss(alpha=0.25, reduction="sum")
     swap_loss(model, forgotten)
     with pytest.warns(UserWarning, match="the clock has not moved"):
-        for _ in range(100):
-            model(*scenes)
+        [model(*scenes) for _ in range(100)]
 
 
 def test_swapping_again_takes_the_new_one(scenes):

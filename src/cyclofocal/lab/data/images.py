@@ -153,9 +153,9 @@ class DataSet:
 
     @property
     def digest(self) -> str:
-        """Of the labels of all splits in their order, and of what identifies each image; not of the pixels."""
+        """Of the labels of training and validation, in order, and of what identifies each image; not of the pixels."""
         content = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
+        for split in (self.train, self.validation):
             if split is not None:
                 content.update(split.labels.tobytes() + split.positions.tobytes())
                 names = () if split.reader is None else map(split.name, range(len(split)))
