@@ -1,6 +1,5 @@
 """The loss and the optimiser of a run, and what the moment sets on them."""
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from cyclofocal import CyclicalFocalLoss, cyclical_focal_loss
 from cyclofocal.lab.course import Moment
+from cyclofocal.lab.data.errors import did_you_mean
 from cyclofocal.lab.recipes.own_loss import load_loss
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 
@@ -55,8 +55,7 @@ def optimizer_over(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.
     from timm.optim import create_optimizer_v2, list_optimizers
 
     if recipe.optimizer.lower().removeprefix("lookahead_") not in (known := list_optimizers()):
-        nearest = difflib.get_close_matches(recipe.optimizer, ["sgd", *known], n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        hint = did_you_mean(recipe.optimizer, ["sgd", *map(str, known)])
         raise ValueError(f"optimizer is {recipe.optimizer!r}; it must be 'sgd', or a name that timm knows.{hint}")
     return create_optimizer_v2(groups, opt=recipe.optimizer, lr=recipe.learning_rate, momentum=recipe.momentum)
 

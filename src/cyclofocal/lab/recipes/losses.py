@@ -1,11 +1,11 @@
 """Losses given as text: names, names with settings, and losses of the reader's own."""
 
-import difflib
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cyclofocal.lab.data.errors import did_you_mean
 from cyclofocal.lab.recipes.own_loss import file_digest, try_loss
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings
 from cyclofocal.lab.recipes.settings import SettingError
@@ -65,7 +65,7 @@ def _ours(name: str, settings: list[str]) -> LossSettings:
     if name not in known:
         raise SettingError(
             f"{name!r} is not a loss; allowed: {', '.join(known)}, or a loss of your own, PATH.py:FUNCTION."
-            f"{_nearest(name, list(known))}"
+            f"{did_you_mean(name, list(known))}"
         )
     loss = known[name]
     if not settings:
@@ -114,7 +114,7 @@ def _values(loss: str, settings: list[str], allowed: tuple[str, ...]) -> dict[st
         if name not in allowed:
             raise SettingError(
                 f"{name!r} is not a setting of {loss}; allowed: {', '.join(allowed)}.{_other(name)}"
-                f"{_nearest(name, list(allowed))}"
+                f"{did_you_mean(name, list(allowed))}"
             )
         if name in values:
             raise SettingError(f"{name} of {loss} is given twice; give it once")
@@ -148,11 +148,6 @@ def _check_different(losses: list[LossSettings]) -> None:
                 )
             if replace(earlier, name="", title="") == replace(loss, name="", title=""):
                 raise SettingError(f"{loss.name!r} and {earlier.name!r} are the same loss; give one of them")
-
-
-def _nearest(name: str, allowed: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, allowed, n=1, cutoff=0.4)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _other(setting: str) -> str:

@@ -1,9 +1,8 @@
 """From what a reader types to recipes: a name of the catalogue, a table, images of their own, tables of KEEL."""
 
-import difflib
 from pathlib import Path
 
-from cyclofocal.lab.data.errors import MissingDataError
+from cyclofocal.lab.data.errors import MissingDataError, did_you_mean
 from cyclofocal.lab.data.hosts import PREFIXES
 from cyclofocal.lab.data.sources import KEEL
 from cyclofocal.lab.data.tables import SUFFIXES
@@ -57,8 +56,7 @@ def _table(path: str, target: str) -> Recipe:
 
 
 def _unknown(what: str) -> ValueError:
-    nearest = difflib.get_close_matches(what, [*RECIPES, f"{KEEL}{ALL}"], n=1, cutoff=0.4)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(what, [*RECIPES, f"{KEEL}{ALL}"])
     return ValueError(
         f"{what!r} is no recipe, file or folder; give a name from `cyclofocal recipes`, a folder of images, a table"
         f" that ends in {' or '.join(SUFFIXES)}, {KEEL}NAME or {KEEL}{ALL}.{hint}"

@@ -1,11 +1,11 @@
 """Settings given as text, ``field=value``, checked against the type of the recipe's field."""
 
-import difflib
 import types
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from cyclofocal.lab.data.errors import did_you_mean
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.recipes.recipe import Recipe
 
@@ -37,8 +37,7 @@ def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
         if not equals:
             raise SettingError(f"{setting!r} is not a setting; it must be field=value, like epochs=10")
         if name not in hints:
-            nearest = difflib.get_close_matches(name, hints, n=1, cutoff=0.4)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            hint = did_you_mean(name, hints)
             raise SettingError(f"{name!r} is not a field of a recipe; allowed: {', '.join(hints)}.{hint}")
         try:
             values[name] = _value(text.strip(), hints[name])
