@@ -15,6 +15,8 @@
 #include <sys/mman.h>
 #endif
 #if defined(__SSE2__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // of the header's own undefined registers
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #endif
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call that is not inlined
@@ -62,9 +64,10 @@ struct Float16 { uint16_t bits; };
 // Always the same pieces, whatever the number of threads: sums come out equal to the last bit.
 constexpr int64_t PIECES = 1024;
 constexpr int64_t GRAIN = 16384;         // elements that are worth a thread
-constexpr size_t LINE = 64;              // of cache, in bytes
+constexpr size_t PAGE = 4096, LINE = 64;  // of memory and of cache, in bytes
 constexpr int64_t OWN_MAPPING = 32 << 20; // bytes from which glibc gives every block a mapping of its own
 constexpr int64_t ACROSS_FROM = 96;      // classes from which a row fills vectors well
+constexpr int64_t LONG_ROW = 1 << 16;    // bytes that are not written twice if that can be helped
 constexpr int64_t MAX_TILES = 16, BLOCK_BYTES = 1 << 17;
 constexpr int64_t SIGMOID_UNIT = 1024;   // elements
 
@@ -82,11 +85,10 @@ struct FlushDenormals {
 // the system stops to compact it, which was measured to cost ten times the whole loss.)
 void map_pages(char* begin, char* end) {
 #if defined(__linux__)
-    const uintptr_t page = 4096, last = (uintptr_t)end / page * page;
-    const uintptr_t first = ((uintptr_t)begin + page - 1) / page * page;
+    const uintptr_t last = (uintptr_t)end / PAGE * PAGE, first = ((uintptr_t)begin + PAGE - 1) / PAGE * PAGE;
     const int populate_write = 23;  // MADV_POPULATE_WRITE, Linux 5.14; an error elsewhere, which does not matter
     unsigned char mapped = 1;
-    if (first < last && mincore((void*)(last - page), page, &mapped) == 0 && !(mapped & 1))
+    if (first < last && mincore((void*)(last - PAGE), PAGE, &mapped) == 0 && !(mapped & 1))
         madvise((void*)first, last - first, populate_write);
 #else
     (void)begin, (void)end;
@@ -136,6 +138,18 @@ bool run(Plan& plan, double& total) {
     total = 0;
     for (int64_t i = 0; i < plan.pieces; ++i) total += partial[i];
     return true;
+}
+
+// Whether a loop that reads along `from` and writes along `to` waits for itself: processors tell a load from an earlier
+// store by the address within a page first, and hold the load back where those agree.
+bool collides(const void* from, const void* to) {
+    const uintptr_t ahead = ((uintptr_t)to - (uintptr_t)from) % PAGE;
+    return ahead && ahead < PAGE / 8;
+}
+
+// The first line from `scratch` on that collides neither with `to` nor with what `to` collides with.
+void* apart(void* scratch, const void* to) {
+    return (char*)scratch + ((uintptr_t)to + PAGE / 4 - (uintptr_t)scratch) % PAGE / LINE * LINE;
 }
 
 bool in_range(int64_t t, int64_t classes) { return t >= 0 && t < classes; }
@@ -250,6 +264,18 @@ template <> struct Real<double> {
     static constexpr double LN2_LO = 0x1.a39ef35793c76p-33, LOG_LIMIT = 600;
 };
 
+// The greater and the lesser of each lane, b where either is nan: the general form is one instruction but
+// in AVX-512.
+#if BYTES == 64
+FN Real<float>::V max(Real<float>::V a, Real<float>::V b) { return _mm512_max_ps(a, b); }
+FN Real<float>::V min(Real<float>::V a, Real<float>::V b) { return _mm512_min_ps(a, b); }
+FN Real<double>::V max(Real<double>::V a, Real<double>::V b) { return _mm512_max_pd(a, b); }
+FN Real<double>::V min(Real<double>::V a, Real<double>::V b) { return _mm512_min_pd(a, b); }
+#else
+template <class V> FN V max(V a, V b) { return a > b ? a : b; }
+template <class V> FN V min(V a, V b) { return a < b ? a : b; }
+#endif
+
 // base^value for base >= 0; whole numbers up to 4 by multiplication.
 template <class T> struct Exponent {
     T value;
@@ -268,8 +294,6 @@ template <class T> struct Math : Real<T> {
     FN V load(const T* p) { V v; memcpy(&v, p, sizeof v); return v; }
     FN void store(T* p, V v) { memcpy(p, &v, sizeof v); }
     FN V all(T a) { return a - V{}; }
-    FN V max(V a, V b) { return a > b ? a : b; }  // one instruction in this form, as is min; b where either is nan
-    FN V min(V a, V b) { return a < b ? a : b; }
     FN V clamp(V a) { return max(all(-R::BIG), a); }  // so that 0 * log 0 is 0
     FN I lanes() { I i = {}; for (int k = 0; k < W; ++k) i[k] = k; return i; }
 
@@ -283,9 +307,13 @@ template <class T> struct Math : Real<T> {
         return a[0];
     }
     FN T highest(V v) {
-        T a = v[0];
-        for (int k = 1; k < W; ++k) a = v[k] > a ? v[k] : a;
-        return a;
+        T a[W];
+        store(a, v);
+#pragma GCC unroll 4
+        for (int half = W / 2; half; half /= 2)
+#pragma GCC unroll 8
+            for (int k = 0; k < half; ++k) a[k] = a[k + half] > a[k] ? a[k + half] : a[k];
+        return a[0];
     }
 
     // 2^n * e^f with |f| <= log(2)/2; exactly 0 at -inf, inf beyond the range.
@@ -293,8 +321,7 @@ template <class T> struct Math : Real<T> {
         x = min(all(R::EXP_HIGH), max(all(R::EXP_LOW), x));
         V shifted = x * (T)1.4426950408889634 + R::MAGIC, n = shifted - R::MAGIC;
         V f = x - n * R::LN2_HI - n * R::LN2_LO;
-        V power = bits_as<V>((bits_as<U>(shifted) + R::BIAS) << R::MANTISSA);
-        return polynomial(f) * power;
+        return polynomial(f) * bits_as<V>((bits_as<U>(shifted) + R::BIAS) << R::MANTISSA);
     }
     // Minimax of degree 6 (relative error 3e-9) for float, Taylor of degree 13 (4e-18) for double.
     FN V polynomial(V f) {
@@ -432,21 +459,23 @@ FN OwnTerm<T> own_term(const Settings<T>& s, typename Math<T>::V l, typename Mat
 }
 
 // A row to compute, or W rows side by side. ACROSS: lanes are classes of one row, in `full` vectors and a last one
-// of `rest` lanes; otherwise lanes are rows and vectors are classes.
+// for the `rest`, which ends with the row and so overlaps the one before; otherwise lanes are rows and vectors classes.
 template <class T> struct Rows {
     typedef typename Math<T>::V V;
     const T *x, *y, *weight;           // logits; target probabilities; class weights or null
     int64_t full, rest;
-    bool spare;                        // whether memory goes on behind the last vector of x
     V other_weight, own_weight, scale, own_x;  // weights of all other classes, and of the target; 1/denominator
     typename Math<T>::I target;
     T *e, *h, *g;                      // scratch of the logits' size, the same, the gradient or null; g may be x
 };
 
-template <class T> FN typename Math<T>::V last(const Rows<T>& r, T fill) {
+// Where vector j begins, and which of its lanes are in no vector before it.
+template <class T> FN int64_t begin_of(const Rows<T>& r, int64_t j) {
+    return j * Math<T>::W - (j < r.full ? 0 : Math<T>::W - r.rest);
+}
+template <class T> FN typename Math<T>::I fresh(const Rows<T>& r, int64_t j) {
     typedef Math<T> M;
-    const T* p = r.x + r.full * M::W;
-    return r.spare ? (M::lanes() < (typename M::Int)r.rest ? M::load(p) : M::all(fill)) : load_some<T>(p, r.rest, fill);
+    return M::lanes() >= (typename M::Int)(j < r.full ? 0 : M::W - r.rest);
 }
 
 constexpr int64_t BLOCK = 256;  // vectors summed into one accumulator
@@ -460,8 +489,8 @@ template <class T, bool ACROSS> FN typename Math<T>::V over_lanes(typename Math<
 template <class T, bool ACROSS> FN typename Math<T>::V reference(const Rows<T>& r, int64_t count) {
     typedef Math<T> M;
     typename M::V top = r.full ? M::load(r.x) : M::all(-INFINITY);
-    for (int64_t j = 1; j < count; ++j) top = M::max(M::load(r.x + j * M::W), top);
-    if (ACROSS && r.rest) top = M::max(last(r, (T)-INFINITY), top);
+    for (int64_t j = 1; j < count; ++j) top = max(M::load(r.x + j * M::W), top);
+    if (ACROSS && r.rest) top = max(M::load(r.x + begin_of(r, r.full)), top);
     return ACROSS ? M::all(M::highest(top)) : top;
 }
 
@@ -475,7 +504,7 @@ template <class T, int OTHERS> struct Sums {
     FN void add(Sums& u, const Settings<T>& s, V x, V e, V w, typename M::I keep) {
         u.z += MASKED ? (keep ? e : V{}) : e;
         if (OTHERS == ABSENT) return;
-        V c = OTHERS == SQUARE ? M::max(M::all(M::EXP_LOW), x) : M::clamp(x);  // the same to e^x, which has it at hand
+        V c = OTHERS == SQUARE ? max(M::all(M::EXP_LOW), x) : M::clamp(x);  // the same to e^x, which has it at hand
         V a = OTHERS == SQUARE ? e * e : M::power_of_exp(e, c, s.neg);
         a = OTHERS == ANY ? a * w : a;
         x = OTHERS == ANY ? x * w : x;
@@ -534,15 +563,14 @@ FN typename Math<T>::V other_gradient(const Settings<T>& s, const Finished<T>& f
 template <class T, bool ACROSS> FN typename Math<T>::I is_other(const Rows<T>& r, int64_t j) {
     typedef Math<T> M;
     typedef typename M::Int Int;
-    return ACROSS ? M::lanes() + (Int)(j * M::W) != r.target : r.target != (Int)j;
+    return ACROSS ? M::lanes() + (Int)begin_of(r, j) != r.target : r.target != (Int)j;
 }
 
 // Class weights of vector j.
 template <class T, bool ACROSS, int OTHERS> FN typename Math<T>::V class_weight(const Rows<T>& r, int64_t j) {
     typedef Math<T> M;
     if (OTHERS != ANY || !r.weight) return M::all(1);
-    if (!ACROSS) return M::all(r.weight[j]);
-    return j < r.full ? M::load(r.weight + j * M::W) : load_some<T>(r.weight + j * M::W, r.rest, (T)0);
+    return ACROSS ? M::load(r.weight + begin_of(r, j)) : M::all(r.weight[j]);
 }
 
 // Rows with a class index each: the losses, and the gradient but for the true class, which is returned.
@@ -552,10 +580,9 @@ KERNEL void index_rows(const Settings<T>& s, const Rows<T>& r, typename Math<T>:
     typedef Math<T> M;
     typedef typename M::V V;
     typedef typename M::I I;
-    typedef typename M::Int Int;
     typedef Sums<T, OTHERS> S;
     constexpr int64_t W = M::W;
-    const int64_t end = r.full * W, hot = r.target[0] / W;
+    const int64_t hot = r.target[0] / W;
     // The exponentials are taken relative to the maximum of the first classes, which saves a pass over the row;
     // should they grow too large, that pass is made and the row begun again.
     int64_t look = ACROSS && r.full > GLANCE ? GLANCE : r.full;
@@ -575,9 +602,9 @@ KERNEL void index_rows(const Settings<T>& s, const Rows<T>& r, typename Math<T>:
                 else S::template add<true>(part, s, x, e, w, is_other<T, ACROSS>(r, j));
             }
             if (ACROSS && r.rest && j == r.full) {
-                V x = last(r, (T)-INFINITY) - top, e = M::exp(x), w = class_weight<T, ACROSS, OTHERS>(r, j);
-                e_last = e;
-                S::template add<true>(part, s, x, e, w, (M::lanes() < (Int)r.rest) & is_other<T, ACROSS>(r, r.full));
+                V x = M::load(r.x + begin_of(r, j)) - top, w = class_weight<T, ACROSS, OTHERS>(r, j);
+                e_last = M::exp(x);
+                S::template add<true>(part, s, x, e_last, w, fresh(r, j) & is_other<T, ACROSS>(r, j));
             }
             S::template fold<ACROSS>(total, part);
         }
@@ -587,13 +614,15 @@ KERNEL void index_rows(const Settings<T>& s, const Rows<T>& r, typename Math<T>:
     loss = f.loss;
     own_gradient = f.own;
     if (!r.g) return;
-    for (int64_t j = 0; j < r.full; ++j) {
+    const bool backwards = ACROSS && collides(r.x, r.g);
+    for (int64_t i = 0; i < r.full; ++i) {
+        const int64_t j = backwards ? r.full - 1 - i : i;
         V x = M::load(r.x + j * W) - top, w = class_weight<T, ACROSS, OTHERS>(r, j);
         M::store(r.g + j * W, other_gradient<T, OTHERS>(s, f, x, M::load(r.e + j * W), w));
     }
     if (ACROSS && r.rest) {
-        V x = last(r, (T)0) - top, w = class_weight<T, ACROSS, OTHERS>(r, r.full);
-        store_some<T>(r.g + end, other_gradient<T, OTHERS>(s, f, x, e_last, w), r.rest);
+        V x = M::load(r.x + begin_of(r, r.full)) - top, w = class_weight<T, ACROSS, OTHERS>(r, r.full);
+        M::store(r.g + begin_of(r, r.full), other_gradient<T, OTHERS>(s, f, x, e_last, w));
     }
 }
 
@@ -621,43 +650,35 @@ KERNEL void soft_rows(const Settings<T>& s, const Rows<T>& r, typename Math<T>::
     typedef Math<T> M;
     typedef typename M::V V;
     constexpr int64_t W = M::W;
-    const int64_t end = r.full * W, vectors = r.full + (ACROSS && r.rest);
+    const int64_t vectors = r.full + (ACROSS && r.rest);
     V top = reference<T, ACROSS>(r, r.full), z = {}, sum = {}, part = {};
     for (int64_t j = 0; j < vectors; ++j) {
-        V x = j < r.full ? M::load(r.x + j * W) : last(r, (T)-INFINITY), e = M::exp(x - top);
+        V e = M::exp(M::load(r.x + begin_of(r, j)) - top);
         M::store(r.e + j * W, e);
-        part += e;
+        part += fresh(r, j) ? e : V{};
         if (j % BLOCK == BLOCK - 1) z += part, part = V{};
     }
     z = over_lanes<T, ACROSS>(z + part);
     V log_z = M::log(z), inverse = (T)1 / z;
     V part_loss = loss = part = V{};
     for (int64_t j = 0; j < vectors; ++j) {
-        bool whole = j < r.full;
-        V x = whole ? M::load(r.x + j * W) : last(r, (T)0);
-        V y = whole ? M::load(r.y + j * W) : load_some<T>(r.y + end, r.rest, (T)0);
+        V x = M::load(r.x + begin_of(r, j)), y = M::load(r.y + begin_of(r, j));
         auto k = soft_class(s, x - top - log_z, M::load(r.e + j * W) * inverse, y);
         if (r.weight) {
             V w = class_weight<T, ACROSS, ANY>(r, j);
             k.loss *= w;
             k.h *= w;
         }
-        if (!whole) {
-            auto keep = M::lanes() < (typename M::Int)r.rest;
-            k.loss = keep ? k.loss : V{};
-            k.h = keep ? k.h : V{};
-        }
         M::store(r.h + j * W, k.h);
-        part_loss -= k.loss;
-        part += k.h;
+        part_loss -= fresh(r, j) ? k.loss : V{};
+        part += fresh(r, j) ? k.h : V{};
         if (j % BLOCK == BLOCK - 1) sum += part, loss += part_loss, part = part_loss = V{};
     }
     loss = over_lanes<T, ACROSS>(loss + part_loss);
     sum = over_lanes<T, ACROSS>(sum + part);
     for (int64_t j = 0; r.g && j < vectors; ++j) {
         V g = r.scale * (M::load(r.e + j * W) * inverse * sum - M::load(r.h + j * W));
-        if (j < r.full) M::store(r.g + j * W, g);
-        else store_some<T>(r.g + end, g, r.rest);
+        M::store(r.g + begin_of(r, j), g);
     }
 }
 
@@ -670,16 +691,18 @@ template <class T> struct Kernel {
     }
 };
 
-// What the target index t means for lane k: the first class and a weight of nan, so a row of nan, if it is out of range.
-template <class T> FN int64_t set_target(Rows<T>& r, const Plan& plan, int64_t t, int k) {
-    const bool valid = in_range(t, plan.call->classes);
-    t = valid ? t : 0;
-    const T weight = r.weight ? r.weight[t] : 1;
-    r.target[k] = t;
-    r.own_weight[k] = valid ? weight : (T)NAN;
-    if (r.weight) r.other_weight[k] = (T)(plan.weight_sum - weight);
-    return t;
-}
+// What a target index means: the first class and a weight of nan, so a row of nan, if it is out of range.
+template <class T> struct Target {
+    int64_t index;
+    T own_weight, other_weight;
+    Target(const Rows<T>& r, const Plan& plan, int64_t t) {
+        const bool valid = in_range(t, plan.call->classes);
+        index = valid ? t : 0;
+        const T weight = r.weight ? r.weight[index] : 1;
+        own_weight = valid ? weight : (T)NAN;
+        other_weight = (T)(plan.weight_sum - weight);
+    }
+};
 
 template <class T> TARGET static Rows<T> common(const Plan& plan) {
     Rows<T> r;
@@ -725,13 +748,16 @@ template <class IO> TARGET static double across_work(const Plan& plan, int64_t b
             for (int64_t j = r.full * M::W; j < classes; ++j) wide_x[j] = widen(x[j]);
         }
         r.x = DIRECT ? (const T*)x : wide_x;
-        r.spare = !DIRECT || n + 1 < c.rows;
         r.g = !g ? nullptr : DIRECT ? (T*)g : wide_g;
-        if (DIRECT && g && !c.probabilities) r.e = r.g;  // half the traffic of a row that fills the cache
+        if (DIRECT && g && !c.probabilities)  // half the traffic, unless it is in its own way
+            r.e = collides(r.x, r.g) && classes * (int64_t)sizeof(T) < LONG_ROW ? (T*)apart(scratch, r.g) : r.g;
         if (c.probabilities) {
             r.y = (const T*)c.target + n * classes;
         } else {
-            for (int64_t given = t, k = 0; k < M::W; ++k) t = set_target(r, plan, given, k);
+            const Target<T> target(r, plan, t);
+            t = target.index;
+            r.target = (typename M::Int)t - typename M::I{};
+            r.own_weight = M::all(target.own_weight), r.other_weight = M::all(target.other_weight);
             r.own_x = M::all(r.x[t]);
         }
         typename M::V loss, own;
@@ -794,7 +820,7 @@ template <class IO> TARGET static double columns_work(const Plan& plan, int64_t 
     const Settings<T> settings(c);
     const auto kernel = Kernel<T>::template choose<false>(c);
     Rows<T> r = common<T>(plan);
-    r.full = classes, r.rest = 0, r.spare = false;
+    r.full = classes, r.rest = 0;
     T *x = (T*)scratch, *y = x + size * classes;
     r.e = y + size * classes, r.h = r.e + W * classes;
     int64_t offset[MAX_TILES * W];
@@ -827,7 +853,10 @@ template <class IO> TARGET static double columns_work(const Plan& plan, int64_t 
             for (int i = 0; i < live && !c.probabilities; ++i) {
                 const bool ignored = target[i] == c.ignore_index;
                 if (ignored) counts[i] = 0, all_count = false;
-                r.own_x[i] = tile[set_target(r, plan, ignored ? 0 : target[i], i) * W + i];
+                const Target<T> own(r, plan, ignored ? 0 : target[i]);
+                r.target[i] = (typename M::Int)own.index;
+                r.own_weight[i] = own.own_weight, r.other_weight[i] = own.other_weight;
+                r.own_x[i] = tile[own.index * W + i];
             }
             typename M::V loss, own;
             kernel(settings, r, loss, own);
@@ -863,7 +892,7 @@ template <class IO> int softmax_of(const Call& c) {
         plan.work = across_work<IO>;
         plan.units = c.rows;
         plan.grad_bytes = c.grad ? c.classes * (int64_t)sizeof(IO) : 0;
-        plan.scratch_bytes = 4 * (c.classes / W + 1) * W * sizeof(T);
+        plan.scratch_bytes = 4 * (c.classes / W + 1) * W * sizeof(T) + PAGE;
     } else {
         const int64_t tile = c.classes * W * (int64_t)sizeof(T), all = c.rows * ((c.inner + W - 1) / W);
         plan.tiles = BLOCK_BYTES / tile < all / 64 ? BLOCK_BYTES / tile : all / 64;

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cyclofocal.equation import Eta, other_term, power, softmax_denominator
 
-CHUNK = {"cpu": 2**18}  # elements; on the CPU the two or three buffers of a chunk should stay in cache
+CHUNK = {"cpu": 2**20}  # elements; on the CPU the two or three buffers of a chunk should stay in cache
 CHUNK_ELSEWHERE = 2**24
 LOG2_E = 1 / math.log(2)
 
@@ -69,7 +69,7 @@ def softmax(
         else:
             rows[place] = row.squeeze(1)
         if out is not None:
-            by_logits = p.mul_(-slope.sum(1, keepdim=True)).add_(slope)
+            by_logits = torch.addcmul(slope, p, slope.sum(1, keepdim=True), value=-1, out=p)
             if unasked is not None:
                 by_logits.masked_fill_(unasked, 0)
             if by_logits is not out:
@@ -240,9 +240,9 @@ class _Terms(NamedTuple):
         twice = 1 + p
         easy_steep = twice ** (self.gamma_hc - 1)
         easy = easy_steep * twice
-        weight = focal + self.eta * (easy - focal)
+        weight = torch.lerp(focal, easy, self.eta)
         slope = self.eta * self.gamma_hc * easy_steep - (1 - self.eta) * self.gamma_pos * steep
-        return weight * log_p, weight + slope * p * finite
+        return weight * log_p, torch.addcmul(weight, slope * p, finite)
 
     def _focal(self, not_p: Tensor) -> tuple[Tensor, Tensor]:
         """(1-p)^gamma and (1-p)^(gamma-1), the latter times log p with its limit 0 at p = 1 also for gamma < 1."""
@@ -266,7 +266,7 @@ class _Terms(NamedTuple):
         if self.gamma_neg == 0:
             slope = log_p.zero_().add_(factor)
         else:
-            if _may(sums.min() == -torch.inf):
+            if _may(_number(sums.min()) == -torch.inf):
                 log_p.clamp_(min=torch.finfo(p.dtype).min)  # p * log p is 0 at p = 0
             if self.gamma_neg == 2:
                 hard = self._sum(log_p.mul_(p).mul_(p), per_class)
