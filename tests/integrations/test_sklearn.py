@@ -1,5 +1,6 @@
 """Promise: CyclicalFocalClassifier is a scikit-learn estimator, and one fit is one cycle."""
 
+import builtins
 import pickle
 
 import numpy as np
@@ -136,6 +137,13 @@ def test_eta_moves_as_the_schedule_says_and_results_repeat(digits_table, monkeyp
     assert seen == pytest.approx([cyclical_eta(step / (steps - 1)) for step in range(steps)])
     np.testing.assert_array_equal(model.fit(x, y).predict_proba(x_test), once)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x_test), once)
+
+
+def test_it_says_nothing_even_where_print_is_not_the_builtin(binary_table, monkeypatch, capsys):
+    monkeypatch.setattr(builtins, "print", lambda *args, _print=print, **kwargs: _print(*args, **kwargs))  # as Ray does
+    x, _, y, _ = binary_table
+    CyclicalFocalClassifier(max_epochs=1).fit(x, y)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

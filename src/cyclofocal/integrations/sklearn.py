@@ -204,6 +204,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             predict_nonlinearity=probabilities,
             callbacks=callbacks,
             device=self.device,
+            callbacks__print_log=None,  # it would print in spite of verbose once somebody (Ray) has replaced print
             verbose=0,
         )
 

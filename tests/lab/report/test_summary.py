@@ -132,6 +132,14 @@ def test_losses_of_one_title_are_told_apart():
     assert {"cyclical focal (cyclical)", "cyclical focal (cyclical:gamma_hc=2.0)", "focal"} <= titles
 
 
+def test_cross_entropy_is_the_reference_tuned_too_wherever_it_stands():
+    tuned = replace(CROSS_ENTROPY, name="ce:tuned", title="cross-entropy, tuned")
+    others = [r for r in grid(6) if r.loss["name"] != CROSS_ENTROPY.name]
+    records = [*others, *[record(tuned, seed, 0.8) for seed in range(6)]]
+    assert summarise(records).reference == tuned.title
+    assert summarise([*records, *grid(6)]).reference == CROSS_ENTROPY.title
+
+
 def test_the_first_loss_is_the_reference_where_there_is_no_cross_entropy():
     records = [r for r in grid(6) if r.loss["name"] != CROSS_ENTROPY.name]
     assert summarise(records).reference == FOCAL.title

@@ -120,7 +120,7 @@ def compare(
     if records:
         from cyclofocal.lab.commands.showing import show
 
-        show(records, _reference(records), metric, picture)
+        show(records, metric=metric, picture=picture)
         typer.echo(f"\npicture  {picture}")
     typer.echo(f"records  {out}")
     _tell_failed(failed, len(cells))
@@ -149,12 +149,6 @@ def _tuned(losses: list[LossSettings], trials: int, recipes: list[Recipe], root:
     except (OSError, ModuleNotFoundError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--tune") from None
     return tuned
-
-
-def _reference(records: Sequence[RunRecord]) -> str:
-    """Cross-entropy, untuned if there are both; "" where there is none."""
-    names = {record.loss["name"] for record in records}
-    return next((name for name in ("ce", "ce:tuned") if name in names), "")
 
 
 def _run_with_progress(cells: list[Cell], backend: Backend) -> tuple[list[RunRecord], list[CellError]]:

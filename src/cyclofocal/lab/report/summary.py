@@ -117,7 +117,8 @@ def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = P
 def summaries(found: Sequence[Experiment], reference: str = "", metric: str = PRIMARY) -> list[Summary]:
     """:func:`summarise` of each experiment, all at once, which is much faster."""
     primary = primary_metric(metric)
-    drafts = [_draft(experiment, reference or default_reference(experiment), primary) for experiment in found]
+    reference = reference or default_reference(found)
+    drafts = [_draft(experiment, reference or next(iter(experiment.runs)), primary) for experiment in found]
     cells = [(draft, key) for draft in drafts for key in draft.values]
     means = dict(zip(map(_place, cells), estimates([_per_seed(d.values[key]) for d, key in cells]), strict=True))
     pairs = [(draft, key) for draft in drafts for key in draft.pairs]
@@ -137,9 +138,10 @@ def primary_metric(key: str) -> Metric:
     raise ValueError(f"metric is {key!r}; it must be one of {', '.join(metric.key for metric in METRICS)}")
 
 
-def default_reference(experiment: Experiment) -> str:
-    """Cross-entropy, or the first loss."""
-    return "ce" if "ce" in experiment.runs else next(iter(experiment.runs))
+def default_reference(found: Sequence[Experiment]) -> str:
+    """Cross-entropy, untuned if there are both; "", for the first loss of each experiment, where there is none."""
+    names = {name for experiment in found for name in experiment.runs}
+    return next((name for name in ("ce", "ce:tuned") if name in names), "")
 
 
 Key = tuple[Metric, str]
