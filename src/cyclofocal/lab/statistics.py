@@ -235,7 +235,7 @@ def _quantiles(sums: Array, times: Array, share: Array) -> Array:
 
 def _patterns(n: int) -> int:
     """How many sign patterns are counted."""
-    return 2 ** max(n - 1, 0) if n <= EXACT_PAIRS else max(1_999, min(99_999, 2**24 // n))
+    return 2 ** max(n - 1, 0) if n <= EXACT_PAIRS else max(1_999, min(19_999, 2**24 // n))
 
 
 def _sign_flip_p(samples: Array) -> Array:
