@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -14,6 +15,9 @@ from cyclofocal.lab.report import Row, Summary, number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's, told apart by colour-blind readers."""
+
+LABEL = 28
+"""Characters in a line of a label: a longer name would leave the panels no room."""
 
 GREY = "#555555"
 GREEN = "#EAF3EA"
@@ -109,13 +113,13 @@ def _loss_panel(axes: Any, loss: str, summaries: Sequence[Summary]) -> None:
             if row.loss == loss:
                 _difference(axes, y, row, COLOURS[0], of_seeds=False)
     _lines(axes, [summary.experiment.title for summary in summaries])
-    axes.set_title(loss, loc="left", fontsize=10, weight="bold")
+    axes.set_title(fill(loss, LABEL), loc="left", fontsize=10, weight="bold")
     axes.set_xlabel(f"difference in {summaries[0].primary.unit_of_difference}", fontsize=8, color=GREY)
 
 
 def _lines(axes: Any, labels: Sequence[str]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [fill(label, LABEL) for label in labels])
     axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.spines[["left", "top", "right"]].set_visible(False)

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -20,8 +21,10 @@ def printed(summary, columns):
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
-def test_the_terminal_table_fits_and_loses_nothing(columns):
-    text = printed(summarise(list(grid(10)), "ce"), columns)
+@pytest.mark.parametrize("title", ["cyclical focal", "cyclical focal (gamma_pos 0, gamma_neg 4, gamma_hc 2)"])
+def test_the_terminal_table_fits_and_loses_nothing(title, columns):
+    records = [replace(r, loss=r.loss | {"title": title}) if r.loss["name"] == "cyclical" else r for r in grid(10)]
+    text = printed(summarise(records, "ce"), columns)
     assert max(map(len, text.splitlines())) <= columns
     assert "…" not in text
     assert len(re.findall(r"\d \[.*\] +[+-]?\d.* \[.*\] +(?:\d\.\d{3}|<0\.001) +\w+", text)) == 18

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from cyclofocal.lab.report.ranking import Ranking
@@ -19,7 +20,7 @@ def table(summary: Summary, columns: int) -> Table:
     padding = (0, 1) if columns >= 90 else (0, 0)
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding, title=summary.experiment.title)
     shown.title_style, shown.title_justify = "bold", "left"
-    shown.add_column("", no_wrap=True)
+    shown.add_column("")  # a long name takes more lines, so that the numbers are whole
     for heading in ("mean [95 % interval]", f"minus {summary.reference}" if summary.reference else "", "p"):
         shown.add_column(escape(heading), justify="right", no_wrap=True)
     shown.add_column("", no_wrap=True)
@@ -70,14 +71,15 @@ def _marked(row: Row | None) -> str:
     return f"[{STYLES[verdict]}]{text}[/]" if MARKS[verdict] else text
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row) -> tuple[str | Padding, ...]:
+    loss = Padding.indent(escape(row.loss), 2)
     mean = escape(with_interval(row.estimate, row.metric))
     if row.versus is None:
-        return f"  {escape(row.loss)}", mean
+        return loss, mean
     difference = escape(with_interval(row.versus.difference.estimate, row.metric, sign=True))
     style = STYLES[row.versus.verdict]
     return (
-        f"  {escape(row.loss)}",
+        loss,
         mean,
         difference,
         p_value(row.versus.corrected_p),
