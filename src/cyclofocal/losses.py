@@ -88,7 +88,7 @@ class _Clocked(nn.Module):
         return 0.0, dict.fromkeys(self.gammas, 0.0)
 
     def _advance(self) -> None:
-        """Count a training forward; on the device, so that neither a stall nor a recompilation is needed."""
+        """Count a training forward; on a device or compiled as tensors, so that there is no stall or recompilation."""
         if not (self.training and torch.is_grad_enabled()):
             return
         if not torch.compiler.is_compiling():
@@ -97,6 +97,12 @@ class _Clocked(nn.Module):
         if self.total_steps is None:
             return
         last = self.total_steps - 1
+        if self.step.is_cpu and not torch.compiler.is_compiling():  # floats are quicker than tensors by a whole loss
+            step = int(self.step) + 1
+            progress = min(step // self.accumulation, last) / max(last, 1)
+            for buffer, value in ((self.step, step), (self.progress, progress), (self.eta, self.schedule(progress))):
+                buffer.fill_(value)
+            return
         self.step += 1
         done = torch.div(self.step, self.accumulation, rounding_mode="floor").clamp(max=last)
         self.progress.copy_(done / max(last, 1))

@@ -42,7 +42,7 @@ def overview(summaries: Sequence[Summary]) -> Table:
     shown.title_style, shown.title_justify = "bold", "left"
     shown.add_column("", overflow="fold")
     for loss in losses:
-        shown.add_column(escape(loss), justify="right")
+        shown.add_column(escape(loss), justify="right", overflow="fold")
     for summary in summaries:
         found = {row.loss: row for row in summary.of_metric(primary)}
         shown.add_row(escape(summary.experiment.title), *(_marked(found.get(loss)) for loss in losses))
@@ -53,7 +53,7 @@ def ranks(found: Ranking) -> Table:
     """Mean ranks, and wins, ties and losses against the reference."""
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title=f"{len(found.data_sets)} data sets")
     shown.title_style, shown.title_justify = "bold", "left"
-    shown.add_column("", no_wrap=True)
+    shown.add_column("")
     for heading in ("mean rank", "wins", "ties", "losses", "shown better", "shown worse"):
         shown.add_column(heading, justify="right")
     for loss, rank in found.ranks.items():
