@@ -76,7 +76,7 @@ def test_a_scheduler_that_is_never_stepped_is_noticed():
 def test_more_steps_than_said_stay_at_the_end_and_say_so():
     training = Training()
     training.run(EPOCHS)
-    with pytest.warns(UserWarning, match="10 steps of total_steps=9"):
+    with pytest.warns(UserWarning, match="more optimiser steps than total_steps=9"):
         training.run(1)
     assert training.criterion.progress == 1
 

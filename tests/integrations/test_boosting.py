@@ -119,6 +119,8 @@ def test_a_wrong_call_is_refused():
         BoostedLoss(CyclicalFocalLoss(), 0)
     with pytest.raises(ValueError, match=r"probability_margin=0\.05"):
         BoostedLoss(BinaryCyclicalFocalLoss(probability_margin=0.05), 10)
+    with pytest.raises(ValueError, match=r"scores have shape \(3, 1\)"):
+        probabilities(np.zeros((3, 1)))
     binary, several = BoostedLoss(BinaryCyclicalFocalLoss(), 10), BoostedLoss(CyclicalFocalLoss(), 10)
     with pytest.raises(RuntimeError, match="nobody moves the clock"):
         binary.derivatives(np.zeros(2), np.zeros(2), None)

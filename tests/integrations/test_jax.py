@@ -41,6 +41,13 @@ def test_softmax(seed, soft, eta, options):
     _check(cyclofocal.cyclical_focal_loss, ours.cyclical_focal_loss, logits, labels, eta, options)
 
 
+@pytest.mark.parametrize("gamma_pos", [0.5, 2.0])
+def test_a_masked_class_costs_nothing(gamma_pos):
+    logits = np.array([[1.0, -np.inf, 2.0]], np.float32)
+    options = {"gamma_pos": gamma_pos}
+    _check(cyclofocal.cyclical_focal_loss, ours.cyclical_focal_loss, logits, np.array([0]), 0.5, options)
+
+
 @settings(max_examples=12)
 @given(st.integers(0, 1000), st.sampled_from([None, 0.25]), ETA, SETTINGS)
 def test_sigmoid(seed, alpha, eta, options):

@@ -131,10 +131,38 @@ def test_validation_and_what_comes_after_training_is_plain_cross_entropy(data):
         assert model.evaluate(data[0], target, verbose=0, return_dict=True)["loss"] == expected
 
 
-@pytest.mark.parametrize("ignore_class", [None, 1])
+def test_one_logit_takes_labels_without_its_dimension_and_others_are_refused():
+    labels, logits = np.array([1.0, 0.0, 1.0, 0.0], np.float32), np.array([[3.0], [-3.0], [2.0], [-1.0]], np.float32)
+    loss = BinaryCyclicalFocalLoss(gamma_pos=0, gamma_neg=0, gamma_hc=0)
+    loss.set_progress(0.5)
+    theirs = keras.losses.BinaryCrossentropy(from_logits=True)(labels, logits)
+    assert float(loss(labels, logits)) == pytest.approx(float(theirs), rel=1e-5)
+    with pytest.raises(ValueError, match=r"labels have shape \(4,\), logits \(4, 3\)"):
+        loss(labels, np.repeat(logits, 3, 1))
+
+
+def test_a_masked_class_costs_nothing():
+    loss = CyclicalFocalLoss()
+    loss.set_progress(0.6)
+    logits = torch.tensor([[1.0, -torch.inf, 2.0]])
+    expected = cyclofocal.cyclical_focal_loss(logits, torch.tensor([0]), eta=cyclical_eta(0.6))
+    assert float(loss(np.array([0]), logits.numpy())) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_saved_model_loads_and_the_history_stays_readable(data, tmp_path):
+    model, seen = _fit(data, validation_data=data)
+    assert [float(eta) for eta in model.history.history["eta"]] == pytest.approx(seen.etas[BATCHES - 1 :: BATCHES])
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(again.loss) is CyclicalFocalLoss
+    np.testing.assert_allclose(again.predict(data[0], verbose=0), model.predict(data[0], verbose=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("ignore_class", [None, 1, 255])
 def test_weights_and_what_is_ignored_count_as_in_torch(ignore_class):
     generator = np.random.default_rng(0)
     logits, target = generator.normal(size=(4, 6, 3)).astype(np.float32), generator.integers(0, 3, (4, 6))
+    target[0, :2] = 0 if ignore_class is None else ignore_class
     factors = np.array([0.5, 1.0, 2.0], np.float32)
     loss = CyclicalFocalLoss(ignore_class=ignore_class, gamma_hc=2.0)
     loss.set_progress(0.6)
@@ -146,8 +174,9 @@ def test_weights_and_what_is_ignored_count_as_in_torch(ignore_class):
         gamma_hc=2.0,
         ignore_index=-100 if ignore_class is None else ignore_class,
     ).item()
-    assert float(loss(target, logits, factors[target])) == pytest.approx(expected, rel=1e-5)
-    assert float(loss(target[..., None], logits, factors[target][..., None])) == pytest.approx(expected, rel=1e-5)
+    weights = factors[np.minimum(target, 2)]
+    assert float(loss(target, logits, weights)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(target[..., None], logits, weights[..., None])) == pytest.approx(expected, rel=1e-5)
     by_row = np.array([1.0, 0.0, 2.0, 1.0], np.float32)
     everywhere = np.broadcast_to(by_row[:, None], (4, 6))
     assert float(loss(target, logits, by_row)) == pytest.approx(float(loss(target, logits, everywhere)), rel=1e-6)

@@ -196,8 +196,8 @@ def test_refused_before_the_first_batch(message):
 
 
 @pytest.mark.parametrize("name", RANGES)
-@pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, -1.0), (1.0, math.inf)])
-def test_a_range_that_is_not_positive_is_refused(name, ends):
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, -1.0), (1.0, math.inf), 1.0, (1.0, 2.0, 3.0)])
+def test_what_is_no_range_of_positive_values_is_refused(name, ends):
     with pytest.raises(ValueError, match=name):
         CyclicalFocalCallback(**{name: ends})
 

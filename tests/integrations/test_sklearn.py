@@ -139,6 +139,12 @@ def test_eta_moves_as_the_schedule_says_and_results_repeat(digits_table, monkeyp
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x_test), once)
 
 
+def test_one_layer_may_be_a_number(binary_table):
+    x, x_test, y, _ = binary_table
+    once, again = (CyclicalFocalClassifier(layers, max_epochs=2, random_state=0).fit(x, y) for layers in (8, (8,)))
+    np.testing.assert_array_equal(once.predict_proba(x_test), again.predict_proba(x_test))
+
+
 def test_it_says_nothing_even_where_print_is_not_the_builtin(binary_table, monkeypatch, capsys):
     monkeypatch.setattr(builtins, "print", lambda *args, _print=print, **kwargs: _print(*args, **kwargs))  # as Ray does
     x, _, y, _ = binary_table

@@ -119,7 +119,7 @@ def test_a_wrong_call_is_refused(data):
 
 
 def test_more_epochs_than_said_stay_at_the_end_and_say_so(data):
-    with pytest.warns(UserWarning, match="11 steps of total_steps=10"):
+    with pytest.warns(UserWarning, match="more optimiser steps than total_steps=10"):
         net = _net(CyclicalFocalCallback(total_epochs=2), max_epochs=3).fit(*data)
     assert net.criterion_.progress == 1
 

@@ -159,11 +159,17 @@ def _other_terms(log_p: Array, p: Array, eta: float, gamma: float) -> tuple[Arra
 def probabilities(scores: ArrayLike) -> Array:
     """What raw scores mean: their sigmoid (N,), or the softmax of (N, C).
 
+    Raises:
+        ValueError: scores of another shape. Classes, as XGBoost predicts them of several classes without
+            ``output_margin=True``, cannot be told from scores.
+
     Example:
         >>> probabilities([0.0]), probabilities([[0.0, 0.0]])
         (array([0.5]), array([[0.5, 0.5]]))
     """
     scores = np.asarray(scores, np.float64)
+    if scores.ndim not in (1, 2) or scores.shape[1:] == (1,):
+        raise ValueError(f"scores have shape {scores.shape}; they must be (N,) of two classes, or (N, C) of C >= 2")
     return np.exp(-np.logaddexp(0, -scores)) if scores.ndim == 1 else np.exp(_log_softmax(scores)[0])
 
 

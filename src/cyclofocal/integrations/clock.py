@@ -34,21 +34,25 @@ def set_clock(criterion: Loss, steps_done: int, total_steps: int) -> float:
     if steps_done < 0:
         raise ValueError(f"steps_done is {steps_done}; it must be at least 0")
     if steps_done > total_steps:
-        warnings.warn(f"{steps_done} steps of total_steps={total_steps}; the clock stays at progress 1", stacklevel=3)
+        message = f"more optimiser steps than total_steps={total_steps}; the clock stays at progress 1"
+        warnings.warn(message, stacklevel=3)  # always the same, so that Python says it once
     last = max(total_steps - 1, 1)
     progress = min(steps_done, total_steps - 1) / last
     criterion.set_progress(progress)
     return progress
 
 
-def check_criterion(criterion: Loss) -> None:
-    """Refuse what has no clock, and a loss that counts steps itself: two clocks would contradict each other."""
+def check_criterion(criterion: Loss, advice: str = "the host's own count is used") -> None:
+    """Refuse what has no clock, and a loss that counts steps itself: two clocks would contradict each other.
+
+    ``advice`` says who tells the time instead.
+    """
     if not hasattr(criterion, "set_progress"):
         raise TypeError(
             f"criterion is a {type(criterion).__name__}; it must be a CyclicalFocalLoss or BinaryCyclicalFocalLoss"
         )
     if criterion.total_steps is not None:
         raise ValueError(
-            f"criterion has total_steps={criterion.total_steps} and would count by itself; leave total_steps out, the"
-            " host's own count is used"
+            f"criterion has total_steps={criterion.total_steps} and would count by itself; leave total_steps out,"
+            f" {advice}"
         )

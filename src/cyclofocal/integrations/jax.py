@@ -76,12 +76,14 @@ def cyclical_focal_loss(
     if labels.shape != logits.shape:
         raise ValueError(f"labels has shape {labels.shape}; for logits {logits.shape} it must have that or one less")
     log_p = jax.nn.log_softmax(logits)
+    finite = jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)  # a class may be masked with -inf: 0 * log 0 is 0
+    log_p = jnp.where(labels == 0, finite, log_p)
     other = label_smoothing / logits.shape[-1]
     hard = _power(-jnp.expm1(log_p), gamma_pos)
     own = _mix(hard, (1 + jnp.exp(log_p)) ** gamma_hc, eta) * log_p
     loss = labels * (1 - label_smoothing + other) * own
     if other:
-        loss += (1 - labels) * other * _mix(jnp.exp(gamma_neg * log_p), 1.0, eta) * log_p
+        loss += (1 - labels) * other * _mix(jnp.exp(gamma_neg * finite), 1.0, eta) * finite
     return -loss.sum(-1)
 
 

@@ -12,6 +12,7 @@ import keras  # noqa: E402
 from keras import ops  # noqa: E402
 
 
+@keras.saving.register_keras_serializable("cyclofocal")
 class Clock(keras.metrics.Metric):
     """Eta as a metric: Keras then shows it, and its compiled steps see it move, and whether they train.
 
@@ -30,7 +31,11 @@ class Clock(keras.metrics.Metric):
         """A new epoch is no new beginning."""
 
     def result(self) -> Any:
-        return ops.convert_to_tensor(self.eta)
+        return ops.convert_to_tensor(self.eta) + 0  # on the jax backend the variable's own value is given away
+
+
+LEAST = -3e38
+"""Of a logarithm in float32."""
 
 
 class _Clocked(keras.losses.Loss):
@@ -96,7 +101,7 @@ class CyclicalFocalLoss(_Clocked):
     """The softmax loss of :func:`cyclofocal.cyclical_focal_loss`, from logits.
 
     ``model.compile(loss=loss, metrics=[loss.clock, ...])`` and ``fit(callbacks=[CyclicalFocalCallback(loss)])``. In
-    validation and after training it is plain cross-entropy.
+    validation and after training it is plain cross-entropy, with the same smoothing.
 
     Class weights go to ``fit(class_weight=...)``, weights of rows or pixels to ``sample_weight``; the mean is the
     weighted one of torch, other than Keras' default.
@@ -141,14 +146,18 @@ class CyclicalFocalLoss(_Clocked):
         classes = y_pred.shape[-1]
         if tuple(y_true.shape) != tuple(y_pred.shape):  # Keras makes floats of the labels, so the shape must tell
             index = ops.reshape(ops.cast(y_true, "int32"), ops.shape(y_pred)[:-1])
+            if self.ignore_class is not None:
+                index = ops.where(index == self.ignore_class, 0, index)  # any class: its weight is 0
             y_true = ops.one_hot(index, classes, dtype=y_pred.dtype)
         log_p = ops.log_softmax(y_pred, axis=-1)
+        finite = ops.maximum(log_p, LEAST)  # a class may be masked with -inf: 0 * log 0 is 0
+        log_p = ops.where(y_true == 0, finite, log_p)
         other = self.label_smoothing / classes
         hard = _power(-ops.expm1(log_p), self.gamma_pos)
         own = self._weigh(hard, (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
         rows = y_true * (1 - self.label_smoothing + other) * own
         if other:
-            rows = rows + (1 - y_true) * other * self._weigh(ops.exp(self.gamma_neg * log_p), 1.0) * log_p
+            rows = rows + (1 - y_true) * other * self._weigh(ops.exp(self.gamma_neg * finite), 1.0) * finite
         return -ops.sum(rows, axis=-1)
 
 
@@ -160,7 +169,11 @@ class BinaryCyclicalFocalLoss(_Clocked):
         alpha: None, or the share in [0, 1] of the positive side.
         settings: as in :class:`CyclicalFocalLoss`.
 
-    Shape: logits (N, ..., C), labels of the same shape in [0, 1].
+    Shape: logits (N, ..., C), labels of the same shape in [0, 1], or (N, ...) for one logit.
+
+    Raises:
+        ValueError: a setting or a shape does not fit.
+        RuntimeError: when called, nobody moves the clock.
 
     Example:
         >>> import numpy as np
@@ -181,6 +194,10 @@ class BinaryCyclicalFocalLoss(_Clocked):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         self._check_told()
+        if len(y_true.shape) == len(y_pred.shape) - 1 and y_pred.shape[-1] == 1:
+            y_true = ops.expand_dims(y_true, -1)
+        if len(y_true.shape) != len(y_pred.shape) or y_true.shape[1:] != y_pred.shape[1:]:
+            raise ValueError(f"labels have shape {tuple(y_true.shape)}, logits {tuple(y_pred.shape)}; they must agree")
         y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / 2
         log_p, log_not_p = ops.log_sigmoid(y_pred), ops.log_sigmoid(-y_pred)
         yes = self._weigh(ops.exp(self.gamma_pos * log_not_p), (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p

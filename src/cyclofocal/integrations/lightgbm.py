@@ -38,6 +38,7 @@ class BoosterLoss:
     """
 
     def __init__(self, criterion: Loss, num_boost_round: int) -> None:
+        self.criterion = criterion
         self.loss = BoostedLoss(criterion, num_boost_round)
         self.callback = _Callback(self.loss)
 

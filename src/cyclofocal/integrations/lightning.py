@@ -18,6 +18,10 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler  # noqa: E
 Range = tuple[float, float]
 
 
+def _is_range(ends: object) -> bool:
+    return isinstance(ends, tuple | list) and len(ends) == 2 and all(0 < end < math.inf for end in ends)
+
+
 class CyclicalFocalCallback(Callback):
     """Sets the clock of every cyclical loss in a LightningModule before each batch.
 
@@ -60,7 +64,7 @@ class CyclicalFocalCallback(Callback):
             raise ValueError(f"total_steps is {total_steps}; it must be at least 1")
         ranges = {"weight_decay": weight_decay, "temperature": temperature, "gradient_clip_val": gradient_clip_val}
         for name, ends in ranges.items():
-            if ends is not None and not all(0 < end < math.inf for end in ends):
+            if ends is not None and not _is_range(ends):
                 raise ValueError(f"{name} is {ends}; it must be (value at eta 1, value at eta 0), both > 0")
         self.total_steps = total_steps
         self.weight_decay = weight_decay

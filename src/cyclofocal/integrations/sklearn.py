@@ -66,7 +66,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] = (100,),
+        hidden_layer_sizes: Sequence[int] | int = (100,),
         *,
         gamma_pos: float = 2.0,
         gamma_neg: float = 2.0,
@@ -153,10 +153,14 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         for name in ("max_epochs", "batch_size", "n_iter_no_change"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not all(units >= 1 for units in self.hidden_layer_sizes):
+        if not all(units >= 1 for units in self._layers()):
             raise ValueError(f"hidden_layer_sizes is {self.hidden_layer_sizes}; every layer needs at least 1 unit")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction is {self.validation_fraction}; it must lie in (0, 1)")
+
+    def _layers(self) -> Sequence[int]:
+        sizes = self.hidden_layer_sizes
+        return (sizes,) if isinstance(sizes, int) else sizes
 
     def _criterion(
         self, classes: NDArray[Any], index: NDArray[np.int64], sample_weight: NDArray[np.float64]
@@ -181,7 +185,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
     def _module(self, features: int, classes: NDArray[Any]) -> nn.Module:
         """The network of the last fit, or a new one."""
         if not (self.warm_start and hasattr(self, "net_")):
-            return _perceptron(features, self.hidden_layer_sizes, len(classes))
+            return _perceptron(features, self._layers(), len(classes))
         if not np.array_equal(classes, self.classes_):
             raise ValueError(f"warm_start is True, but y has the classes {classes}, those fitted are {self.classes_}")
         return self.net_.module_

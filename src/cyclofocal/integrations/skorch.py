@@ -30,7 +30,8 @@ class CyclicalFocalCallback(Callback):
 
     Together with ``criterion=CyclicalFocalLoss`` (settings as in ``criterion__gamma_hc=2.0``) and
     ``predict_nonlinearity=probabilities``, as skorch would otherwise give logits for probabilities. The time follows
-    from the epochs in the net's history, which skorch's checkpoints hold. Validation uses plain cross-entropy.
+    from the epochs in the net's history, which skorch's checkpoints hold. Validation uses plain cross-entropy,
+    smoothed if the criterion is.
 
     Args:
         total_epochs: None: the cycle takes the ``max_epochs`` of the net, from where ``fit`` or ``partial_fit`` begins;

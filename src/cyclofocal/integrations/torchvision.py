@@ -43,7 +43,7 @@ def swap_loss(model: nn.Module, criterion: BinaryCyclicalFocalLoss) -> None:
     """
     if not isinstance(criterion, BinaryCyclicalFocalLoss):
         raise TypeError(f"criterion is a {type(criterion).__name__}; it must be a BinaryCyclicalFocalLoss")
-    check_criterion(criterion)
+    check_criterion(criterion, "and call criterion.set_progress(progress) before each epoch or step")
     if criterion.reduction != "sum":
         raise ValueError(f'reduction is {criterion.reduction!r}; it must be "sum", the head divides by its foreground')
     heads: list[Any] = [module for module in model.modules() if isinstance(module, (*SWAPPED, *SWAPPED.values()))]

@@ -29,7 +29,7 @@ class TrainerLoss(TrainerCallback):
     batch; with class weights too, whose sum does not divide. Labels are shifted for the models whose own loss does it.
 
     The clock follows from the Trainer's ``global_step`` and ``max_steps``, which its checkpoints hold. In evaluation
-    the loss is plain cross-entropy.
+    the loss is plain cross-entropy, smoothed if the criterion is.
 
     Args:
         criterion: ``CyclicalFocalLoss(reduction="sum")``, or ``BinaryCyclicalFocalLoss(reduction="sum")`` for
