@@ -160,7 +160,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
 
     def _layers(self) -> Sequence[int]:
         sizes = self.hidden_layer_sizes
-        return (sizes,) if isinstance(sizes, int) else sizes
+        return sizes if isinstance(sizes, Sequence) else np.atleast_1d(sizes).tolist()
 
     def _criterion(
         self, classes: NDArray[Any], index: NDArray[np.int64], sample_weight: NDArray[np.float64]
