@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from cyclofocal.lab import cli
 from cyclofocal.lab.recipes.digits import digits
@@ -86,6 +87,16 @@ def test_a_stopped_comparison_leaves_no_process_and_goes_on(stop, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in whole} == times
     assert sum(isinstance(record, RunRecord) for record in stored(tmp_path)) == 8
     assert "minus cross-entropy" in out
+
+
+def test_faults_of_a_folder_of_images_are_told_before_any_run(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "images" / name / "0.png")
+    code, _, err = run("compare", tmp_path / "images", "--seeds", 1, "--out", tmp_path / "runs")
+    assert code == 2
+    assert "--set test_fraction=0.2" in " ".join(err.replace("│", " ").split())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_that_fails_is_told_at_the_end_and_the_others_are_shown(tmp_path):

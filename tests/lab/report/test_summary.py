@@ -91,7 +91,6 @@ def test_equal_runs_are_no_difference():
         (lambda r: replace(r, versions={"torch": "2.13"}), "different versions of torch: 2.13, 2.14"),
         (lambda r: replace(r, device="NVIDIA H100"), "different devices: NVIDIA H100, cpu"),
         (lambda r: replace(r, loss={**r.loss, "gamma_pos": 9.0}), "runs of different settings share this name"),
-        (lambda r: replace(r, loss={**r.loss, "digest": "f00"}), "its file changed"),
         (lambda r: replace(r, seed=3), "seed 3 twice; the first is used"),
     ],
 )
@@ -130,6 +129,22 @@ def test_losses_of_one_title_are_told_apart():
     records = [*grid(2), *[record(twin, seed, 0.8) for seed in range(2)]]
     titles = {row.loss for row in summarise(records).rows}
     assert {"cyclical focal (cyclical)", "cyclical focal (cyclical:gamma_hc=2.0)", "focal"} <= titles
+
+
+def test_the_primary_metric_is_the_one_that_the_runs_were_begun_with():
+    begun = [replace(r, command="cyclofocal compare digits --metric nll --seeds 6") for r in grid(6)]
+    assert summarise(begun).primary.key == "nll"
+    assert not any("begun with" in line for line in explanations(summarise(begun)))
+    assert any("begun with another primary metric, nll" in line for line in explanations(summarise(begun, "", "ece")))
+    assert summarise([*begun[:3], *list(grid(6))[3:]]).primary.key == "balanced_accuracy"
+
+
+def test_a_loss_edited_between_its_runs_is_two():
+    mine = replace(FOCAL, name="mine", title="mine", file="mine.py:mine", digest="a" * 16)
+    edited = replace(mine, digest="b" * 16)
+    records = [*grid(6), *[record(loss, seed, 0.8) for loss in (mine, edited) for seed in range(6)]]
+    titles = {row.loss for row in summarise(records).rows}
+    assert {"mine, SHA-256 aaaaaa...", "mine, SHA-256 bbbbbb..."} <= titles
 
 
 def test_cross_entropy_is_the_reference_tuned_too_wherever_it_stands():

@@ -109,6 +109,7 @@ def compare(
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     recipes = [changed(recipe, given) for recipe in _experiments(what, target)]
     chosen = losses_of(losses)
+    _check_own(recipes, root)
     if tune:
         chosen = _tuned(chosen, tune, recipes, root)
     backend = backend_of(on, out, workers, cpus_per_run, gpus_per_run, slurm or [])
@@ -135,6 +136,18 @@ def _experiments(what: list[str], target: str) -> list[Recipe]:
         return [recipe for name in names for recipe in experiments(name, target)]
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="WHAT") from None
+
+
+def _check_own(recipes: list[Recipe], root: Path) -> None:
+    """Look through the reader's own images once, rather than fail in every run."""
+    for recipe in recipes:
+        if recipe.name == "own":
+            from cyclofocal.lab.train import load_data
+
+            try:
+                load_data(recipe, root, 0)
+            except (ImportError, OSError, ValueError) as error:
+                raise typer.BadParameter(str(error), param_hint="WHAT") from None
 
 
 def _tuned(losses: list[LossSettings], trials: int, recipes: list[Recipe], root: Path) -> list[LossSettings]:

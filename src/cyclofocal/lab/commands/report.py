@@ -12,7 +12,6 @@ from rich.console import Console
 from cyclofocal.lab.commands.arguments import make_folder, metric_key, one_of
 from cyclofocal.lab.commands.showing import show
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report import PRIMARY
 from cyclofocal.lab.report.places import EVIDENCE, has_place
 
 FORMATS = (".html", ".md", ".csv", ".tex")
@@ -40,8 +39,12 @@ def report(
         str, typer.Option(help="Loss that the others are compared with; default: ce, else the first.")
     ] = "",
     metric: Annotated[
-        str, typer.Option(help="The primary metric; to be chosen before the runs are seen.", callback=metric_key)
-    ] = PRIMARY,
+        str,
+        typer.Option(
+            help="The primary metric; default: the one that the runs were begun with.",
+            callback=lambda key: key and metric_key(key),
+        ),
+    ] = "",
 ) -> None:
     """Say what stored runs show: a page, Markdown, CSV or LaTeX, or else on the terminal.
 

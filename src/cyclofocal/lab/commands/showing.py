@@ -6,20 +6,20 @@ from pathlib import Path
 from rich.console import Console
 
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report import PRIMARY, Summary
+from cyclofocal.lab.report import Summary
 
 LEAST_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
 PIPED_COLUMNS = 100
 WHOLE = 3  # so many experiments are shown with all their metrics; more, in the primary one
 
 
-def show(records: Sequence[RunRecord], reference: str = "", metric: str = PRIMARY, picture: Path | None = None) -> None:
+def show(records: Sequence[RunRecord], reference: str = "", metric: str = "", picture: Path | None = None) -> None:
     """Print the tables of a comparison and its findings; draw the picture, if one is wanted.
 
     Args:
         records: of any number of experiments.
         reference: name of the loss that others are compared with; "": "ce", or the first where there is none.
-        metric: key of the primary metric.
+        metric: key of the primary metric; "": the one that the runs were begun with.
         picture: a .png or .svg.
     """
     from cyclofocal.lab.report.experiment import experiments

@@ -99,7 +99,7 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> Images:
         counts[c] = len(found)
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
-        raise ValueError(f"{folder}: {len(empty)} classes have no image: {several(empty)}")
+        raise ValueError(f"{folder}: classes without an image: {several(list(map(repr, empty)))}")
     strange = [path for path in paths if not _is_image(path)]
     if strange:
         raise ValueError(

@@ -55,7 +55,7 @@ def split_off(images: Images, fraction: float) -> tuple[Images, Images]:
     if not 0 < fraction < 1:
         raise ValueError(
             f"test_fraction is {fraction}, and {images.title} has neither a validation nor a test set beside it;"
-            " give one, or a fraction between 0 and 1"
+            " give one, or a fraction between 0 and 1, as in --set test_fraction=0.2"
         )
     test = draw_fraction(images.labels, fraction, np.random.default_rng(FRACTION_SEED))
     train = np.setdiff1d(np.arange(len(images)), test)

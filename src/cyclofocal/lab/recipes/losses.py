@@ -85,6 +85,10 @@ def _own(item: str, settings: list[str]) -> LossSettings | None:
         return None
     path, function = found["path"], found["function"]
     name = (found["name"] or function or "").strip()
+    if function is None and settings:
+        raise SettingError(
+            f"{item!r}: your own loss has no setting but {SCALE}; write a function with the settings in it"
+        )
     if function is None:
         raise SettingError(f"{item!r} does not say which function of the file is the loss; give PATH.py:FUNCTION")
     if not re.fullmatch(r"[\w.-]+", name) or name in SETTINGS:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from cyclofocal.lab.metrics import METRICS, Metric
@@ -99,6 +99,7 @@ def _unlike(recipe: dict[str, Any], recipes: Sequence[dict[str, Any]]) -> str:
 
 
 def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]) -> Experiment:
+    records = _apart(records)
     runs: dict[str, dict[tuple[int, int], RunRecord]] = {}
     doubles: dict[str, list[tuple[int, int]]] = {}
     for record in records:
@@ -113,6 +114,20 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
     notes = [f"{shown[name]}: {_cells(cells)} twice; the first is used." for name, cells in doubles.items()]
     notes += [*_mixed(ordered, shown), *_missing(ordered, shown), *_folds(ordered, shown)]
     return Experiment(recipe, title, ordered, shown, tuple(notes))
+
+
+def _apart(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """A loss of the reader's own that was edited between its runs is another loss, by another name."""
+    digests: dict[str, set[str]] = {}
+    for record in records:
+        digests.setdefault(record.loss["name"], set()).add(record.loss.get("digest", ""))
+    return [_by_digest(r) if len(digests[r.loss["name"]]) > 1 else r for r in records]
+
+
+def _by_digest(record: RunRecord) -> RunRecord:
+    name, title, digest = (record.loss.get(key, "") for key in ("name", "title", "digest"))
+    told = {"name": f"{name}@{digest[:6]}", "title": f"{title}, SHA-256 {digest[:6]}..."}
+    return replace(record, loss=record.loss | told)
 
 
 def _cells(cells: Sequence[tuple[int, int]]) -> str:
@@ -139,11 +154,8 @@ def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
         if len(found) > 1:
             said.append(f"Runs with different {what}: {', '.join(found)}.")
     for name, members in runs.items():
-        kinds = {str({**OF_LOSS, **record.loss, "digest": ""}) for record in members}
-        changed = {record.loss.get("digest", "") for record in members}
-        if len(changed) > 1:
-            said.append(f"{titles[name]}: its file changed between the runs.")
-        elif len(kinds) > 1 and not members[0].loss.get("trials"):
+        kinds = {str({**OF_LOSS, **record.loss}) for record in members}
+        if len(kinds) > 1 and not members[0].loss.get("trials"):
             said.append(f"{titles[name]}: runs of different settings share this name.")
     return said
 

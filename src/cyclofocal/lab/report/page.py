@@ -194,11 +194,12 @@ def _losses(summary: Summary) -> dict[str, Any]:
 def _environment(summary: Summary) -> list[tuple[str, str]]:
     runs = [run for members in summary.experiment.runs.values() for run in members]
     packages = dict.fromkeys(package for run in runs for package in run.versions)
-    hours = math.fsum(run.seconds for run in runs) / 3600
+    seconds = math.fsum(run.seconds for run in runs)
+    time = f"{seconds / 3600:.2g} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
     return [
         ("device", _distinct(run.device for run in runs)),
         ("processes × threads", _distinct(f"{run.processes} × {run.threads}" for run in runs)),
-        ("runs", f"{len(runs)}, {hours:.2g} hours in all"),
+        ("runs", f"{len(runs)}, {time} in all"),
         ("evaluated weights", _distinct(run.weights for run in runs)),
         *((package, _distinct(run.versions.get(package, "not recorded") for run in runs)) for package in packages),
     ]

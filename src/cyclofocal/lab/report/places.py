@@ -13,7 +13,7 @@ import typer
 from cyclofocal.lab.report.experiment import experiments
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.reading import read_runs
-from cyclofocal.lab.report.summary import PRIMARY, Summary, summaries
+from cyclofocal.lab.report.summary import Summary, summaries
 from cyclofocal.lab.report.tables import (
     metric_markdown,
     metrics_markdown,
@@ -69,7 +69,7 @@ def _evidence(folder: Path, what: str) -> str:
     records, _ = read_runs([folder / word for word in words if "=" not in word])
     if not records:
         raise ValueError(f"evidence {what!r}: there is no record")
-    found = summaries(experiments(records), options.get("reference", ""), options.get("metric", PRIMARY))
+    found = summaries(experiments(records), options.get("reference", ""), options.get("metric", ""))
     return VIEWS[view](found)
 
 

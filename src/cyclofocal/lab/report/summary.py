@@ -1,5 +1,6 @@
 """An experiment in numbers: means, paired differences to the reference, and whether they are shown."""
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cyclofocal.lab.statistics import (
 )
 
 PRIMARY = "balanced_accuracy"
+METRIC_OPTION = re.compile(r"--metric[ =](\w+)")
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,14 @@ class Summary:
         return sum(row.versus is not None and (row.metric != self.primary) == secondary for row in self.rows)
 
 
-def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = PRIMARY) -> Summary:
+def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "") -> Summary:
     """The summary of one experiment.
 
     Args:
         records: of one recipe; folds are averaged within their seed, seeds are what the statistics count.
         reference: name of the loss that all others are compared with; "": "ce", or the first where there is none.
-        metric: key of the primary metric, which must have been chosen before the runs were seen.
+        metric: key of the primary metric, which must have been chosen before the runs were seen; "": the one that
+            their commands name, else balanced accuracy.
 
     Raises:
         ValueError: no record, records of several recipes, or a metric that does not exist.
@@ -114,9 +117,9 @@ def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = P
     return summaries(found, reference, metric)[0]
 
 
-def summaries(found: Sequence[Experiment], reference: str = "", metric: str = PRIMARY) -> list[Summary]:
+def summaries(found: Sequence[Experiment], reference: str = "", metric: str = "") -> list[Summary]:
     """:func:`summarise` of each experiment, all at once, which is much faster."""
-    primary = primary_metric(metric)
+    primary = primary_metric(metric or declared_metric(found) or PRIMARY)
     reference = reference or default_reference(found)
     drafts = [_draft(experiment, reference or next(iter(experiment.runs)), primary) for experiment in found]
     cells = [(draft, key) for draft in drafts for key in draft.values]
@@ -136,6 +139,13 @@ def primary_metric(key: str) -> Metric:
         if metric.key == key:
             return metric
     raise ValueError(f"metric is {key!r}; it must be one of {', '.join(metric.key for metric in METRICS)}")
+
+
+def declared_metric(found: Sequence[Experiment]) -> str:
+    """The primary metric by the commands of the runs; "" where there are none, or they do not agree."""
+    commands = {run.command for experiment in found for runs in experiment.runs.values() for run in runs} - {""}
+    named = {match[1] if (match := METRIC_OPTION.search(command)) else PRIMARY for command in commands}
+    return named.pop() if len(named) == 1 else ""
 
 
 def default_reference(found: Sequence[Experiment]) -> str:

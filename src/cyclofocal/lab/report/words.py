@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric
 from cyclofocal.lab.report.ranking import LEAST_DATA_SETS, Ranking, Tally
-from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.report.summary import Row, Summary, declared_metric
 from cyclofocal.lab.statistics import LEVEL, Estimate, pairs_needed
 
 MANY_SEEDS = 10_000
@@ -163,6 +163,8 @@ def explanations(summary: Summary) -> list[str]:
     if recipe.get("test_per_class"):
         images = recipe["test_per_class"]
         lines.insert(3, f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number.")
+    if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
+        lines.append(f"The runs were begun with another primary metric, {declared}; one chosen after them proves less.")
     return [*lines, *summary.notes]
 
 
