@@ -37,6 +37,7 @@ def test_command_shows_stores_and_draws(command):
     assert {"torch cross_entropy", "cyclofocal, plain", "loss.py:mine"} <= set(records)
     own = records["loss.py:mine"]
     assert own.shape == [8, 5]
+    assert records["torch cross_entropy"].rounds == 2
     assert own.rounds in (1, 2)  # a loss that seems slow at first, on a busy machine, sits rounds out
     assert own.ratio is not None
     assert own.ratio[0] <= own.ratio[1] <= own.ratio[2]

@@ -15,9 +15,11 @@
 #include <sys/mman.h>
 #endif
 #if defined(__SSE2__)
+#pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // of the header's own undefined registers
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call that is not inlined
 
