@@ -36,6 +36,9 @@ def record(loss, seed, accuracy, nll=0.5, few=0.5, fold=0, recipe=None):
         epoch_seconds=[0.5, 0.4, 0.4, 0.4] if loss is CROSS_ENTROPY else [0.9, 0.6, 0.6, 0.6],
         command="cyclofocal compare digits --seeds 10",
         per_class=[0.9, 0.8, accuracy],
+        classes=["cat", "dog", "owl"],
+        samples={"train": 132, "validation": 0, "test": 100},
+        system="Linux x86_64, some CPU",
         reliability=[[0, 0, 0]] * 10 + [[20, 14.0, 12], [0, 0, 0], [30, 25.0, 20], [0, 0, 0], [50, 49.0, 48]],
     )
 

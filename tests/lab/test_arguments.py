@@ -227,6 +227,15 @@ def test_what_no_experiment_is(what, target, words):
         experiments(what, target)
 
 
+def test_a_mistyped_path_is_told_what_lies_beside_it(tmp_path):
+    (tmp_path / "people.csv").touch()
+    (tmp_path / "flowers").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"peopel.csv: no such file. Did you mean '.*people.csv'"):
+        experiments(str(tmp_path / "peopel.csv"), "label")
+    with pytest.raises(ValueError, match=r"Did you mean '.*flowers'"):
+        experiments(str(tmp_path / "flwers"))
+
+
 def test_what_an_experiment_is(tmp_path):
     assert experiments("digits") == [digits()]
     assert [recipe.source for recipe in experiments(str(tmp_path))] == [str(tmp_path)]

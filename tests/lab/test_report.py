@@ -1,7 +1,7 @@
 """`cyclofocal report` writes every format from whatever it finds, and refuses nonsense before any work."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from typer.testing import CliRunner
@@ -47,6 +47,7 @@ def test_without_an_output_it_is_said_on_the_terminal(runs):
         (["nowhere"], "nowhere does not exist"),
         (["runs", "-o", "a.pdf"], "'a.pdf' must end in .html, .md, .csv or .tex"),
         (["runs", "--metric", "balanced"], "Did you mean 'balanced_accuracy'?"),
+        (["people.csv"], "is a table, not records of runs; `cyclofocal compare people.csv --target COLUMN`"),
         (["runs", "--reference", "cycical"], "Did you mean 'cyclical'?"),
         (["runs", "-o", "page.md"], "a page with places for evidence, which would be lost"),
     ],
@@ -60,6 +61,14 @@ def test_what_is_refused(runs, tmp_path, monkeypatch, arguments, words):
     assert done.exit_code == 2
     assert words in " ".join(done.output.replace("│", " ").split())
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_loss_edited_between_its_runs_can_be_the_reference(tmp_path):
+    mine = [replace(r, loss=r.loss | {"digest": "ab" if r.seed < 4 else "cd"}) for r in grid(8)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in mine))
+    assert "minus focal" in report(tmp_path, "--reference", "focal@ab").output
+    refused = report(tmp_path, "--reference", "focal").output.replace("│", " ")
+    assert "Did you mean 'focal@" in " ".join(refused.split())
 
 
 def test_nothing_to_report_is_an_error(tmp_path):

@@ -38,6 +38,9 @@ class RunRecord:
         epoch_seconds: training time of each epoch, without evaluation.
         processes, threads: of the run's last part; threads per process, of the CPU.
         command: that made it; empty where it was not a command.
+        classes: their names, in label order; empty in records of before they were kept, as are the next two.
+        samples: how many there were for "train", "validation" (0: none) and "test".
+        system: operating system and processor.
     """
 
     recipe: dict[str, Any]
@@ -57,6 +60,9 @@ class RunRecord:
     command: str = ""
     per_class: list[float] = field(default_factory=list)
     reliability: list[list[float]] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    samples: dict[str, int] = field(default_factory=dict)
+    system: str = ""
 
 
 NAMES = {entry.name for entry in fields(RunRecord)}
@@ -71,6 +77,21 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers of a run."""
     packages = ("cyclofocal", "torch", "numpy", "scikit-learn", "timm", "torchvision")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def system() -> str:
+    """Operating system and processor, as "Linux x86_64, AMD EPYC 9B14"."""
+    return f"{platform.system()} {platform.machine()}, {processor()}"
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        with open("/proc/cpuinfo") as info:
+            names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def content_hash(content: Any) -> str:

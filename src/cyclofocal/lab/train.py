@@ -25,7 +25,7 @@ from cyclofocal.lab.models import check_model
 from cyclofocal.lab.predict import predict
 from cyclofocal.lab.progress import Display
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
-from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.records import RunRecord, system
 from cyclofocal.lab.runs import OtherRunError, Row, Run, identity
 
 if TYPE_CHECKING:
@@ -150,6 +150,13 @@ def conclude(
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
         command=setup.command,
+        classes=list(data.classes),
+        samples={
+            "train": len(data.train),
+            "validation": 0 if data.validation is None else len(data.validation),
+            "test": len(data.test),
+        },
+        system=system(),
         **({} if logits is None else _details(logits, data)),
     )
     if run and accelerator.is_main_process:

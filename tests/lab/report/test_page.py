@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cyclofocal.lab.report import conclusions, ranking, summaries
+from cyclofocal.lab.report.charts import learning_curves
 from cyclofocal.lab.report.experiment import experiments
 from cyclofocal.lab.report.page import page
 from evidence import data_sets, grid
@@ -84,6 +85,7 @@ def test_it_says_everything():
     for words in (
         *("Paired differences", "Learning curves", "Accuracy by class frequency", "Schedule of eta", "Reliability"),
         *("Settings", "gamma_hc", "Environment", "2.14", "cyclofocal compare digits --seeds 10", "1.50 ×"),
+        *("Each class", "owl", "some CPU"),
     ):
         assert words in text
 
@@ -100,6 +102,17 @@ def test_old_records_have_no_empty_figures():
     assert "Accuracy by class frequency: not drawn, the records are from before" in text
     assert "Reliability diagrams: not drawn" in text
     assert "Learning curves: not drawn" not in text
+
+
+@pytest.mark.parametrize(
+    ("primary", "label"),
+    [("", "balanced validation accuracy, %"), ("accuracy", " validation accuracy, %")],
+)
+def test_learning_curves_are_of_validation_data_in_the_primary_metric(primary, label):
+    epochs = [{"validation_accuracy": 0.9, "validation_balanced_accuracy": 0.6, "train_accuracy": 1.0}] * 3
+    (summary,) = summaries(experiments([replace(r, epochs=epochs) for r in grid(2)]), metric=primary)
+    assert label.strip() in learning_curves(summary)
+    assert ("balanced" in learning_curves(summary)) == (not primary)
 
 
 def test_titles_are_escaped():

@@ -1,5 +1,7 @@
 """Sentences say the direction, the size, the interval and no more than is shown."""
 
+from dataclasses import replace
+
 from cyclofocal.lab.report import conclusions, explanations, ranking, summaries, summarise
 from cyclofocal.lab.report.experiment import experiments
 from cyclofocal.lab.report.words import ranking_conclusions
@@ -47,7 +49,8 @@ def test_a_loss_with_fewer_seeds_is_named():
 def test_explanations_name_counts_convention_and_correction():
     text = "\n".join(explanations(summarise(list(grid(10)), "ce")))
     for words in (
-        "100 30 2",
+        "samples: 132 for train, 100 for test",
+        "cat: 100, dog: 30, owl: 2",
         "many >= 40, few <= 10",
         "Holm",
         "2 comparisons",
@@ -56,6 +59,18 @@ def test_explanations_name_counts_convention_and_correction():
         "15 bins",
     ):
         assert words in text
+
+
+def test_many_classes_are_told_by_the_largest_and_the_smallest():
+    counts, names = list(range(1, 41)), [f"bird {c}" for c in range(40)]
+    many = [replace(r, train_counts=counts, per_class=[0.5] * 40, classes=names) for r in grid(2)]
+    assert "40 classes, from bird 39 (40) to bird 0 (1)." in "\n".join(explanations(summarise(many)))
+
+
+def test_records_of_before_names_and_sizes_were_kept():
+    text = "\n".join(explanations(summarise([replace(r, classes=[], samples={}) for r in grid(2)])))
+    assert "Training samples per class: 0: 100, 1: 30, 2: 2." in text
+    assert "; samples:" not in text
 
 
 def test_over_data_sets_wins_and_ranks_are_told():

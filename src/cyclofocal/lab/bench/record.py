@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from cyclofocal import kernels
-from cyclofocal.lab.bench.measure import Case, Result, processor
+from cyclofocal.lab.bench.measure import Case, Result
+from cyclofocal.lab.records import processor
 
 
 class Setting(NamedTuple):

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cyclofocal.lab.commands.arguments import make_folder, metric_key, one_of
 from cyclofocal.lab.commands.showing import show
+from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.places import EVIDENCE, has_place
 
@@ -53,7 +54,8 @@ def report(
     for path in out or ():
         make_folder(path.parent, "--output")
     with _uncollected():
-        records, faults = _read(runs, reference)
+        records, faults = _read(runs)
+        _check_reference(records, reference)
         if not out:
             show(records, reference, metric)
             return
@@ -75,9 +77,12 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _read(runs: list[Path], reference: str) -> tuple[list[RunRecord], list[str]]:
+def _read(runs: list[Path]) -> tuple[list[RunRecord], list[str]]:
     from cyclofocal.lab.report.reading import read_runs
 
+    if tables := [path for path in runs if path.suffix.lower() in SUFFIXES]:
+        said = f"{str(tables[0])!r} is a table, not records of runs; `cyclofocal compare {tables[0]} --target COLUMN`"
+        raise typer.BadParameter(f"{said} makes some.", param_hint="RUNS")
     try:
         records, faults = read_runs(runs)
     except FileNotFoundError as error:
@@ -88,12 +93,18 @@ def _read(runs: list[Path], reference: str) -> tuple[list[RunRecord], list[str]]
     if not records:
         console.print(f"no record of a finished run in {', '.join(map(str, runs))}", style="red", markup=False)
         raise typer.Exit(1)
-    if reference:
+    return records, faults
+
+
+def _check_reference(records: list[RunRecord], reference: str) -> None:
+    from cyclofocal.lab.report.experiment import experiments
+
+    names = {name for experiment in experiments(records) for name in experiment.runs} if reference else set()
+    if reference and reference not in names:
         try:
-            one_of(reference, sorted({record.loss["name"] for record in records}), "loss of these runs")
+            one_of(reference, sorted(names), "loss of these runs")
         except typer.BadParameter as error:
             raise typer.BadParameter(error.message, param_hint="--reference") from None
-    return records, faults
 
 
 def _makers(records: list[RunRecord], faults: list[str], reference: str, metric: str) -> dict[str, Callable[[], str]]:

@@ -49,15 +49,21 @@ def experiments(what: str, target: str = "") -> list[Recipe]:
 
 def _table(path: str, target: str) -> Recipe:
     if not Path(path).expanduser().is_file():
-        raise MissingDataError(f"{path}: no such file")
+        raise MissingDataError(f"{path}: no such file.{did_you_mean(path, _beside(path))}")
     if not target:
         raise ValueError(f"{path} is a table; name the column that is to be predicted, with --target")
     return table(path, target)
 
 
 def _unknown(what: str) -> ValueError:
-    hint = did_you_mean(what, [*RECIPES, f"{KEEL}{ALL}"])
+    hint = did_you_mean(what, [*RECIPES, f"{KEEL}{ALL}", *_beside(what)])
     return ValueError(
         f"{what!r} is no recipe, file or folder; give a name from `cyclofocal recipes`, a folder of images, a table"
         f" that ends in {' or '.join(SUFFIXES)}, {KEEL}NAME or {KEEL}{ALL}.{hint}"
     )
+
+
+def _beside(path: str) -> list[str]:
+    """What lies where a path points to, as a reader would type it."""
+    folder = Path(path).expanduser().parent
+    return [str(Path(path).parent / entry.name) for entry in folder.iterdir()] if folder.is_dir() else []

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.report.experiment import by_seed
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.summary import Row, Summary
 from cyclofocal.lab.report.svg import Scale, band, dot, line, picture, rectangle, text, x_axis, y_axis
@@ -80,15 +81,15 @@ def _said(row: Row) -> str:
 
 
 def learning_curves(summary: Summary) -> str:
-    """Accuracy by epoch: mean over seeds, with a 95 % t interval; on validation data where there are any."""
-    runs = [run for members in summary.experiment.runs.values() for run in members]
-    key = "validation_accuracy" if all(run.epochs and "validation_accuracy" in run.epochs[-1] for run in runs) else ""
-    key = key or "train_accuracy"
-    found = {name: _by_seed(members, _epochs(key)) for name, members in summary.experiment.runs.items()}
+    """Accuracy by epoch: mean over seeds, with a 95 % t interval.
+
+    On validation data where there are any, and there balanced unless plain accuracy is the primary metric.
+    """
+    key, label = _kept_accuracy(summary)
+    found = {name: by_seed(members, _epochs(key)) for name, members in summary.experiment.runs.items()}
     curves = {name: 100 * seeds for name, seeds in found.items() if seeds.size}
     if not curves:
         return ""
-    label = "validation accuracy, %" if key.startswith("validation") else "training accuracy, %"
     bands = {name: _mean_and_reach(seeds) for name, seeds in curves.items()}
     ends = [end for mean, reach in bands.values() for end in (*(mean - reach), *(mean + reach))]
     return _chart(
@@ -100,9 +101,20 @@ def learning_curves(summary: Summary) -> str:
     )
 
 
+def _kept_accuracy(summary: Summary) -> tuple[str, str]:
+    """Which accuracy all runs have by epoch, and what its axis is called."""
+    runs = [run for members in summary.experiment.runs.values() for run in members]
+    plain = ("validation_accuracy", "validation accuracy, %")
+    balanced = ("validation_balanced_accuracy", "balanced validation accuracy, %")
+    for key, label in (plain, balanced) if summary.primary.key == "accuracy" else (balanced, plain):
+        if all(run.epochs and key in run.epochs[-1] for run in runs):
+            return key, label
+    return "train_accuracy", "training accuracy, %"
+
+
 def eta_schedule(summary: Summary) -> str:
     """The mixing weight by epoch, of the losses that have one."""
-    found = {name: _by_seed(members[:1], _epochs("eta")) for name, members in summary.experiment.runs.items()}
+    found = {name: by_seed(members[:1], _epochs("eta")) for name, members in summary.experiment.runs.items()}
     lines = {
         name: (np.arange(1, seeds.shape[1] + 1.0), seeds[0], np.zeros(seeds.shape[1]))
         for name, seeds in found.items()
@@ -113,8 +125,7 @@ def eta_schedule(summary: Summary) -> str:
 
 def class_accuracy(summary: Summary) -> str:
     """Accuracy of each class over its training samples, on a logarithmic axis where they differ much."""
-    found = {name: _by_seed(members, _classes) for name, members in summary.experiment.runs.items()}
-    found = {name: 100 * seeds for name, seeds in found.items() if seeds.size}
+    found = summary.experiment.class_accuracy()
     if not found:
         return ""
     counts = np.asarray(summary.train_counts, dtype=np.float64)
@@ -201,25 +212,12 @@ def _chart(summary: Summary, lines: Lines, bounds: tuple[float, float], labels: 
     return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {said}")
 
 
-def _by_seed(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]]) -> Array:
-    """(seeds, values), folds averaged; empty where any run lacks one."""
-    found: dict[int, list[list[float]]] = {}
-    for run in runs:
-        found.setdefault(run.seed, []).append(values(run))
-    length = min(len(row) for rows in found.values() for row in rows)
-    return np.array([np.mean([row[:length] for row in rows], axis=0) for rows in found.values()])
-
-
 def _epochs(key: str) -> Callable[[RunRecord], list[float]]:
     def values(run: RunRecord) -> list[float]:
         rows = [row.get(key) for row in run.epochs]
         return [] if any(value is None for value in rows) else [float(value) for value in rows if value is not None]
 
     return values
-
-
-def _classes(run: RunRecord) -> list[float]:
-    return run.per_class
 
 
 def _mean_and_reach(seeds: Array) -> tuple[Array, Array]:

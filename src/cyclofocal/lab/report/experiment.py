@@ -2,9 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import METRICS, Metric
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
@@ -55,6 +58,26 @@ class Experiment:
             if number is not None and math.isfinite(number):
                 found.setdefault(run.seed, {})[fold_of(run)] = round(scale * number, DIGITS)
         return found
+
+    @property
+    def classes(self) -> list[str]:
+        """Their names; their numbers in records of before names were kept."""
+        first = next(iter(self.runs.values()))[0]
+        return first.classes or [str(c) for c in range(len(first.train_counts))]
+
+    def class_accuracy(self) -> dict[str, NDArray[np.float64]]:
+        """Accuracy of every class by loss, (seeds, C), in per cent; of the losses whose records all have it."""
+        found = {name: by_seed(members, lambda run: run.per_class) for name, members in self.runs.items()}
+        return {name: 100 * seeds for name, seeds in found.items() if seeds.size}
+
+
+def by_seed(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]]) -> NDArray[np.float64]:
+    """(seeds, values), folds averaged; empty where any run lacks one."""
+    found: dict[int, list[list[float]]] = {}
+    for run in runs:
+        found.setdefault(run.seed, []).append(values(run))
+    length = min(len(row) for rows in found.values() for row in rows)
+    return np.array([np.mean([row[:length] for row in rows], axis=0) for rows in found.values()])
 
 
 def fold_of(record: RunRecord) -> int:
@@ -113,6 +136,7 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
     shown = {name: t if list(titles.values()).count(t) == 1 else f"{t} ({name})" for name, t in titles.items()}
     notes = [f"{shown[name]}: {_cells(cells)} twice; the first is used." for name, cells in doubles.items()]
     notes += [*_mixed(ordered, shown), *_missing(ordered, shown), *_folds(ordered, shown)]
+    notes += _of_one_answer(ordered, shown)
     return Experiment(recipe, title, ordered, shown, tuple(notes))
 
 
@@ -149,10 +173,11 @@ def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
             said.append(f"Runs of different versions of {package}: {', '.join(found)}.")
     for what, found in (
         ("devices", sorted({record.device for record in every})),
+        ("systems", sorted({record.system or "not recorded" for record in every})),
         ("evaluated weights", sorted({record.weights for record in every})),
     ):
         if len(found) > 1:
-            said.append(f"Runs with different {what}: {', '.join(found)}.")
+            said.append(f"Runs with different {what}: {'; '.join(found)}.")
     for name, members in runs.items():
         kinds = {str({**OF_LOSS, **record.loss}) for record in members}
         if len(kinds) > 1 and not members[0].loss.get("trials"):
@@ -199,3 +224,19 @@ def _folds(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
                 f"{titles[name]}: no run of {_cells(absent)}; its seed is the mean of the folds that are there."
             )
     return said
+
+
+def _of_one_answer(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
+    """Runs whose network gives the same class whatever it is shown; such a comparison says little of the loss."""
+    found = {name: sum(map(_has_one_answer, members)) for name, members in runs.items()}
+    if not any(found.values()):
+        return []
+    told = ", ".join(f"{titles[name]} in {count} of {len(runs[name])} runs" for name, count in found.items() if count)
+    return [
+        f"Networks that call every test sample the same class: {told}. They need longer training or another learning"
+        " rate, of every loss alike."
+    ]
+
+
+def _has_one_answer(run: RunRecord) -> bool:
+    return len(run.per_class) > 1 and sorted(run.per_class)[-2:] == [0.0, 1.0]

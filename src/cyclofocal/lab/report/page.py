@@ -20,12 +20,6 @@ from cyclofocal.lab.report.words import (
 )
 
 NOT_SETTINGS = ("name", "title", "file", "digest")
-VERDICTS = {
-    "better": "better",
-    "worse": "worse",
-    "unclear": "no difference shown",
-    "too few": "too few seeds",
-}
 
 
 @dataclass(frozen=True)
@@ -105,6 +99,7 @@ def _experiment(summary: Summary) -> dict[str, Any]:
             for name in names
             if any(run.reliability for run in summary.experiment.runs[name])
         ],
+        "classes": _classes(summary),
         "explanations": explanations(summary),
         "settings": {k: v for k, v in summary.recipe.items() if OF_RECIPE.get(k, v) != v or k not in OF_RECIPE},
         "losses": _losses(summary),
@@ -118,13 +113,13 @@ def _findings(summary: Summary) -> list[tuple[str, str, str]]:
     rows = [row for row in summary.of_metric(summary.primary) if row.versus]
     said = conclusions(summary)
     if len(said) < len(rows):
-        return [("few", VERDICTS["too few"], said[0])]
+        return [("few", "too few", said[0])]
     return [_finding(row, conclusion(summary, row)) for row in rows]
 
 
 def _finding(row: Row, sentence: str) -> tuple[str, str, str]:
     assert row.versus is not None
-    return row.versus.verdict.replace("too ", ""), VERDICTS[row.versus.verdict], sentence
+    return row.versus.verdict.replace("too ", ""), row.versus.verdict, sentence
 
 
 def _primary_cells(summary: Summary, row: Row) -> list[Cell]:
@@ -139,7 +134,7 @@ def _cells(row: Row) -> list[Cell]:
     if row.versus is None:
         return [loss, mean, Cell("–"), Cell("–"), Cell("–")]
     value, p = row.versus.difference.estimate, row.versus.corrected_p
-    verdict = Cell(VERDICTS[row.versus.verdict], key=row.versus.verdict)
+    verdict = Cell(row.versus.verdict, key=row.versus.verdict)
     return [loss, mean, _value(value.mean, value.interval, row, True), Cell(p_value(p), key=p), verdict]
 
 
@@ -177,6 +172,17 @@ def _figures(summary: Summary) -> list[Figure]:
     return [Figure(title, svg, caption if svg else why) for title, svg, caption, why in drawn]
 
 
+def _classes(summary: Summary) -> dict[str, Any]:
+    """Classes down, losses across; no rows where the records do not have them."""
+    found = summary.class_means()
+    titles = [summary.experiment.titles[name] for name in found[0][2]] if found else []
+    rows = [
+        [Cell(title, key=title), Cell(str(count), key=count), *(Cell(f"{mean:.1f}", key=mean) for mean in of.values())]
+        for title, count, of in found
+    ]
+    return {"headings": ["class", "training samples", *titles], "rows": rows}
+
+
 def _losses(summary: Summary) -> dict[str, Any]:
     """Settings down, losses across; several values where the runs differ (tuned ones)."""
     keys = [key for key in OF_LOSS if key not in NOT_SETTINGS]
@@ -198,6 +204,7 @@ def _environment(summary: Summary) -> list[tuple[str, str]]:
     time = f"{seconds / 3600:.2g} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
     return [
         ("device", _distinct(run.device for run in runs)),
+        ("system", _distinct(run.system or "not recorded" for run in runs)),
         ("processes × threads", _distinct(f"{run.processes} × {run.threads}" for run in runs)),
         ("runs", f"{len(runs)}, {time} in all"),
         ("evaluated weights", _distinct(run.weights for run in runs)),

@@ -82,6 +82,17 @@ class Summary:
         """Of the first run."""
         return next(iter(self.experiment.runs.values()))[0].train_counts
 
+    def class_means(self) -> list[tuple[str, int, dict[str, float]]]:
+        """Name, training samples (of the first run) and mean accuracy by loss, in per cent, of every class.
+
+        Empty where no loss's records all have it. It describes; nothing is tested.
+        """
+        means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy().items()}
+        if not means:
+            return []
+        named = zip(self.experiment.classes, self.train_counts, strict=True)
+        return [(title, count, {n: of[c] for n, of in means.items()}) for c, (title, count) in enumerate(named)]
+
     @property
     def folds(self) -> int:
         """Test folds of each seed; 1 where there is one test set."""

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.report.ranking import Ranking
@@ -17,11 +17,14 @@ from cyclofocal.lab.report.words import (
 )
 
 CSV_COLUMNS = (
-    *("experiment", "recipe", "metric", "role", "unit", "loss", "title", "seeds", "mean", "low", "high"),
+    *("experiment", "recipe", "metric", "class", "role", "unit", "loss", "title", "seeds", "mean", "low", "high"),
     *("difference", "difference_low", "difference_high", "pairs", "p", "corrected_p", "comparisons", "verdict"),
     *("seeds_needed", "epoch_time"),
 )
-"""Of the rows of :func:`comma_separated`: means and intervals in ``unit``, times relative to the reference."""
+"""Of the rows of :func:`comma_separated`: means and intervals in ``unit``, times relative to the reference.
+
+The role is "primary", "secondary", or "class" of an accuracy of one class, which is only described.
+"""
 
 HEADINGS = ("loss", "mean [95 % interval]", "difference [95 % interval]", "p", "verdict")
 
@@ -37,6 +40,8 @@ def markdown(summaries: Sequence[Summary], ranking: Ranking | None = None) -> st
     for summary in summaries:
         parts += [f"## {summary.experiment.title}", verdicts_markdown(summary)]
         parts += [f"**{metric.heading}**\n\n{metric_markdown(summary, metric)}" for metric in summary.metrics]
+        if classes := classes_markdown(summary):
+            parts.append(f"**accuracy of each class, %**\n\n{classes}")
         parts.append("\n".join(f"* {line}" for line in explanations(summary)))
     return "\n\n".join(parts) + "\n"
 
@@ -64,6 +69,12 @@ def metrics_markdown(summary: Summary) -> str:
     return _markdown_table(headings, rows)
 
 
+def classes_markdown(summary: Summary) -> str:
+    """Classes down, losses across: mean accuracy in per cent; "" where the records do not have it."""
+    headings, rows = _class_rows(summary)
+    return _markdown_table(headings, rows) if rows else ""
+
+
 def overview_markdown(summaries: Sequence[Summary]) -> str:
     """Losses down, experiments across: mean and difference in the primary metric; bold where it is shown."""
     tables = [{row.loss: row for row in summary.of_metric(summary.primary)} for summary in summaries]
@@ -85,18 +96,22 @@ def ranks_markdown(ranking: Ranking) -> str:
 
 
 def comma_separated(summaries: Sequence[Summary]) -> str:
-    """One row per experiment, metric and loss, with 9 digits after the point; empty where there is nothing."""
+    """One row per experiment, metric and loss, and per class and loss; empty where there is nothing.
+
+    Numbers have 9 digits after the point.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for summary in summaries:
-        writer.writerows([_rounded(cell) for cell in _csv_row(summary, row)] for row in summary.rows)
+        rows = [*(_csv_row(summary, row) for row in summary.rows), *_csv_classes(summary)]
+        writer.writerows([_rounded(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 
 def latex(summaries: Sequence[Summary]) -> str:
-    r"""A table per experiment with a block per metric, for ``\usepackage{booktabs}``."""
-    return "\n".join(_latex_table(summary) for summary in summaries)
+    r"""A table per experiment with a block per metric, and one of the classes, for ``\usepackage{booktabs}``."""
+    return "\n".join(table(summary) for summary in summaries for table in (_latex_metrics, _latex_classes))
 
 
 def _cells(row: Row, escaped: Callable[[str], str] = str) -> list[str]:
@@ -118,6 +133,13 @@ def _mean(row: Row | None, difference: bool = False) -> str:
     return f"**{text}**" if row.versus.verdict in ("better", "worse") else text
 
 
+def _class_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    classes = summary.class_means()
+    titles = [summary.experiment.titles[name] for name in classes[0][2]] if classes else []
+    rows = [[title, str(count), *(f"{mean:.1f}" for mean in means.values())] for title, count, means in classes]
+    return ["class", "training samples", *titles], rows
+
+
 def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
@@ -127,7 +149,7 @@ def _csv_row(summary: Summary, row: Row) -> list:
     role = "primary" if row.metric == summary.primary else "secondary"
     unit = row.metric.heading.partition(", ")[2]
     low, high = row.estimate.interval or ("", "")
-    start = [summary.experiment.title, summary.recipe["name"], row.metric.key, role, unit, row.name, row.loss]
+    start = [summary.experiment.title, summary.recipe["name"], row.metric.key, "", role, unit, row.name, row.loss]
     means = [row.estimate.n, row.estimate.mean, low, high]
     time = summary.time.get(row.name, "")
     if row.versus is None:
@@ -138,18 +160,41 @@ def _csv_row(summary: Summary, row: Row) -> list:
     return [*start, *means, value.mean, *bounds, *tested, "" if versus.needed is None else versus.needed, time]
 
 
+def _csv_classes(summary: Summary) -> Iterator[list]:
+    runs, titles = summary.experiment.runs, summary.experiment.titles
+    start = [summary.experiment.title, summary.recipe["name"], "accuracy"]
+    for title, _, means in summary.class_means():
+        for name, mean in means.items():
+            seeds = len({run.seed for run in runs[name]})
+            row = [*start, title, "class", "%", name, titles[name], seeds, mean]
+            yield row + [""] * (len(CSV_COLUMNS) - len(row))
+
+
 def _rounded(cell: object) -> object:
     """Without the digits that rounding leaves."""
     return round(cell, 9) if isinstance(cell, float) else cell
 
 
-def _latex_table(summary: Summary) -> str:
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(_caption(summary))}}}", r"\begin{tabular}{lrrrl}"]
-    lines += [r"\toprule", " & ".join(_tex(heading) for heading in ("", *HEADINGS[1:])) + r" \\"]
+def _latex_metrics(summary: Summary) -> str:
+    rows = [" & ".join(_tex(heading) for heading in ("", *HEADINGS[1:])) + r" \\"]
     for metric in summary.metrics:
-        lines += [r"\midrule", rf"\multicolumn{{5}}{{l}}{{\emph{{{_tex(metric.heading)}}}}} \\"]
-        lines += [" & ".join(_cells(row, _tex)).replace("<", "$<$") + r" \\" for row in summary.of_metric(metric)]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        rows += [r"\midrule", rf"\multicolumn{{5}}{{l}}{{\emph{{{_tex(metric.heading)}}}}} \\"]
+        rows += [" & ".join(_cells(row, _tex)).replace("<", "$<$") + r" \\" for row in summary.of_metric(metric)]
+    return _latex_table(_caption(summary), "lrrrl", rows)
+
+
+def _latex_classes(summary: Summary) -> str:
+    headings, rows = _class_rows(summary)
+    if not rows:
+        return ""
+    caption = f"{summary.experiment.title}: accuracy of each class, %, mean over seeds."
+    heading, *lines = (" & ".join(map(_tex, row)) + r" \\" for row in (headings, *rows))
+    return _latex_table(caption, "l" + "r" * (len(headings) - 1), [heading, r"\midrule", *lines])
+
+
+def _latex_table(caption: str, columns: str, rows: Sequence[str]) -> str:
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(caption)}}}", rf"\begin{{tabular}}{{{columns}}}"]
+    return "\n".join([*lines, r"\toprule", *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 def _caption(summary: Summary) -> str:

@@ -1,7 +1,5 @@
 """Numbers to text, and findings to sentences in plain words."""
 
-from collections.abc import Sequence
-
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric
 from cyclofocal.lab.report.ranking import LEAST_DATA_SETS, Ranking, Tally
@@ -9,6 +7,7 @@ from cyclofocal.lab.report.summary import Row, Summary, declared_metric
 from cyclofocal.lab.statistics import LEVEL, Estimate, pairs_needed
 
 MANY_SEEDS = 10_000
+MOST_CLASSES = 20
 
 
 def number(value: float, metric: Metric, sign: bool = False) -> str:
@@ -147,28 +146,39 @@ def _tallied(loss: str, tally: Tally, found: Ranking) -> str:
 
 def explanations(summary: Summary) -> list[str]:
     """What a reader must know to read the table."""
-    recipe, groups = summary.recipe, ShotGroups(**summary.recipe["groups"])
+    groups = ShotGroups(**summary.recipe["groups"])
     folds = f" of {summary.folds} folds each, which are averaged" if summary.folds > 1 else ""
     first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
     lines = [
-        f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {recipe['epochs']} epochs; test set touched once, after"
-        " the last epoch.",
-        f"Training samples per class: {counts(summary.train_counts)}. Shot groups ({groups.name}): "
+        f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_counted(summary.recipe['epochs'], 'epoch', 'epochs')};"
+        f" {_split(summary)}test set touched once, after the last epoch.",
+        f"Training samples per class: {counts(summary)}. Shot groups ({groups.name}): "
         + f"many >= {groups.many_from}, few <= {groups.few_up_to}.",
         f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
         "Intervals: 95 %, BCa bootstrap over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
         f"p: sign-flip test, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
         f"p of all other metrics: over their {others} together. A verdict needs p < {LEVEL}.",
     ]
-    if recipe.get("test_per_class"):
-        images = recipe["test_per_class"]
+    if images := summary.recipe.get("test_per_class"):
         lines.insert(3, f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number.")
     if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
         lines.append(f"The runs were begun with another primary metric, {declared}; one chosen after them proves less.")
     return [*lines, *summary.notes]
 
 
-def counts(train_counts: Sequence[int]) -> str:
-    """All of them, or the largest and smallest of many."""
-    some = len(train_counts) <= 20
-    return " ".join(map(str, train_counts)) if some else f"{max(train_counts)} to {min(train_counts)}"
+def _split(summary: Summary) -> str:
+    """Sizes of the parts in the first run; "" of records of before they were kept."""
+    samples = next(iter(summary.experiment.runs.values()))[0].samples
+    if not samples:
+        return ""
+    parts = [f"{count:,} for {part}" for part, count in samples.items() if count]
+    return f"samples: {', '.join(parts)}; "
+
+
+def counts(summary: Summary) -> str:
+    """By the classes' names; of many classes the largest and the smallest."""
+    named = sorted(zip(summary.train_counts, summary.experiment.classes, strict=True), key=lambda pair: -pair[0])
+    if len(named) <= MOST_CLASSES:
+        return ", ".join(f"{name}: {count}" for count, name in named)
+    (most, largest), (least, smallest) = named[0], named[-1]
+    return f"{len(named)} classes, from {largest} ({most}) to {smallest} ({least})"
