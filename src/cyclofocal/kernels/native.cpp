@@ -252,7 +252,13 @@ template <> struct Real<float> {
     typedef uint16_t Half __attribute__((vector_size(BYTES / 2)));
     static constexpr int MANTISSA = 23, BIAS = 127, LOG_TERMS = 5, EXPM1_TERMS = 8;
     static constexpr float BIG = 1e30f, MAGIC = 0x1.8p23f, SQRT_HALF = 0x1.6a09e6p-1f;
-    static constexpr float EXP_LOW = -88.0f, EXP_HIGH = 88.9f, LN2_HI = 0x1.62e4p-1f, LN2_LO = 0x1.7f7d1cp-20f;
+    static constexpr float EXP_LOW = -88.0f, EXP_HIGH = 88.9f;
+#if BYTES == 16  // without fused multiply-add n * LN2_HI must be exact
+    static constexpr float LN2_HI = 0x1.62e4p-1f, LN2_LO = 0x1.7f7d1cp-20f;
+#else
+    static constexpr float LN2_HI = 0x1.62e43p-1f, LN2_LO = -0x1.05c61p-29f;
+#endif
+    static constexpr bool LOW_PART = BYTES == 16;  // whether LN2_LO matters to exp; n * LN2_LO is at most 2.4e-7
     static constexpr double LOG_LIMIT = 78;  // of sums of powers, well inside the range
 };
 template <> struct Real<double> {
@@ -264,6 +270,7 @@ template <> struct Real<double> {
     static constexpr double BIG = 1e290, MAGIC = 0x1.8p52, SQRT_HALF = 0x1.6a09e667f3bcdp-1;
     static constexpr double EXP_LOW = -709.2, EXP_HIGH = 710, LN2_HI = 0x1.62e42fee00000p-1;
     static constexpr double LN2_LO = 0x1.a39ef35793c76p-33, LOG_LIMIT = 600;
+    static constexpr bool LOW_PART = true;
 };
 
 // The greater and the lesser of each lane, b where either is nan: the general form is one instruction but
@@ -273,6 +280,8 @@ FN Real<float>::V max(Real<float>::V a, Real<float>::V b) { return _mm512_max_ps
 FN Real<float>::V min(Real<float>::V a, Real<float>::V b) { return _mm512_min_ps(a, b); }
 FN Real<double>::V max(Real<double>::V a, Real<double>::V b) { return _mm512_max_pd(a, b); }
 FN Real<double>::V min(Real<double>::V a, Real<double>::V b) { return _mm512_min_pd(a, b); }
+FN Real<float>::V scaled(Real<float>::V r, Real<float>::V n) { return _mm512_scalef_ps(r, n); }
+FN Real<double>::V scaled(Real<double>::V r, Real<double>::V n) { return _mm512_scalef_pd(r, n); }
 #else
 template <class V> FN V max(V a, V b) { return a > b ? a : b; }
 template <class V> FN V min(V a, V b) { return a < b ? a : b; }
@@ -299,31 +308,40 @@ template <class T> struct Math : Real<T> {
     FN V clamp(V a) { return max(all(-R::BIG), a); }  // so that 0 * log 0 is 0
     FN I lanes() { I i = {}; for (int k = 0; k < W; ++k) i[k] = k; return i; }
 
-    FN T sum(V v) {
-        T a[W];
-        store(a, v);
-#pragma GCC unroll 4
-        for (int half = W / 2; half; half /= 2)
-#pragma GCC unroll 8
-            for (int k = 0; k < half; ++k) a[k] += a[k + half];
-        return a[0];
+    FN V across(V v, int distance) {  // every lane gets the one that is so far away
+#if defined(__clang__)
+        V moved;
+#pragma GCC unroll 16
+        for (int k = 0; k < W; ++k) moved[k] = v[k ^ distance];
+        return moved;
+#else
+        return __builtin_shuffle(v, lanes() ^ (Int)distance);
+#endif
     }
-    FN T highest(V v) {
-        T a[W];
-        store(a, v);
+    FN V sum(V v) {  // in every lane
 #pragma GCC unroll 4
-        for (int half = W / 2; half; half /= 2)
-#pragma GCC unroll 8
-            for (int k = 0; k < half; ++k) a[k] = a[k + half] > a[k] ? a[k + half] : a[k];
-        return a[0];
+        for (int half = W / 2; half; half /= 2) v += across(v, half);
+        return v;
+    }
+    FN V highest(V v) {
+#pragma GCC unroll 4
+        for (int half = W / 2; half; half /= 2) v = max(across(v, half), v);
+        return v;
     }
 
     // 2^n * e^f with |f| <= log(2)/2; exactly 0 at -inf, inf beyond the range.
     FN V exp(V x) {
-        x = min(all(R::EXP_HIGH), max(all(R::EXP_LOW), x));
-        V shifted = x * (T)1.4426950408889634 + R::MAGIC, n = shifted - R::MAGIC;
-        V f = x - n * R::LN2_HI - n * R::LN2_LO;
+        x = max(all(R::EXP_LOW), x);
+#if BYTES != 64
+        x = min(all(R::EXP_HIGH), x);
+#endif
+        V shifted = x * (T)1.4426950408889634 + R::MAGIC, n = shifted - R::MAGIC, f = x - n * R::LN2_HI;
+        if (R::LOW_PART) f -= n * R::LN2_LO;
+#if BYTES == 64
+        return scaled(polynomial(f), n);
+#else
         return polynomial(f) * bits_as<V>((bits_as<U>(shifted) + R::BIAS) << R::MANTISSA);
+#endif
     }
     // Minimax of degree 6 (relative error 3e-9) for float, Taylor of degree 13 (4e-18) for double.
     FN V polynomial(V f) {
@@ -485,7 +503,7 @@ constexpr int64_t AHEAD = 48;  // vectors fetched in advance
 constexpr int64_t GLANCE = 16;  // vectors whose maximum is tried as the reference of the exponentials
 
 template <class T, bool ACROSS> FN typename Math<T>::V over_lanes(typename Math<T>::V v) {
-    return ACROSS ? Math<T>::all(Math<T>::sum(v)) : v;
+    return ACROSS ? Math<T>::sum(v) : v;
 }
 
 template <class T, bool ACROSS> FN typename Math<T>::V reference(const Rows<T>& r, int64_t count) {
@@ -493,7 +511,7 @@ template <class T, bool ACROSS> FN typename Math<T>::V reference(const Rows<T>& 
     typename M::V top = r.full ? M::load(r.x) : M::all(-INFINITY);
     for (int64_t j = 1; j < count; ++j) top = max(M::load(r.x + j * M::W), top);
     if (ACROSS && r.rest) top = max(M::load(r.x + begin_of(r, r.full)), top);
-    return ACROSS ? M::all(M::highest(top)) : top;
+    return ACROSS ? M::highest(top) : top;
 }
 
 // Sums over the classes but the true one: e^x, w p^g, w p^g x and w x, where p still lacks its divisor.
@@ -525,7 +543,7 @@ template <class T, int OTHERS> struct Sums {
 };
 
 // The loss of a row and what its gradient needs: h of the true class is folded into `sum` and `own`.
-template <class T> struct Finished { typename Math<T>::V loss, sum, inverse, log_z, own, focal, flat; };
+template <class T> struct Finished { typename Math<T>::V loss, sum, inverse, log_z, own, focal, flat, twice; };
 
 template <class T, int OTHERS>
 FN Finished<T> finish(const Settings<T>& s, const Rows<T>& r, const Sums<T, OTHERS>& u,
@@ -536,13 +554,14 @@ FN Finished<T> finish(const Settings<T>& s, const Rows<T>& r, const Sums<T, OTHE
     V l = x > (T)-40 ? -M::log1p(u.z / e) : x - log_z;  // no cancellation as p goes to 1
     auto own = own_term(s, l, p, q);
     V factor = r.own_weight * -s.own, slope = r.scale * factor * own.slope;
-    Finished<T> f = {factor * own.value, slope, inverse, log_z, q * slope, V{}, V{}};
+    Finished<T> f = {factor * own.value, slope, inverse, log_z, q * slope, V{}, V{}, V{}};
     if (OTHERS == ABSENT) return f;
     V divisor = M::power_of_exp(inverse, -log_z, s.neg), focal = divisor * u.a;
     V focal_log = divisor * u.b - log_z * focal, flat_log = u.d - log_z * r.other_weight;
     f.loss -= s.other * (s.focal * focal_log + (s.flat == 0 ? V{} : s.flat * flat_log));
     f.focal = r.scale * (-s.other * s.focal);
     f.flat = r.scale * (-s.other * s.flat);
+    f.twice = f.focal * (T)2 * inverse;
     V others = f.focal * (focal + s.neg.value * focal_log) + f.flat * r.other_weight;
     f.sum += others;
     f.own -= p * others;  // (1 - p) h_t - p sum of h_j: no cancellation either
@@ -556,7 +575,7 @@ FN typename Math<T>::V other_gradient(const Settings<T>& s, const Finished<T>& f
     auto p = e * f.inverse;
     if (OTHERS == ABSENT) return -(p * f.sum);
     auto l = M::clamp(x - f.log_z);
-    if (OTHERS == SQUARE) return p * (f.focal * p * (l * (T)2 + (T)1) - f.sum) + f.flat;
+    if (OTHERS == SQUARE) return p * (e * f.twice * (l + (T)0.5) - f.sum) + f.flat;
     auto h = f.focal * M::power_of_exp(p, l, s.neg) * (s.neg.value * l + (T)1) + f.flat;
     return h * w - p * f.sum;
 }
@@ -869,7 +888,7 @@ template <class IO> TARGET static double columns_work(const Plan& plan, int64_t 
             for (int64_t j = 0; j < classes && c.grad && !all_count; ++j)
                 M::store(tile + j * W, counts ? M::load(tile + j * W) : typename M::V{});
         }
-        total += M::sum(part);
+        total += M::sum(part)[0];
         if (c.grad) block.unpack(x, (IO*)c.grad);
     }
     return total;
@@ -995,7 +1014,7 @@ template <class IO> TARGET static double sigmoid_work(const Plan& plan, int64_t 
             phase += M::W;
             if (phase >= period && period) phase %= period;
         }
-        total += M::sum(part);
+        total += M::sum(part)[0];
     }
     return total;
 }
