@@ -99,6 +99,12 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def file_hash(path: Path) -> str:
+    """16 hexadecimal digits of the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def write_record(record: RunRecord, path: Path) -> None:
     """Write one line atomically: after a kill at any moment ``path`` holds all of it, or what it held before."""
     line = json.dumps(asdict(record), allow_nan=False) + "\n"

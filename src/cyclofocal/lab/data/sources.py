@@ -1,6 +1,5 @@
 """From the name of a data set, or a path, to its images: found, read, checked and cut to the experiment's subset."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from cyclofocal.lab.data.lists import read_lists
 from cyclofocal.lab.data.shards import read_shards
 from cyclofocal.lab.data.tables import SUFFIXES, Table, read_table
 from cyclofocal.lab.longtail import draw_per_class, exponential_counts
+from cyclofocal.lab.records import file_hash
 
 PUBLISHED = {
     "fashion-mnist": read_fashion_mnist,
@@ -160,8 +160,7 @@ def table_digest(source: str) -> str:
     path = keel_path(source.removeprefix(KEEL)) if is_keel else Path(source).expanduser()
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; a table is a .csv or .parquet file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_hash(path)
 
 
 def _check_images_only(source: str, subset: str, validation_images: int, *lists: Path | None) -> None:

@@ -1,6 +1,5 @@
 """A loss of the reader's own, out of a Python file: a function, or a module of torch."""
 
-import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclofocal.lab.data.errors import MissingDataError
+from cyclofocal.lab.records import file_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ def file_digest(path: Path) -> str:
     """
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; a loss of your own is PATH.py:FUNCTION")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return file_hash(path)
 
 
 def load_loss(file: str, digest: str) -> "Criterion":
