@@ -83,6 +83,18 @@ def test_a_loss_that_fails_is_left_out_and_said_so(tmp_path):
     assert "broken" in markdown(read(tmp_path / "b.jsonl"))
 
 
+def test_a_loss_that_would_not_fit_is_left_out_before_the_memory_is_gone(monkeypatch):
+    case = Case((64, 1000), "float32")
+    monkeypatch.setattr("cyclofocal.lab.bench.measure.LARGE", 1)
+    monkeypatch.setattr("cyclofocal.lab.bench.measure.PART", 2**16)
+    monkeypatch.setattr("cyclofocal.lab.bench.measure._free_memory", lambda: 2**27)
+    light = known.Candidate("light", "", lambda problem: lambda: problem.logits.sum())
+    heavy = known.Candidate("heavy", "", lambda problem: lambda: problem.logits.repeat(2000, 1).sum())
+    first, second = measure(case, [light, heavy], "cpu", seconds=0, rounds=2)
+    assert first.rounds == 2
+    assert "GiB of memory, where 0.1 GiB are free" in second.skipped
+
+
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "b.jsonl").write_text(json.dumps({"loss": "x"}) + "\n")
     with pytest.raises(ValueError, match=r"b\.jsonl, line 1: not a measurement"):

@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cyclofocal import kernels
-from cyclofocal.lab.bench.candidates import Candidate, Problem, Step
+from cyclofocal.lab.bench.candidates import Candidate, Problem, Step, UnfitError
 
 SAMPLE_SECONDS = 0.002
 """A sample repeats the call until it takes so long: a clock and a loop cost little of that."""
@@ -23,6 +23,12 @@ SAMPLE_SECONDS = 0.002
 LEAST_ROUNDS = 5
 PATIENCE = 5
 """A loss whose sample takes so many times torch's is left out of rounds in proportion."""
+
+LARGE, PART = 2**28, 2**25
+"""Bytes of logits from which a loss is tried on a part of them first, and bytes of that part."""
+
+CALLS_TO_GROW, MARGIN = 8, 1.8
+"""After so many calls a kept heap hardly grows any more; with large blocks it grows by so much more than with small."""
 
 Quantiles = tuple[float, float, float]
 """20 %, 50 % and 80 %."""
@@ -118,6 +124,7 @@ def _prepare(candidate: Candidate, problem: Problem) -> _Trial:
     """Warm up, look at the memory once, and find how many calls make a sample."""
     device = problem.logits.device.type
     with _forced(candidate.backend):
+        _check_memory(candidate, problem)
         step = candidate.prepare(problem)
         for _ in range(3):  # a GPU compiles at the first, its allocator settles by the third
             step()
@@ -127,7 +134,47 @@ def _prepare(candidate: Candidate, problem: Problem) -> _Trial:
         trial = _Trial(candidate, step, peak_bytes(step, device) / size)
     _sample(trial, device)  # the profiler has left it cold
     trial.calls = max(1, round(SAMPLE_SECONDS / _sample(trial, device)))
+    _trim_heap()
     return trial
+
+
+def _check_memory(candidate: Candidate, problem: Problem) -> None:
+    """Refuse a loss for which the memory would not suffice, by what it takes for a part of large logits.
+
+    A heap that is kept grows to several times of what is in use: glibc does not find room for an aligned block where an
+    equal one was freed.
+    """
+    logits, free = problem.logits, _free_memory()
+    size = logits.numel() * logits.element_size()
+    if logits.device.type != "cpu" or size < LARGE or free is None:
+        return
+    rows = max(1, len(logits) * PART // size)
+    step = candidate.prepare(Problem(logits[:rows].detach().requires_grad_(), problem.target[:rows]))
+    _trim_heap()
+    before = _resident()
+    for _ in range(CALLS_TO_GROW):
+        step()
+    need = MARGIN * max(_resident() - before, peak_bytes(step, "cpu")) * len(logits) / rows
+    if need > free:
+        raise UnfitError(f"it would need about {need / 2**30:.1f} GiB of memory, where {free / 2**30:.1f} GiB are free")
+
+
+def _free_memory() -> int | None:
+    """Bytes that this machine can still give; None where it does not tell."""
+    return _bytes_of("/proc/meminfo", "MemAvailable")
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory; 0 where it is not told."""
+    return _bytes_of("/proc/self/status", "VmRSS") or 0
+
+
+def _bytes_of(file: str, entry: str) -> int | None:
+    try:
+        with open(file) as lines:
+            return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{entry}:")), None)
+    except OSError:
+        return None
 
 
 def peak_bytes(step: Callable[[], object], device: str) -> int:
@@ -229,6 +276,12 @@ def _quiet_stderr() -> Iterator[None]:
 def can_warm_heap() -> bool:
     """Whether this process's C library is glibc, whose heap can be told to keep what it has."""
     return platform.libc_ver()[0] == "glibc"
+
+
+def _trim_heap() -> None:
+    """Give back what is free, or the heap that is kept would be as large as all losses in turn have made it."""
+    if can_warm_heap():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_heap() -> None:
