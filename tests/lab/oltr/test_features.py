@@ -12,30 +12,13 @@ from cyclofocal.lab.commands.decoupled import METHODS
 from cyclofocal.lab.oltr.evaluation import evaluate_file
 from cyclofocal.lab.oltr.features import features_of
 from cyclofocal.lab.oltr.first import FirstStageError
-from cyclofocal.lab.oltr.recipe import StageRecipe
 from cyclofocal.lab.oltr.stages import train_stage
 from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY
 from cyclofocal.lab.runs import Run, identity
 from cyclofocal.lab.train import Setup
+from stages import FIRST
 
-RECIPE = StageRecipe(
-    name="digits-1",
-    title="digits, stage 1",
-    source="digits",
-    subset="long-tailed",
-    head_images=60,
-    imbalance=30,
-    test_per_class=30,
-    held_out_classes=2,
-    threshold=0.5,
-    model="small-resnet",
-    width=4,
-    image_size=16,
-    channels=1,
-    epochs=3,
-    batch_size=35,
-    learning_rate=0.1,
-)
+RECIPE = replace(FIRST, model="small-resnet", image_size=16, epochs=3)
 CPU = Setup(cpu=True)
 
 

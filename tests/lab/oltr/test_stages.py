@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,36 +17,18 @@ from cyclofocal.lab.learner import initial_model
 from cyclofocal.lab.oltr import recipes, stages
 from cyclofocal.lab.oltr.evaluation import evaluate_file
 from cyclofocal.lab.oltr.first import FirstStageError, first_weights, last_weights
-from cyclofocal.lab.oltr.recipe import StageRecipe, TwoStages
+from cyclofocal.lab.oltr.recipe import TwoStages
 from cyclofocal.lab.oltr.recipes import cyclical
 from cyclofocal.lab.oltr.stages import train_first, train_second
 from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY
 from cyclofocal.lab.records import read_records
 from cyclofocal.lab.runs import identity
 from cyclofocal.lab.train import Setup
+from stages import FIRST
 
 CPU = Setup(cpu=True)
 CYCLICAL = cyclical(0.0, 4.0)
 CE = (CROSS_ENTROPY, CROSS_ENTROPY)
-FIRST = StageRecipe(
-    name="digits-1",
-    title="digits, stage 1",
-    source="digits",
-    subset="long-tailed",
-    head_images=60,
-    imbalance=30,
-    test_per_class=30,
-    held_out_classes=2,
-    threshold=0.5,
-    model="small-convnet",
-    width=4,
-    image_size=8,
-    channels=1,
-    epochs=2,
-    batch_size=35,
-    learning_rate=0.1,
-    momentum=0.9,
-)
 SECOND = replace(
     FIRST, name="digits-2", title="digits, stage 2", stage=2, features_lr_scale=0.1, centroids_lr_scale=2.0
 )
@@ -200,16 +183,16 @@ def test_stages_that_do_not_fit_are_refused():
 
 def test_two_processes_give_the_numbers_of_one(out, tmp_path):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_stages as t;"
-        "pair = t.STAGES.losses[1]; out = Path(sys.argv[2]);"
+        "import sys; sys.path += sys.argv[2:]; from pathlib import Path; import test_stages as t;"
+        "pair = t.STAGES.losses[1]; out = Path(sys.argv[1]);"
         "t.train_first(t.STAGES, pair, 0, out, t.CPU); t.train_second(t.STAGES, pair, 0, out, t.CPU)"
     )
     script = tmp_path / "run.py"
     script.write_text(code)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    done = subprocess.run(
-        [*map(str, launch), str(__file__.rsplit("/", 1)[0]), str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
+    folders = Path(__file__).parent, Path(__file__).parents[2]
+    command = [str(word) for word in (*launch, tmp_path, *folders)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for stage in (1, 2):
         one, two = record(out, stage, "cyclical")[0], record(tmp_path, stage, "cyclical")[0]
