@@ -51,7 +51,9 @@ class Difference:
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean and BCa bootstrap interval (bias-corrected and accelerated, 9,999 resamples, fixed seed).
 
-    Values that are all equal have an interval of width 0, so they say nothing about seeds not run.
+    The bootstrap alone takes few values for less spread than they are; its level is raised as Student's t asks for, or
+    the interval of 8 normal values would hold their mean 88 times of 100 instead of 95. Below 6 values it ends at the
+    least and the greatest, which is less than it says. Values that are all equal have an interval of width 0, so they say nothing about seeds not run.
 
     Raises:
         ValueError: no value, or one that is not finite.
@@ -60,7 +62,8 @@ def estimate(values: Sequence[float]) -> Estimate:
         >>> estimate([1.0, 1.0, 1.0])
         Estimate(mean=1.0, interval=(1.0, 1.0), n=3)
 
-    Reference: B. Efron, *Better Bootstrap Confidence Intervals*, JASA 1987.
+    Reference: B. Efron, *Better Bootstrap Confidence Intervals*, JASA 1987; T. Hesterberg, *What Teachers Should Know
+    About the Bootstrap*, The American Statistician 2015, for the level.
     """
     return estimates([values])[0]
 
@@ -192,12 +195,19 @@ def _bca_intervals(samples: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         acceleration = -(inner**3).sum(1) / (6 * (inner**2).sum(1) ** 1.5)
         z0 = ndtri(below)
-        z = z0 + np.array([[ndtri(LEVEL / 2)], [ndtri(1 - LEVEL / 2)]])
+        z = z0 + np.array([[-_reach(n)], [_reach(n)]])
         share = ndtr(z0 + z / (1 - acceleration * z)).T
     constant = spread[:, 0] <= 1e-12 * np.maximum(1.0, np.abs(samples).max(1))
     share[constant] = 0.5
     bounds = samples[:, :1] + _quantiles(sums, times, share) / n
     return np.where(constant[:, None], samples.mean(1, keepdims=True), bounds)
+
+
+def _reach(n: int) -> float:
+    """Of the interval of n values, in standard deviations of their resampled mean, which lacks a factor itself."""
+    from scipy.special import stdtrit
+
+    return float(math.sqrt(n / (n - 1)) * stdtrit(n - 1, 1 - LEVEL / 2))
 
 
 def _how_many(kinds: NDArray[np.bool_], times: Array) -> Array:
