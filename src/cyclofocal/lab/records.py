@@ -38,8 +38,9 @@ class RunRecord:
         epoch_seconds: training time of each epoch, without evaluation.
         processes, threads: of the run's last part; threads per process, of the CPU.
         command: that made it; empty where it was not a command.
-        classes: their names, in label order; empty in records of before they were kept, as are the next two.
-        samples: how many there were for "train", "validation" (0: none) and "test".
+        classes: their names, in label order; empty in records of before they were kept, as are the next three.
+        samples: how many there were for "train" and "validation" (0: none).
+        test_counts: test images per class.
         system: operating system and processor.
     """
 
@@ -62,6 +63,7 @@ class RunRecord:
     reliability: list[list[float]] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     samples: dict[str, int] = field(default_factory=dict)
+    test_counts: list[int] = field(default_factory=list)
     system: str = ""
 
 
@@ -165,7 +167,7 @@ def _parse(line: str) -> RunRecord:
     try:
         content = _decoded(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno}); it may have been cut off") from None
+        raise ValueError(f"not JSON (column {error.colno}: {error.msg}); it may have been cut off") from None
     given = set(content) if isinstance(content, dict) else set()
     if NEEDED - given or given - NAMES:
         raise ValueError(f"not a run record: missing {sorted(NEEDED - given)}, unknown {sorted(given - NAMES)}")

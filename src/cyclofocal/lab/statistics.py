@@ -53,7 +53,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
     The bootstrap alone takes few values for less spread than they are; its level is raised as Student's t asks for, or
     the interval of 8 normal values would hold their mean 88 times of 100 instead of 95. Below 6 values it ends at the
-    least and the greatest, which is less than it says. Values that are all equal have an interval of width 0, so they say nothing about seeds not run.
+    least and the greatest, which is less than it says. Values that are all equal have an interval of width 0, so they
+    say nothing about seeds not run.
 
     Raises:
         ValueError: no value, or one that is not finite.

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,11 +151,7 @@ def conclude(
         threads=torch.get_num_threads(),
         command=setup.command,
         classes=list(data.classes),
-        samples={
-            "train": len(data.train),
-            "validation": 0 if data.validation is None else len(data.validation),
-            "test": len(data.test),
-        },
+        samples={"train": len(data.train), "validation": 0 if data.validation is None else len(data.validation)},
         system=system(),
         **({} if logits is None else _details(logits, data)),
     )
@@ -235,6 +231,15 @@ def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
     return load(recipe.source, root=root, seed=seed, **given)
 
 
+def pinned(recipe: Recipe, root: Path) -> Recipe:
+    """The recipe of a reader's own images, held to the files and labels that are there now.
+
+    Raises:
+        MissingDataError, DamagedDataError, ValueError: they cannot be used.
+    """
+    return replace(recipe, digest=load_data(recipe, root, 0).digest_with_test)
+
+
 def start_accelerator(recipe: Recipe, setup: Setup) -> "Accelerator":
     """Device, precision, processes and trackers.
 
@@ -284,7 +289,11 @@ def _details(logits: Array, data: DataSet) -> dict[str, Any]:
     """What a record holds of the test set beside its metrics."""
     p, target = np.exp(log_softmax(logits.astype(np.float64))), data.test.labels
     recall = recall_per_class(logits.argmax(1), target, len(data.classes))
-    return {"per_class": recall.round(6).tolist(), "reliability": reliability(p, target).round(6).tolist()}
+    return {
+        "per_class": recall.round(6).tolist(),
+        "reliability": reliability(p, target).round(6).tolist(),
+        "test_counts": np.bincount(target, minlength=len(data.classes)).tolist(),
+    }
 
 
 def _validated(logits: Tensor, target: Labels, where: str) -> dict[str, float]:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclofocal.lab.data.sources import is_table
+from cyclofocal.lab.data.sources import draws_test_set, is_table
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 from cyclofocal.lab.runs import locked, run_folder
 from cyclofocal.lab.train import Setup, load_data, train
@@ -122,10 +122,8 @@ def check_tuning(recipe: Recipe, loss: LossSettings, root: Path) -> None:
             raise ValueError(f"{name} is {start[name]}; tuning {loss.title} tries {least:g} to {greatest:g}")
     asked = recipe.validation_images or recipe.validation_fraction or recipe.validation_list
     if not asked and load_data(recipe, root, tuning_seed(recipe, 0)).validation is None:
-        raise ValueError(
-            f"{recipe.name} has no validation data to choose settings by: validation_images is 0 and"
-            " validation_fraction is 0; set one of them"
-        )
+        needed = "validation_fraction" if is_table(recipe.source, recipe.target) else "validation_images"
+        raise ValueError(f"{recipe.name} has no validation data to choose settings by: {needed} is 0; set it")
 
 
 def tuning_seed(recipe: Recipe, seed: int) -> int:
@@ -138,8 +136,7 @@ def tuning_seed(recipe: Recipe, seed: int) -> int:
         >>> [tuning_seed(RECIPES[name](), 3) for name in ("digits", "fashion-mnist")]
         [3, 1000000]
     """
-    drawn = recipe.source == "digits" or recipe.folds > 0 or is_table(recipe.source, recipe.target)
-    return seed if drawn else SHARED_SEED
+    return seed if draws_test_set(recipe.source, recipe.target, recipe.folds) else SHARED_SEED
 
 
 def search_space(loss: LossSettings) -> dict[str, Span]:

@@ -109,7 +109,7 @@ def compare(
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     recipes = [changed(recipe, given) for recipe in _experiments(what, target)]
     chosen = losses_of(losses)
-    _check_own(recipes, root)
+    recipes = [_pinned(recipe, root) if recipe.name == "own" else recipe for recipe in recipes]
     if tune:
         chosen = _tuned(chosen, tune, recipes, root)
     backend = backend_of(on, out, workers, cpus_per_run, gpus_per_run, slurm or [])
@@ -122,7 +122,6 @@ def compare(
         from cyclofocal.lab.commands.showing import show
 
         show(records, metric=metric, picture=picture)
-        typer.echo(f"\npicture  {picture}")
     typer.echo(f"records  {out}")
     _tell_failed(failed, len(cells))
 
@@ -138,16 +137,17 @@ def _experiments(what: list[str], target: str) -> list[Recipe]:
         raise typer.BadParameter(str(error), param_hint="WHAT") from None
 
 
-def _check_own(recipes: list[Recipe], root: Path) -> None:
-    """Look through the reader's own images once, rather than fail in every run."""
-    for recipe in recipes:
-        if recipe.name == "own":
-            from cyclofocal.lab.train import load_data
+def _pinned(recipe: Recipe, root: Path) -> Recipe:
+    """The reader's own images, looked through once rather than fail in every run; and what they are trained with."""
+    from cyclofocal.lab.train import pinned
 
-            try:
-                load_data(recipe, root, 0)
-            except (ImportError, OSError, ValueError) as error:
-                raise typer.BadParameter(str(error), param_hint="WHAT") from None
+    try:
+        found = pinned(recipe, root)
+    except (ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="WHAT") from None
+    how = f"{found.model}, {found.image_size} x {found.image_size} pixels, {found.epochs} epochs of {found.batch_size}"
+    typer.echo(f"{found.title}: {how}; another by --set model=small-convnet --set image_size=32 ...", err=True)
+    return found
 
 
 def _tuned(losses: list[LossSettings], trials: int, recipes: list[Recipe], root: Path) -> list[LossSettings]:

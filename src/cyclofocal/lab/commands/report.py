@@ -118,7 +118,7 @@ def _makers(records: list[RunRecord], faults: list[str], reference: str, metric:
     ranked = ranking(found)
     return {
         ".html": lambda: page(found, ranked, faults),
-        ".md": lambda: markdown(found, ranked),
+        ".md": lambda: markdown(found, ranked, faults),
         ".csv": lambda: comma_separated(found),
-        ".tex": lambda: latex(found),
+        ".tex": lambda: latex(found, ranked),
     }

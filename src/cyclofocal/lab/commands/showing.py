@@ -14,7 +14,7 @@ WHOLE = 3  # so many experiments are shown with all their metrics; more, in the 
 
 
 def show(records: Sequence[RunRecord], reference: str = "", metric: str = "", picture: Path | None = None) -> None:
-    """Print the tables of a comparison and its findings; draw the picture, if one is wanted.
+    """Print the tables of a comparison and its findings; draw the picture, if one is wanted, and say where it is.
 
     Args:
         records: of any number of experiments.
@@ -39,7 +39,9 @@ def show(records: Sequence[RunRecord], reference: str = "", metric: str = "", pi
         try:
             draw(found, picture)
         except ValueError as error:
-            console.print(f"no picture: {error}", markup=False)
+            console.print(f"\nno picture: {error}", markup=False)
+        else:
+            _say(console, ["", f"picture  {picture}"])
 
 
 def _show_whole(console: Console, summary: Summary) -> None:
@@ -61,9 +63,9 @@ def _show_many(console: Console, found: Sequence[Summary]) -> None:
         console.print()
         console.print(ranks(ranked))
         _say(console, ["", *ranking_conclusions(ranked), *ranked.notes])
+    _say(console, ["", "+ and -: a difference to the reference is shown."])
     if len(found) > WHOLE:
-        notes = [f"{summary.experiment.title}: {note}" for summary in found for note in summary.notes]
-        _say(console, ["", "+ and -: a difference to the reference is shown.", *notes])
+        _say(console, [f"{summary.experiment.title}: {note}" for summary in found for note in summary.notes])
 
 
 def _say(console: Console, lines: Sequence[str]) -> None:

@@ -105,6 +105,11 @@ def train(
     recipe = changed(recipe, settings)
     if model is not None:
         recipe = replace(recipe, model=model, width=0 if not _has(settings, "width") else recipe.width)
+    if data is not None:
+        from cyclofocal.lab.train import pinned
+
+        with told_in_a_line(out):
+            recipe = pinned(recipe, root)
     _run_all(recipe, losses_of(loss), [seed], root, out, workers, cpu, _trackers(tensorboard, tracker))
 
 

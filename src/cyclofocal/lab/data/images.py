@@ -154,10 +154,19 @@ class DataSet:
     @property
     def digest(self) -> str:
         """Of the labels of training and validation, in order, and of what identifies each image; not of the pixels."""
-        content = hashlib.sha256()
-        for split in (self.train, self.validation):
-            if split is not None:
-                content.update(split.labels.tobytes() + split.positions.tobytes())
-                names = () if split.reader is None else map(split.name, range(len(split)))
-                content.update("\n".join(names).encode())
-        return content.hexdigest()[:16]
+        return _digest(self.train, self.validation)
+
+    @property
+    def digest_with_test(self) -> str:
+        """The same of all three splits."""
+        return _digest(self.train, self.validation, self.test)
+
+
+def _digest(*splits: Images | None) -> str:
+    content = hashlib.sha256()
+    for split in splits:
+        if split is not None:
+            content.update(split.labels.tobytes() + split.positions.tobytes())
+            names = () if split.reader is None else map(split.name, range(len(split)))
+            content.update("\n".join(names).encode())
+    return content.hexdigest()[:16]

@@ -78,7 +78,7 @@ def load(
         image_key: field of the image, of "hfds/" and "tfds/".
         label_key: field of the label, likewise.
         target: column of a table that holds the classes; "" of all else.
-        digest: the table's :func:`table_digest`; "" does not look.
+        digest: a table's :func:`table_digest`, the ``digest_with_test`` of images; "" does not look.
         folds, fold, validation_fraction: of a table, see :func:`~cyclofocal.lab.data.features.split_table`.
 
     Returns:
@@ -118,12 +118,19 @@ def load(
     else:
         full = _read_path(_existing(Path(path if (name, colon) == ("path", ":") else source)), *lists, test_fraction)
     kept = _subset(full, source, subset, imbalance, head_images, rng)
-    return _with_validation(full, kept, validation_images, _title(full.title, subset, imbalance))
+    data = _with_validation(full, kept, validation_images, _title(full.title, subset, imbalance))
+    _check_digest(source, data.digest_with_test if digest else "", digest)
+    return data
 
 
 def is_table(source: str, target: str) -> bool:
     """Whether a source is a table rather than images."""
     return bool(target) or source.startswith(KEEL) or Path(source).suffix.lower() == ".parquet"
+
+
+def draws_test_set(source: str, target: str, folds: int) -> bool:
+    """Whether each seed has its own test set; else all seeds share one."""
+    return source == "digits" or folds > 0 or is_table(source, target)
 
 
 def load_table(source: str, target: str, digest: str = "") -> Table:
@@ -132,11 +139,7 @@ def load_table(source: str, target: str, digest: str = "") -> Table:
     Raises:
         What :func:`load` raises.
     """
-    if digest and (found := table_digest(source)) != digest:
-        raise DamagedDataError(
-            f"{source}: its content has changed (SHA-256 {found}, was {digest}); give the same command again, and it"
-            " counts as another experiment"
-        )
+    _check_digest(source, table_digest(source) if digest else "", digest)
     if source.startswith(KEEL):
         if target:
             raise ValueError(f"target is {target!r}, but {source} says itself which column it is; it must be ''")
@@ -161,6 +164,14 @@ def table_digest(source: str) -> str:
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; a table is a .csv or .parquet file")
     return file_hash(path)
+
+
+def _check_digest(source: str, found: str, digest: str) -> None:
+    if found != digest:
+        raise DamagedDataError(
+            f"{source}: its content has changed (SHA-256 {found}, was {digest}); give the same command again, and it"
+            " counts as another experiment"
+        )
 
 
 def _check_images_only(source: str, subset: str, validation_images: int, *lists: Path | None) -> None:

@@ -213,10 +213,13 @@ def _check_few_texts(column: "Series", where: str) -> None:
     from pandas import to_numeric
 
     different = column.nunique()
-    if different <= FEW_TEXTS or different <= min(len(column) / 10, MOST_TEXTS):
+    if different <= FEW_TEXTS:
         return
     numbers = to_numeric(column, errors="coerce")
     broken = np.flatnonzero(numbers.isna() & column.notna())
+    allowed = different <= min(len(column) / 10, MOST_TEXTS)
+    if allowed and len(broken) >= len(column) / 10:
+        return
     if len(broken) < len(column) / 2:
         raise ValueError(
             f"{where} holds numbers, but not in {_rows(broken)}, such as {column.iloc[broken[0]]!r}; leave what is"

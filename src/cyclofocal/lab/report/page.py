@@ -175,12 +175,12 @@ def _figures(summary: Summary) -> list[Figure]:
 def _classes(summary: Summary) -> dict[str, Any]:
     """Classes down, losses across; no rows where the records do not have them."""
     found = summary.class_means()
-    titles = [summary.experiment.titles[name] for name in found[0][2]] if found else []
-    rows = [
-        [Cell(title, key=title), Cell(str(count), key=count), *(Cell(f"{mean:.1f}", key=mean) for mean in of.values())]
-        for title, count, of in found
-    ]
-    return {"headings": ["class", "training samples", *titles], "rows": rows}
+    titles = [summary.experiment.titles[name] for name in found[0][3]] if found else []
+    rows = []
+    for title, count, tested, means in found:
+        samples = [Cell(str(count), key=count), Cell(tested or "–", key=int(tested or 0))]
+        rows.append([Cell(title, key=title), *samples, *(Cell(f"{mean:.1f}", key=mean) for mean in means.values())])
+    return {"headings": ["class", "training samples", "test samples", *titles], "rows": rows}
 
 
 def _losses(summary: Summary) -> dict[str, Any]:
@@ -251,9 +251,7 @@ def _overview_cell(row: Row | None) -> tuple[Cell, str]:
 def _ranking(ranking: Ranking) -> dict[str, Any]:
     rows = []
     for loss, rank in ranking.ranks.items():
-        tally = ranking.tallies.get(loss)
-        counts = (tally.wins, tally.ties, tally.losses, tally.better, tally.worse) if tally else ()
-        cells = [Cell(str(count), key=count) for count in counts] or [Cell("–")] * 5
+        cells = [Cell("–") if count is None else Cell(str(count), key=count) for count in ranking.counts(loss)]
         rows.append([Cell(loss, key=loss), Cell(f"{rank:.2f}", key=rank), *cells])
     return {
         "rows": rows,

@@ -20,14 +20,14 @@ class Tally:
     """On how many data sets a loss was above, level with and below the reference, by its mean.
 
     Attributes:
-        better, worse: on how many of them that is shown.
+        better, worse: on how many of them that is shown; None where no data set has seeds enough to show it.
     """
 
     wins: int
     ties: int
     losses: int
-    better: int
-    worse: int
+    better: int | None
+    worse: int | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,13 @@ class Ranking:
     @property
     def enough(self) -> bool:
         return len(self.data_sets) >= LEAST_DATA_SETS
+
+    def counts(self, loss: str) -> tuple[int | None, ...]:
+        """Wins, ties, losses, shown better and shown worse of a loss; None of what there is not."""
+        tally = self.tallies.get(loss)
+        if tally is None:
+            return (None,) * 5
+        return tally.wins, tally.ties, tally.losses, tally.better, tally.worse
 
     def unlike(self) -> list[tuple[str, str]]:
         """Pairs that differ, the better one first."""
@@ -149,12 +156,13 @@ def _tally(rows: Sequence[Row], metric: Metric) -> Tally:
     sign = 1 if metric.higher_is_better else -1
     gains = [sign * versus.difference.estimate.mean for versus in compared]
     verdicts = [versus.verdict for versus in compared]
+    testable = any(verdict != "too few" for verdict in verdicts)
     return Tally(
         wins=sum(gain > TIE for gain in gains),
         ties=sum(abs(gain) <= TIE for gain in gains),
         losses=sum(gain < -TIE for gain in gains),
-        better=verdicts.count("better"),
-        worse=verdicts.count("worse"),
+        better=verdicts.count("better") if testable else None,
+        worse=verdicts.count("worse") if testable else None,
     )
 
 

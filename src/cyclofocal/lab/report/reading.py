@@ -5,7 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.records import RunRecord, read_records
+
+FRACTIONS = {metric.key for metric in METRICS if metric.percent}
 
 OF_A_RUN = "run.json"
 """Beside it only ``record.jsonl`` holds a record; the other lines are epochs."""
@@ -86,6 +89,10 @@ def _fault(record: RunRecord) -> str:
     for number in numbers:
         if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
             return f"metrics hold {_short(number)}; they must be numbers"
+    for key in FRACTIONS & record.metrics.keys():
+        number = record.metrics[key]
+        if number is not None and (number < 0 or number > 1):
+            return f"{key} is {number:g}; it must be a fraction, in [0, 1]"
     return ""
 
 

@@ -82,16 +82,19 @@ class Summary:
         """Of the first run."""
         return next(iter(self.experiment.runs.values()))[0].train_counts
 
-    def class_means(self) -> list[tuple[str, int, dict[str, float]]]:
-        """Name, training samples (of the first run) and mean accuracy by loss, in per cent, of every class.
+    def class_means(self) -> list[tuple[str, int, str, dict[str, float]]]:
+        """Name, training and test samples (of the first run) and mean accuracy by loss, in per cent, of every class.
 
-        Empty where no loss's records all have it. It describes; nothing is tested.
+        Test samples are "" in records of before they were kept. Empty where no loss's records all have the accuracy. It
+        describes; nothing is tested.
         """
         means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy().items()}
         if not means:
             return []
-        named = zip(self.experiment.classes, self.train_counts, strict=True)
-        return [(title, count, {n: of[c] for n, of in means.items()}) for c, (title, count) in enumerate(named)]
+        first = next(iter(self.experiment.runs.values()))[0]
+        tested = [str(count) for count in first.test_counts] or [""] * len(first.train_counts)
+        named = zip(self.experiment.classes, first.train_counts, tested, strict=True)
+        return [(*of_class, {name: of[c] for name, of in means.items()}) for c, of_class in enumerate(named)]
 
     @property
     def folds(self) -> int:

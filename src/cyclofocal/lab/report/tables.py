@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from cyclofocal.lab.metrics import Metric
@@ -31,18 +32,20 @@ HEADINGS = ("loss", "mean [95 % interval]", "difference [95 % interval]", "p", "
 TEX = str.maketrans(
     {c: rf"\{c}" for c in "#$%&_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"<": "$<$", ">": "$>$", "|": r"\textbar{}", "–": "--"}
 )
 
 
-def markdown(summaries: Sequence[Summary], ranking: Ranking | None = None) -> str:
-    """Verdicts and tables of every experiment."""
-    parts = [] if ranking is None else [ranks_markdown(ranking)]
+def markdown(summaries: Sequence[Summary], ranking: Ranking | None = None, faults: Sequence[str] = ()) -> str:
+    """What was left out, ranks, and verdicts and tables of every experiment."""
+    parts = ["## Left out", "\n".join(f"* {_md(fault)}" for fault in faults)] if faults else []
+    parts += [] if ranking is None else [f"## {len(ranking.data_sets)} data sets", ranks_markdown(ranking)]
     for summary in summaries:
         parts += [f"## {summary.experiment.title}", verdicts_markdown(summary)]
         parts += [f"**{metric.heading}**\n\n{metric_markdown(summary, metric)}" for metric in summary.metrics]
         if classes := classes_markdown(summary):
             parts.append(f"**accuracy of each class, %**\n\n{classes}")
-        parts.append("\n".join(f"* {line}" for line in explanations(summary)))
+        parts.append("\n".join(f"* {_md(line)}" for line in explanations(summary)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,12 +88,7 @@ def overview_markdown(summaries: Sequence[Summary]) -> str:
 
 def ranks_markdown(ranking: Ranking) -> str:
     """Mean ranks, wins, ties, losses, and what they show."""
-    headings = ("loss", "mean rank", "wins", "ties", "losses", "shown better", "shown worse")
-    rows = []
-    for loss, rank in ranking.ranks.items():
-        tally = ranking.tallies.get(loss)
-        counts = (tally.wins, tally.ties, tally.losses, tally.better, tally.worse) if tally else ("–",) * 5
-        rows.append([loss, f"{rank:.2f}", *map(str, counts)])
+    headings, rows = _rank_rows(ranking)
     said = "\n".join(f"* {line}" for line in (*ranking_conclusions(ranking), *ranking.notes))
     return f"{_markdown_table(headings, rows)}\n\n{said}"
 
@@ -109,9 +107,10 @@ def comma_separated(summaries: Sequence[Summary]) -> str:
     return text.getvalue()
 
 
-def latex(summaries: Sequence[Summary]) -> str:
-    r"""A table per experiment with a block per metric, and one of the classes, for ``\usepackage{booktabs}``."""
-    return "\n".join(table(summary) for summary in summaries for table in (_latex_metrics, _latex_classes))
+def latex(summaries: Sequence[Summary], ranking: Ranking | None = None) -> str:
+    r"""The ranks; a table per experiment with a block per metric, and one of classes; for ``\usepackage{booktabs}``."""
+    parts = [] if ranking is None else [_latex_ranks(ranking)]
+    return "\n".join(parts + [table(summary) for summary in summaries for table in (_latex_metrics, _latex_classes)])
 
 
 def _cells(row: Row, escaped: Callable[[str], str] = str) -> list[str]:
@@ -119,7 +118,7 @@ def _cells(row: Row, escaped: Callable[[str], str] = str) -> list[str]:
     if row.versus is None:
         return [escaped(row.loss), mean, "", "", ""]
     difference = escaped(with_interval(row.versus.difference.estimate, row.metric, sign=True))
-    return [escaped(row.loss), mean, difference, p_value(row.versus.corrected_p), row.versus.verdict]
+    return [escaped(row.loss), mean, difference, escaped(p_value(row.versus.corrected_p)), row.versus.verdict]
 
 
 def _mean(row: Row | None, difference: bool = False) -> str:
@@ -135,14 +134,27 @@ def _mean(row: Row | None, difference: bool = False) -> str:
 
 def _class_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
     classes = summary.class_means()
-    titles = [summary.experiment.titles[name] for name in classes[0][2]] if classes else []
-    rows = [[title, str(count), *(f"{mean:.1f}" for mean in means.values())] for title, count, means in classes]
-    return ["class", "training samples", *titles], rows
+    titles = [summary.experiment.titles[name] for name in classes[0][3]] if classes else []
+    rows = [[title, str(n), test, *(f"{mean:.1f}" for mean in means.values())] for title, n, test, means in classes]
+    return ["class", "training samples", "test samples", *titles], rows
+
+
+def _rank_rows(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for loss, rank in ranking.ranks.items():
+        counts = ("–" if count is None else str(count) for count in ranking.counts(loss))
+        rows.append([loss, f"{rank:.2f}", *counts])
+    return ["loss", "mean rank", "wins", "ties", "losses", "shown better", "shown worse"], rows
 
 
 def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_md(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def _md(text: str) -> str:
+    """Without what would be taken for a tag."""
+    return text.replace("<", "&lt;") if re.search(r"<[a-zA-Z/!]", text) else text
 
 
 def _csv_row(summary: Summary, row: Row) -> list:
@@ -163,7 +175,7 @@ def _csv_row(summary: Summary, row: Row) -> list:
 def _csv_classes(summary: Summary) -> Iterator[list]:
     runs, titles = summary.experiment.runs, summary.experiment.titles
     start = [summary.experiment.title, summary.recipe["name"], "accuracy"]
-    for title, _, means in summary.class_means():
+    for title, _, _, means in summary.class_means():
         for name, mean in means.items():
             seeds = len({run.seed for run in runs[name]})
             row = [*start, title, "class", "%", name, titles[name], seeds, mean]
@@ -179,7 +191,7 @@ def _latex_metrics(summary: Summary) -> str:
     rows = [" & ".join(_tex(heading) for heading in ("", *HEADINGS[1:])) + r" \\"]
     for metric in summary.metrics:
         rows += [r"\midrule", rf"\multicolumn{{5}}{{l}}{{\emph{{{_tex(metric.heading)}}}}} \\"]
-        rows += [" & ".join(_cells(row, _tex)).replace("<", "$<$") + r" \\" for row in summary.of_metric(metric)]
+        rows += [" & ".join(_cells(row, _tex)) + r" \\" for row in summary.of_metric(metric)]
     return _latex_table(_caption(summary), "lrrrl", rows)
 
 
@@ -187,7 +199,15 @@ def _latex_classes(summary: Summary) -> str:
     headings, rows = _class_rows(summary)
     if not rows:
         return ""
-    caption = f"{summary.experiment.title}: accuracy of each class, %, mean over seeds."
+    return _latex_plain(f"{summary.experiment.title}: accuracy of each class, %, mean over seeds.", headings, rows)
+
+
+def _latex_ranks(ranking: Ranking) -> str:
+    caption = f"Mean ranks over {len(ranking.data_sets)} data sets by {ranking.metric.title}; 1 is best."
+    return _latex_plain(caption, *_rank_rows(ranking))
+
+
+def _latex_plain(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     heading, *lines = (" & ".join(map(_tex, row)) + r" \\" for row in (headings, *rows))
     return _latex_table(caption, "l" + "r" * (len(headings) - 1), [heading, r"\midrule", *lines])
 

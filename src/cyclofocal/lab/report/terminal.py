@@ -57,9 +57,8 @@ def ranks(found: Ranking) -> Table:
     for heading in ("mean rank", "wins", "ties", "losses", "shown better", "shown worse"):
         shown.add_column(heading, justify="right")
     for loss, rank in found.ranks.items():
-        tally = found.tallies.get(loss)
-        tallied = (tally.wins, tally.ties, tally.losses, tally.better, tally.worse) if tally else ()
-        shown.add_row(escape(loss), f"{rank:.2f}", *map(str, tallied))
+        counts = ("" if count is None else str(count) for count in found.counts(loss))
+        shown.add_row(escape(loss), f"{rank:.2f}", *counts)
     return shown
 
 

@@ -1,7 +1,9 @@
 """Numbers to text, and findings to sentences in plain words."""
 
+from cyclofocal.lab.data.sources import draws_test_set
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric
+from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.ranking import LEAST_DATA_SETS, Ranking, Tally
 from cyclofocal.lab.report.summary import Row, Summary, declared_metric
 from cyclofocal.lab.statistics import LEVEL, Estimate, pairs_needed
@@ -53,6 +55,8 @@ def _primary(summary: Summary, row: Row) -> str:
     assert versus is not None
     value = versus.difference.estimate
     seen = f"{_amount(value.mean, metric, sign=True)}{_interval(value, metric)}, p {p_value(versus.corrected_p)}"
+    if value.n != summary.seeds:
+        seen += f", {_counted(value.n, 'seed', 'seeds')} of both"
     if versus.verdict == "too few":
         return f"{row.loss}: nothing can be concluded; {_few(row)}."
     if versus.verdict == "unclear":
@@ -97,7 +101,7 @@ def _needed(row: Row) -> str:
     assert row.versus is not None
     needed = row.versus.needed
     if needed is None:
-        return "the runs are equal"
+        return "the runs differ, and level out" if any(row.versus.per_seed) else "the runs are equal"
     if needed > MANY_SEEDS:
         return f"more than {MANY_SEEDS:,} seeds would be needed to show one of this size"
     return f"about {max(needed, row.versus.difference.estimate.n + 1):,} seeds would be needed to show one of this size"
@@ -138,9 +142,11 @@ def _over_data_sets(found: Ranking) -> str:
 def _tallied(loss: str, tally: Tally, found: Ranking) -> str:
     above, below = ("above", "below") if found.metric.higher_is_better else ("below", "above")
     wins = _counted(tally.wins, "data set", "data sets")
+    better, worse = ("" if count is None else f" (shown on {count})" for count in (tally.better, tally.worse))
+    few = ", each with too few seeds to show it" if tally.better is None else ""
     return (
-        f"{loss}: {above} {found.reference} on {wins} (shown on {tally.better}), level on {tally.ties}, {below} on"
-        f" {tally.losses} (shown on {tally.worse})."
+        f"{loss}: {above} {found.reference} on {wins}{better}, level on {tally.ties}, {below} on"
+        f" {tally.losses}{worse}{few}."
     )
 
 
@@ -152,15 +158,18 @@ def explanations(summary: Summary) -> list[str]:
     lines = [
         f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_counted(summary.recipe['epochs'], 'epoch', 'epochs')};"
         f" {_split(summary)}test set touched once, after the last epoch.",
-        f"Training samples per class: {counts(summary)}. Shot groups ({groups.name}): "
-        + f"many >= {groups.many_from}, few <= {groups.few_up_to}.",
+        f"Training samples per class: {counts(summary)}.",
+        f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}.",
+        *_test_samples(summary),
         f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
         "Intervals: 95 %, BCa bootstrap over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
+        _what_varies(summary),
         f"p: sign-flip test, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
         f"p of all other metrics: over their {others} together. A verdict needs p < {LEVEL}.",
+        f"Too few: seeds that cannot bring p there; {pairs_needed(summary.comparisons())} can in the primary metric,"
+        f" {pairs_needed(summary.comparisons(True))} in the others.",
+        *_tuned(summary),
     ]
-    if images := summary.recipe.get("test_per_class"):
-        lines.insert(3, f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number.")
     if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
         lines.append(f"The runs were begun with another primary metric, {declared}; one chosen after them proves less.")
     return [*lines, *summary.notes]
@@ -168,11 +177,52 @@ def explanations(summary: Summary) -> list[str]:
 
 def _split(summary: Summary) -> str:
     """Sizes of the parts in the first run; "" of records of before they were kept."""
-    samples = next(iter(summary.experiment.runs.values()))[0].samples
+    samples = _first(summary).samples
     if not samples:
         return ""
+    samples = samples | {"test": sum(_first(summary).test_counts)}
     parts = [f"{count:,} for {part}" for part, count in samples.items() if count]
     return f"samples: {', '.join(parts)}; "
+
+
+def _first(summary: Summary) -> RunRecord:
+    return next(iter(summary.experiment.runs.values()))[0]
+
+
+def _test_samples(summary: Summary) -> list[str]:
+    """That classes are tested alike, or how much a single sample of the rarest decides."""
+    if images := summary.recipe.get("test_per_class"):
+        return [f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number."]
+    least = min(_first(summary).test_counts, default=0)
+    weight = 100 / least / len(summary.experiment.classes) if least else 0.0
+    if weight < 1:
+        return []
+    counted = _counted(least, "test sample, which is", "test samples; each is")
+    return [f"The rarest class has {counted} {weight:.1f} points of balanced accuracy."]
+
+
+def _what_varies(summary: Summary) -> str:
+    """What a seed decides, and so what the intervals are about."""
+    recipe = summary.recipe
+    if draws_test_set(recipe["source"], recipe.get("target", ""), recipe.get("folds", 0)):
+        return (
+            "Each seed draws its own split: intervals and p are about this data, split and trained anew, not new data."
+        )
+    return "All seeds share one test set: intervals and p are about training anew, not about other test data."
+
+
+def _tuned(summary: Summary) -> list[str]:
+    """How settings were chosen, where any were."""
+    runs = summary.experiment.runs
+    trials = {name: members[0].loss.get("trials", 0) for name, members in runs.items()}
+    titles = [summary.experiment.titles[name] for name, count in trials.items() if count]
+    if not titles:
+        return []
+    recipe, (least, *_, most) = summary.recipe, sorted([*filter(None, trials.values())] * 2)
+    own = draws_test_set(recipe["source"], recipe.get("target", ""), recipe.get("folds", 0))
+    each = "for each seed and fold" if recipe.get("folds") else "for each seed" if own else "once for all seeds"
+    budget = f"{least}" if least == most else f"{least} to {most}"
+    return [f"Tuned: settings chosen by validation data, {each}, out of {budget} trainings of a loss."]
 
 
 def counts(summary: Summary) -> str:
