@@ -1,6 +1,7 @@
 """The demo command: it shows, stores, goes on after a kill, and refuses nonsense before any work."""
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -99,6 +100,23 @@ def test_faults_of_a_folder_of_images_are_told_before_any_run(tmp_path):
     assert code == 2
     assert "--set test_fraction=0.2" in " ".join(err.replace("│", " ").split())
     assert not (tmp_path / "runs").exists()
+
+
+def test_images_that_have_changed_are_another_experiment(tmp_path):
+    images = tmp_path / "images"
+    for name, number in itertools.product(("ant", "bee"), range(4)):
+        (images / name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 40 * number).save(images / name / f"{number}.png")
+    settings = ("test_fraction=0.5", "model=small-convnet", "image_size=8", "batch_size=2")
+    command = ["compare", images, "--losses", "ce,focal", "--seeds", 1, "--epochs", 1, "--out", tmp_path / "runs"]
+    command += [word for setting in settings for word in ("--set", setting)]
+    assert "2 runs, 0 of them finished before" in run(*command)[2]
+    code, _, err = run(*command)
+    assert code == 0, err
+    assert "small-convnet, 8 x 8 pixels, epochs 1;" in " ".join(err.split())
+    assert "2 runs, 2 of them finished before" in err
+    (images / "ant" / "3.png").unlink()
+    assert "2 runs, 0 of them finished before" in run(*command)[2]
 
 
 def test_a_run_that_fails_is_told_at_the_end_and_the_others_are_shown(tmp_path):

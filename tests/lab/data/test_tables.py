@@ -213,6 +213,11 @@ def test_free_text_is_refused_and_many_categories_are_not():
     checked(many.assign(text=[f"town {i % 40}" for i in range(400)]), "label", "t")
     with pytest.raises(ValueError, match=re.escape("holds numbers, but not in 1 of its rows (number 8), such as 'no'")):
         checked(many.assign(text=["no" if i == 7 else str(i) for i in range(400)]), "label", "t")
+    ages = ["fifty" if i == 7 else str(i % 35) for i in range(400)]  # few different ones, as categories have
+    with pytest.raises(ValueError, match="column 'text' holds numbers, but not in 1 of its rows"):
+        checked(many.assign(text=ages), "label", "t")
+    doors = ["more" if i % 5 == 0 else str(i % 35) for i in range(400)]
+    assert checked(many.assign(text=doors), "label", "t").features["text"].dtype == object
 
 
 def test_a_continuous_target_is_refused_and_many_whole_classes_are_not():

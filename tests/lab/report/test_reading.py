@@ -46,6 +46,7 @@ def test_unfinished_and_tuning_runs_are_counted(tmp_path):
         (lambda text: text.replace('"name": "digits"', '"nome": "digits"', 1), "recipe is"),
         (lambda text: text.replace('"seed": 0', '"seed": "zero"', 1), 'seed is "zero"; it must be a whole number'),
         (lambda text: text.replace('"ece": 0.05', '"ece": "low"', 1), 'metrics hold "low"'),
+        (lambda text: text.replace('"ece": 0.05', '"ece": 5.0', 1), "ece is 5; it must be a fraction, in [0, 1]"),
     ],
 )
 def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path, damage, words):

@@ -63,6 +63,22 @@ def test_markdown_tables_are_rectangular_and_say_the_verdicts():
         assert words in text
 
 
+def test_names_of_classes_are_neither_tags_nor_commands():
+    odd = [replace(r, classes=["<severe> & |", "50 %_x", "~^"]) for r in grid(2)]
+    text = markdown([summarise(odd)])
+    assert "&lt;severe> & \\|" in text
+    assert "<severe>" not in text
+    assert r"$<$severe$>$ \& \textbar{} &" in latex([summarise(odd)])
+
+
+def test_ranks_and_what_was_left_out_are_in_the_files():
+    found = summaries(experiments(list(data_sets(6))))
+    text = markdown(found, ranking(found), ["a.jsonl, line 3: not JSON; left out."])
+    assert text.startswith("## Left out\n\n* a.jsonl, line 3")
+    assert "## 6 data sets" in text
+    assert "Mean ranks over 6 data sets" in latex(found, ranking(found))
+
+
 def test_latex_is_balanced_and_escaped():
     text = latex([summarise(list(grid(10)))])
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, FOCAL
 from cyclofocal.lab.report import conclusions, explanations, ranking, summaries, summarise
 from cyclofocal.lab.report.experiment import experiments
 from cyclofocal.lab.report.words import ranking_conclusions
-from evidence import data_sets, grid
+from evidence import data_sets, grid, record
 
 
 def test_better_worse_and_unclear():
@@ -57,8 +58,46 @@ def test_explanations_name_counts_convention_and_correction():
         "16 comparisons together",
         "10 seeds",
         "15 bins",
+        "7 can in the primary metric, 10 in the others",
     ):
         assert words in text
+
+
+def test_runs_that_level_out_are_not_said_to_be_equal():
+    moved = {seed: (-1) ** seed / 100 for seed in range(8)}
+    records = [record(CROSS_ENTROPY, seed, 0.8) for seed in moved]
+    unequal = [record(FOCAL, seed, 0.8 + by) for seed, by in moved.items()]
+    assert "the runs differ, and level out" in conclusions(summarise([*records, *unequal]))[0]
+    equal = [record(FOCAL, seed, 0.8) for seed in moved]
+    assert "the runs are equal" in conclusions(summarise([*records, *equal]))[0]
+
+
+def test_pairs_fewer_than_the_seeds_are_told():
+    said = conclusions(summarise([r for r in grid(9) if r.loss["name"] != "focal" or r.seed < 8]))
+    assert "8 seeds of both" in said[0]
+    assert "of both" not in said[1]
+
+
+def test_a_reader_is_told_what_a_seed_decides():
+    shared = [replace(r, recipe=r.recipe | {"source": "cifar10"}) for r in grid(2)]
+    assert any("All seeds share one test set" in line for line in explanations(summarise(shared)))
+    assert any("Each seed draws its own split" in line for line in explanations(summarise(list(grid(2)))))
+
+
+def test_the_budget_of_tuning_is_told():
+    tuned = [replace(r, loss=r.loss | {"trials": 6}) for r in grid(2)]
+    assert "Tuned: settings chosen by validation data, for each seed, out of 6 trainings of a loss." in explanations(
+        summarise(tuned)
+    )
+    shared = [replace(r, recipe=r.recipe | {"source": "cifar10"}) for r in tuned]
+    assert any("once for all seeds" in line for line in explanations(summarise(shared)))
+    assert not any("Tuned" in line for line in explanations(summarise(list(grid(2)))))
+
+
+def test_how_much_a_sample_of_a_rare_class_decides():
+    rare = [replace(r, test_counts=[50, 46, 4], recipe=r.recipe | {"test_per_class": 0}) for r in grid(2)]
+    said = "The rarest class has 4 test samples; each is 8.3 points of balanced accuracy."
+    assert said in explanations(summarise(rare))
 
 
 def test_many_classes_are_told_by_the_largest_and_the_smallest():
@@ -82,3 +121,9 @@ def test_over_data_sets_wins_and_ranks_are_told():
 def test_few_data_sets_conclude_nothing():
     said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(3))))))
     assert said[0].startswith("3 data sets are too few to conclude anything")
+
+
+def test_where_no_data_set_has_seeds_enough_nothing_is_counted_as_not_shown():
+    said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(6, seeds=4))))))
+    assert "each with too few seeds to show it" in said[1]
+    assert "shown on" not in said[1]

@@ -145,8 +145,8 @@ def _pinned(recipe: Recipe, root: Path) -> Recipe:
         found = pinned(recipe, root)
     except (ImportError, OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="WHAT") from None
-    how = f"{found.model}, {found.image_size} x {found.image_size} pixels, {found.epochs} epochs of {found.batch_size}"
-    typer.echo(f"{found.title}: {how}; another by --set model=small-convnet --set image_size=32 ...", err=True)
+    how = f"{found.model}, {found.image_size} x {found.image_size} pixels, epochs {found.epochs}"
+    typer.echo(f"{found.title}: {how}; others by --set model=small-convnet --set image_size=32 --epochs 20", err=True)
     return found
 
 
