@@ -27,8 +27,8 @@ PATIENCE = 5
 LARGE, PART = 2**28, 2**25
 """Bytes of logits from which a loss is tried on a part of them first, and bytes of that part."""
 
-CALLS_TO_GROW, MARGIN = 8, 1.8
-"""After so many calls a kept heap hardly grows any more; with large blocks it grows by so much more than with small."""
+CALLS_TO_GROW = 8
+"""After so many calls a kept heap hardly grows any more."""
 
 Quantiles = tuple[float, float, float]
 """20 %, 50 % and 80 %."""
@@ -154,7 +154,7 @@ def _check_memory(candidate: Candidate, problem: Problem) -> None:
     before = _resident()
     for _ in range(CALLS_TO_GROW):
         step()
-    need = MARGIN * max(_resident() - before, peak_bytes(step, "cpu")) * len(logits) / rows
+    need = max(_resident() - before, peak_bytes(step, "cpu")) * len(logits) / rows
     if need > free:
         raise UnfitError(f"it would need about {need / 2**30:.1f} GiB of memory, where {free / 2**30:.1f} GiB are free")
 
