@@ -27,8 +27,9 @@ PATIENCE = 5
 LARGE, PART = 2**28, 2**25
 """Bytes of logits from which a loss is tried on a part of them first, and bytes of that part."""
 
-CALLS_TO_GROW = 8
-"""After so many calls a kept heap hardly grows any more."""
+GROWTH = 3
+"""A kept heap grows to about so many times of what is in use: glibc finds no room for an aligned block where an equal one
+was freed."""
 
 Quantiles = tuple[float, float, float]
 """20 %, 50 % and 80 %."""
@@ -139,40 +140,23 @@ def _prepare(candidate: Candidate, problem: Problem) -> _Trial:
 
 
 def _check_memory(candidate: Candidate, problem: Problem) -> None:
-    """Refuse a loss for which the memory would not suffice, by what it takes for a part of large logits.
-
-    A heap that is kept grows to several times of what is in use: glibc does not find room for an aligned block where an
-    equal one was freed.
-    """
+    """Refuse a loss for which the memory would not suffice, by what it takes for a part of large logits."""
     logits, free = problem.logits, _free_memory()
     size = logits.numel() * logits.element_size()
     if logits.device.type != "cpu" or size < LARGE or free is None:
         return
     rows = max(1, len(logits) * PART // size)
     step = candidate.prepare(Problem(logits[:rows].detach().requires_grad_(), problem.target[:rows]))
-    _trim_heap()
-    before = _resident()
-    for _ in range(CALLS_TO_GROW):
-        step()
-    need = max(_resident() - before, peak_bytes(step, "cpu")) * len(logits) / rows
+    need = GROWTH * peak_bytes(step, "cpu") * len(logits) / rows
     if need > free:
         raise UnfitError(f"it would need about {need / 2**30:.1f} GiB of memory, where {free / 2**30:.1f} GiB are free")
 
 
 def _free_memory() -> int | None:
     """Bytes that this machine can still give; None where it does not tell."""
-    return _bytes_of("/proc/meminfo", "MemAvailable")
-
-
-def _resident() -> int:
-    """Bytes of this process that are in memory; 0 where it is not told."""
-    return _bytes_of("/proc/self/status", "VmRSS") or 0
-
-
-def _bytes_of(file: str, entry: str) -> int | None:
     try:
-        with open(file) as lines:
-            return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{entry}:")), None)
+        with open("/proc/meminfo") as lines:
+            return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
     except OSError:
         return None
 
