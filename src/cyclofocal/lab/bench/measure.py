@@ -28,8 +28,7 @@ LARGE, PART = 2**28, 2**25
 """Bytes of logits from which a loss is tried on a part of them first, and bytes of that part."""
 
 GROWTH = 3
-"""A kept heap grows to about so many times of what is in use: glibc finds no room for an aligned block where an equal one
-was freed."""
+"""A kept heap grows to about so many times of what is in use, as no aligned block fits where an equal one was freed."""
 
 Quantiles = tuple[float, float, float]
 """20 %, 50 % and 80 %."""
