@@ -60,10 +60,14 @@ class Experiment:
         return found
 
     @property
+    def first(self) -> RunRecord:
+        """The first run of the first loss."""
+        return next(iter(self.runs.values()))[0]
+
+    @property
     def classes(self) -> list[str]:
         """Their names; their numbers in records of before names were kept."""
-        first = next(iter(self.runs.values()))[0]
-        return first.classes or [str(c) for c in range(len(first.train_counts))]
+        return self.first.classes or [str(c) for c in range(len(self.first.train_counts))]
 
     def class_accuracy(self) -> dict[str, NDArray[np.float64]]:
         """Accuracy of every class by loss, (seeds, C), in per cent; of the losses whose records all have it."""

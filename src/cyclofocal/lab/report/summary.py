@@ -80,7 +80,7 @@ class Summary:
     @property
     def train_counts(self) -> list[int]:
         """Of the first run."""
-        return next(iter(self.experiment.runs.values()))[0].train_counts
+        return self.experiment.first.train_counts
 
     def class_means(self) -> list[tuple[str, int, str, dict[str, float]]]:
         """Name, training and test samples (of the first run) and mean accuracy by loss, in per cent, of every class.
@@ -91,9 +91,8 @@ class Summary:
         means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy().items()}
         if not means:
             return []
-        first = next(iter(self.experiment.runs.values()))[0]
-        tested = [str(count) for count in first.test_counts] or [""] * len(first.train_counts)
-        named = zip(self.experiment.classes, first.train_counts, tested, strict=True)
+        tested = [str(count) for count in self.experiment.first.test_counts] or [""] * len(self.train_counts)
+        named = zip(self.experiment.classes, self.train_counts, tested, strict=True)
         return [(*of_class, {name: of[c] for name, of in means.items()}) for c, of_class in enumerate(named)]
 
     @property

@@ -3,7 +3,6 @@
 from cyclofocal.lab.data.sources import draws_test_set
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric
-from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.ranking import LEAST_DATA_SETS, Ranking, Tally
 from cyclofocal.lab.report.summary import Row, Summary, declared_metric
 from cyclofocal.lab.statistics import LEVEL, Estimate, pairs_needed
@@ -177,23 +176,19 @@ def explanations(summary: Summary) -> list[str]:
 
 def _split(summary: Summary) -> str:
     """Sizes of the parts in the first run; "" of records of before they were kept."""
-    samples = _first(summary).samples
+    samples = summary.experiment.first.samples
     if not samples:
         return ""
-    samples = samples | {"test": sum(_first(summary).test_counts)}
+    samples = samples | {"test": sum(summary.experiment.first.test_counts)}
     parts = [f"{count:,} for {part}" for part, count in samples.items() if count]
     return f"samples: {', '.join(parts)}; "
-
-
-def _first(summary: Summary) -> RunRecord:
-    return next(iter(summary.experiment.runs.values()))[0]
 
 
 def _test_samples(summary: Summary) -> list[str]:
     """That classes are tested alike, or how much a single sample of the rarest decides."""
     if images := summary.recipe.get("test_per_class"):
         return [f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number."]
-    least = min(_first(summary).test_counts, default=0)
+    least = min(summary.experiment.first.test_counts, default=0)
     weight = 100 / least / len(summary.experiment.classes) if least else 0.0
     if weight < 1:
         return []
@@ -203,26 +198,25 @@ def _test_samples(summary: Summary) -> list[str]:
 
 def _what_varies(summary: Summary) -> str:
     """What a seed decides, and so what the intervals are about."""
-    recipe = summary.recipe
-    if draws_test_set(recipe["source"], recipe.get("target", ""), recipe.get("folds", 0)):
-        return (
-            "Each seed draws its own split: intervals and p are about this data, split and trained anew, not new data."
-        )
+    if _draws_test_set(summary):
+        return "Each seed draws its own split: intervals and p are about splitting and training anew, not new data."
     return "All seeds share one test set: intervals and p are about training anew, not about other test data."
+
+
+def _draws_test_set(summary: Summary) -> bool:
+    recipe = summary.recipe
+    return draws_test_set(recipe["source"], recipe.get("target", ""), recipe.get("folds", 0))
 
 
 def _tuned(summary: Summary) -> list[str]:
     """How settings were chosen, where any were."""
-    runs = summary.experiment.runs
-    trials = {name: members[0].loss.get("trials", 0) for name, members in runs.items()}
-    titles = [summary.experiment.titles[name] for name, count in trials.items() if count]
-    if not titles:
+    budgets = {members[0].loss.get("trials", 0) for members in summary.experiment.runs.values()} - {0}
+    if not budgets:
         return []
-    recipe, (least, *_, most) = summary.recipe, sorted([*filter(None, trials.values())] * 2)
-    own = draws_test_set(recipe["source"], recipe.get("target", ""), recipe.get("folds", 0))
-    each = "for each seed and fold" if recipe.get("folds") else "for each seed" if own else "once for all seeds"
-    budget = f"{least}" if least == most else f"{least} to {most}"
-    return [f"Tuned: settings chosen by validation data, {each}, out of {budget} trainings of a loss."]
+    each = "for each seed" if _draws_test_set(summary) else "once for all seeds"
+    folds = " and fold" if summary.folds > 1 else ""
+    budget = " or ".join(map(str, sorted(budgets)))
+    return [f"Tuned: settings chosen by validation data, {each}{folds}, out of {budget} trainings of a loss."]
 
 
 def counts(summary: Summary) -> str:
