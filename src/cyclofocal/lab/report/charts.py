@@ -125,7 +125,7 @@ def eta_schedule(summary: Summary) -> str:
 
 def class_accuracy(summary: Summary) -> str:
     """Accuracy of each class over its training samples, on a logarithmic axis where they differ much."""
-    found = summary.experiment.class_accuracy()
+    found = summary.experiment.class_accuracy
     if not found:
         return ""
     counts = np.asarray(summary.train_counts, dtype=np.float64)

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class Experiment:
         """Their names; their numbers in records of before names were kept."""
         return self.first.classes or [str(c) for c in range(len(self.first.train_counts))]
 
+    @cached_property
     def class_accuracy(self) -> dict[str, NDArray[np.float64]]:
         """Accuracy of every class by loss, (seeds, C), in per cent; of the losses whose records all have it."""
         found = {name: by_seed(members, lambda run: run.per_class) for name, members in self.runs.items()}
@@ -77,11 +79,12 @@ class Experiment:
 
 def by_seed(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]]) -> NDArray[np.float64]:
     """(seeds, values), folds averaged; empty where any run lacks one."""
-    found: dict[int, list[list[float]]] = {}
-    for run in runs:
-        found.setdefault(run.seed, []).append(values(run))
-    length = min(len(row) for rows in found.values() for row in rows)
-    return np.array([np.mean([row[:length] for row in rows], axis=0) for rows in found.values()])
+    rows = [values(run) for run in runs]
+    length = min(map(len, rows))
+    table = np.array([row[:length] for row in rows], dtype=np.float64)
+    seeds = np.array([run.seed for run in runs])
+    of_seed = [seeds == seed for seed in dict.fromkeys(seeds.tolist())]
+    return table if len(of_seed) == len(rows) else np.array([table[some].mean(0) for some in of_seed])
 
 
 def fold_of(record: RunRecord) -> int:

@@ -88,7 +88,7 @@ class Summary:
         Test samples are "" in records of before they were kept. Empty where no loss's records all have the accuracy. It
         describes; nothing is tested.
         """
-        means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy().items()}
+        means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy.items()}
         if not means:
             return []
         tested = [str(count) for count in self.experiment.first.test_counts] or [""] * len(self.train_counts)
