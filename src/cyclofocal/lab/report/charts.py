@@ -16,6 +16,7 @@ from cyclofocal.lab.report.words import with_interval
 Array = NDArray[np.float64]
 
 WIDTH, HEIGHT = 360, 236
+WIDE = 440  # of a chart that has names of losses written over its lines
 LEFT, RIGHT, TOP, BOTTOM = 40, 350, 28, 194
 """The frame of a chart with two axes."""
 
@@ -172,17 +173,17 @@ def critical_difference_diagram(ranking: Ranking) -> str:
     """Mean ranks with half the critical difference on either side: where two bars meet, nothing tells them apart."""
     losses, half = list(ranking.ranks.items()), ranking.critical_difference / 2
     bottom = 12 + 34 * len(losses)
-    scale = Scale(1 - half, len(losses) + half, 14, WIDTH - 14)
+    scale = Scale(1 - half, len(losses) + half, 14, WIDE - 14)
     parts = []
     for place, (loss, rank) in enumerate(losses):
         y = 26 + 34 * place
         bar = [(scale(rank - half), y + 5), (scale(rank + half), y + 5)]
-        parts += [text(14, y - 5, f"{loss}, {rank:.2f}", "name"), line(bar, "interval reference")]
+        parts += [text(14, y - 5, f"{rank:.2f} {loss}", "name"), line(bar, "interval reference")]
         parts.append(dot(scale(rank), y + 5, 4.5, "shown reference"))
     parts.append(x_axis(scale, bottom, "mean rank"))
     said = ", ".join(f"{loss} {rank:.2f}" for loss, rank in losses)
     description = f"{said}; critical difference {ranking.critical_difference:.2f}"
-    return picture(WIDTH, bottom + 38, parts, "Mean ranks with critical difference", description)
+    return picture(WIDE, bottom + 38, parts, "Mean ranks with critical difference", description)
 
 
 Lines = dict[str, tuple[Array, Array, Array]]
