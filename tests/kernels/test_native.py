@@ -155,6 +155,21 @@ def test_saturation_is_finite_and_exact(shape, dtype):
                 assert loss.flatten()[1] == x.max()  # the weight is 1 at p = 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("gap", [20.0, 60.0, 100.0, 1000.0, 1e4])
+@pytest.mark.parametrize("e", [0.0, 0.1])
+def test_a_logit_far_above_all_before_it(gap, e, dtype):
+    """Alone in its row, and late in it, so that no maximum of the first classes knows it."""
+    x = torch.randn(3, 1000, 1, dtype=dtype)
+    x[:2, 900] += gap
+    target = torch.tensor([[900], [5], [900]])  # of the target, of another class, and nowhere
+    for gamma_neg in (2.0, 1.5):
+        loss, grad = softmax(x, target, e=e, gamma_neg=gamma_neg)
+        true_loss, true_grad = softmax_truth(x, target, e=e, gamma_neg=gamma_neg)
+        agree(loss, true_loss, dtype)
+        agree(grad, true_grad, dtype)
+
+
 @pytest.mark.parametrize(("classes", "s"), [(5, 1), (400, 1), (5, 4), (5, 40)])
 def test_masked_classes(classes, s):
     x, target, _ = batch(4, classes, s, torch.float32)

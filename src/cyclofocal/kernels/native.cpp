@@ -456,14 +456,15 @@ template <class T> struct Settings {
     T own, other;               // what smoothing leaves to the true class and gives to every class
     T eta, focal, flat;         // weight of another class: focal * p^gamma_neg + flat
     Exponent<T> pos, neg, hc;
-    T limit;                    // of a sum of exponentials whose powers are still finite
+    T reach, limit;             // of an exponent, and of a sum of exponentials, whose powers are still finite
     explicit Settings(const Call& c)
         : own((T)(1 - c.label_smoothing + c.label_smoothing / c.classes)),
           other((T)(c.label_smoothing / c.classes)), eta((T)c.eta),
           focal((T)(c.gamma_neg == 0 ? 0 : 1 - c.eta)), flat((T)(c.gamma_neg == 0 ? 1 : c.eta)),
           pos(c.gamma_pos), neg(c.gamma_neg), hc(c.gamma_hc) {
         double power = Real<T>::LOG_LIMIT / (c.gamma_neg > 1 ? c.gamma_neg : 1);
-        limit = (T)::exp(power < 34 ? power : 34);
+        reach = (T)(power < 34 ? power : 34);
+        limit = (T)::exp(reach);
     }
 };
 
@@ -629,7 +630,7 @@ KERNEL void index_rows(const Settings<T>& s, const Rows<T>& r, typename Math<T>:
             }
             S::template fold<ACROSS>(total, part);
         }
-        if (look == r.full || total.z[0] <= s.limit) break;
+        if (look == r.full || (total.z[0] <= s.limit && r.own_x[0] - top[0] <= s.reach)) break;
     }
     auto f = finish(s, r, total, r.own_x - top);
     loss = f.loss;
