@@ -37,7 +37,6 @@ def record(loss, seed, accuracy, nll=0.5, few=0.5, fold=0, recipe=None):
         command="cyclofocal compare digits --seeds 10",
         per_class=[0.9, 0.8, accuracy],
         classes=["cat", "dog", "owl"],
-        samples={"train": 132, "validation": 0},
         test_counts=[50, 46, 4],
         system="Linux x86_64, some CPU",
         reliability=[[0, 0, 0]] * 10 + [[20, 14.0, 12], [0, 0, 0], [30, 25.0, 20], [0, 0, 0], [50, 49.0, 48]],

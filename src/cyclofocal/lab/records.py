@@ -39,7 +39,7 @@ class RunRecord:
         processes, threads: of the run's last part; threads per process, of the CPU.
         command: that made it; empty where it was not a command.
         classes: their names, in label order; empty in records of before they were kept, as are the next three.
-        samples: how many there were for "train" and "validation" (0: none).
+        validation_samples: how many there were; 0 where none were asked for.
         test_counts: test images per class.
         system: operating system and processor.
     """
@@ -62,7 +62,7 @@ class RunRecord:
     per_class: list[float] = field(default_factory=list)
     reliability: list[list[float]] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
-    samples: dict[str, int] = field(default_factory=dict)
+    validation_samples: int = 0
     test_counts: list[int] = field(default_factory=list)
     system: str = ""
 

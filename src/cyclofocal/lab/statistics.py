@@ -196,7 +196,7 @@ def _bca_intervals(samples: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         acceleration = -(inner**3).sum(1) / (6 * (inner**2).sum(1) ** 1.5)
         z0 = ndtri(below)
-        z = z0 + np.array([[-_reach(n)], [_reach(n)]])
+        z = z0 + _reach(n) * np.array([[-1.0], [1.0]])
         share = ndtr(z0 + z / (1 - acceleration * z)).T
     constant = spread[:, 0] <= 1e-12 * np.maximum(1.0, np.abs(samples).max(1))
     share[constant] = 0.5

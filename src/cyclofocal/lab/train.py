@@ -151,7 +151,7 @@ def conclude(
         threads=torch.get_num_threads(),
         command=setup.command,
         classes=list(data.classes),
-        samples={"train": len(data.train), "validation": 0 if data.validation is None else len(data.validation)},
+        validation_samples=0 if data.validation is None else len(data.validation),
         system=system(),
         **({} if logits is None else _details(logits, data)),
     )

@@ -107,7 +107,7 @@ def test_many_classes_are_told_by_the_largest_and_the_smallest():
 
 
 def test_records_of_before_names_and_sizes_were_kept():
-    text = "\n".join(explanations(summarise([replace(r, classes=[], samples={}) for r in grid(2)])))
+    text = "\n".join(explanations(summarise([replace(r, classes=[], test_counts=[]) for r in grid(2)])))
     assert "Training samples per class: 0: 100, 1: 30, 2: 2." in text
     assert "; samples:" not in text
 

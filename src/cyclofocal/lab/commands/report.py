@@ -55,7 +55,8 @@ def report(
         make_folder(path.parent, "--output")
     with _uncollected():
         records, faults = _read(runs)
-        _check_reference(records, reference)
+        if reference:
+            _check_reference(records, reference)
         if not out:
             show(records, reference, metric)
             return
@@ -99,12 +100,11 @@ def _read(runs: list[Path]) -> tuple[list[RunRecord], list[str]]:
 def _check_reference(records: list[RunRecord], reference: str) -> None:
     from cyclofocal.lab.report.experiment import experiments
 
-    names = {name for experiment in experiments(records) for name in experiment.runs} if reference else set()
-    if reference and reference not in names:
-        try:
-            one_of(reference, sorted(names), "loss of these runs")
-        except typer.BadParameter as error:
-            raise typer.BadParameter(error.message, param_hint="--reference") from None
+    names = {name for experiment in experiments(records) for name in experiment.runs}
+    try:
+        one_of(reference, sorted(names), "loss of these runs")
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message, param_hint="--reference") from None
 
 
 def _makers(records: list[RunRecord], faults: list[str], reference: str, metric: str) -> dict[str, Callable[[], str]]:

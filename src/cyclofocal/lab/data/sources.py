@@ -119,7 +119,8 @@ def load(
         full = _read_path(_existing(Path(path if (name, colon) == ("path", ":") else source)), *lists, test_fraction)
     kept = _subset(full, source, subset, imbalance, head_images, rng)
     data = _with_validation(full, kept, validation_images, _title(full.title, subset, imbalance))
-    _check_digest(source, data.digest_with_test if digest else "", digest)
+    if digest:
+        _check_digest(source, data.digest_with_test, digest)
     return data
 
 
@@ -139,7 +140,8 @@ def load_table(source: str, target: str, digest: str = "") -> Table:
     Raises:
         What :func:`load` raises.
     """
-    _check_digest(source, table_digest(source) if digest else "", digest)
+    if digest:
+        _check_digest(source, table_digest(source), digest)
     if source.startswith(KEEL):
         if target:
             raise ValueError(f"target is {target!r}, but {source} says itself which column it is; it must be ''")

@@ -9,7 +9,7 @@ from typing import Any
 from cyclofocal.lab.report import charts
 from cyclofocal.lab.report.experiment import OF_LOSS, OF_RECIPE
 from cyclofocal.lab.report.ranking import Ranking
-from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.report.summary import ClassRow, Row, Summary
 from cyclofocal.lab.report.words import (
     conclusion,
     conclusions,
@@ -99,7 +99,8 @@ def _experiment(summary: Summary) -> dict[str, Any]:
             for name in names
             if any(run.reliability for run in summary.experiment.runs[name])
         ],
-        "classes": _classes(summary),
+        "class_headings": summary.class_headings,
+        "classes": [_class_cells(row) for row in summary.class_rows],
         "explanations": explanations(summary),
         "settings": {k: v for k, v in summary.recipe.items() if OF_RECIPE.get(k, v) != v or k not in OF_RECIPE},
         "losses": _losses(summary),
@@ -172,15 +173,10 @@ def _figures(summary: Summary) -> list[Figure]:
     return [Figure(title, svg, caption if svg else why) for title, svg, caption, why in drawn]
 
 
-def _classes(summary: Summary) -> dict[str, Any]:
-    """Classes down, losses across; no rows where the records do not have them."""
-    found = summary.class_means()
-    titles = [summary.experiment.titles[name] for name in found[0][3]] if found else []
-    rows = []
-    for title, count, tested, means in found:
-        samples = [Cell(str(count), key=count), Cell(tested or "–", key=int(tested or 0))]
-        rows.append([Cell(title, key=title), *samples, *(Cell(f"{mean:.1f}", key=mean) for mean in means.values())])
-    return {"headings": ["class", "training samples", "test samples", *titles], "rows": rows}
+def _class_cells(row: ClassRow) -> list[Cell]:
+    tested = Cell("–", key=0) if row.tested is None else Cell(str(row.tested), key=row.tested)
+    accuracy = (Cell(f"{mean:.1f}", key=mean) for mean in row.accuracy.values())
+    return [Cell(row.title, key=row.title), Cell(str(row.trained), key=row.trained), tested, *accuracy]
 
 
 def _losses(summary: Summary) -> dict[str, Any]:

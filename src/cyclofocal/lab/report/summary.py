@@ -54,6 +54,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ClassRow:
+    """A class: training and test samples (of the first run), and mean accuracy by loss, in per cent.
+
+    ``tested`` is None in records of before it was kept.
+    """
+
+    title: str
+    trained: int
+    tested: int | None
+    accuracy: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Summary:
     """An experiment's rows, metric by metric, the primary one first.
 
@@ -82,18 +95,21 @@ class Summary:
         """Of the first run."""
         return self.experiment.first.train_counts
 
-    def class_means(self) -> list[tuple[str, int, str, dict[str, float]]]:
-        """Name, training and test samples (of the first run) and mean accuracy by loss, in per cent, of every class.
-
-        Test samples are "" in records of before they were kept. Empty where no loss's records all have the accuracy. It
-        describes; nothing is tested.
-        """
+    @property
+    def class_rows(self) -> list[ClassRow]:
+        """Every class, described and not tested; none where no loss's records all have the accuracy."""
         means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy.items()}
         if not means:
             return []
-        tested = [str(count) for count in self.experiment.first.test_counts] or [""] * len(self.train_counts)
+        tested: Sequence[int | None] = self.experiment.first.test_counts or [None] * len(self.train_counts)
         named = zip(self.experiment.classes, self.train_counts, tested, strict=True)
-        return [(*of_class, {name: of[c] for name, of in means.items()}) for c, of_class in enumerate(named)]
+        return [ClassRow(*of_class, {name: of[c] for name, of in means.items()}) for c, of_class in enumerate(named)]
+
+    @property
+    def class_headings(self) -> list[str]:
+        """Of a table of :attr:`class_rows`."""
+        losses = (self.experiment.titles[name] for name in self.experiment.class_accuracy)
+        return ["class", "training samples", "test samples", *losses]
 
     @property
     def folds(self) -> int:

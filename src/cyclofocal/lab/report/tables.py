@@ -74,8 +74,8 @@ def metrics_markdown(summary: Summary) -> str:
 
 def classes_markdown(summary: Summary) -> str:
     """Classes down, losses across: mean accuracy in per cent; "" where the records do not have it."""
-    headings, rows = _class_rows(summary)
-    return _markdown_table(headings, rows) if rows else ""
+    rows = _class_rows(summary)
+    return _markdown_table(summary.class_headings, rows) if rows else ""
 
 
 def overview_markdown(summaries: Sequence[Summary]) -> str:
@@ -132,11 +132,16 @@ def _mean(row: Row | None, difference: bool = False) -> str:
     return f"**{text}**" if row.versus.verdict in ("better", "worse") else text
 
 
-def _class_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    classes = summary.class_means()
-    titles = [summary.experiment.titles[name] for name in classes[0][3]] if classes else []
-    rows = [[title, str(n), test, *(f"{mean:.1f}" for mean in means.values())] for title, n, test, means in classes]
-    return ["class", "training samples", "test samples", *titles], rows
+def _class_rows(summary: Summary) -> list[list[str]]:
+    return [
+        [
+            row.title,
+            str(row.trained),
+            "" if row.tested is None else str(row.tested),
+            *(f"{mean:.1f}" for mean in row.accuracy.values()),
+        ]
+        for row in summary.class_rows
+    ]
 
 
 def _rank_rows(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
@@ -175,11 +180,11 @@ def _csv_row(summary: Summary, row: Row) -> list:
 def _csv_classes(summary: Summary) -> Iterator[list]:
     runs, titles = summary.experiment.runs, summary.experiment.titles
     start = [summary.experiment.title, summary.recipe["name"], "accuracy"]
-    for title, _, _, means in summary.class_means():
-        for name, mean in means.items():
+    for row in summary.class_rows:
+        for name, mean in row.accuracy.items():
             seeds = len({run.seed for run in runs[name]})
-            row = [*start, title, "class", "%", name, titles[name], seeds, mean]
-            yield row + [""] * (len(CSV_COLUMNS) - len(row))
+            cells = [*start, row.title, "class", "%", name, titles[name], seeds, mean]
+            yield cells + [""] * (len(CSV_COLUMNS) - len(cells))
 
 
 def _rounded(cell: object) -> object:
@@ -196,10 +201,11 @@ def _latex_metrics(summary: Summary) -> str:
 
 
 def _latex_classes(summary: Summary) -> str:
-    headings, rows = _class_rows(summary)
+    rows = _class_rows(summary)
     if not rows:
         return ""
-    return _latex_plain(f"{summary.experiment.title}: accuracy of each class, %, mean over seeds.", headings, rows)
+    caption = f"{summary.experiment.title}: accuracy of each class, %, mean over seeds."
+    return _latex_plain(caption, summary.class_headings, rows)
 
 
 def _latex_ranks(ranking: Ranking) -> str:

@@ -176,12 +176,11 @@ def explanations(summary: Summary) -> list[str]:
 
 def _split(summary: Summary) -> str:
     """Sizes of the parts in the first run; "" of records of before they were kept."""
-    samples = summary.experiment.first.samples
-    if not samples:
+    first = summary.experiment.first
+    if not first.test_counts:
         return ""
-    samples = samples | {"test": sum(summary.experiment.first.test_counts)}
-    parts = [f"{count:,} for {part}" for part, count in samples.items() if count]
-    return f"samples: {', '.join(parts)}; "
+    samples = {"train": sum(first.train_counts), "validation": first.validation_samples, "test": sum(first.test_counts)}
+    return f"samples: {', '.join(f'{count:,} for {part}' for part, count in samples.items() if count)}; "
 
 
 def _test_samples(summary: Summary) -> list[str]:
