@@ -1,15 +1,11 @@
 """The loss of logits whose classes are spread over the ranks of a process group.
 
 Two sums over the classes need all ranks: the softmax's own and, with label smoothing, those of the other classes'
-terms. With m the row's largest logit, x = z - m and s = log sum_j exp(x_j), every one of the latter follows from sums
-that know nothing of s (g for gamma_neg):
-
-    sum p^g = exp(-g s) * sum exp(g x)        sum p^g log p = exp(-g s) * (sum exp(g x) x  -  s * sum exp(g x))
-
-so one exchange for m and one for all sums do. Both parts of the difference have the same sign: nothing cancels.
+terms. All of the latter follow from sums that know nothing of the former (``kernels.plain``), so one exchange for the
+rows' largest logits and one for all sums do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cyclofocal.arguments import check_softmax_call
-from cyclofocal.equation import Eta
 from cyclofocal.kernels.operators import compute_dtype
 from cyclofocal.kernels.plain import CHUNK, CHUNK_ELSEWHERE, _number, _scale, _Terms
 from cyclofocal.linear import check_factor_per_class, check_no_gradient
@@ -184,18 +179,17 @@ class _ShardedLoss(torch.autograd.Function):
         per_class = None if weight is None else weight[call.first : call.first + logits.shape[1]].unsqueeze(0)
         highest = _highest(logits, dtype, call.group)
         total, own, *others = _sums(call, logits, highest, place, per_class)
-        total = total.log_()
 
         factor = torch.full_like(total, 1 - call.label_smoothing + call.other)
         factor.masked_fill_((place != index) & ~ignored, torch.nan)
         factor = factor if weight is None else factor * weight[place]
-        own_terms, own_slopes = call.terms.own(own - total)
-        rows, own_slopes = factor * own_terms, factor * own_slopes
+        s = total.log()
+        rows, own_slopes, _ = call.terms.own(own - s, factor)
         slopes = own_slopes
         if call.other:
             count = call.classes - 1 if weight is None else weight.sum() - weight[place]
-            other_terms, other_slopes = _others(call.terms, total, count, others)
-            rows, slopes = rows + call.other * other_terms, slopes + call.other * other_slopes
+            shrink = call.terms.shrink(total, call.other)
+            slopes = call.terms.add_others(rows, own_slopes, others, s, shrink, count, call.other)
         rows = -rows.masked_fill(ignored, 0).squeeze(1)
         ctx.call, ctx.scale = call, _scale(target, weight, call.ignore_index, len(target), dtype, call.reduction)
         ctx.save_for_backward(logits, place, ignored, per_class, highest, total, own_slopes, slopes)
@@ -236,10 +230,9 @@ def _highest(logits: Tensor, dtype: torch.dtype, group: Any) -> Tensor:
 
 
 def _sums(call: _Call, logits: Tensor, highest: Tensor, place: Tensor, per_class: Tensor | None) -> Tensor:
-    """Over all classes of all ranks, with x the logit less the highest: exp(x); the target's x; over the others
-    x, exp(g x) and exp(g x) x, times the class's weight, as far as they are needed."""
-    gamma = call.terms.gamma_neg
-    kinds = 2 if not call.other else 3 if gamma == 0 else 5
+    """Over all classes of all ranks, with x the logit less the highest: exp(x); the target's x; with label smoothing
+    what the sums of the other classes follow from."""
+    kinds = 2 if not call.other else 3 if not call.terms.gamma_neg else 5
     sums = highest.new_zeros(kinds, *highest.shape)
     for n in _chunks(logits):
         x = logits[n] - highest[n]
@@ -247,21 +240,12 @@ def _sums(call: _Call, logits: Tensor, highest: Tensor, place: Tensor, per_class
         sums[0, n] = e.sum(1, keepdim=True)
         at, mine = _locate(call, place[n], x.shape[1])
         sums[1, n] = torch.where(mine, x.gather(1, at), 0.0)
-        if kinds > 2:
-            _put(x, at, mine, torch.zeros_like(highest[n]))
-            sums[2, n] = _sum(x, per_class)
-        if kinds > 3:
-            focal = e.square_() if gamma == 2 else (gamma * x).exp_()
-            _put(focal, at, mine, torch.zeros_like(highest[n]))
-            sums[3, n] = _sum(focal, per_class)
-            x.clamp_(min=torch.finfo(x.dtype).min)  # exp(g x) x is 0 for a masked class
-            sums[4, n] = _sum(focal.mul_(x), per_class)
+        if call.other:
+            others, *_ = call.terms.sums(x, e, per_class, _clear(at, mine))
+            for kind, of_others in enumerate(others, 2):
+                sums[kind, n] = of_others
     dist.all_reduce(sums, group=call.group)
     return sums
-
-
-def _sum(tensor: Tensor, per_class: Tensor | None) -> Tensor:
-    return (tensor if per_class is None else tensor * per_class).sum(1, keepdim=True)
 
 
 def _locate(call: _Call, place: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -270,24 +254,12 @@ def _locate(call: _Call, place: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return at.clamp(0, classes - 1), (at >= 0) & (at < classes)
 
 
-def _put(tensor: Tensor, at: Tensor, mine: Tensor, value: Tensor) -> None:
-    tensor.scatter_(1, at, torch.where(mine, value, tensor.gather(1, at)))
+def _put(tensor: Tensor, at: Tensor, mine: Tensor, value: Tensor) -> Tensor:
+    return tensor.scatter_(1, at, torch.where(mine, value, tensor.gather(1, at)))
 
 
-def _others(
-    terms: _Terms, total: Tensor, count: Tensor | int, sums: Sequence[Tensor]
-) -> tuple[Tensor, Tensor | int | float]:
-    """Sums over the other classes of their terms and of the derivatives by log p."""
-    eta: Eta = terms.eta
-    easy = sums[0] - total * count
-    if terms.gamma_neg == 0:
-        return easy, count
-    _, powers, products = sums
-    shrink = (-terms.gamma_neg * total).exp()
-    hard = products - total * powers
-    weighted = torch.where(torch.as_tensor(eta > 0, device=total.device), eta * easy, 0.0)  # easy may be infinite
-    slope = shrink * (powers + terms.gamma_neg * hard)
-    return (1 - eta) * shrink * hard + weighted, (1 - eta) * slope + eta * count
+def _clear(at: Tensor, mine: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda of_classes: _put(of_classes, at, mine, torch.zeros_like(at, dtype=of_classes.dtype))
 
 
 def _gradient(
@@ -302,13 +274,14 @@ def _gradient(
     slopes: Tensor,
 ) -> Tensor:
     """Of a chunk of this rank's logits."""
-    log_p = (logits - highest).sub_(total)
-    p = log_p.exp()
-    at, mine = _locate(call, place, log_p.shape[1])
+    x = logits - highest
+    e = x.exp()
+    at, mine = _locate(call, place, x.shape[1])
+    at_target = factor * (own_slopes - x.gather(1, at).exp() / total * slopes)
     if call.other:
-        _put(log_p, at, mine, torch.zeros_like(total))
-        _, slope = call.terms.others(log_p, p, per_class, call.other * factor)
-    else:
-        slope = torch.zeros_like(p)
-    _put(slope, at, mine, own_slopes * factor)
-    return slope.addcmul_(p, slopes * factor, value=-1)
+        _, focal, products = call.terms.sums(x, e, per_class, _clear(at, mine))
+    grad = e.mul_((factor * slopes / total).neg_())
+    if call.other:
+        factor = factor * call.other
+        call.terms.spread(grad, focal, products, total.log(), call.terms.shrink(total, factor), per_class, factor)
+    return _put(grad, at, mine, at_target)

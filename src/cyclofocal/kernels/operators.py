@@ -15,7 +15,7 @@ from torch import Tensor
 from cyclofocal import equation, kernels
 from cyclofocal.arguments import REDUCTIONS, are_usual
 from cyclofocal.equation import Eta
-from cyclofocal.kernels import native
+from cyclofocal.kernels import native, plain
 
 Settings = tuple[Any, ...]
 
@@ -73,7 +73,7 @@ def usual_softmax(
         or not (type(logits) is type(target) is Tensor and weight is None and logits.is_cpu and target.is_cpu)
         or not (target.dtype is torch.int64 and logits.dtype in (torch.float32, torch.float64, torch.bfloat16))
         or not (logits.is_contiguous() and target.is_contiguous() and logits.dim() > 1 and reduction in REDUCTIONS)
-        or kernels.backend("cpu") is not native
+        or (family := _USUAL.get(kernels.backend("cpu"))) is None
     ):
         return None
     if isinstance(eta, Tensor):
@@ -84,8 +84,8 @@ def usual_softmax(
     if classes == 0 or target.shape != (rows, *positions) or not are_usual(eta, *settings):
         return None
     if logits.requires_grad and torch.is_grad_enabled():
-        return _Loss.apply((_USUAL, eta, settings, reduction), logits, target, None)
-    return _USUAL.fused(logits, target, None, eta, *settings, reduction, False)[0]
+        return _Loss.apply((family, eta, settings, reduction), logits, target, None)
+    return family.fused(logits, target, None, eta, *settings, reduction, False)[0]
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
@@ -197,7 +197,9 @@ def _cast(eta: Eta, like: Tensor) -> Eta:
 
 
 SOFTMAX = Family(_fused_softmax, _softmax_equation, lambda: torch.ops.cyclofocal.softmax, class_dim=True)
-_USUAL = SOFTMAX._replace(fused=functools.partial(native.softmax, strict=True))
+_USUAL = {
+    backend: SOFTMAX._replace(fused=functools.partial(backend.softmax, strict=True)) for backend in (native, plain)
+}
 SIGMOID = Family(_fused_sigmoid, _sigmoid_equation, lambda: torch.ops.cyclofocal.sigmoid, class_dim=False)
 
 _library = torch.library.Library("cyclofocal", "DEF")

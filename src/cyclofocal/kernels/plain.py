@@ -2,16 +2,25 @@
 
 With l = log p and h_j the derivative of the j-th term of the loss by l_j, the gradient by the logits is
 h_k - p_k * sum_j h_j.
+
+Index targets take few passes over the logits, because neither p nor l is ever written down. With x the logit less the
+row's largest, s = log sum_j exp(x_j), and g for gamma_neg, all that the other classes add follows from sums that know
+nothing of s:
+
+    sum p^g = exp(-g s) * sum exp(g x)        sum p^g l = exp(-g s) * (sum exp(g x) x  -  s * sum exp(g x))
+
+Both parts of the difference have the same sign: nothing cancels.
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cyclofocal.arguments import check_index_values
 from cyclofocal.equation import Eta, other_term, power, softmax_denominator
 
 CHUNK = {"cpu": 2**20}  # elements; on the CPU the two or three buffers of a chunk should stay in cache
@@ -31,6 +40,7 @@ def softmax(
     label_smoothing: float,
     reduction: str,
     with_grad: bool,
+    strict: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and its gradient by the logits.
 
@@ -39,45 +49,46 @@ def softmax(
         target: int64 (N, ...), or probabilities (N, C, ...) in the dtype computed in (float32, float64 for float64).
         weight: (C,) in that dtype, or None.
         with_grad: False leaves the gradient out.
+        strict: refuse an index out of range with an IndexError; otherwise it makes nan of its row.
 
     Returns:
         The loss in that dtype, (N, ...) for reduction "none" and 0-d otherwise; the gradient like ``logits``, divided
-        by the mean's denominator, or None. An index target out of range makes nan of its row.
+        by the mean's denominator, or None.
     """
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     shape, batch, classes = logits.shape, logits.shape[0], logits.shape[1]
-    size = shape[2:].numel()
-    logits = logits.view(batch, classes, size)
-    target = target.view(logits.shape if target.is_floating_point() else (batch, size))
-    rows = logits.new_empty(batch, size, dtype=dtype) if reduction == "none" else None
-    total: Tensor | float = 0.0
+    soft = target.is_floating_point()
+    all_count = not soft and _all_count(target, classes, ignore_index)
+    if strict and not soft and not all_count:
+        check_index_values(target, classes, ignore_index)
+    if len(shape) > 2:
+        size = shape[2:].numel()
+        positions = () if size == 1 else (size,)  # torch is fastest along a last dimension
+        logits = logits.view(batch, classes, *positions)
+        target = target.view(logits.shape if soft else (batch, *positions))
     grad = torch.empty_like(logits) if with_grad else None
-    scale = _scale(target, weight, ignore_index, batch * size, dtype, reduction)
+    rows = logits.new_empty(logits.shape[:1] + logits.shape[2:], dtype=dtype) if reduction == "none" else None
+    scale = _scale(target, weight, ignore_index, shape[:1].numel() * shape[2:].numel(), dtype, reduction, all_count)
     terms = _Terms(_number(eta), gamma_pos, gamma_neg, gamma_hc)
     smoothing = (1 - label_smoothing + label_smoothing / classes, label_smoothing / classes)
-    for n, s in _chunks(logits):
-        place = (n, s) if size > 1 else (n, 0)  # 2-d without positions: torch is fastest along a last dimension
-        out = None if grad is None else grad[n, :, place[1]]
-        log_p, p = _softmax(logits[n, :, place[1]].to(dtype), out)
-        if target.is_floating_point():
-            chunk = _soft_chunk(terms, log_p, target[n, :, place[1]], weight, smoothing, scale)
+    total: Tensor | None = None
+    for x, y, out, place in _chunks(logits, target, grad, rows):
+        if soft:
+            row, by_logits = _soft_chunk(terms, x.to(dtype), out, y, weight, smoothing, scale)
         else:
-            chunk = _index_chunk(terms, log_p, p, target[place].unsqueeze(1), weight, smoothing, scale, ignore_index)
-        row, slope, unasked = chunk
-        if rows is None:
-            total = total + row.sum()
+            row, by_logits = _index_chunk(
+                terms, x.to(dtype), out, y.unsqueeze(1), weight, smoothing, scale, None if all_count else ignore_index
+            )
+        if place is not None:
+            place.copy_(row.squeeze(1))
         else:
-            rows[place] = row.squeeze(1)
-        if out is not None:
-            by_logits = torch.addcmul(slope, p, slope.sum(1, keepdim=True), value=-1, out=p)
-            if unasked is not None:
-                by_logits.masked_fill_(unasked, 0)
-            if by_logits is not out:
-                out.copy_(by_logits)
+            total = row.sum() if total is None else total + row.sum()
+        if out is not None and by_logits is not None and out is not by_logits:
+            out.copy_(by_logits)
     grad = None if grad is None else grad.view(shape)
     if rows is not None:
         return rows.view(shape[:1] + shape[2:]), grad
-    return torch.as_tensor(total * scale, dtype=dtype, device=logits.device), grad
+    return torch.as_tensor(0.0 * scale, dtype=dtype, device=logits.device) if total is None else total, grad
 
 
 def sigmoid(
@@ -180,33 +191,54 @@ class _Sides(NamedTuple):
         return self.gamma_hc * twice ** (self.gamma_hc - 1)
 
 
-def _softmax(x: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
-    """log p and p, the latter in ``out`` if it fits, in passes that each stay in cache."""
-    log_p = x - x.amax(1, keepdim=True)
-    # exp2 takes half as long as exp, which is half of what all of this takes
-    p = torch.mul(log_p, LOG2_E, out=out if out is not None and out.dtype == x.dtype else None).exp2_()
-    total = p.sum(1, keepdim=True)
-    return log_p.sub_(total.log()), p.mul_(total.reciprocal())
+def _exp(x: Tensor, out: Tensor | None) -> Tensor:
+    """In ``out`` if that fits. exp2 takes a third as long as exp, which would be half of what all of this takes."""
+    return torch.mul(x, LOG2_E, out=out if out is not None and out.dtype == x.dtype else None).exp2_()
 
 
-def _chunks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices of the batch and, where one sample is large already, of its positions."""
-    batch, classes, size = logits.shape
+def _chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Parts of logits (N, C) or (N, C, positions) and of tensors of their shape or of that without C."""
+    batch, classes = logits.shape[:2]
+    size = logits.shape[2:].numel()
     budget = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE)
-    positions = max(1, min(size, budget // classes))
+    if logits.numel() <= budget:
+        if logits.numel():
+            yield logits, *others
+        return
+    positions = max(1, min(size, budget // classes))  # one sample may be large already
     samples = max(1, budget // (classes * positions)) if positions == size else 1
     for n in range(0, batch, samples):
         for s in range(0, size, positions):
-            yield slice(n, n + samples), slice(s, s + positions)
+            part = slice(n, n + samples) if logits.dim() == 2 else (slice(n, n + samples), ..., slice(s, s + positions))
+            yield tuple(None if tensor is None else tensor[part] for tensor in (logits, *others))
+
+
+def _all_count(target: Tensor, classes: int, ignore_index: int) -> bool:
+    """Whether surely every index is that of a class and none is ignored; False where asking would stall the device."""
+    if target.device.type != "cpu" or 0 <= ignore_index < classes:
+        return False
+    if target.numel() == 0:
+        return True
+    low, high = torch.aminmax(target)
+    return low.item() >= 0 and high.item() < classes
 
 
 def _scale(
-    target: Tensor, weight: Tensor | None, ignore_index: int, rows: int, dtype: torch.dtype, reduction: str
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    rows: int,
+    dtype: torch.dtype,
+    reduction: str,
+    all_count: bool = False,
 ) -> Eta:
     """What the sum of the rows, and so the gradient, is multiplied by."""
     if reduction != "mean":
         return 1.0
-    denominator = _number(softmax_denominator(target, weight, ignore_index, rows))
+    if all_count and weight is None:
+        denominator: Eta = rows
+    else:
+        denominator = _number(softmax_denominator(target, weight, ignore_index, rows))
     if isinstance(denominator, Tensor):
         return 1 / denominator.to(dtype)
     return 1 / denominator if denominator else torch.nan
@@ -217,11 +249,9 @@ def _number(value: Eta) -> Eta:
     return value.item() if isinstance(value, Tensor) and value.device.type == "cpu" else value
 
 
-def _may(condition: Tensor | bool) -> bool:
-    """Whether a condition may hold anywhere; always, where asking would stall the device."""
-    if isinstance(condition, Tensor):
-        return condition.device.type != "cpu" or bool(condition.any())
-    return condition
+def _may_be_infinite(sums: Tensor) -> bool:
+    """Whether one may be -inf, or nan; always, where asking would stall the device."""
+    return sums.device.type != "cpu" or not sums.min().item() > -torch.inf
 
 
 class _Terms(NamedTuple):
@@ -232,20 +262,23 @@ class _Terms(NamedTuple):
     gamma_neg: float
     gamma_hc: float
 
-    def own(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
-        """Term and derivative of the target class."""
+    def own(self, log_p: Tensor, factor: Eta) -> tuple[Tensor, Tensor, Tensor]:
+        """``factor`` times term and derivative of the target class, and its p."""
         finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # p * log p is 0 at p = 0
-        p, not_p = finite.exp(), -torch.expm1(finite)
+        p, not_p = finite.exp(), torch.expm1(finite).neg_()
         focal, steep = self._focal(not_p)
         twice = 1 + p
         easy_steep = twice ** (self.gamma_hc - 1)
-        easy = easy_steep * twice
-        weight = torch.lerp(focal, easy, self.eta)
-        slope = self.eta * self.gamma_hc * easy_steep - (1 - self.eta) * self.gamma_pos * steep
-        return weight * log_p, torch.addcmul(weight, slope * p, finite)
+        weight = torch.lerp(focal, easy_steep * twice, self.eta).mul_(factor)
+        by_log_p = p * finite
+        slope = _add_product(weight, easy_steep, by_log_p, self.eta * self.gamma_hc * factor)
+        slope = _add_product(slope, steep, by_log_p, (self.eta - 1) * self.gamma_pos * factor)
+        return weight * log_p, slope, p
 
     def _focal(self, not_p: Tensor) -> tuple[Tensor, Tensor]:
         """(1-p)^gamma and (1-p)^(gamma-1), the latter times log p with its limit 0 at p = 1 also for gamma < 1."""
+        if self.gamma_pos == 2:
+            return not_p * not_p, not_p
         if self.gamma_pos >= 1:
             steep = not_p ** (self.gamma_pos - 1)
             return steep * not_p, steep
@@ -253,6 +286,7 @@ class _Terms(NamedTuple):
         return focal, torch.where(not_p == 0, 0.0, focal / not_p)
 
     def other(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        """Term and derivative of any other class."""
         term = other_term(log_p, self.eta, self.gamma_neg)
         if self.gamma_neg == 0:
             return term, torch.ones_like(log_p)
@@ -260,43 +294,113 @@ class _Terms(NamedTuple):
         focal = (self.gamma_neg * finite).exp()
         return term, (1 - self.eta) * focal * (1 + self.gamma_neg * finite) + self.eta
 
-    def others(self, log_p: Tensor, p: Tensor, per_class: Tensor | None, factor: Eta) -> tuple[Tensor, Tensor]:
-        """Row sums of the other classes' terms, and ``factor`` times their derivatives; overwrites log_p."""
-        sums = self._sum(log_p, per_class)
-        if self.gamma_neg == 0:
-            slope = log_p.zero_().add_(factor)
-        else:
-            if _may(_number(sums.min()) == -torch.inf):
-                log_p.clamp_(min=torch.finfo(p.dtype).min)  # p * log p is 0 at p = 0
-            if self.gamma_neg == 2:
-                hard = self._sum(log_p.mul_(p).mul_(p), per_class)
-                slope = torch.addcmul(log_p, p, p, value=0.5, out=log_p).mul_(2 * (1 - self.eta) * factor)
-            else:
-                focal = (self.gamma_neg * log_p).exp_()
-                hard = self._sum(log_p.mul_(focal), per_class)
-                slope = focal.add_(log_p, alpha=self.gamma_neg).mul_((1 - self.eta) * factor)
-            slope.add_(self.eta * factor)
-            easy = self.eta * sums if _may(self.eta > 0) else 0.0
-            easy = torch.where(self.eta > 0, easy, 0.0) if isinstance(self.eta, Tensor) else easy
-            sums = (1 - self.eta) * hard + easy
-        return sums, slope if per_class is None else slope.mul_(per_class)
+    # From here on all other classes at once, in the symbols of this file's head. A class's focal factor is exp(g x),
+    # times its weight if there are class weights.
 
-    def _sum(self, terms: Tensor, per_class: Tensor | None) -> Tensor:
-        return (terms if per_class is None else terms * per_class).sum(1, keepdim=True)
+    @property
+    def level(self) -> Eta:
+        """What every derivative tends to as p tends to 0."""
+        return self.eta if self.gamma_neg else 1.0
+
+    def sums(
+        self, x: Tensor, e: Tensor, per_class: Tensor | None, clear: Callable[[Tensor], Tensor]
+    ) -> tuple[list[Tensor], Tensor | None, Tensor]:
+        """Row sums of x, the focal factors and their products; and both the latter, which are None and x for g = 0.
+
+        Args:
+            x: (N, C, ...), overwritten by the products.
+            e: exp(x).
+            per_class: class weights that broadcast to x, or None.
+            clear: puts 0 at every target.
+        """
+        sums = [_sum(clear(x), per_class)]
+        if not self.gamma_neg:
+            return sums, None, x
+        focal = clear(e * e if self.gamma_neg == 2 else (self.gamma_neg * x).exp_())
+        focal = focal if per_class is None else focal.mul_(per_class)
+        if _may_be_infinite(sums[0]):
+            x.clamp_(min=torch.finfo(x.dtype).min)  # p * log p is 0 at p = 0
+        products = x.mul_(focal)
+        return [*sums, _sum(focal), _sum(products)], focal, products
+
+    def shrink(self, total: Tensor, factor: Eta) -> Tensor:
+        """``factor`` (1 - eta) g exp(-g s), which focal factors are multiplied by. ``total`` is exp(s)."""
+        return total.pow(-self.gamma_neg).mul_((1 - self.eta) * self.gamma_neg * factor)
+
+    def add_others(
+        self,
+        rows: Tensor,
+        slopes: Tensor,
+        sums: list[Tensor],
+        s: Tensor,
+        shrink: Tensor,
+        count: Tensor | int,
+        factor: Eta,
+    ) -> Tensor:
+        """Add ``factor`` times the terms to ``rows``, and return the same of their derivatives and ``slopes``.
+
+        Args:
+            rows, slopes, s, shrink: (N, 1, ...).
+            sums: from ``sums``, over all classes.
+            count: of the other classes, or their weights' sum.
+        """
+        level = self.level * factor
+        easy = torch.sub(sums[0], s, alpha=count) if isinstance(count, int) else sums[0] - s * count
+        if isinstance(level, Tensor):
+            rows.add_(torch.where(level == 0, 0.0, level * easy))  # masked classes make it infinite
+        elif level:
+            rows.add_(easy, alpha=level)
+        slopes = slopes + level * count
+        if not self.gamma_neg:
+            return slopes
+        _, focal, products = sums
+        hard = torch.addcmul(products, s, focal, value=-1)
+        rows.addcmul_(shrink, hard, value=1 / self.gamma_neg)
+        return slopes.addcmul_(shrink, torch.add(hard, focal, alpha=1 / self.gamma_neg))
+
+    def spread(
+        self,
+        grad: Tensor,
+        focal: Tensor | None,
+        products: Tensor,
+        s: Tensor,
+        shrink: Tensor,
+        per_class: Tensor | None,
+        factor: Eta,
+    ) -> None:
+        """Add ``factor`` times every derivative to ``grad``; overwrites ``products``."""
+        if focal is not None:
+            grad.addcmul_(products.addcmul_(focal, 1 / self.gamma_neg - s), shrink)
+        level = self.level * factor
+        grad.add_(level if per_class is None else level * per_class)
 
 
-Chunk = tuple[Tensor, Tensor, Tensor | None]
-"""Loss rows, their scaled derivatives by log p, and the mask of rows that nothing is asked of, or None."""
+def _add_product(base: Tensor, a: Tensor, b: Tensor, factor: Eta) -> Tensor:
+    return torch.addcmul(base, a * factor, b) if isinstance(factor, Tensor) else torch.addcmul(base, a, b, value=factor)
+
+
+def _sum(terms: Tensor, per_class: Tensor | None = None) -> Tensor:
+    return (terms if per_class is None else terms * per_class).sum(1, keepdim=True)
 
 
 def _soft_chunk(
-    terms: _Terms, log_p: Tensor, target: Tensor, weight: Tensor | None, smoothing: tuple[float, float], scale: Eta
-) -> Chunk:
-    """A chunk with probabilities as targets."""
+    terms: _Terms,
+    logits: Tensor,
+    out: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    smoothing: tuple[float, float],
+    scale: Eta,
+) -> tuple[Tensor, Tensor | None]:
+    """Loss rows (N, 1, ...) and, unless ``out`` is None, the gradient, there if it fits. The target: probabilities."""
     own, other = smoothing
-    own_terms, own_slopes = terms.own(log_p)
-    loss = own * target * own_terms.masked_fill_(target == 0, 0)
-    slope = own * target * own_slopes
+    x = logits - logits.amax(1, keepdim=True)
+    e = _exp(x, out)
+    total = e.sum(1, keepdim=True)
+    log_p, p = x.sub_(total.log()), e.div_(total)
+    own_terms, own_slopes, _ = terms.own(log_p, own)
+    loss = target * own_terms.masked_fill_(target == 0, 0)
+    slope = target * own_slopes
     if other:
         other_terms, other_slopes = terms.other(log_p)
         loss += other * (1 - target) * other_terms
@@ -304,41 +408,54 @@ def _soft_chunk(
     if weight is not None:
         per_class = _along_classes(weight, log_p)
         loss, slope = loss * per_class, slope * per_class
-    return -loss.sum(1, keepdim=True), -slope * scale, None
+    rows = loss.sum(1, keepdim=True) * -scale
+    if out is None:
+        return rows, None
+    slope *= -scale
+    return rows, torch.addcmul(slope, p, slope.sum(1, keepdim=True), value=-1, out=p)
 
 
 def _index_chunk(
     terms: _Terms,
-    log_p: Tensor,
-    p: Tensor,
+    logits: Tensor,
+    out: Tensor | None,
     index: Tensor,
     weight: Tensor | None,
     smoothing: tuple[float, float],
     scale: Eta,
-    ignore_index: int,
-) -> Chunk:
-    """A chunk with class indices: few passes over its elements, everything else over its rows. Overwrites log_p."""
-    factor: Tensor | float
-    factor, other = smoothing
-    classes = log_p.shape[1]
-    place = index.clamp(0, classes - 1)
-    unasked, wrong = None, place != index
-    if _may(wrong) or 0 <= ignore_index < classes:
-        unasked = index == ignore_index
-        factor = log_p.new_full(index.shape, factor).masked_fill_(wrong & ~unasked, torch.nan)
+    ignore_index: int | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The same for class indices (N, 1, ...), of which all are known to count if ``ignore_index`` is None."""
+    own: Eta = -smoothing[0] * scale
+    other: Eta = -smoothing[1] * scale
+    classes = logits.shape[1]
+    x = logits - logits.amax(1, keepdim=True)
+    e = _exp(x, out)
+    total = e.sum(1, keepdim=True)
+    s = total.log()
+    place, ignored = index, None
+    if ignore_index is not None:
+        place, ignored = index.clamp(0, classes - 1), index == ignore_index
+        own = own * torch.ones_like(total).masked_fill_((place != index) & ~ignored, torch.nan)
     if weight is not None:
-        factor = factor * weight[place]
-    own_terms, own_slopes = terms.own(log_p.gather(1, place))
-    rows = own_terms * -factor
-    if other == 0:
-        slope = log_p.zero_()
-    else:
-        log_p.scatter_(1, place, 0.0)  # so that the sums are over the other classes
-        per_class = None if weight is None else _along_classes(weight, log_p)
-        sums, slope = terms.others(log_p, p, per_class, -other * scale)
-        rows.sub_(sums, alpha=other)
-    slope.scatter_(1, place, own_slopes * (-factor * scale))
-    return rows if unasked is None else rows.masked_fill_(unasked, 0), slope, unasked
+        own = own * weight[place]
+    rows, own_slopes, own_p = terms.own(x.gather(1, place) - s, own)
+    slopes = own_slopes
+    if smoothing[1]:
+        count = classes - 1 if weight is None else weight.sum() - weight[place]
+        per_class = None if weight is None else _along_classes(weight, x)
+        shrink, zero = terms.shrink(total, other), torch.zeros_like(s)
+        sums, focal, products = terms.sums(x, e, per_class, lambda of_classes: of_classes.scatter_(1, place, zero))
+        slopes = terms.add_others(rows, own_slopes, sums, s, shrink, count, other)
+    if ignored is not None:
+        rows.masked_fill_(ignored, 0.0 * scale)  # nan if nothing counts at all, as in torch
+    if out is None:
+        return rows, None
+    grad = e.mul_((slopes / total).neg_())
+    if smoothing[1]:
+        terms.spread(grad, focal, products, s, shrink, per_class, other)
+    grad.scatter_(1, place, torch.addcmul(own_slopes, own_p, slopes, value=-1))
+    return rows, grad if ignored is None else grad.masked_fill_(ignored, 0)
 
 
 def _along_classes(weight: Tensor, log_p: Tensor) -> Tensor:
