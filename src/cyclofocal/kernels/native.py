@@ -71,13 +71,13 @@ def softmax(
     label_smoothing: float,
     reduction: str,
     with_grad: bool,
-    strict: bool = False,
+    strict: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
 
     All tensors contiguous; weight and probabilities in the dtype of the loss. The caller has checked everything but
-    that indices lie in [0, C): a row whose index does not, and is not ``ignore_index``, becomes nan, or is refused with
-    an IndexError if ``strict``.
+    that indices lie in [0, C): one that does not, and is not ``ignore_index``, is refused with an IndexError, or makes
+    nan of its row if not ``strict``.
     """
     shape = logits.shape
     grad = torch.empty_like(logits) if with_grad else None

@@ -4,7 +4,6 @@ A backend returns loss and gradient together, so forward computes both and backw
 derivatives, function transforms and gradients of anything but the logits go through ``cyclofocal.equation``.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -67,12 +66,14 @@ def usual_softmax(
     Usual are logits of many rows and indices on a CPU, as they lie in memory, without class weights, not traced. A
     small batch takes less time than looking at its arguments one by one and passing them through five functions.
     """
+    shape = logits.shape
     if (
-        torch.compiler.is_compiling()
+        not (type(logits) is type(target) is Tensor and weight is None and logits.is_cpu and target.is_cpu)
+        or not (target.dtype is torch.int64 and logits.dtype in _USUAL_DTYPES and reduction in REDUCTIONS)
+        or not (len(shape) > 1 and shape[1] and target.shape == shape[:1] + shape[2:])
+        or not (logits.is_contiguous() and target.is_contiguous())
+        or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
-        or not (type(logits) is type(target) is Tensor and weight is None and logits.is_cpu and target.is_cpu)
-        or not (target.dtype is torch.int64 and logits.dtype in (torch.float32, torch.float64, torch.bfloat16))
-        or not (logits.is_contiguous() and target.is_contiguous() and logits.dim() > 1 and reduction in REDUCTIONS)
         or (family := _USUAL.get(kernels.backend("cpu"))) is None
     ):
         return None
@@ -80,8 +81,7 @@ def usual_softmax(
         if type(eta) is not Tensor or eta.dim() or eta.requires_grad or not eta.is_cpu:
             return None
         eta = eta.item()
-    rows, classes, *positions = logits.shape
-    if classes == 0 or target.shape != (rows, *positions) or not are_usual(eta, *settings):
+    if not are_usual(eta, *settings):
         return None
     if logits.requires_grad and torch.is_grad_enabled():
         return _Loss.apply((family, eta, settings, reduction), logits, target, None)
@@ -98,7 +98,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: tuple[Family, Eta, Settings, str], logits: Tensor, *others: Tensor | None) -> Tensor:
         family, eta, settings, reduction = ctx.call = call
-        value, ctx.grad = family.fused(_roomy(logits), *others, eta, *settings, reduction, True)
+        value, ctx.grad = family.fused(logits, *others, eta, *settings, reduction, True)
         ctx.save_for_backward(logits, *others)
         return value
 
@@ -111,7 +111,7 @@ class _Loss(torch.autograd.Function):
             grad, ctx.grad = ctx.grad, None  # handed over, so that nobody else sees it change
             if grad is None:  # a second backward through the same graph
                 logits, *others = ctx.saved_tensors
-                grad = family.fused(_roomy(logits), *others, eta, *settings, reduction, True)[1]
+                grad = family.fused(logits, *others, eta, *settings, reduction, True)[1]
             if reduction == "none":
                 grad.mul_(_spread(family, grad_loss, reduction))
             elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the usual factor
@@ -141,14 +141,15 @@ def _spread(family: Family, grad_loss: Tensor, reduction: str) -> Tensor:
 def _fused_softmax(
     logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, *settings: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Call the backend with contiguous tensors, (N, C, ...)."""
+    """Call the backend with contiguous tensors, (N, C, ...); their indices have been looked at where they can be."""
+    logits = _roomy(logits)
     softmax = kernels.backend(logits.device.type).softmax
     weight = None if weight is None else weight.contiguous()
     if not _rows_last(logits):
-        return softmax(logits.contiguous(), target.contiguous(), weight, eta, *settings)
+        return softmax(logits.contiguous(), target.contiguous(), weight, eta, *settings, False)
     shape, classes = logits.movedim(1, -1).shape, logits.shape[1]
     rows = target.movedim(1, -1).reshape(-1, classes) if target.is_floating_point() else target.reshape(-1)
-    value, grad = softmax(logits.movedim(1, -1).reshape(-1, classes), rows, weight, eta, *settings)
+    value, grad = softmax(logits.movedim(1, -1).reshape(-1, classes), rows, weight, eta, *settings, False)
     return value.view(shape[:-1]) if value.dim() else value, None if grad is None else grad.view(shape).movedim(-1, 1)
 
 
@@ -161,6 +162,7 @@ def _fused_sigmoid(
     logits: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, eta: Eta, *settings: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Call the backend with contiguous tensors of one shape."""
+    logits = _roomy(logits)
     weight = None if weight is None else weight.expand(logits.shape).contiguous()
     if pos_weight is not None and pos_weight.shape != logits.shape[-1:]:
         pos_weight = pos_weight.expand(logits.shape)
@@ -197,9 +199,8 @@ def _cast(eta: Eta, like: Tensor) -> Eta:
 
 
 SOFTMAX = Family(_fused_softmax, _softmax_equation, lambda: torch.ops.cyclofocal.softmax, class_dim=True)
-_USUAL = {
-    backend: SOFTMAX._replace(fused=functools.partial(backend.softmax, strict=True)) for backend in (native, plain)
-}
+_USUAL = {backend: SOFTMAX._replace(fused=backend.softmax) for backend in (native, plain)}
+_USUAL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 SIGMOID = Family(_fused_sigmoid, _sigmoid_equation, lambda: torch.ops.cyclofocal.sigmoid, class_dim=False)
 
 _library = torch.library.Library("cyclofocal", "DEF")
@@ -216,7 +217,7 @@ def _register(name: str, family: Family, tensors: int) -> None:
     """Operator ``cyclofocal::name``: implementation, shapes for tracing, gradient."""
 
     def run(logits: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
-        value, grad = family.fused(_roomy(logits), *call)
+        value, grad = family.fused(logits, *call)
         return value, logits.new_empty(0) if grad is None else grad
 
     def fake(logits: Tensor, *call: Any) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ def softmax(
     label_smoothing: float,
     reduction: str,
     with_grad: bool,
-    strict: bool = False,
+    strict: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and its gradient by the logits.
 
@@ -85,9 +85,13 @@ def softmax(
             total = row.sum() if total is None else total + row.sum()
         if out is not None and by_logits is not None and out is not by_logits:
             out.copy_(by_logits)
-    grad = None if grad is None else grad.view(shape)
+    if len(shape) > 2:
+        grad, rows = (
+            None if grad is None else grad.view(shape),
+            None if rows is None else rows.view(shape[:1] + shape[2:]),
+        )
     if rows is not None:
-        return rows.view(shape[:1] + shape[2:]), grad
+        return rows, grad
     return torch.as_tensor(0.0 * scale, dtype=dtype, device=logits.device) if total is None else total, grad
 
 

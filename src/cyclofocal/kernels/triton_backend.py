@@ -65,11 +65,13 @@ def softmax(
     label_smoothing: float,
     reduction: str,
     with_grad: bool,
+    strict: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
 
     All tensors contiguous; weight and probabilities in the dtype of the loss. The caller has checked everything but
-    that indices lie in [0, C): a row whose index does not, and is not ``ignore_index``, becomes nan.
+    that indices lie in [0, C): a row whose index does not, and is not ``ignore_index``, becomes nan. (``strict`` has no
+    effect: to refuse it would stall the device.)
     """
     from cyclofocal.kernels.triton_indices import softmax_by_index
     from cyclofocal.kernels.triton_probabilities import softmax_by_probabilities
