@@ -49,6 +49,7 @@ struct Call {
 // A call cut into units that threads share out.
 struct Plan {
     const Call* call;
+    const void* settings;       // Settings<T>, made once: a piece may be a single row
     double (*work)(const Plan&, int64_t begin, int64_t end, void* scratch);  // returns the summed loss
     int64_t units, pieces, tiles;  // tiles: vectors of rows that one unit holds (column layout)
     size_t scratch_bytes;       // per thread
@@ -772,7 +773,7 @@ template <class IO> TARGET static double across_work(const Plan& plan, int64_t b
     constexpr bool DIRECT = sizeof(IO) == sizeof(T);
     const Call& c = *plan.call;
     const int64_t classes = c.classes, padded = (classes / M::W + 1) * M::W;
-    const Settings<T> settings(c);
+    const Settings<T>& settings = *(const Settings<T>*)plan.settings;
     const auto kernel = Kernel<T>::template choose<true>(c);
     Rows<T> r = common<T>(plan);
     r.full = classes / M::W, r.rest = classes % M::W;
@@ -862,7 +863,7 @@ template <class IO> TARGET static double columns_work(const Plan& plan, int64_t 
     constexpr int W = M::W;
     const Call& c = *plan.call;
     const int64_t classes = c.classes, inner = c.inner, size = plan.tiles * W;
-    const Settings<T> settings(c);
+    const Settings<T>& settings = *(const Settings<T>*)plan.settings;
     const auto kernel = Kernel<T>::template choose<false>(c);
     Rows<T> r = common<T>(plan);
     r.full = classes, r.rest = 0;
@@ -926,7 +927,9 @@ template <class IO> int softmax_of(const Call& c) {
     typedef typename Compute<IO>::T T;
     constexpr int64_t W = BYTES / sizeof(T);
     Plan plan = {};
+    const Settings<T> settings(c);
     plan.call = &c;
+    plan.settings = &settings;
     plan.denominator = c.probabilities ? (double)(c.rows * c.inner) : index_denominator<T>(c);
     plan.weight_sum = (double)c.classes;
     if (c.weight) {
@@ -1007,7 +1010,7 @@ template <class IO> TARGET static double sigmoid_work(const Plan& plan, int64_t 
     const int64_t count = c.rows, period = c.pos_weight_size;
     const IO* logits = (const IO*)c.logits;
     const T *target = (const T*)c.target, *weight = (const T*)c.weight, *pos_weight = (const T*)c.pos_weight;
-    const Settings<T> settings(c);
+    const Settings<T>& settings = *(const Settings<T>*)plan.settings;
     const T scale = (T)(c.reduction == MEAN ? 1 / plan.denominator : 1);
     double total = 0;
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -1044,14 +1047,17 @@ template <class IO> TARGET static double sigmoid_work(const Plan& plan, int64_t 
 }
 
 template <class IO> int sigmoid_of(const Call& c) {
+    typedef typename Compute<IO>::T T;
     Plan plan = {};
+    const Settings<T> settings(c);
     plan.call = &c;
+    plan.settings = &settings;
     plan.work = sigmoid_work<IO>;
     plan.units = (c.rows + SIGMOID_UNIT - 1) / SIGMOID_UNIT;
     plan.denominator = (double)c.rows;
     double total;
     if (!run(plan, total)) return 1;
-    finish_call<typename Compute<IO>::T>(c, total, plan.denominator);
+    finish_call<T>(c, total, plan.denominator);
     return 0;
 }
 

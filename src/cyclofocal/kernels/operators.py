@@ -54,7 +54,7 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
         eta = torch.as_tensor(eta, dtype=compute_dtype(logits), device=logits.device)
         return family.operator()(*tensors, eta, *settings, reduction, differentiate)[0]
     if differentiate:
-        return _Loss.apply((family, eta, settings, reduction), *tensors)
+        return _Loss.apply(logits, tensors[1:], (family, eta, settings, reduction))
     return family.fused(*tensors, eta, *settings, reduction, False)[0]
 
 
@@ -84,7 +84,7 @@ def usual_softmax(
     if not are_usual(eta, *settings):
         return None
     if logits.requires_grad and torch.is_grad_enabled():
-        return _Loss.apply((family, eta, settings, reduction), logits, target, None)
+        return _Loss.apply(logits, (target, None), (family, eta, settings, reduction))
     return family.fused(logits, target, None, eta, *settings, reduction, False)[0]
 
 
@@ -96,14 +96,16 @@ class _Loss(torch.autograd.Function):
     """The eager path: a custom operator of torch.library takes 40 us more, most of a small cross-entropy."""
 
     @staticmethod
-    def forward(ctx: Any, call: tuple[Family, Eta, Settings, str], logits: Tensor, *others: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, others: tuple[Tensor | None, ...], call: tuple[Family, Eta, Settings, str]
+    ) -> Tensor:
         family, eta, settings, reduction = ctx.call = call
         value, ctx.grad = family.fused(logits, *others, eta, *settings, reduction, True)
         ctx.save_for_backward(logits, *others)
         return value
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
         family, eta, settings, reduction = ctx.call
         if torch.is_grad_enabled():
             grad = _differentiable(family, ctx.saved_tensors, eta, settings, reduction, grad_loss)
@@ -117,7 +119,7 @@ class _Loss(torch.autograd.Function):
             elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the usual factor
                 kernels.backend(grad.device.type).scale_(grad, grad_loss)
         # autograd itself rounds a float32 gradient to float16 for float16 logits
-        return None, grad, *(None,) * (len(ctx.needs_input_grad) - 2)
+        return grad, None, None
 
 
 def _roomy(logits: Tensor) -> Tensor:
