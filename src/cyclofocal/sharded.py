@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cyclofocal.arguments import check_softmax_call
 from cyclofocal.kernels.operators import compute_dtype
-from cyclofocal.kernels.plain import CHUNK, CHUNK_ELSEWHERE, _number, _scale, _Terms
+from cyclofocal.kernels.plain import CHUNK, CHUNK_ELSEWHERE, _scale, _Terms
 from cyclofocal.linear import check_factor_per_class, check_no_gradient
 
 
@@ -91,7 +91,7 @@ def sharded_cyclical_focal_loss(
     check_softmax_call(joined, target, None, eta, gammas, ignore_index, reduction, label_smoothing)
 
     eta = eta.detach().clone() if isinstance(eta, Tensor) else eta  # a clock may move its tensor before backward
-    terms = _Terms(_number(eta), gamma_pos, gamma_neg, gamma_hc)
+    terms = _Terms.of(eta, gamma_pos, gamma_neg, gamma_hc)
     first = sum(sizes[: dist.get_rank(group)])
     call = _Call(group, first, sum(sizes), terms, ignore_index, label_smoothing, reduction)
     weight = None if class_weight is None else class_weight.to(compute_dtype(logits))

@@ -45,7 +45,7 @@ def test_softmax_is_the_equation_in_value_and_gradient(backend, dtype, soft, sha
     for eta, gammas, smoothing, reduction, weighted in itertools.product(
         (0.0, 0.4), ((2.0, 2.0, 3.0), (0.5, 1.3, 2.0)), (0.0, 0.1), ("mean", "none"), (False, True)
     ):
-        w, ignore_index = (weight if weighted else None), (-100 if soft else 0)
+        w, ignore_index = (weight if weighted else None), (-100 if soft or reduction == "none" else 0)
         results = []
         for x, loss_fn in (
             (logits.clone(), None),
@@ -155,6 +155,21 @@ def test_an_index_out_of_range_gives_nan_for_its_row_where_it_cannot_be_refused(
     assert gradient.isnan().all(1).tolist() == [False, True, True, False]
     assert value[3] == 0
     assert (gradient[3] == 0).all()
+
+
+def test_a_masked_class_stays_finite_beside_a_row_of_nan(backend):
+    x = torch.tensor([[torch.nan, 1.0, 2.0], [0.0, -torch.inf, 1.0]]).requires_grad_()
+    loss = cyclical_focal_loss(x, torch.tensor([0, 0]), eta=0.0, label_smoothing=0.1, reduction="none")
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    assert loss.isnan().tolist() == [True, False]
+    assert gradient.isnan().all(1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("gamma", [1e-9, 1e-45, 5e-324])
+def test_a_tiny_exponent_is_nearly_none(backend, gamma):
+    gammas = dict.fromkeys(("gamma_pos", "gamma_neg", "gamma_hc"), gamma)
+    loss = cyclical_focal_loss(X, T, eta=0.4, label_smoothing=0.1, **gammas)
+    torch.testing.assert_close(loss, F.cross_entropy(X, T, label_smoothing=0.1))
 
 
 def test_autocast_reads_half_precision_as_it_is(backend):

@@ -69,7 +69,7 @@ def softmax(
     grad = torch.empty_like(logits) if with_grad else None
     rows = logits.new_empty(logits.shape[:1] + logits.shape[2:], dtype=dtype) if reduction == "none" else None
     scale = _scale(target, weight, ignore_index, shape[:1].numel() * shape[2:].numel(), dtype, reduction, all_count)
-    terms = _Terms(_number(eta), gamma_pos, gamma_neg, gamma_hc)
+    terms = _Terms.of(eta, gamma_pos, gamma_neg, gamma_hc)
     smoothing = (1 - label_smoothing + label_smoothing / classes, label_smoothing / classes)
     total: Tensor | None = None
     for x, y, out, place in _chunks(logits, target, grad, rows):
@@ -265,6 +265,11 @@ class _Terms(NamedTuple):
     gamma_pos: float
     gamma_neg: float
     gamma_hc: float
+
+    @classmethod
+    def of(cls, eta: Eta, gamma_pos: float, gamma_neg: float, gamma_hc: float) -> "_Terms":
+        """A gamma_neg so small that p^gamma_neg is 1 counts as 0: the sums below are divided by it."""
+        return cls(_number(eta), gamma_pos, gamma_neg if gamma_neg > 1e-20 else 0.0, gamma_hc)
 
     def own(self, log_p: Tensor, factor: Eta) -> tuple[Tensor, Tensor, Tensor]:
         """``factor`` times term and derivative of the target class, and its p."""
