@@ -213,12 +213,14 @@ def test_compiled_with_every_argument(backend):
         torch.testing.assert_close(got, expected)
 
 
-def test_gradients_of_large_inputs_are_cut_in_chunks_without_seams(monkeypatch):
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("shape", [(3, 7, 50), (90, 7)], ids=str)
+def test_gradients_of_large_inputs_are_cut_in_chunks_without_seams(monkeypatch, shape, soft):
     from cyclofocal.kernels import plain
 
-    x = torch.randn(3, 7, 50, dtype=torch.float64)
-    target = torch.randint(7, (3, 50))
-    call = (None, 0.4, 2.0, 2.0, 3.0, 3, 0.1, "mean", True)
+    x = torch.randn(shape, dtype=torch.float64)
+    target = x.flip(0).softmax(1) if soft else torch.randint(7, shape[:1] + shape[2:])
+    call = (None, 0.4, 2.0, 2.0, 3.0, -100 if soft else 3, 0.1, "mean", True)
     whole = plain.softmax(x, target, *call)
     for elements in (8, 100, 400, 800):
         monkeypatch.setitem(plain.CHUNK, "cpu", elements)

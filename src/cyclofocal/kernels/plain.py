@@ -69,16 +69,13 @@ def softmax(
     grad = torch.empty_like(logits) if with_grad else None
     rows = logits.new_empty(logits.shape[:1] + logits.shape[2:], dtype=dtype) if reduction == "none" else None
     scale = _scale(target, weight, ignore_index, shape[:1].numel() * shape[2:].numel(), dtype, reduction, all_count)
-    terms = _Terms.of(eta, gamma_pos, gamma_neg, gamma_hc)
-    smoothing = (1 - label_smoothing + label_smoothing / classes, label_smoothing / classes)
+    other = label_smoothing / classes
+    chunks = list(_chunks(logits, target, grad, rows))
+    terms, scratch = _Terms.of(eta, gamma_pos, gamma_neg, gamma_hc), _Scratch() if len(chunks) > 1 else None
+    call = _Call(terms, weight, 1 - label_smoothing + other, other, scale, None if all_count else ignore_index, scratch)
     total: Tensor | None = None
-    for x, y, out, place in _chunks(logits, target, grad, rows):
-        if soft:
-            row, by_logits = _soft_chunk(terms, x.to(dtype), out, y, weight, smoothing, scale)
-        else:
-            row, by_logits = _index_chunk(
-                terms, x.to(dtype), out, y.unsqueeze(1), weight, smoothing, scale, None if all_count else ignore_index
-            )
+    for x, y, out, place in chunks:
+        row, by_logits = (_soft_chunk if soft else _index_chunk)(call, x.to(dtype), y, out)
         if place is not None:
             place.copy_(row.squeeze(1))
         else:
@@ -195,11 +192,6 @@ class _Sides(NamedTuple):
         return self.gamma_hc * twice ** (self.gamma_hc - 1)
 
 
-def _exp(x: Tensor, out: Tensor | None) -> Tensor:
-    """In ``out`` if that fits. exp2 takes a third as long as exp, which would be half of what all of this takes."""
-    return torch.mul(x, LOG2_E, out=out if out is not None and out.dtype == x.dtype else None).exp2_()
-
-
 def _chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """Parts of logits (N, C) or (N, C, positions) and of tensors of their shape or of that without C."""
     batch, classes = logits.shape[:2]
@@ -312,7 +304,12 @@ class _Terms(NamedTuple):
         return self.eta if self.gamma_neg else 1.0
 
     def sums(
-        self, x: Tensor, e: Tensor, per_class: Tensor | None, clear: Callable[[Tensor], Tensor]
+        self,
+        x: Tensor,
+        e: Tensor,
+        per_class: Tensor | None,
+        clear: Callable[[Tensor], Tensor],
+        room: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor | None, Tensor]:
         """Row sums of x, the focal factors and their products; and both the latter, which are None and x for g = 0.
 
@@ -321,11 +318,13 @@ class _Terms(NamedTuple):
             e: exp(x).
             per_class: class weights that broadcast to x, or None.
             clear: puts 0 at every target.
+            room: where to put the focal factors.
         """
         sums = [_sum(clear(x), per_class)]
         if not self.gamma_neg:
             return sums, None, x
-        focal = clear(e * e if self.gamma_neg == 2 else (self.gamma_neg * x).exp_())
+        squares = self.gamma_neg == 2
+        focal = clear(torch.mul(e, e, out=room) if squares else torch.mul(x, self.gamma_neg, out=room).exp_())
         focal = focal if per_class is None else focal.mul_(per_class)
         if _may_be_infinite(sums[0]):
             x.clamp_(min=torch.finfo(x.dtype).min)  # p * log p is 0 at p = 0
@@ -392,76 +391,97 @@ def _sum(terms: Tensor, per_class: Tensor | None = None) -> Tensor:
     return (terms if per_class is None else terms * per_class).sum(1, keepdim=True)
 
 
-def _soft_chunk(
-    terms: _Terms,
-    logits: Tensor,
-    out: Tensor | None,
-    target: Tensor,
-    weight: Tensor | None,
-    smoothing: tuple[float, float],
-    scale: Eta,
-) -> tuple[Tensor, Tensor | None]:
+class _Scratch(dict[str, Tensor]):
+    """Memory for the large tensors of a chunk, by name: that of the chunk before, which is still in cache."""
+
+    def room(self, name: str, like: Tensor) -> Tensor:
+        """For a tensor of this shape; the first chunk is the largest."""
+        if name not in self:
+            self[name] = torch.empty_like(like, memory_format=torch.contiguous_format)
+        room = self[name]
+        return room if room.shape == like.shape else room.view(-1)[: like.numel()].view(like.shape)
+
+
+class _Call(NamedTuple):
+    """What is the same for all chunks."""
+
+    terms: _Terms
+    weight: Tensor | None
+    own: float
+    """What label smoothing leaves to the true class."""
+    other: float
+    """What it gives to every other one."""
+    scale: Eta
+    ignore_index: int | None
+    """None if every index is known to count."""
+    scratch: _Scratch | None
+    """None if there is one chunk only."""
+
+    def room(self, name: str, like: Tensor) -> Tensor | None:
+        """Where to put a tensor of this shape; None leaves it to torch."""
+        return None if self.scratch is None else self.scratch.room(name, like)
+
+    def exponentials(self, logits: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logits less the largest of their row, and e to these, in ``out`` if that fits."""
+        x = torch.sub(logits, logits.amax(1, keepdim=True), out=self.room("x", logits))
+        room = out if out is not None and out.dtype == x.dtype else self.room("e", x)
+        # exp2 takes a third as long as exp, which would be half of what all of this takes
+        return x, torch.mul(x, LOG2_E, out=room).exp2_()
+
+
+def _soft_chunk(call: _Call, logits: Tensor, target: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Loss rows (N, 1, ...) and, unless ``out`` is None, the gradient, there if it fits. The target: probabilities."""
-    own, other = smoothing
-    x = logits - logits.amax(1, keepdim=True)
-    e = _exp(x, out)
+    x, e = call.exponentials(logits, out)
     total = e.sum(1, keepdim=True)
     log_p, p = x.sub_(total.log()), e.div_(total)
-    own_terms, own_slopes, _ = terms.own(log_p, own)
+    own_terms, own_slopes, _ = call.terms.own(log_p, call.own)
     loss = target * own_terms.masked_fill_(target == 0, 0)
     slope = target * own_slopes
-    if other:
-        other_terms, other_slopes = terms.other(log_p)
-        loss += other * (1 - target) * other_terms
-        slope += other * (1 - target) * other_slopes
-    if weight is not None:
-        per_class = _along_classes(weight, log_p)
+    if call.other:
+        other_terms, other_slopes = call.terms.other(log_p)
+        loss += call.other * (1 - target) * other_terms
+        slope += call.other * (1 - target) * other_slopes
+    if call.weight is not None:
+        per_class = _along_classes(call.weight, log_p)
         loss, slope = loss * per_class, slope * per_class
-    rows = loss.sum(1, keepdim=True) * -scale
+    rows = loss.sum(1, keepdim=True) * -call.scale
     if out is None:
         return rows, None
-    slope *= -scale
+    slope *= -call.scale
     return rows, torch.addcmul(slope, p, slope.sum(1, keepdim=True), value=-1, out=p)
 
 
-def _index_chunk(
-    terms: _Terms,
-    logits: Tensor,
-    out: Tensor | None,
-    index: Tensor,
-    weight: Tensor | None,
-    smoothing: tuple[float, float],
-    scale: Eta,
-    ignore_index: int | None,
-) -> tuple[Tensor, Tensor | None]:
-    """The same for class indices (N, 1, ...), of which all are known to count if ``ignore_index`` is None."""
-    own: Eta = -smoothing[0] * scale
-    other: Eta = -smoothing[1] * scale
-    classes = logits.shape[1]
-    x = logits - logits.amax(1, keepdim=True)
-    e = _exp(x, out)
+def _index_chunk(call: _Call, logits: Tensor, target: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The same for class indices (N, ...)."""
+    terms, weight = call.terms, call.weight
+    own: Eta = -call.own * call.scale
+    other: Eta = -call.other * call.scale
+    classes, index = logits.shape[1], target.unsqueeze(1)
+    x, e = call.exponentials(logits, out)
     total = e.sum(1, keepdim=True)
     s = total.log()
     place, ignored = index, None
-    if ignore_index is not None:
-        place, ignored = index.clamp(0, classes - 1), index == ignore_index
+    if call.ignore_index is not None:
+        place, ignored = index.clamp(0, classes - 1), index == call.ignore_index
         own = own * torch.ones_like(total).masked_fill_((place != index) & ~ignored, torch.nan)
     if weight is not None:
         own = own * weight[place]
     rows, own_slopes, own_p = terms.own(x.gather(1, place) - s, own)
     slopes = own_slopes
-    if smoothing[1]:
+    if call.other:
         count = classes - 1 if weight is None else weight.sum() - weight[place]
         per_class = None if weight is None else _along_classes(weight, x)
         shrink, zero = terms.shrink(total, other), torch.zeros_like(s)
-        sums, focal, products = terms.sums(x, e, per_class, lambda of_classes: of_classes.scatter_(1, place, zero))
+        sums, focal, products = terms.sums(
+            x, e, per_class, lambda of_classes: of_classes.scatter_(1, place, zero), call.room("focal", x)
+        )
         slopes = terms.add_others(rows, own_slopes, sums, s, shrink, count, other)
     if ignored is not None:
-        rows.masked_fill_(ignored, 0.0 * scale)  # nan if nothing counts at all, as in torch
+        rows.masked_fill_(ignored, 0.0 * call.scale)  # nan if nothing counts at all, as in torch
     if out is None:
         return rows, None
     grad = e.mul_((slopes / total).neg_())
-    if smoothing[1]:
+    if call.other:
         terms.spread(grad, focal, products, s, shrink, per_class, other)
     grad.scatter_(1, place, torch.addcmul(own_slopes, own_p, slopes, value=-1))
     return rows, grad if ignored is None else grad.masked_fill_(ignored, 0)
