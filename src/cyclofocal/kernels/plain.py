@@ -25,6 +25,7 @@ from cyclofocal.equation import Eta, other_term, power, softmax_denominator
 
 CHUNK = {"cpu": 2**20}  # elements; on the CPU the two or three buffers of a chunk should stay in cache
 CHUNK_ELSEWHERE = 2**24
+STRETCH = 4096  # positions side by side that are worth a loop
 LOG2_E = 1 / math.log(2)
 
 
@@ -201,8 +202,12 @@ def _chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]
         if logits.numel():
             yield logits, *others
         return
-    positions = max(1, min(size, budget // classes))  # one sample may be large already
-    samples = max(1, budget // (classes * positions)) if positions == size else 1
+    most = max(1, budget // classes)  # rows
+    # Large samples are cut across: torch gives a thread some samples of every tensor, but of a single one either some
+    # classes or some positions, by the operation, and what one core wrote the other would have to fetch.
+    positions = min(size, most, max(STRETCH, most // batch))
+    positions = -(-size // -(-size // positions))
+    samples = max(1, most // positions)
     for n in range(0, batch, samples):
         for s in range(0, size, positions):
             part = slice(n, n + samples) if logits.dim() == 2 else (slice(n, n + samples), ..., slice(s, s + positions))
