@@ -773,7 +773,7 @@ template <class IO> TARGET static double across_work(const Plan& plan, int64_t b
     constexpr bool DIRECT = sizeof(IO) == sizeof(T);
     const Call& c = *plan.call;
     const int64_t classes = c.classes, padded = (classes / M::W + 1) * M::W;
-    const Settings<T>& settings = *(const Settings<T>*)plan.settings;
+    const Settings<T> settings = *(const Settings<T>*)plan.settings;
     const auto kernel = Kernel<T>::template choose<true>(c);
     Rows<T> r = common<T>(plan);
     r.full = classes / M::W, r.rest = classes % M::W;
@@ -863,7 +863,7 @@ template <class IO> TARGET static double columns_work(const Plan& plan, int64_t 
     constexpr int W = M::W;
     const Call& c = *plan.call;
     const int64_t classes = c.classes, inner = c.inner, size = plan.tiles * W;
-    const Settings<T>& settings = *(const Settings<T>*)plan.settings;
+    const Settings<T> settings = *(const Settings<T>*)plan.settings;
     const auto kernel = Kernel<T>::template choose<false>(c);
     Rows<T> r = common<T>(plan);
     r.full = classes, r.rest = 0;
@@ -1010,7 +1010,7 @@ template <class IO> TARGET static double sigmoid_work(const Plan& plan, int64_t 
     const int64_t count = c.rows, period = c.pos_weight_size;
     const IO* logits = (const IO*)c.logits;
     const T *target = (const T*)c.target, *weight = (const T*)c.weight, *pos_weight = (const T*)c.pos_weight;
-    const Settings<T>& settings = *(const Settings<T>*)plan.settings;
+    const Settings<T> settings = *(const Settings<T>*)plan.settings;
     const T scale = (T)(c.reduction == MEAN ? 1 / plan.denominator : 1);
     double total = 0;
     for (int64_t unit = begin; unit < end; ++unit) {
