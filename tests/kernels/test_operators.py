@@ -172,6 +172,16 @@ def test_a_tiny_exponent_is_nearly_none(backend, gamma):
     torch.testing.assert_close(loss, F.cross_entropy(X, T, label_smoothing=0.1))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("call", ["softmax", "sigmoid"])
+def test_the_default_device_is_not_that_of_the_loss(backend, call, reduction):
+    """Memory of another device would be written to as if it were here."""
+    loss_fn, target = (cyclical_focal_loss, T) if call == "softmax" else (binary_cyclical_focal_loss, SOFT)
+    expected = loss_fn(X, target, eta=0.4, reduction=reduction)
+    with torch.device("meta"):
+        torch.testing.assert_close(loss_fn(X, target, eta=0.4, reduction=reduction), expected)
+
+
 def test_autocast_reads_half_precision_as_it_is(backend):
     x = X.to(torch.bfloat16).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):

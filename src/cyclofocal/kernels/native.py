@@ -26,6 +26,7 @@ INSTRUCTIONS = ("baseline", "avx2", "avx512")
 _pack = struct.Struct("=6q12q7d").pack
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
+_FLOAT, _DOUBLE = (torch.empty((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64))
 
 
 @functools.cache
@@ -59,6 +60,14 @@ def _functions() -> tuple[Callable[[bytes], int], Callable[[bytes], int]]:
     return library.cyclofocal_softmax, library.cyclofocal_sigmoid
 
 
+def _new_loss(logits: Tensor, shape: torch.Size | None) -> Tensor:
+    """Of this shape, or without dimensions: as the gradient is made, which the processor has at hand."""
+    double = logits.dtype is torch.float64
+    if shape is None:
+        return torch.empty_like(_DOUBLE if double else _FLOAT)
+    return logits.new_empty(shape, dtype=torch.float64 if double else torch.float32)
+
+
 def softmax(
     logits: Tensor,
     target: Tensor,
@@ -81,8 +90,7 @@ def softmax(
     """
     shape = logits.shape
     grad = torch.empty_like(logits) if with_grad else None
-    dtype = torch.float64 if logits.dtype is torch.float64 else torch.float32
-    loss = torch.empty(shape[:1] + shape[2:] if reduction == "none" else (), dtype=dtype)
+    loss = _new_loss(logits, shape[:1] + shape[2:] if reduction == "none" else None)
     call = _pack(
         logits.data_ptr(),
         target.data_ptr(),
@@ -136,8 +144,7 @@ def sigmoid(
     the last dimension's. All tensors contiguous, those but the logits in the dtype of the loss."""
     count = logits.numel()
     grad = torch.empty_like(logits) if with_grad else None
-    dtype = torch.float64 if logits.dtype is torch.float64 else torch.float32
-    loss = torch.empty(logits.shape if reduction == "none" else (), dtype=dtype)
+    loss = _new_loss(logits, logits.shape if reduction == "none" else None)
     call = _pack(
         logits.data_ptr(),
         target.data_ptr(),
