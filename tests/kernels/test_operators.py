@@ -238,6 +238,22 @@ def test_gradients_of_large_inputs_are_cut_in_chunks_without_seams(monkeypatch, 
             torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("gamma_neg", [0.0, 1.3, 2.0])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("chunk", [2**24, 64])
+def test_the_plain_version_reads_nothing_back_from_a_device(monkeypatch, chunk, soft, gamma_neg):
+    """Tensors of the meta device have nothing that could be read."""
+    from cyclofocal.kernels import plain
+
+    monkeypatch.setattr(plain, "CHUNK_ELSEWHERE", chunk)
+    x, target, weight, eta = (t.to("meta") for t in (X, SOFT if soft else T, WEIGHT, torch.tensor(0.4)))
+    for class_weight, reduction in itertools.product((None, weight), ("mean", "none")):
+        settings = (eta, 2.0, gamma_neg, 3.0, -100, 0.1, reduction)
+        value, gradient = plain.softmax(x, target, class_weight, *settings, with_grad=True, strict=False)
+        assert value.shape == (T.shape if reduction == "none" else ())
+        assert gradient.shape == X.shape
+
+
 def test_describe_and_force(monkeypatch):
     monkeypatch.setattr(kernels, "forced", "")
     assert set(kernels.describe()) == {"cpu", "cuda", "other", "native", "triton"}

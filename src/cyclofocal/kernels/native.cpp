@@ -335,8 +335,7 @@ template <class T> struct Math : Real<T> {
         x = max(all(R::EXP_LOW), x);
 #if BYTES == 64
         if constexpr (sizeof(T) == 4) return exp_by_table(x);
-#endif
-#if BYTES != 64
+#else
         x = min(all(R::EXP_HIGH), x);
 #endif
         V shifted = x * (T)1.4426950408889634 + R::MAGIC, n = shifted - R::MAGIC, f = x - n * R::LN2_HI;
@@ -351,16 +350,12 @@ template <class T> struct Math : Real<T> {
     // 2^(n + k/32) * e^f with |f| <= log(2)/64, where a parabola (relative error 5e-8) suffices: three multiplications
     // less, of which there would be eleven in the first pass over the logits, and it waits for them.
     FN V exp_by_table(V x) {
-        const V low = {
-                   0x1.000000p+0f, 0x1.059b0ep+0f, 0x1.0b5586p+0f, 0x1.11301ep+0f,
-                   0x1.172b84p+0f, 0x1.1d4874p+0f, 0x1.2387a6p+0f, 0x1.29e9e0p+0f,
-                   0x1.306fe0p+0f, 0x1.371a74p+0f, 0x1.3dea64p+0f, 0x1.44e086p+0f,
-                   0x1.4bfdaep+0f, 0x1.5342b6p+0f, 0x1.5ab07ep+0f, 0x1.6247ecp+0f};
-        const V high = {
-                   0x1.6a09e6p+0f, 0x1.71f75ep+0f, 0x1.7a1148p+0f, 0x1.82589ap+0f,
-                   0x1.8ace54p+0f, 0x1.93737cp+0f, 0x1.9c4918p+0f, 0x1.a5503cp+0f,
-                   0x1.ae89fap+0f, 0x1.b7f770p+0f, 0x1.c199bep+0f, 0x1.cb720ep+0f,
-                   0x1.d5818ep+0f, 0x1.dfc974p+0f, 0x1.ea4afap+0f, 0x1.f50766p+0f};
+        const V low = {0x1.000000p0f, 0x1.059b0ep0f, 0x1.0b5586p0f, 0x1.11301ep0f, 0x1.172b84p0f, 0x1.1d4874p0f,
+                       0x1.2387a6p0f, 0x1.29e9e0p0f, 0x1.306fe0p0f, 0x1.371a74p0f, 0x1.3dea64p0f, 0x1.44e086p0f,
+                       0x1.4bfdaep0f, 0x1.5342b6p0f, 0x1.5ab07ep0f, 0x1.6247ecp0f};
+        const V high = {0x1.6a09e6p0f, 0x1.71f75ep0f, 0x1.7a1148p0f, 0x1.82589ap0f, 0x1.8ace54p0f, 0x1.93737cp0f,
+                        0x1.9c4918p0f, 0x1.a5503cp0f, 0x1.ae89fap0f, 0x1.b7f770p0f, 0x1.c199bep0f, 0x1.cb720ep0f,
+                        0x1.d5818ep0f, 0x1.dfc974p0f, 0x1.ea4afap0f, 0x1.f50766p0f};
         V shifted = x * (T)1.4426950408889634 + (T)0x1.8p18, n = shifted - (T)0x1.8p18, f = x - n * R::LN2_HI;
         V power = _mm512_permutex2var_ps(low, bits_as<__m512i>(shifted), high);
         return scaled(power * ((f * (T)0.5 + (T)0x1.0000f6p0) * f) + power, n);

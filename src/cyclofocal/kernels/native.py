@@ -61,7 +61,7 @@ def _functions() -> tuple[Callable[[bytes], int], Callable[[bytes], int]]:
 
 
 def _new_loss(logits: Tensor, shape: torch.Size | None) -> Tensor:
-    """Of this shape, or without dimensions: as the gradient is made, which the processor has at hand."""
+    """Of this shape, or without dimensions. ``torch.empty`` would take the default device, and longer."""
     double = logits.dtype is torch.float64
     if shape is None:
         return torch.empty_like(_DOUBLE if double else _FLOAT)
