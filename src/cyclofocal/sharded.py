@@ -1,7 +1,7 @@
 """The loss of logits whose classes are spread over the ranks of a process group.
 
 Two sums over the classes need all ranks: the softmax's own and, with label smoothing, those of the other classes'
-terms. All of the latter follow from sums that know nothing of the former (``kernels.plain``), so one exchange for the
+terms. All of the latter follow from sums that know nothing of the former (``kernels.terms``), so one exchange for the
 rows' largest logits and one for all sums do.
 """
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cyclofocal.arguments import check_softmax_call
 from cyclofocal.kernels.operators import compute_dtype
-from cyclofocal.kernels.plain import CHUNK, CHUNK_ELSEWHERE, _scale, _Terms
+from cyclofocal.kernels.plain import chunks, row_scale
+from cyclofocal.kernels.terms import Terms
 from cyclofocal.linear import check_factor_per_class, check_no_gradient
 
 
@@ -91,7 +92,7 @@ def sharded_cyclical_focal_loss(
     check_softmax_call(joined, target, None, eta, gammas, ignore_index, reduction, label_smoothing)
 
     eta = eta.detach().clone() if isinstance(eta, Tensor) else eta  # a clock may move its tensor before backward
-    terms = _Terms.of(eta, gamma_pos, gamma_neg, gamma_hc)
+    terms = Terms.of(eta, gamma_pos, gamma_neg, gamma_hc)
     first = sum(sizes[: dist.get_rank(group)])
     call = _Call(group, first, sum(sizes), terms, ignore_index, label_smoothing, reduction)
     weight = None if class_weight is None else class_weight.to(compute_dtype(logits))
@@ -157,7 +158,7 @@ class _Call(NamedTuple):
     first: int
     """This rank's first class."""
     classes: int
-    terms: _Terms
+    terms: Terms
     ignore_index: int
     label_smoothing: float
     reduction: str
@@ -191,7 +192,7 @@ class _ShardedLoss(torch.autograd.Function):
             shrink = call.terms.shrink(total, call.other)
             slopes = call.terms.add_others(rows, own_slopes, others, s, shrink, count, call.other)
         rows = -rows.masked_fill(ignored, 0).squeeze(1)
-        ctx.call, ctx.scale = call, _scale(target, weight, call.ignore_index, len(target), dtype, call.reduction)
+        ctx.call, ctx.scale = call, row_scale(target, weight, call.ignore_index, len(target), dtype, call.reduction)
         ctx.save_for_backward(logits, place, ignored, per_class, highest, total, own_slopes, slopes)
         return rows if call.reduction == "none" else rows.sum() * ctx.scale
 
@@ -204,19 +205,9 @@ class _ShardedLoss(torch.autograd.Function):
         logits, place, ignored, per_class, *rows = ctx.saved_tensors
         grad = torch.empty_like(logits)
         factor = (-grad_loss * ctx.scale).expand(len(logits)).unsqueeze(1)
-        for n in _chunks(logits):
-            out = _gradient(ctx.call, logits[n], place[n], per_class, factor[n], *(row[n] for row in rows))
-            grad[n] = out.masked_fill_(ignored[n], 0)
+        for out, z, of_row, unasked, *others in chunks(grad, logits, place, ignored, factor, *rows):
+            out.copy_(_gradient(ctx.call, z, of_row, per_class, *others).masked_fill_(unasked, 0))
         return None, None, None, grad
-
-
-def _chunks(logits: Tensor) -> list[slice]:
-    """Rows whose buffers stay in cache; none for a rank without classes."""
-    rows, classes = logits.shape
-    if classes == 0:
-        return []
-    step = max(1, CHUNK.get(logits.device.type, CHUNK_ELSEWHERE) // classes)
-    return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def _highest(logits: Tensor, dtype: torch.dtype, group: Any) -> Tensor:
@@ -234,16 +225,15 @@ def _sums(call: _Call, logits: Tensor, highest: Tensor, place: Tensor, per_class
     what the sums of the other classes follow from."""
     kinds = 2 if not call.other else 3 if not call.terms.gamma_neg else 5
     sums = highest.new_zeros(kinds, *highest.shape)
-    for n in _chunks(logits):
-        x = logits[n] - highest[n]
+    for z, top, of_row, *outs in chunks(logits, highest, place, *sums):
+        x = z - top
         e = x.exp()
-        sums[0, n] = e.sum(1, keepdim=True)
-        at, mine = _locate(call, place[n], x.shape[1])
-        sums[1, n] = torch.where(mine, x.gather(1, at), 0.0)
+        at, mine = _locate(call, of_row, x.shape[1])
+        found = [e.sum(1, keepdim=True), torch.where(mine, x.gather(1, at), 0.0)]
         if call.other:
-            others, *_ = call.terms.sums(x, e, per_class, _clear(at, mine))
-            for kind, of_others in enumerate(others, 2):
-                sums[kind, n] = of_others
+            found += call.terms.sums(x, e, per_class, _clear(at, mine))[0]
+        for out, of_chunk in zip(outs, found, strict=True):
+            out.copy_(of_chunk)
     dist.all_reduce(sums, group=call.group)
     return sums
 
@@ -279,7 +269,7 @@ def _gradient(
     at, mine = _locate(call, place, x.shape[1])
     at_target = factor * (own_slopes - x.gather(1, at).exp() / total * slopes)
     if call.other:
-        _, focal, products = call.terms.sums(x, e, per_class, _clear(at, mine))
+        focal, products = call.terms.factors(x, e, per_class, _clear(at, mine))
     grad = e.mul_((factor * slopes / total).neg_())
     if call.other:
         factor = factor * call.other

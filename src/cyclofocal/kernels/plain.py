@@ -3,25 +3,19 @@
 With l = log p and h_j the derivative of the j-th term of the loss by l_j, the gradient by the logits is
 h_k - p_k * sum_j h_j.
 
-Index targets take few passes over the logits, because neither p nor l is ever written down. With x the logit less the
-row's largest, s = log sum_j exp(x_j), and g for gamma_neg, all that the other classes add follows from sums that know
-nothing of s:
-
-    sum p^g = exp(-g s) * sum exp(g x)        sum p^g l = exp(-g s) * (sum exp(g x) x  -  s * sum exp(g x))
-
-Both parts of the difference have the same sign: nothing cancels.
+Index targets take few passes over the logits, because neither p nor l is ever written down (see ``terms``).
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cyclofocal.arguments import check_index_values
-from cyclofocal.equation import Eta, other_term, power, softmax_denominator
+from cyclofocal.equation import Eta, softmax_denominator
+from cyclofocal.kernels.terms import Sides, Terms, number
 
 CHUNK = {"cpu": 2**20}  # elements; on the CPU the two or three buffers of a chunk should stay in cache
 CHUNK_ELSEWHERE = 2**24
@@ -57,25 +51,20 @@ def softmax(
         by the mean's denominator, or None.
     """
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    shape, batch, classes = logits.shape, logits.shape[0], logits.shape[1]
+    shape, classes = logits.shape, logits.shape[1]
     soft = target.is_floating_point()
     all_count = not soft and _all_count(target, classes, ignore_index)
     if strict and not soft and not all_count:
         check_index_values(target, classes, ignore_index)
-    if len(shape) > 2:
-        size = shape[2:].numel()
-        positions = () if size == 1 else (size,)  # torch is fastest along a last dimension
-        logits = logits.view(batch, classes, *positions)
-        target = target.view(logits.shape if soft else (batch, *positions))
     grad = torch.empty_like(logits) if with_grad else None
-    rows = logits.new_empty(logits.shape[:1] + logits.shape[2:], dtype=dtype) if reduction == "none" else None
-    scale = _scale(target, weight, ignore_index, shape[:1].numel() * shape[2:].numel(), dtype, reduction, all_count)
+    rows = logits.new_empty(shape[:1] + shape[2:], dtype=dtype) if reduction == "none" else None
+    scale = row_scale(target, weight, ignore_index, logits.numel() // classes, dtype, reduction, all_count)
     other = label_smoothing / classes
-    chunks = list(_chunks(logits, target, grad, rows))
-    terms, scratch = _Terms.of(eta, gamma_pos, gamma_neg, gamma_hc), _Scratch() if len(chunks) > 1 else None
+    parts = list(chunks(logits, target, grad, rows))
+    terms, scratch = Terms.of(eta, gamma_pos, gamma_neg, gamma_hc), _Scratch() if len(parts) > 1 else None
     call = _Call(terms, weight, 1 - label_smoothing + other, other, scale, None if all_count else ignore_index, scratch)
     total: Tensor | None = None
-    for x, y, out, place in chunks:
+    for x, y, out, place in parts:
         row, by_logits = (_soft_chunk if soft else _index_chunk)(call, x.to(dtype), y, out)
         if place is not None:
             place.copy_(row.squeeze(1))
@@ -83,11 +72,6 @@ def softmax(
             total = row.sum() if total is None else total + row.sum()
         if out is not None and by_logits is not None and out is not by_logits:
             out.copy_(by_logits)
-    if len(shape) > 2:
-        grad, rows = (
-            None if grad is None else grad.view(shape),
-            None if rows is None else rows.view(shape[:1] + shape[2:]),
-        )
     if rows is not None:
         return rows, grad
     return torch.as_tensor(0.0 * scale, dtype=dtype, device=logits.device) if total is None else total, grad
@@ -115,7 +99,7 @@ def sigmoid(
     x, targets = logits.view(-1, period), target.view(-1, period)
     weights = None if weight is None else weight.view(-1, period)
     positives = pos_weight if pos_weight is None or period > 1 else pos_weight.view(-1, 1)
-    terms = _Sides(_number(eta), gamma_pos, gamma_neg, gamma_hc, probability_margin)
+    terms = Sides(number(eta), gamma_pos, gamma_neg, gamma_hc, probability_margin)
     elements = torch.empty_like(targets) if reduction == "none" else None
     total = target.new_zeros(())
     grad = torch.empty_like(x) if with_grad else None
@@ -148,59 +132,22 @@ def scale_(grad: Tensor, factor: Tensor) -> None:
     grad.mul_(factor)
 
 
-class _Sides(NamedTuple):
-    """Loss of yes-or-no logits, and its derivative."""
+def chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Parts of logits (N, C, ...), and of tensors of their shape or of that without C, whose buffers stay in cache.
 
-    eta: Eta
-    gamma_pos: float
-    gamma_neg: float
-    gamma_hc: float
-    margin: float
-
-    def of(self, x: Tensor, yes: Tensor, no: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-        """``yes`` and ``no`` are the factors of the two sides."""
-        log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
-        p, not_p = log_p.exp(), log_not_p.exp()
-        slope = p * not_p  # dp/dx
-        focal = (self.gamma_pos * log_not_p).exp()
-        weight = self._mix(focal, 1 + p)
-        loss = -yes * weight * log_p
-        grad = None
-        if with_grad:
-            by_x = self.eta * self._easy_slope(1 + p) * slope - (1 - self.eta) * self.gamma_pos * focal * p
-            grad = -yes * (weight * not_p + by_x * log_p)
-
-        if self.margin:
-            p = (p - self.margin).clamp_(min=0)
-            slope = torch.where(p > 0, slope, 0.0)
-            log_not_p, focal = torch.log1p(-p), power(p, self.gamma_neg)
-            focal_slope = self.gamma_neg * torch.where(p > 0, focal / torch.where(p > 0, p, 1.0), 0.0) * slope
-            log_slope = slope / (1 - p)
-        else:
-            focal = (self.gamma_neg * log_p).exp()
-            focal_slope, log_slope = self.gamma_neg * focal * not_p, p
-        weight = self._mix(focal, 2 - p)
-        loss -= no * weight * log_not_p
-        if grad is not None:
-            by_x = (1 - self.eta) * focal_slope - self.eta * self._easy_slope(2 - p) * slope
-            grad -= no * (by_x * log_not_p - weight * log_slope)
-        return loss, grad
-
-    def _mix(self, focal: Tensor, twice: Tensor) -> Tensor:
-        return focal + self.eta * (twice**self.gamma_hc - focal)
-
-    def _easy_slope(self, twice: Tensor) -> Tensor:
-        return self.gamma_hc * twice ** (self.gamma_hc - 1)
-
-
-def _chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Parts of logits (N, C) or (N, C, positions) and of tensors of their shape or of that without C."""
+    All are (N, C) or (N, C, positions): torch is fastest along a last dimension.
+    """
+    tensors = (logits, *others)
     batch, classes = logits.shape[:2]
     size = logits.shape[2:].numel()
+    if logits.dim() > 2:
+        rest, full = () if size == 1 else (size,), logits.dim()
+        shapes = {full: (batch, classes, *rest), full - 1: (batch, *rest)}
+        tensors = tuple(None if tensor is None else tensor.view(shapes[tensor.dim()]) for tensor in tensors)
     budget = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE)
     if logits.numel() <= budget:
         if logits.numel():
-            yield logits, *others
+            yield tensors
         return
     most = max(1, budget // classes)  # rows
     # Large samples are cut across: torch gives a thread some samples of every tensor, but of a single one either some
@@ -210,8 +157,8 @@ def _chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]
     samples = max(1, most // positions)
     for n in range(0, batch, samples):
         for s in range(0, size, positions):
-            part = slice(n, n + samples) if logits.dim() == 2 else (slice(n, n + samples), ..., slice(s, s + positions))
-            yield tuple(None if tensor is None else tensor[part] for tensor in (logits, *others))
+            part = slice(n, n + samples) if size == 1 else (slice(n, n + samples), ..., slice(s, s + positions))
+            yield tuple(None if tensor is None else tensor[part] for tensor in tensors)
 
 
 def _all_count(target: Tensor, classes: int, ignore_index: int) -> bool:
@@ -224,7 +171,7 @@ def _all_count(target: Tensor, classes: int, ignore_index: int) -> bool:
     return low.item() >= 0 and high.item() < classes
 
 
-def _scale(
+def row_scale(
     target: Tensor,
     weight: Tensor | None,
     ignore_index: int,
@@ -239,161 +186,10 @@ def _scale(
     if all_count and weight is None:
         denominator: Eta = rows
     else:
-        denominator = _number(softmax_denominator(target, weight, ignore_index, rows))
+        denominator = number(softmax_denominator(target, weight, ignore_index, rows))
     if isinstance(denominator, Tensor):
         return 1 / denominator.to(dtype)
     return 1 / denominator if denominator else torch.nan
-
-
-def _number(value: Eta) -> Eta:
-    """A Python float where reading it stalls nothing: torch is quicker with it."""
-    return value.item() if isinstance(value, Tensor) and value.device.type == "cpu" else value
-
-
-def _may_be_infinite(sums: Tensor) -> bool:
-    """Whether one may be -inf, or nan; always, where asking would stall the device."""
-    return sums.device.type != "cpu" or not sums.min().item() > -torch.inf
-
-
-class _Terms(NamedTuple):
-    """The two kinds of terms of the loss and their derivatives by log p."""
-
-    eta: Eta
-    gamma_pos: float
-    gamma_neg: float
-    gamma_hc: float
-
-    @classmethod
-    def of(cls, eta: Eta, gamma_pos: float, gamma_neg: float, gamma_hc: float) -> "_Terms":
-        """A gamma_neg so small that p^gamma_neg is 1 counts as 0: the sums below are divided by it."""
-        return cls(_number(eta), gamma_pos, gamma_neg if gamma_neg > 1e-20 else 0.0, gamma_hc)
-
-    def own(self, log_p: Tensor, factor: Eta) -> tuple[Tensor, Tensor, Tensor]:
-        """``factor`` times term and derivative of the target class, and its p."""
-        finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # p * log p is 0 at p = 0
-        p, not_p = finite.exp(), torch.expm1(finite).neg_()
-        focal, steep = self._focal(not_p)
-        twice = 1 + p
-        easy_steep = twice ** (self.gamma_hc - 1)
-        weight = torch.lerp(focal, easy_steep * twice, self.eta).mul_(factor)
-        by_log_p = p * finite
-        slope = _add_product(weight, easy_steep, by_log_p, self.eta * self.gamma_hc * factor)
-        slope = _add_product(slope, steep, by_log_p, (self.eta - 1) * self.gamma_pos * factor)
-        return weight * log_p, slope, p
-
-    def _focal(self, not_p: Tensor) -> tuple[Tensor, Tensor]:
-        """(1-p)^gamma and (1-p)^(gamma-1), the latter times log p with its limit 0 at p = 1 also for gamma < 1."""
-        if self.gamma_pos == 2:
-            return not_p * not_p, not_p
-        if self.gamma_pos >= 1:
-            steep = not_p ** (self.gamma_pos - 1)
-            return steep * not_p, steep
-        focal = power(not_p, self.gamma_pos)
-        return focal, torch.where(not_p == 0, 0.0, focal / not_p)
-
-    def other(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
-        """Term and derivative of any other class."""
-        term = other_term(log_p, self.eta, self.gamma_neg)
-        if self.gamma_neg == 0:
-            return term, torch.ones_like(log_p)
-        finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)
-        focal = (self.gamma_neg * finite).exp()
-        return term, (1 - self.eta) * focal * (1 + self.gamma_neg * finite) + self.eta
-
-    # From here on all other classes at once, in the symbols of this file's head. A class's focal factor is exp(g x),
-    # times its weight if there are class weights.
-
-    @property
-    def level(self) -> Eta:
-        """What every derivative tends to as p tends to 0."""
-        return self.eta if self.gamma_neg else 1.0
-
-    def sums(
-        self,
-        x: Tensor,
-        e: Tensor,
-        per_class: Tensor | None,
-        clear: Callable[[Tensor], Tensor],
-        room: Tensor | None = None,
-    ) -> tuple[list[Tensor], Tensor | None, Tensor]:
-        """Row sums of x, the focal factors and their products; and both the latter, which are None and x for g = 0.
-
-        Args:
-            x: (N, C, ...), overwritten by the products.
-            e: exp(x).
-            per_class: class weights that broadcast to x, or None.
-            clear: puts 0 at every target.
-            room: where to put the focal factors.
-        """
-        sums = [_sum(clear(x), per_class)]
-        if not self.gamma_neg:
-            return sums, None, x
-        squares = self.gamma_neg == 2
-        focal = clear(torch.mul(e, e, out=room) if squares else torch.mul(x, self.gamma_neg, out=room).exp_())
-        focal = focal if per_class is None else focal.mul_(per_class)
-        if _may_be_infinite(sums[0]):
-            x.clamp_(min=torch.finfo(x.dtype).min)  # p * log p is 0 at p = 0
-        products = x.mul_(focal)
-        return [*sums, _sum(focal), _sum(products)], focal, products
-
-    def shrink(self, total: Tensor, factor: Eta) -> Tensor:
-        """``factor`` (1 - eta) g exp(-g s), which focal factors are multiplied by. ``total`` is exp(s)."""
-        return total.pow(-self.gamma_neg).mul_((1 - self.eta) * self.gamma_neg * factor)
-
-    def add_others(
-        self,
-        rows: Tensor,
-        slopes: Tensor,
-        sums: list[Tensor],
-        s: Tensor,
-        shrink: Tensor,
-        count: Tensor | int,
-        factor: Eta,
-    ) -> Tensor:
-        """Add ``factor`` times the terms to ``rows``, and return the same of their derivatives and ``slopes``.
-
-        Args:
-            rows, slopes, s, shrink: (N, 1, ...).
-            sums: from ``sums``, over all classes.
-            count: of the other classes, or their weights' sum.
-        """
-        level = self.level * factor
-        easy = torch.sub(sums[0], s, alpha=count) if isinstance(count, int) else sums[0] - s * count
-        if isinstance(level, Tensor):
-            rows.add_(torch.where(level == 0, 0.0, level * easy))  # masked classes make it infinite
-        elif level:
-            rows.add_(easy, alpha=level)
-        slopes = slopes + level * count
-        if not self.gamma_neg:
-            return slopes
-        _, focal, products = sums
-        hard = torch.addcmul(products, s, focal, value=-1)
-        rows.addcmul_(shrink, hard, value=1 / self.gamma_neg)
-        return slopes.addcmul_(shrink, torch.add(hard, focal, alpha=1 / self.gamma_neg))
-
-    def spread(
-        self,
-        grad: Tensor,
-        focal: Tensor | None,
-        products: Tensor,
-        s: Tensor,
-        shrink: Tensor,
-        per_class: Tensor | None,
-        factor: Eta,
-    ) -> None:
-        """Add ``factor`` times every derivative to ``grad``; overwrites ``products``."""
-        if focal is not None:
-            grad.addcmul_(products.addcmul_(focal, 1 / self.gamma_neg - s), shrink)
-        level = self.level * factor
-        grad.add_(level if per_class is None else level * per_class)
-
-
-def _add_product(base: Tensor, a: Tensor, b: Tensor, factor: Eta) -> Tensor:
-    return torch.addcmul(base, a * factor, b) if isinstance(factor, Tensor) else torch.addcmul(base, a, b, value=factor)
-
-
-def _sum(terms: Tensor, per_class: Tensor | None = None) -> Tensor:
-    return (terms if per_class is None else terms * per_class).sum(1, keepdim=True)
 
 
 class _Scratch(dict[str, Tensor]):
@@ -410,7 +206,7 @@ class _Scratch(dict[str, Tensor]):
 class _Call(NamedTuple):
     """What is the same for all chunks."""
 
-    terms: _Terms
+    terms: Terms
     weight: Tensor | None
     own: float
     """What label smoothing leaves to the true class."""
