@@ -2,12 +2,15 @@
 
 import copy
 import io
+import pickle
 import warnings
 
 import pytest
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 from cyclofocal.functional import cyclical_focal_loss
@@ -147,7 +150,7 @@ def test_a_clock_that_nobody_moves_is_noticed():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(criterion, 99)
-    with pytest.warns(UserWarning, match="the clock has not moved"):
+    with pytest.warns(UserWarning, match="progress was never set"):
         train(criterion, 1)
 
 
@@ -164,3 +167,142 @@ def test_drop_in_for_cross_entropy_in_a_loop_that_knows_nothing_of_epochs():
             criterion(model(x), t).backward()
             optimizer.step()
     assert etas == pytest.approx([cyclical_eta(epoch_progress(s, 12)) for s in range(12)], rel=1e-5)
+
+
+class Head(nn.Module):
+    """A last layer and its loss, as they are checkpointed to save the logits; something else is recomputed too."""
+
+    def __init__(self, loss, reentrant, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.criterion, self.reentrant = nn.Linear(4, 4), loss(**options), reentrant
+
+    def run(self, x, target):
+        logits = self.layer(x)
+        return self.criterion(logits, target).square().mean() + logits.logsumexp(1).square().mean()
+
+    def forward(self, x, target):
+        if self.reentrant is None:
+            return self.run(x, target)
+        return checkpoint(self.run, x, target, use_reentrant=self.reentrant)
+
+    def step(self, *calls):
+        """Gradient of the layer after the backward pass of the sum of some calls."""
+        self.zero_grad()
+        x = X.clone().requires_grad_()
+        sum(self(scale * x, ONE_HOT) for scale in calls or (1.0,)).backward()
+        return self.layer.weight.grad.clone()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_checkpointed_loss_is_recomputed_at_its_own_eta(loss, reentrant, reduction):
+    """Recomputation is no step: eleven forwards reach the end of the schedule, and gradients are those without it."""
+    plain, head = (Head(loss, r, total_steps=11, reduction=reduction) for r in (None, reentrant))
+    for step in range(11):
+        assert head.criterion.progress.item() == pytest.approx(step / 10)
+        torch.testing.assert_close(head.step(), plain.step())
+    assert head.criterion.progress == 1
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_of_one_step_share_its_eta(reentrant):
+    plain, head = (
+        Head(CyclicalFocalLoss, r, total_steps=5, accumulation=2, reduction="none") for r in (None, reentrant)
+    )
+    for step in range(5):
+        assert head.criterion.progress.item() == pytest.approx(step / 4)
+        torch.testing.assert_close(head.step(1.0, 0.5), plain.step(1.0, 0.5))
+
+
+def test_nested_reentrant_checkpoints_count_once():
+    head = Head(CyclicalFocalLoss, True, total_steps=5)
+    for _ in range(3):
+        checkpoint(head, X.clone().requires_grad_(), ONE_HOT, use_reentrant=True).backward()
+    assert head.criterion.progress.item() == pytest.approx(3 / 4)
+
+
+def test_a_loss_looked_at_without_gradients_is_no_step():
+    head = Head(CyclicalFocalLoss, False, total_steps=5)
+    for _ in range(3):
+        with torch.no_grad():
+            head.run(X, ONE_HOT)
+        head.step()
+    assert head.criterion.progress.item() == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_second_backward_of_a_checkpoint_is_no_step(loss):
+    head = Head(loss, False, total_steps=5, reduction="none")
+    value = head(X.clone().requires_grad_(), ONE_HOT)
+    first, second = (torch.autograd.grad(value, head.layer.weight, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(first, second)
+    assert head.criterion.progress.item() == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_deferred_initialisation_starts_the_clock(loss):
+    """Built on the meta device and given memory later, as sharded and very large models are."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4), loss(total_steps=5)).half()
+    assert all(buffer.is_meta for buffer in model.buffers())
+    criterion = model.to_empty(device="cpu")[1]
+    assert (criterion.step, criterion.progress, criterion.eta) == (0, 0, 1)
+    assert (criterion.step.dtype, criterion.eta.dtype) == (torch.int64, torch.float32)
+    assert train(criterion, 5) == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_moving_without_values_keeps_a_running_clock():
+    criterion = CyclicalFocalLoss(total_steps=5)
+    train(criterion, 2)
+    assert criterion.to_empty(device="cpu").progress == 0.5
+    criterion.reset_parameters()
+    assert (criterion.step, criterion.progress, criterion.eta) == (0, 0, 1)
+
+
+def test_a_state_can_be_loaded_into_deferred_buffers():
+    source = CyclicalFocalLoss(total_steps=5)
+    train(source, 2)
+    with torch.device("meta"):
+        criterion = CyclicalFocalLoss(total_steps=5)
+    criterion.load_state_dict(source.state_dict(), assign=True)
+    assert train(criterion, 3) == [0.5, 0.75, 1.0]
+
+
+def test_a_fully_sharded_model_materialises_its_clock():
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with torch.device("meta"):
+            model = nn.Sequential(nn.Linear(4, 4))
+            model.criterion = CyclicalFocalLoss(total_steps=5)
+        fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+        model.to_empty(device="cpu")
+        for module in model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        model.criterion(model[0].weight.to_local() * 1.0, T[:4]).backward()
+        assert model.criterion.progress == 0.25
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_copies_keep_their_own_time():
+    criterion = CyclicalFocalLoss(total_steps=5)
+    train(criterion, 2)
+    copies = [copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion)), criterion._replicate_for_data_parallel()]
+    for other in copies[:2]:
+        assert train(other, 3) == [0.5, 0.75, 1.0]
+        assert criterion.progress == 0.5
+    assert copies[2].eta is criterion.eta  # torch gives replicas on other devices buffers of their own
+
+
+def test_a_clock_moved_by_others_is_followed():
+    """Data-parallel wrappers and compiled graphs write into the buffers themselves."""
+    source, criterion = (CyclicalFocalLoss(total_steps=5) for _ in range(2))
+    train(source, 2)
+    for name, buffer in criterion.named_buffers():
+        buffer.copy_(source.get_buffer(name))
+    assert train(criterion, 3) == [0.5, 0.75, 1.0]

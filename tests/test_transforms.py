@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
+from torch.utils.checkpoint import checkpoint
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
@@ -38,6 +39,37 @@ def test_one_graph_over_a_whole_schedule_and_right_at_every_step(loss, told):
         expected.backward()
         torch.testing.assert_close(x.grad, y.grad)
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("dynamic", [None, False, True])
+@pytest.mark.parametrize("loss", [CyclicalFocalLoss, BinaryCyclicalFocalLoss])
+def test_clocks_of_two_factors_in_one_compiled_function(loss, dynamic):
+    torch._dynamo.reset()
+    criteria = [loss(total_steps=7, cyclical_factor=factor) for factor in (1.0, 2.5, 4.0)]
+    eager = [loss(total_steps=7, cyclical_factor=factor) for factor in (1.0, 2.5, 4.0)]
+
+    @torch.compile(fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    def total(x, target):
+        return sum(criterion(x, target) for criterion in criteria)
+
+    for rows in (6, 5, 4, 6, 3, 6, 6):
+        torch.testing.assert_close(total(X[:rows], ONE_HOT[:rows]), sum(c(X[:rows], ONE_HOT[:rows]) for c in eager))
+    assert [criterion.eta for criterion in criteria] == [criterion.eta for criterion in eager]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("loss", [CyclicalFocalLoss, BinaryCyclicalFocalLoss])
+def test_a_compiled_loss_inside_a_checkpoint_counts_once(loss, reentrant):
+    torch._dynamo.reset()
+    criterion, eager = (loss(total_steps=5, reduction="none") for _ in range(2))
+    compiled = torch.compile(lambda z: criterion(z.sin(), ONE_HOT).square().mean(), backend="aot_eager")
+    for step in range(5):
+        assert criterion.progress.item() == pytest.approx(step / 4)
+        x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
+        checkpoint(compiled, x, use_reentrant=reentrant).backward()
+        eager(y.sin(), ONE_HOT).square().mean().backward()
+        torch.testing.assert_close(x.grad, y.grad)
+    assert criterion.progress == 1
 
 
 def test_inductor_compiles_forward_and_backward():

@@ -3,14 +3,18 @@
 import functools
 import math
 import warnings
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+Value = TypeVar("Value")
 MONOTONE_GAMMA_HC = 3.59
 """Above it the high-confidence loss rises with p in a band, so its gradient has the wrong sign there."""
 
 REDUCTIONS = ("mean", "sum", "none")
+LOGITS_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_softmax_call(
@@ -25,7 +29,7 @@ def check_softmax_call(
 ) -> None:
     """Refuse what ``F.cross_entropy`` refuses and what the cyclical focal loss adds; see ``functional``."""
     _check_settings(eta, gammas, reduction, label_smoothing)
-    _check_floating("logits", logits)
+    check_logits_dtype("logits", logits)
     if logits.dim() == 0:
         raise ValueError("logits is a scalar; it must be (C,), (N, C) or (N, C, d1, ...)")
     _check_device(logits, target=target, weight=weight)
@@ -55,7 +59,7 @@ def check_sigmoid_call(
     """Refuse what ``F.binary_cross_entropy_with_logits`` refuses and what this loss adds; see ``functional``."""
     _check_settings(eta, gammas, reduction, label_smoothing)
     check_sides(alpha, probability_margin)
-    _check_floating("logits", logits)
+    check_logits_dtype("logits", logits)
     _check_device(logits, target=target, weight=weight, pos_weight=pos_weight)
     if target.shape != logits.shape:
         hint = ""
@@ -65,7 +69,7 @@ def check_sigmoid_call(
     _check_broadcast("weight", weight, logits)
     _check_broadcast("pos_weight", pos_weight, logits)
     if can_read(target) and target.numel():
-        low, high = (bound.item() for bound in torch.aminmax(target.detach()))
+        low, high = _bounds(target)
         if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"target has values from {low} to {high}; a sigmoid target must lie in [0, 1]"
@@ -86,12 +90,38 @@ def check_unit_interval(name: str, value: float | Tensor) -> None:
 
 
 def can_read(tensor: Tensor) -> bool:
-    """Whether the values can be looked at here: on the CPU, outside of tracing and function transforms."""
+    """True if the values can be read here: on the CPU, outside of tracing and function transforms."""
     return (
-        not torch.compiler.is_compiling()
-        and tensor.device.type == "cpu"
-        and type(tensor) in (Tensor, torch.nn.Parameter)  # not fake, not distributed
+        tensor.is_cpu
+        and not is_traced()
+        and has_memory(tensor)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """True for a tensor or an ordinary subclass of it; False for fake, distributed and other wrappers."""
+    return type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
+
+
+def without_subclass(value: Value) -> Value:
+    """An ordinary subclass (a mask of torchvision, an image of MONAI) as the tensor that it is."""
+    if isinstance(value, Tensor) and type(value) is not Tensor and not torch.compiler.is_compiling():
+        return cast(Value, value.as_subclass(Tensor)) if has_memory(value) else value
+    return value
+
+
+def is_traced() -> bool:
+    """True where operations are recorded, or seen by a dispatch mode, which a call into C would escape."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_transformed(grad: Tensor | None = None) -> bool:
+    """True inside ``torch.func`` transforms and levels of forward-mode differentiation, and for a batched ``grad``."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or (grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad))
     )
 
 
@@ -146,6 +176,31 @@ def _warn_not_monotone() -> None:
         f"a gamma_hc above {MONOTONE_GAMMA_HC} makes the high-confidence loss rise with the probability of the true"
         " class in a band (for 4: from p = 0.155 to 0.442), where its gradient pushes the wrong way; 2 or 3 is usual",
         stacklevel=5,
+    )
+
+
+def check_logits_dtype(name: str, tensor: Tensor) -> None:
+    """Refuse what the losses are not computed in."""
+    _check_floating(name, tensor)
+    if tensor.dtype not in LOGITS_DTYPES:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; it must be float16, bfloat16, float32 or float64: pass {name}.float()"
+        )
+
+
+def check_memory(name: str, tensor: Tensor | None, like: Tensor, dtype: torch.dtype, count: int) -> None:
+    """Refuse memory that a kernel would misread: it takes ``count`` numbers side by side, on the device of ``like``."""
+    if tensor is None or (
+        tensor.dtype is dtype
+        and tensor.numel() == count
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+        and tensor.device == like.device
+    ):
+        return
+    raise ValueError(
+        f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)} and strides {tensor.stride()} on {tensor.device}; a"
+        f" kernel must be given {count} contiguous numbers of {dtype} on {like.device}"
     )
 
 
@@ -210,12 +265,28 @@ def _check_indices(logits: Tensor, target: Tensor, class_dim: int, ignore_index:
 
 def check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
     """Refuse an index that is neither a class nor ignored."""
-    low, high = (bound.item() for bound in torch.aminmax(target))
+    low, high = _bounds(target)
     if low >= 0 and high < classes:
         return  # the common case: one pass over the target
-    wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
+    index = target.to(torch.int64)  # narrow and unsigned integers would wrap around in a comparison
+    wrong = ((index < 0) | (index >= classes)) & (index != ignore_index)
+    if target.dtype == torch.uint64:
+        wrong |= index < 0  # 2^63 or more
     if bool(wrong.any()):
+        value = index[wrong][0].item()
+        value += 2**64 if target.dtype == torch.uint64 and value < 0 else 0
         raise IndexError(
-            f"target holds class {target[wrong][0].item()} for {classes} classes; indices must lie in"
+            f"target holds class {value} for {classes} classes; indices must lie in"
             f" [0, {classes - 1}] or equal ignore_index ({ignore_index})"
         )
+
+
+def _bounds(target: Tensor) -> tuple[float, float]:
+    """Least and largest value."""
+    target = target.detach()
+    if target.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        target = target.to(torch.int64)
+    elif target.is_floating_point() and target.dtype not in LOGITS_DTYPES:
+        target = target.to(torch.float32)
+    low, high = torch.aminmax(target)
+    return low.item(), high.item()

@@ -39,7 +39,7 @@ def cyclical_eta(progress: Number, cyclical_factor: float = 4.0) -> Number:
     Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
     """
     check_unit_interval("progress", progress)
-    if not (math.isfinite(cyclical_factor) and cyclical_factor >= 1):
+    if not 1 <= cyclical_factor < math.inf:  # as comparisons, which torch.compile can follow
         raise ValueError(f"cyclical_factor is {cyclical_factor}; it must be a finite number >= 1")
     falling = 1 - cyclical_factor * progress
     if cyclical_factor == 1:
