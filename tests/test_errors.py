@@ -7,6 +7,7 @@ import torch
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss, arguments
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
+from cyclofocal.linear import linear_cyclical_focal_loss
 
 X, T = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
 Y = torch.rand(4, 3)
@@ -96,3 +97,91 @@ def test_a_gamma_hc_that_is_not_monotone_warns_once():
         warnings.simplefilter("error")
         cyclical_focal_loss(X, T, eta=0.5, gamma_hc=4.0)
         cyclical_focal_loss(X, T, eta=0.5, gamma_hc=3.59)
+
+
+class Mask(torch.Tensor):
+    """An ordinary subclass, as torchvision's and MONAI's are."""
+
+
+@pytest.mark.parametrize("kind", ["own", "torchvision", "monai"])
+def test_subclasses_of_tensor_are_checked_and_taken(kind):
+    if kind == "own":
+        subclass = lambda t: t.as_subclass(Mask)  # noqa: E731
+    elif kind == "torchvision":
+        subclass = pytest.importorskip("torchvision.tv_tensors").Mask
+    else:
+        subclass = pytest.importorskip("monai.data").MetaTensor
+    with pytest.raises(ValueError, match="from 0 to 255"):
+        binary_cyclical_focal_loss(torch.zeros(2, 2), subclass(torch.tensor([[0, 255], [255, 0]])), eta=0.5)
+    with pytest.raises(IndexError, match="class 255 for 3 classes"):
+        cyclical_focal_loss(X, subclass(torch.tensor([0, 255, 1, 2])), eta=0.5)
+    with pytest.raises(IndexError, match="class 255 for 3 classes"):
+        linear_cyclical_focal_loss(X, X[:3], subclass(torch.tensor([0, 255, 1, 2])), eta=0.5)
+    for requires_grad in (False, True):
+        logits = subclass(X.clone()).requires_grad_(requires_grad)
+        for value, expected in (
+            (
+                cyclical_focal_loss(logits, subclass(T), subclass(Y[0]), eta=0.5),
+                cyclical_focal_loss(X, T, Y[0], eta=0.5),
+            ),
+            (binary_cyclical_focal_loss(logits, subclass(Y), eta=0.5), binary_cyclical_focal_loss(X, Y, eta=0.5)),
+        ):
+            assert type(value) is torch.Tensor
+            torch.testing.assert_close(value, expected)
+            if requires_grad:
+                value.backward()
+
+
+INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_index_targets_of_every_integer_dtype(dtype):
+    logits, target = torch.randn(4, 100), torch.tensor([0, 99, 7, 100])
+    expected = cyclical_focal_loss(logits, target, eta=0.5, ignore_index=100)
+    torch.testing.assert_close(cyclical_focal_loss(logits, target.to(dtype), eta=0.5, ignore_index=100), expected)
+    layer = linear_cyclical_focal_loss(logits, torch.eye(100), target.to(dtype), eta=0.5, ignore_index=100)
+    torch.testing.assert_close(layer, expected)
+    for function in (cyclical_focal_loss, lambda x, t, **o: linear_cyclical_focal_loss(x, torch.eye(100), t, **o)):
+        with pytest.raises(IndexError, match="class 100 for 100 classes"):
+            function(logits, target.to(dtype), eta=0.5)
+    torch.testing.assert_close(
+        binary_cyclical_focal_loss(X, (Y > 0.5).to(dtype), eta=0.5), binary_cyclical_focal_loss(X, (Y > 0.5), eta=0.5)
+    )
+    with pytest.raises(ValueError, match="from 2 to 2"):
+        binary_cyclical_focal_loss(X, torch.full((4, 3), 2).to(dtype), eta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "ignore_index", "shown"),
+    [
+        (torch.uint8, 156, -100, 156),  # what -100 wraps to
+        (torch.uint8, 255, -1, 255),
+        (torch.int8, -1, 255, -1),
+        (torch.uint16, 2**16 - 100, -100, 2**16 - 100),
+        (torch.uint32, 2**32 - 1, -1, 2**32 - 1),
+        (torch.uint64, 2**64 - 100, -100, 2**64 - 100),
+    ],
+    ids=str,
+)
+def test_an_index_is_not_ignored_for_wrapping_around(dtype, value, ignore_index, shown):
+    target = torch.tensor([0, value, 1, 2], dtype=dtype)
+    with pytest.raises(IndexError, match=f"class {shown} for 3 classes"):
+        cyclical_focal_loss(X, target, eta=0.5, ignore_index=ignore_index)
+    with pytest.raises(IndexError, match=f"class {shown} for 3 classes"):
+        linear_cyclical_focal_loss(X, X[:3], target, eta=0.5, ignore_index=ignore_index)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_float8_is_for_targets_only(dtype):
+    for call in (
+        lambda x: cyclical_focal_loss(x, T, eta=0.5),
+        lambda x: binary_cyclical_focal_loss(x, Y, eta=0.5),
+        lambda x: linear_cyclical_focal_loss(x, x, T, eta=0.5),
+    ):
+        with pytest.raises(TypeError, match=r"has dtype torch.float8.*pass \w+.float\(\)"):
+            call(X.to(dtype))
+    one_hot = torch.nn.functional.one_hot(T, 3).to(dtype)
+    torch.testing.assert_close(cyclical_focal_loss(X, one_hot, eta=0.5), cyclical_focal_loss(X, T, eta=0.5))
+    binary = binary_cyclical_focal_loss(X, one_hot, eta=0.5)
+    torch.testing.assert_close(binary, binary_cyclical_focal_loss(X, one_hot.float(), eta=0.5))

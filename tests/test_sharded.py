@@ -180,5 +180,36 @@ def test_needs_a_process_group():
         sharded_cyclical_focal_loss(torch.zeros(1, 2), torch.tensor([0]), eta=0.5)
 
 
+@pytest.fixture
+def alone():
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_batched_gradients(alone, reduction):
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    value = sharded_cyclical_focal_loss(logits, torch.tensor([0, 3, 1]), eta=0.4, reduction=reduction)
+    cotangents = torch.randn(5, *value.shape, dtype=torch.float64)
+    (batched,) = torch.autograd.grad(value, logits, cotangents, is_grads_batched=True, retain_graph=True)
+    for cotangent, got in zip(cotangents, batched, strict=True):
+        torch.testing.assert_close(got, torch.autograd.grad(value, logits, cotangent, retain_graph=True)[0])
+
+
+def test_transforms_and_tracing_are_refused(alone):
+    logits = torch.randn(3, 4)
+
+    def loss(z):
+        return sharded_cyclical_focal_loss(z, torch.tensor([0, 3, 1]), eta=0.4)
+
+    for transform in (torch.func.grad(loss), torch.func.jacfwd(loss), lambda z: torch.jit.trace(loss, (z,))):
+        with pytest.raises(RuntimeError, match="use cyclical_focal_loss on the joined logits"):
+            transform(logits)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
+        loss(torch.autograd.forward_ad.make_dual(logits, logits))
+
+
 if __name__ == "__main__":
     process(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

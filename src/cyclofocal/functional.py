@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_sigmoid_call, check_softmax_call
+from cyclofocal.arguments import check_sigmoid_call, check_softmax_call, without_subclass
 from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, compute_dtype, loss, usual_softmax
 
 
@@ -37,7 +37,8 @@ def cyclical_focal_loss(
     ``gamma_neg`` acts through label smoothing only.
 
     Args:
-        logits: (C,), (N, C) or (N, C, d1, ...), any floating dtype; half precision is computed in float32.
+        logits: (C,), (N, C) or (N, C, d1, ...), float16, bfloat16, float32 or float64; half precision is computed in
+            float32.
         target: class indices of the logits' shape without C, in [0, C) or ``ignore_index``; or probabilities of the
             logits' shape (mixup, cutmix, distillation), which need not sum to one.
         weight: class weights (C,), any sign.
@@ -72,6 +73,8 @@ def cyclical_focal_loss(
     if value is not None:
         return value
     gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
+    logits, target, weight = without_subclass(logits), without_subclass(target), without_subclass(weight)
+    eta = without_subclass(eta)
     check_softmax_call(logits, target, weight, eta, gammas, ignore_index, reduction, label_smoothing)
     dtype = compute_dtype(logits)
     target = target.to(dtype if target.is_floating_point() else torch.int64)
@@ -112,7 +115,7 @@ def binary_cyclical_focal_loss(
     is ``torchvision.ops.sigmoid_focal_loss``; eta 0 with ``probability_margin`` is ASL's multi-label loss.
 
     Args:
-        logits: any shape, any floating dtype; half precision is computed in float32.
+        logits: any shape, float16, bfloat16, float32 or float64; half precision is computed in float32.
         target: the logits' shape, values in [0, 1] (0/1 labels of any dtype, or soft).
         weight: factor per element, broadcast to the logits' shape.
         eta: mixing weight in [0, 1], a float or a 0-d tensor; see ``schedules.cyclical_eta``.
@@ -143,6 +146,8 @@ def binary_cyclical_focal_loss(
     L. N. Smith, arXiv 2202.08978 (the cycle).
     """
     gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
+    logits, target, weight = without_subclass(logits), without_subclass(target), without_subclass(weight)
+    pos_weight, eta = without_subclass(pos_weight), without_subclass(eta)
     check_sigmoid_call(
         logits, target, weight, pos_weight, eta, gammas, alpha, probability_margin, reduction, label_smoothing
     )

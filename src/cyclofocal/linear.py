@@ -4,9 +4,18 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cyclofocal.arguments import check_class_weight, check_softmax_call
+from cyclofocal.arguments import (
+    can_read,
+    check_class_weight,
+    check_logits_dtype,
+    check_softmax_call,
+    is_traced,
+    is_transformed,
+    without_subclass,
+)
 from cyclofocal.equation import Eta, softmax_denominator
 from cyclofocal.kernels.operators import SOFTMAX
 
@@ -62,12 +71,12 @@ def linear_cyclical_focal_loss(
     Returns:
         A scalar, or for "none" one loss per row (...); float64 for float64, otherwise float32. The gradients have
         the dtypes of hidden, weight and bias; of an input that needs none it is not computed. torch.compile breaks the
-        graph here and runs this call as it is.
+        graph here and runs this call as it is. Second derivatives, ``torch.func`` transforms, forward-mode
+        differentiation and tracing make the logits as a whole.
 
     Raises:
         ValueError, TypeError, IndexError: an argument does not fit, or one that is not differentiated here needs a
             gradient; nothing has been computed.
-        RuntimeError: in backward with ``create_graph``: there is no second derivative.
 
     Example:
         >>> hidden, weight = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -78,6 +87,8 @@ def linear_cyclical_focal_loss(
     """
     gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
     check_no_gradient("linear_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
+    hidden, weight, target = without_subclass(hidden), without_subclass(weight), without_subclass(target)
+    bias, class_weight, eta = without_subclass(bias), without_subclass(class_weight), without_subclass(eta)
     logits = _check_layer(hidden, weight, target, bias)
     check_factor_per_class(class_weight, logits)
     target = target.reshape(logits.shape if target.is_floating_point() else logits.shape[:1])
@@ -109,8 +120,7 @@ def check_factor_per_class(class_weight: Tensor | None, logits: Tensor) -> None:
 
 def _check_layer(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
     """Refuse what ``F.linear`` refuses; a stand-in for its output, (N, C) in shape and one number in memory."""
-    if not hidden.is_floating_point():
-        raise TypeError(f"hidden has dtype {hidden.dtype}; it must be a floating-point tensor")
+    check_logits_dtype("hidden", hidden)
     if hidden.dim() == 0:
         raise ValueError("hidden is a scalar; it must be (..., D)")
     shape = tuple(hidden.shape)
@@ -164,7 +174,7 @@ def _loss(tensors: Tensors, eta: Eta, settings: tuple[Any, ...], reduction: str,
     target, class_weight, hidden, weight, bias = tensors
     device = hidden.device.type
     if isinstance(eta, Tensor):  # a clock may move its tensor before backward
-        eta = eta.item() if device == "cpu" else eta.detach().clone()
+        eta = eta.item() if can_read(eta) else eta.detach().clone()
     classes, features = weight.shape
     multiplied = _product_dtype(hidden)
     row_bytes = classes * multiplied.itemsize
@@ -173,6 +183,8 @@ def _loss(tensors: Tensors, eta: Eta, settings: tuple[Any, ...], reduction: str,
     call = _Call(eta, settings, reduction, rows, multiplied, added)
     target = target.to(added if target.is_floating_point() else torch.int64)
     tensors = (target, None if class_weight is None else class_weight.to(added), hidden, weight, bias)
+    if is_transformed() or torch.jit.is_tracing():
+        return _by_equation(call, tensors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
         return _LinearLoss.apply(call, *tensors)
     return _loss_and_gradients(call, tensors, (False,) * 3)[0]
@@ -192,11 +204,8 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "linear_cyclical_focal_loss has no second derivative, so its backward cannot create a graph; use"
-                " cyclical_focal_loss(F.linear(hidden, weight, bias), target, ...) for that"
-            )
+        if torch.is_grad_enabled() or is_transformed(grad_loss):
+            return None, None, None, *_differentiable(ctx, grad_loss)
         grads, ctx.grads = ctx.grads, None  # handed over, so that nobody else sees it change
         per_row = grad_loss if ctx.call.reduction == "none" else None
         if grads is None:
@@ -204,6 +213,25 @@ class _LinearLoss(torch.autograd.Function):
         if per_row is None and not (grad_loss.device.type == "cpu" and grad_loss.item() == 1):
             grads = [grad if grad is None else grad.mul_(grad_loss) for grad in grads]
         return None, None, None, *grads
+
+
+def _by_equation(call: _Call, tensors: Tensors) -> Tensor:
+    """The same loss with the logits as a whole: for second derivatives, function transforms and tracing."""
+    target, class_weight, hidden, weight, bias = tensors
+    bias = None if bias is None else bias.to(call.multiplied)
+    logits = F.linear(hidden.to(call.multiplied), weight.to(call.multiplied), bias)
+    return SOFTMAX.equation(logits, target, class_weight, call.eta, *call.settings, call.reduction)
+
+
+def _differentiable(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
+    """Gradients that can be differentiated again, or belong to a batch of ``grad_loss``."""
+    create_graph = torch.is_grad_enabled()
+    layer = ctx.saved_tensors[2:]
+    with torch.enable_grad():
+        value = _by_equation(ctx.call, ctx.saved_tensors)
+        wanted = [tensor for tensor, is_wanted in zip(layer, ctx.wanted, strict=True) if is_wanted]
+        grads = iter(torch.autograd.grad(value, wanted, grad_loss, create_graph=create_graph))
+    return [next(grads) if is_wanted else None for is_wanted in ctx.wanted]
 
 
 def _loss_and_gradients(
@@ -248,10 +276,13 @@ def _replace(
 ) -> None:
     """Write the losses of a chunk and, where asked, over its logits their gradient."""
     block = max(1, BLOCK.get(logits.device.type, BLOCK_ELSEWHERE) // logits.shape[1])
+    fused, eta = SOFTMAX.fused, call.eta
+    if is_traced():
+        fused, eta = SOFTMAX.operator(), torch.as_tensor(call.eta, dtype=losses.dtype, device=losses.device)
     for x, t, row in zip(logits.split(block), target.split(block), losses.split(block), strict=True):
-        loss, grad = SOFTMAX.fused(x, t, class_weight, call.eta, *call.settings, "none", with_grad)
+        loss, grad = fused(x, t, class_weight, eta, *call.settings, "none", with_grad)
         row.copy_(loss)
-        if grad is not None:
+        if with_grad:
             x.copy_(grad)
 
 

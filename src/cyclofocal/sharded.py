@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cyclofocal.arguments import check_softmax_call
+from cyclofocal.arguments import check_softmax_call, is_transformed
 from cyclofocal.kernels.operators import compute_dtype
 from cyclofocal.kernels.plain import chunks, row_scale
 from cyclofocal.kernels.terms import Terms
@@ -70,7 +70,8 @@ def sharded_cyclical_focal_loss(
     Raises:
         ValueError, TypeError, IndexError: an argument does not fit, or one but ``logits`` needs a gradient. What one
             rank alone does wrong only that rank sees, and the others wait for it.
-        RuntimeError: there is no process group; or backward with ``create_graph``: there is no second derivative.
+        RuntimeError: there is no process group; backward with ``create_graph``: there is no second derivative; or a
+            call inside a ``torch.func`` transform, forward-mode differentiation or ``torch.jit.trace``.
 
     Example:
         Four ranks of ``torchrun --nproc-per-node 4``, 250 of 1,000 classes each::
@@ -84,6 +85,11 @@ def sharded_cyclical_focal_loss(
     check_no_gradient("sharded_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError("there is no process group; call torch.distributed.init_process_group first")
+    if is_transformed() or torch.jit.is_tracing():
+        raise RuntimeError(
+            "sharded_cyclical_focal_loss exchanges sums between processes, which torch.func transforms, forward-mode"
+            " differentiation and torch.jit.trace cannot follow; use cyclical_focal_loss on the joined logits for that"
+        )
     if _is_dtensor(logits):
         logits, group, shard_sizes = _unwrap(logits, group, shard_sizes)
     sizes = _check_shards(logits, target, group, shard_sizes)
@@ -204,9 +210,13 @@ class _ShardedLoss(torch.autograd.Function):
             )
         logits, place, ignored, per_class, *rows = ctx.saved_tensors
         grad = torch.empty_like(logits)
-        factor = (-grad_loss * ctx.scale).expand(len(logits)).unsqueeze(1)
+        batched = is_transformed(grad_loss)  # then nothing can be written in place
+        upstream = torch.ones((), dtype=grad_loss.dtype, device=grad_loss.device) if batched else grad_loss
+        factor = (-upstream * ctx.scale).expand(len(logits)).unsqueeze(1)
         for out, z, of_row, unasked, *others in chunks(grad, logits, place, ignored, factor, *rows):
             out.copy_(_gradient(ctx.call, z, of_row, per_class, *others).masked_fill_(unasked, 0))
+        if batched:
+            grad = grad * (grad_loss.unsqueeze(1) if ctx.call.reduction == "none" else grad_loss)
         return None, None, None, grad
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_index_values
+from cyclofocal.arguments import check_index_values, check_memory
 from cyclofocal.kernels.plain import scale_
 
 __all__ = ["available", "instructions", "reason", "scale_", "sigmoid", "softmax"]
@@ -60,12 +60,16 @@ def _functions() -> tuple[Callable[[bytes], int], Callable[[bytes], int]]:
     return library.cyclofocal_softmax, library.cyclofocal_sigmoid
 
 
+def _loss_dtype(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype is torch.float64 else torch.float32
+
+
 def _new_loss(logits: Tensor, shape: torch.Size | None) -> Tensor:
     """Of this shape, or without dimensions. ``torch.empty`` would take the default device, and longer."""
-    double = logits.dtype is torch.float64
+    dtype = _loss_dtype(logits)
     if shape is None:
-        return torch.empty_like(_DOUBLE if double else _FLOAT)
-    return logits.new_empty(shape, dtype=torch.float64 if double else torch.float32)
+        return torch.empty_like(_DOUBLE if dtype is torch.float64 else _FLOAT)
+    return logits.new_empty(shape, dtype=dtype)
 
 
 def softmax(
@@ -88,7 +92,11 @@ def softmax(
     that indices lie in [0, C): one that does not, and is not ``ignore_index``, is refused with an IndexError, or makes
     nan of its row if not ``strict``.
     """
-    shape = logits.shape
+    shape, count, soft = logits.shape, logits.numel(), target.dtype.is_floating_point
+    dtype = _loss_dtype(logits)
+    check_memory("logits", logits, _FLOAT, logits.dtype, count)
+    check_memory("target", target, _FLOAT, dtype if soft else torch.int64, count if soft else count // shape[1])
+    check_memory("weight", weight, _FLOAT, dtype, shape[1])
     grad = torch.empty_like(logits) if with_grad else None
     loss = _new_loss(logits, shape[:1] + shape[2:] if reduction == "none" else None)
     call = _pack(
@@ -102,7 +110,7 @@ def softmax(
         shape[1],
         math.prod(shape[2:]),
         ignore_index,
-        target.dtype.is_floating_point,
+        soft,
         0,
         0,
         _DTYPES[logits.dtype],
@@ -142,7 +150,12 @@ def sigmoid(
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient of ``logits`` of any shape; ``target`` and ``weight`` have the same, ``pos_weight`` too or
     the last dimension's. All tensors contiguous, those but the logits in the dtype of the loss."""
-    count = logits.numel()
+    count, dtype = logits.numel(), _loss_dtype(logits)
+    period = 0 if pos_weight is None else pos_weight.numel()
+    check_memory("logits", logits, _FLOAT, logits.dtype, count)
+    check_memory("target", target, _FLOAT, dtype, count)
+    check_memory("weight", weight, _FLOAT, dtype, count)
+    check_memory("pos_weight", pos_weight, _FLOAT, dtype, count if period in (0, count) else logits.shape[-1])
     grad = torch.empty_like(logits) if with_grad else None
     loss = _new_loss(logits, logits.shape if reduction == "none" else None)
     call = _pack(
@@ -157,7 +170,7 @@ def sigmoid(
         1,
         0,
         False,
-        0 if pos_weight is None else pos_weight.numel(),
+        period,
         alpha is not None,
         _DTYPES[logits.dtype],
         _REDUCTIONS[reduction],

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclofocal import equation, kernels
-from cyclofocal.arguments import REDUCTIONS, are_usual
+from cyclofocal.arguments import REDUCTIONS, are_usual, has_memory, is_traced, is_transformed
 from cyclofocal.equation import Eta
 from cyclofocal.kernels import native, plain
 
@@ -45,13 +45,16 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
     assert logits is not None
     differentiate = torch.is_grad_enabled()
     others = (*tensors[1:], eta)
-    if torch._C._are_functorch_transforms_active() or (
-        differentiate and any(isinstance(t, Tensor) and t.requires_grad for t in others)
+    if (
+        is_transformed()
+        or torch.jit.is_tracing()  # what torch.jit.trace records should run without this library
+        or (differentiate and any(isinstance(t, Tensor) and t.requires_grad for t in others))
     ):
         return family.equation(*tensors, eta, *settings, reduction)
     differentiate = differentiate and logits.requires_grad
-    if torch.compiler.is_compiling() or type(logits) not in (Tensor, torch.nn.Parameter):
-        eta = torch.as_tensor(eta, dtype=compute_dtype(logits), device=logits.device)
+    if is_traced() or not has_memory(logits):
+        # A number would become a constant of the graph, and each new one a graph of its own; a sum does not.
+        eta = torch.zeros((), dtype=compute_dtype(logits), device=logits.device) + eta
         return family.operator()(*tensors, eta, *settings, reduction, differentiate)[0]
     if differentiate:
         return _Loss.apply(logits, tensors[1:], (family, eta, settings, reduction))
@@ -72,8 +75,9 @@ def usual_softmax(
         or not (target.dtype is torch.int64 and logits.dtype in _USUAL_DTYPES and reduction in REDUCTIONS)
         or not (len(shape) > 1 and shape[1] and target.shape == shape[:1] + shape[2:])
         or not (logits.is_contiguous() and target.is_contiguous())
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        or is_traced()
+        or is_transformed()
+        or logits.is_neg()
         or (family := _USUAL.get(kernels.backend("cpu"))) is None
     ):
         return None
@@ -108,16 +112,17 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
         family, eta, settings, reduction = ctx.call
         if torch.is_grad_enabled():
-            grad = _differentiable(family, ctx.saved_tensors, eta, settings, reduction, grad_loss)
-        else:
-            grad, ctx.grad = ctx.grad, None  # handed over, so that nobody else sees it change
-            if grad is None:  # a second backward through the same graph
-                logits, *others = ctx.saved_tensors
-                grad = family.fused(logits, *others, eta, *settings, reduction, True)[1]
-            if reduction == "none":
-                grad.mul_(_spread(family, grad_loss, reduction))
-            elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the usual factor
-                kernels.backend(grad.device.type).scale_(grad, grad_loss)
+            return _differentiable(family, ctx.saved_tensors, eta, settings, reduction, grad_loss), None, None
+        grad, ctx.grad = ctx.grad, None  # handed over, so that nobody else sees it change
+        if grad is None:  # a second backward through the same graph
+            logits, *others = ctx.saved_tensors
+            grad = family.fused(logits, *others, eta, *settings, reduction, True)[1]
+        if is_transformed(grad_loss):  # a batch of gradients, or one with a tangent: nothing can be written in place
+            ctx.grad, grad = grad, (grad * _spread(family, grad_loss, reduction)).to(grad.dtype)
+        elif reduction == "none":
+            grad.mul_(_spread(family, grad_loss, reduction))
+        elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the usual factor
+            kernels.backend(grad.device.type).scale_(grad, grad_loss)
         # autograd itself rounds a float32 gradient to float16 for float16 logits
         return grad, None, None
 
@@ -146,12 +151,12 @@ def _fused_softmax(
     """Call the backend with contiguous tensors, (N, C, ...); their indices have been looked at where they can be."""
     logits = _roomy(logits)
     softmax = kernels.backend(logits.device.type).softmax
-    weight = None if weight is None else weight.contiguous()
     if not _rows_last(logits):
-        return softmax(logits.contiguous(), target.contiguous(), weight, eta, *settings, False)
+        return softmax(*_as_memory(logits, target, weight), eta, *settings, False)
     shape, classes = logits.movedim(1, -1).shape, logits.shape[1]
     rows = target.movedim(1, -1).reshape(-1, classes) if target.is_floating_point() else target.reshape(-1)
-    value, grad = softmax(logits.movedim(1, -1).reshape(-1, classes), rows, weight, eta, *settings, False)
+    tensors = _as_memory(logits.movedim(1, -1).reshape(-1, classes), rows, weight)
+    value, grad = softmax(*tensors, eta, *settings, False)
     return value.view(shape[:-1]) if value.dim() else value, None if grad is None else grad.view(shape).movedim(-1, 1)
 
 
@@ -165,12 +170,17 @@ def _fused_sigmoid(
 ) -> tuple[Tensor, Tensor | None]:
     """Call the backend with contiguous tensors of one shape."""
     logits = _roomy(logits)
-    weight = None if weight is None else weight.expand(logits.shape).contiguous()
+    weight = None if weight is None else weight.expand(logits.shape)
     if pos_weight is not None and pos_weight.shape != logits.shape[-1:]:
         pos_weight = pos_weight.expand(logits.shape)
-    pos_weight = None if pos_weight is None else pos_weight.contiguous()
     sigmoid = kernels.backend(logits.device.type).sigmoid
-    return sigmoid(logits.contiguous(), target.contiguous(), weight, pos_weight, eta, *settings)
+    return sigmoid(*_as_memory(logits, target, weight, pos_weight), eta, *settings)
+
+
+def _as_memory(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors as they must lie in memory for a kernel: side by side, signs included (the imaginary part of a
+    conjugate is a view whose memory has the opposite ones)."""
+    return tuple(None if tensor is None else tensor.resolve_neg().contiguous() for tensor in tensors)
 
 
 def _softmax_equation(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cyclofocal.arguments import check_memory
 from cyclofocal.equation import Eta, softmax_denominator
 
 OLDEST = (3, 4)  # older ones do not pass float64 numbers
@@ -77,10 +78,13 @@ def softmax(
     from cyclofocal.kernels.triton_probabilities import softmax_by_probabilities
 
     shape, classes = logits.shape, logits.shape[1]
+    rows = shape.numel() // classes
     soft, mean = target.is_floating_point(), reduction == "mean"
     plan = _plan(shape, elements=16 if soft or logits.dtype == torch.float64 else 32)
     loss, grad = _results(logits, shape[:1] + shape[2:], plan.programs, reduction, with_grad)
-    rows = shape.numel() // classes
+    check_memory("logits", logits, logits, logits.dtype, shape.numel())
+    check_memory("target", target, logits, loss.dtype if soft else torch.int64, shape.numel() if soft else rows)
+    check_memory("weight", weight, logits, loss.dtype, classes)
     denominator = softmax_denominator(target, weight, ignore_index, rows) if mean else 1
     eta, pointer = _eta(eta, logits)
     other = label_smoothing / classes
@@ -128,11 +132,15 @@ def sigmoid(
     count = logits.numel()
     programs = -(-count // TILE)
     loss, grad = _results(logits, logits.shape, programs, reduction, with_grad)
+    period = count if pos_weight is None else pos_weight.numel()
+    check_memory("logits", logits, logits, logits.dtype, count)
+    check_memory("target", target, logits, loss.dtype, count)
+    check_memory("weight", weight, logits, loss.dtype, count)
+    check_memory("pos_weight", pos_weight, logits, loss.dtype, count if period == count else logits.shape[-1])
     eta, pointer = _eta(eta, logits)
     sides = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     scale = 1 / max(count, 1) if reduction == "mean" else 1.0
     numbers = (eta, gamma_pos, gamma_neg, gamma_hc, *sides, probability_margin, label_smoothing, scale)
-    period = count if pos_weight is None else pos_weight.numel()
     _launch(
         sigmoid_elements,
         programs,
