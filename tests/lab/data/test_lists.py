@@ -96,7 +96,11 @@ def test_labels_that_do_not_fit_are_refused(root):
     ("content", "message"),
     [
         (b"a.png 0\nb.png\nc.png 1\n d.png x\n", "2 lines are not 'relative/path label': line 2, 4$"),
-        (b"a.png 0\n\n", "1 lines .*: line 2$"),
+        (b"a.png 0\n\nb.png 1\n", "1 lines .*: line 2$"),
+        (b"a.png 0\nb/../a.png 1\n", r"1 images are listed again with another label: b/\.\./a.png$"),
+        (b"a.png 0\n./a.png 1\n", r"1 images are listed again with another label: \./a.png$"),
+        (b"id,label\n0,1\n", r"2 lines .*: line 1, 2; a list has no header and no commas: write .*, as target$"),
+        (b"\n \n", "it is empty"),
         (b"a.png 1\nb.png 5000000000000000000000\n", "1 lines .*: line 2$"),
         (b"a.png 1\na.png 1\na.png 0\nb.png 2\n", "1 images are listed again with another label: a.png$"),
         (b"a.png 1.5\n", "1 lines"),
@@ -109,6 +113,14 @@ def test_a_line_that_is_none_is_named(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(DamagedDataError, match=f"^{path}: .*{message}"):
         read_list(path)
+
+
+@pytest.mark.parametrize("end", ["", "\n\n", "\r\n\r\n", "\n  \n\t\n"])
+def test_blank_lines_at_the_end_are_no_lines(tmp_path, end):
+    path = tmp_path / "train.txt"
+    path.write_text(f"a b.png 0\n./c.png 1{end}", newline="")
+    names, labels = read_list(path)
+    assert (names, labels.tolist()) == (["a b.png", "./c.png"], [0, 1])
 
 
 def test_a_byte_order_mark_is_no_part_of_a_path(tmp_path):

@@ -1,5 +1,6 @@
 """List files, ``relative/path.jpg label`` per line, as ImageNet-LT and Places-LT are published."""
 
+import os.path
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,11 @@ from cyclofocal.lab.data.splits import assemble
 
 LABEL_DIGITS = 9
 """No data set has more classes; a longer number is no label."""
+
+COMMA_HINT = (
+    "; a list has no header and no commas: write 'folder/name.jpg 0' on each line, or name the column of a table that"
+    " is to be predicted, as target"
+)
 
 
 def read_lists(
@@ -65,7 +71,8 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
 
     Raises:
         MissingDataError: no such list.
-        DamagedDataError: a line that is not ``path label``, no line at all, or an image with two labels.
+        DamagedDataError: a line that is not ``path label``, no line at all, or an image with two labels, however its
+            path is written. Blank lines at the end are no lines.
 
     Example:
         >>> import tempfile
@@ -77,14 +84,15 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
     if not path.is_file():
         raise MissingDataError(f"{path}: no such list file")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
         raise DamagedDataError(f"{path}: not a text file ({error})") from error
     pairs = [line.rsplit(maxsplit=1) for line in lines]
     wrong = [i for i, pair in enumerate(pairs, start=1) if len(pair) != 2 or not _is_label(pair[1])]
     if wrong or not lines:
         where = f"{len(wrong)} lines are not 'relative/path label': line {several(wrong)}" if lines else "it is empty"
-        raise DamagedDataError(f"{path}: {where}")
+        has_commas = any("," in lines[i - 1] for i in wrong)
+        raise DamagedDataError(f"{path}: {where}{COMMA_HINT if has_commas else ''}")
     _check_one_label_each(path, pairs)
     return [name for name, _ in pairs], np.array([label for _, label in pairs], dtype=np.int64)
 
@@ -117,13 +125,13 @@ def _is_label(text: str) -> bool:
 
 def _check_one_label_each(path: Path, pairs: list[list[str]]) -> None:
     label_of: dict[str, int] = {}
-    torn = [name for name, label in pairs if label_of.setdefault(name, int(label)) != int(label)]
+    torn = [name for name, label in pairs if label_of.setdefault(os.path.normpath(name), int(label)) != int(label)]
     if torn:
         raise DamagedDataError(f"{path}: {len(torn)} images are listed again with another label: {several(torn)}")
 
 
 def _class_names(train: Images) -> tuple[str, ...]:
-    """The folder of each class where one folder is one class, else the label itself."""
+    """The folder of each class where one folder is one class, below what all have in common, else the label itself."""
     count = int(train.labels.max()) + 1
     if count > len(train):
         raise ValueError(f"{train.title}: label {count - 1}, but only {len(train)} images; some class has none")
@@ -131,6 +139,8 @@ def _class_names(train: Images) -> tuple[str, ...]:
         raise ValueError(f"{train.title}: label {train.labels.min()}; labels of known classes count from 0")
     folders: list[set[str]] = [set() for _ in range(count)]
     for path, label in zip(_files(train).paths.tolist(), train.labels.tolist(), strict=True):
-        folders[label].add(path.decode(errors="replace").rpartition("/")[0])
-    names = [next(iter(found)).partition("/")[2] if len(found) == 1 else "" for found in folders]
+        folders[label].add(os.path.normpath(path.decode(errors="replace")).rpartition("/")[0])
+    names = [next(iter(found)) if len(found) == 1 else "" for found in folders]
+    if all("/" in name for name in names):
+        names = [name.partition("/")[2] for name in names]
     return tuple(names) if all(names) and len(set(names)) == count else tuple(map(str, range(count)))
