@@ -101,11 +101,11 @@ def write_fashion_mnist(root: Path, train_images: int = 40, test_images: int = 2
 
 
 def write_folder(folder: Path, classes: dict[str, int], seed: int = 0) -> Path:
-    """An image folder: so many pictures of each class."""
-    for name, count in classes.items():
+    """An image folder: so many pictures of each class, all different; another ``seed`` gives others."""
+    for c, (name, count) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            picture(seed + i).save(folder / name / f"{i}.png")
+            picture(seed + 1000 * c + i).save(folder / name / f"{i}.png")
     return folder
 
 

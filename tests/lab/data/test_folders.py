@@ -40,6 +40,84 @@ def test_val_is_the_test_set_where_there_is_no_other(tmp_path):
     assert data.test.name(0) == f"{tmp_path}/val/ant/0.png"
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Train", None, "Test"),
+        ("training", "validation", None),
+        ("train", "valid", None),
+        ("TRAINING", "Eval", "Testing"),
+        ("train_images", None, "test_images"),
+        ("seg-train", "seg-val", "seg-test"),
+    ],
+)
+def test_splits_may_have_the_usual_names_in_any_case(tmp_path, train, val, test):
+    for seed, split in enumerate((train, val, test)):
+        if split:
+            write_folder(tmp_path / split, {"ant": 3 - seed, "bee": 3}, seed=100 * seed)
+    data = load(str(tmp_path))
+    assert (data.classes, data.counts) == (("ant", "bee"), (3, 3))
+    assert data.test.name(0) == f"{tmp_path}/{test or val}/ant/0.png"
+    assert len(data.test) == (4 if test else 5)
+    assert (data.validation is None) == (not (val and test))
+    assert data.validation is None or data.validation.name(0) == f"{tmp_path}/{val}/ant/0.png"
+
+
+@pytest.mark.parametrize(
+    "classes", [("invalid", "valid"), ("bus", "bullet_train"), ("test tube", "vase"), ("Val", "x")]
+)
+def test_classes_that_only_sound_like_splits_are_classes(tmp_path, classes):
+    write_folder(tmp_path, dict.fromkeys(classes, 4))
+    assert load(str(tmp_path), test_fraction=0.25).classes == tuple(sorted(classes))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("bus", "car", "train"), r"train: a split has class folders in it, and this has none, beside bus, car; if it"),
+        (("ant", "bee", "test"), "there is test, but no train; put the training images into train"),
+        (("test", "val"), "there is test, val, but no train"),
+        (("train", "test", "Test"), "Test and test are folders of the same split"),
+        (("Train", "Test"), "Train: no folders in it; there must be one per class$"),
+        (("train_images", "test_images"), "train_images: no folders in it"),
+    ],
+)
+def test_what_is_neither_split_nor_class_is_refused(tmp_path, names, message):
+    write_folder(tmp_path, dict.fromkeys(names, 3))
+    with pytest.raises((ValueError, MissingDataError), match=message):
+        load(str(tmp_path), test_fraction=0.3)
+
+
+def test_a_folder_too_high_is_refused_and_the_right_one_named(tmp_path):
+    _tree(tmp_path / "one" / "data")
+    with pytest.raises(ValueError, match=f"one: only one class folder, 'data'; .*: give {tmp_path}/one/data$"):
+        load(str(tmp_path / "one"), test_fraction=0.3)
+    for name in ("a", "b"):
+        _tree(tmp_path / "two" / name)
+    with pytest.raises(ValueError, match=r"two/a is no class, for it has test, train, val in it; give .*two/a, or"):
+        load(str(tmp_path / "two"), test_fraction=0.3)
+
+
+def test_a_single_class_is_refused(tmp_path):
+    write_folder(tmp_path / "train", {"ant": 3})
+    write_folder(tmp_path / "test", {"ant": 2}, seed=100)
+    with pytest.raises(ValueError, match=r"train: only one class folder, 'ant'; there must be two or more$"):
+        load(str(tmp_path))
+
+
+def test_a_table_of_labels_beside_flat_images_is_pointed_out(tmp_path):
+    write_folder(tmp_path, {"train": 3, "test": 2})
+    (tmp_path / "train.csv").write_text("id,label\n0,1\n")
+    hint = rf"if {tmp_path}/train\.csv has the labels, write its rows into a list file, 'relative/path\.jpg 0'"
+    with pytest.raises(MissingDataError, match=rf"train: no folders in it; there must be one per class; {hint}"):
+        load(str(tmp_path))
+    with pytest.raises(MissingDataError, match=hint):
+        load(str(tmp_path / "train"))
+    (tmp_path / "train" / "more").mkdir()
+    with pytest.raises(ValueError, match=rf"3 images lie outside of the class folders: .*; {hint}"):
+        load(str(tmp_path))
+
+
 def test_one_folder_is_split_class_by_class(tmp_path):
     write_folder(tmp_path, {"ant": 10, "bee": 4, "cat": 2})
     data, again = load(str(tmp_path), test_fraction=0.25), load(str(tmp_path), test_fraction=0.25, seed=9)

@@ -37,7 +37,7 @@ def test_wds_is_the_same_folder_below_root(tmp_path):
 
 
 def test_splits_may_be_folders(tmp_path):
-    for split in ("train", "val", "test"):
+    for split in ("Training", "valid", "test"):
         write_shard(tmp_path / split / "0.tar", {"a": (picture(0), 0), "b": (picture(1), 1)}, extension="jpg")
     data = load(str(tmp_path))
     assert len(data.validation) == len(data.test) == 2
@@ -93,9 +93,12 @@ def test_a_sample_that_is_not_whole_is_named(tmp_path, members, message):
 
 
 def test_an_image_that_cannot_be_decoded_is_named_by_shard_and_key(tmp_path):
-    members = [(f"{key}.{kind}", content) for key in "ab" for kind, content in (("png", b"no image"), ("cls", b"0\n"))]
+    members = [
+        (f"{key}.{kind}", content) for key in "abcd" for kind, content in (("png", b"no image"), ("cls", b"0\n"))
+    ]
+    members[5:8:2] = [("c.cls", b"1"), ("d.cls", b"1")]
     _shard_of(tmp_path / "train.tar", members)
-    with pytest.raises(UnreadableImageError, match=rf"{tmp_path}/train\.tar:[ab]: not a readable image \(no format"):
+    with pytest.raises(UnreadableImageError, match=rf"{tmp_path}/train\.tar:[a-d]: not a readable image \(no format"):
         load(str(tmp_path), test_fraction=0.5).train.image(0)
 
 

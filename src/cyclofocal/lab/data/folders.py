@@ -1,6 +1,7 @@
 """Image folders: one folder per class, below train/, val/ and test/ or on their own."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from cyclofocal.lab.data.errors import MissingDataError, several
 from cyclofocal.lab.data.files import EXTENSIONS, files
 from cyclofocal.lab.data.images import DataSet, Images, on_demand
 from cyclofocal.lab.data.places import first_with
-from cyclofocal.lab.data.splits import assemble
+from cyclofocal.lab.data.splits import SPLIT_NAMES, assemble
 
 IMAGENET_CLASSES = 1000
 
@@ -19,27 +20,61 @@ def read_folder(folder: Path, test_fraction: float = 0.0) -> DataSet:
 
     Classes are numbered in the order of their names and images come in the order of their paths, as in torchvision's
     ImageFolder. Names that begin with a dot are passed over. Without ``test/`` the images in ``val/`` are the test
-    set; without both a ``test_fraction`` of every class is.
+    set; without both a ``test_fraction`` of every class is. See :func:`split_folders` for other names of the splits.
 
     Args:
         folder: that holds the splits or the classes.
         test_fraction: in (0, 1) where there is neither ``val/`` nor ``test/``, else 0.
 
     Raises:
-        MissingDataError: no such folder, or no class in it.
-        ValueError: splits with different classes, a class without image, a file that is no image by its name.
+        What :func:`read_splits` raises; ValueError: a ``test_fraction`` that does not fit.
     """
-    if not (folder / "train").is_dir():
-        classes = class_names(folder)
-        return assemble(str(folder), classes, read_split(folder, classes), None, None, test_fraction)
-    classes = class_names(folder / "train")
-    train = read_split(folder / "train", classes)
-    splits = {}
-    for name in ("val", "test"):
-        if (folder / name).is_dir():
-            _check_same_classes(folder / "train", classes, folder / name)
-            splits[name] = read_split(folder / name, classes)
-    return assemble(str(folder), classes, train, splits.get("val"), splits.get("test"), test_fraction)
+    classes, splits = read_splits(folder)
+    return assemble(str(folder), classes, splits["train"], splits.get("val"), splits.get("test"), test_fraction)
+
+
+def read_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, Images]]:
+    """The classes of an image folder, and its images by "train", "val" and "test"; all by "train" without splits.
+
+    Raises:
+        MissingDataError: no such folder, or no class in it.
+        ValueError: fewer than two classes, splits with different classes, a class without image, a file that is no
+            image by its name, a folder that cannot be told to be a class or a split.
+    """
+    places = split_folders(folder) or {"train": folder}
+    classes = class_names(places["train"])
+    _check_several(places["train"], classes)
+    for name, place in places.items():
+        if name != "train":
+            _check_same_classes(places["train"], classes, place)
+    return classes, {name: read_split(place, classes) for name, place in places.items()}
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The folders "train", "val" and "test" of those that are there; none where the folder holds classes alone.
+
+    A split's name is a word of :data:`~cyclofocal.lab.data.splits.SPLIT_NAMES` in any case; longer names with such a
+    word, ``train_images/`` and ``test_images/``, are splits where all folders have one and they differ.
+
+    Raises:
+        MissingDataError: no such folder, or validation or test images without training images.
+        ValueError: two folders for one split, or a train that is rather a class.
+    """
+    names = _folder_names(folder)
+    found = _named_splits(names)
+    if not {"train", "test"} & found.keys():
+        return {}
+    if doubled := [names for names in found.values() if len(names) > 1]:
+        raise ValueError(
+            f"{folder}: {' and '.join(doubled[0])} are folders of the same split; there must be one of each"
+        )
+    if "train" not in found:
+        raise MissingDataError(
+            f"{folder}: there is {several([name for (name,) in found.values()])}, but no train; put the training images"
+            " into train, a folder per class, and call classes otherwise than splits"
+        )
+    _check_is_split(folder / found["train"][0], [name for name in names if [name] not in found.values()])
+    return {split: folder / found[split][0] for split in ("train", "val", "test") if split in found}
 
 
 def read_imagenet(root: Path) -> DataSet:
@@ -73,15 +108,14 @@ def class_names(folder: Path) -> tuple[str, ...]:
         MissingDataError: no such folder, or no folder in it.
         ValueError: images lie beside the class folders.
     """
-    if not folder.is_dir():
-        raise MissingDataError(f"{folder}: no such folder")
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    names = sorted(entry.name for entry in entries if entry.is_dir())
+    names = _folder_names(folder)
     if not names:
-        raise MissingDataError(f"{folder}: no folders in it; there must be one per class")
-    stray = sorted(entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir())
-    if stray:
-        raise ValueError(f"{folder}: {len(stray)} images lie outside of the class folders: {several(stray)}")
+        raise MissingDataError(f"{folder}: no folders in it; there must be one per class{_labels_hint(folder)}")
+    stray = sorted(entry.name for entry in os.scandir(folder) if _is_image(entry.name) and entry.is_file())
+    if stray := [name for name in stray if not name.startswith(".")]:
+        raise ValueError(
+            f"{folder}: {len(stray)} images lie outside of the class folders: {several(stray)}{_labels_hint(folder)}"
+        )
     return tuple(names)
 
 
@@ -89,12 +123,13 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> Images:
     """All images of one split, class by class.
 
     Raises:
-        ValueError: a class without image, or a file that is no image by its name.
+        ValueError: a class without image, a file that is no image by its name, or splits below a class.
     """
     paths: list[str] = []
     counts = [0] * len(classes)
     for c, name in enumerate(classes):
         found = _walk(folder, name)
+        _check_no_splits(folder, name, found)
         paths += found
         counts[c] = len(found)
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
@@ -124,6 +159,59 @@ def _walk(folder: Path, name: str) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
+
+
+def _folder_names(folder: Path) -> list[str]:
+    """Names of the folders in it, sorted, but for hidden ones."""
+    if not folder.is_dir():
+        raise MissingDataError(f"{folder}: no such folder")
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _named_splits(names: list[str]) -> dict[str, list[str]]:
+    """Folders by the split that they are named after; longer names count where every folder has one."""
+    words = {name: {SPLIT_NAMES[w] for w in re.split(r"[^a-z]+", name.lower()) if w in SPLIT_NAMES} for name in names}
+    exact = {name: splits for name, splits in words.items() if name.lower() in SPLIT_NAMES}
+    if not exact and all(len(splits) == 1 for splits in words.values()) and len(set().union(*words.values())) > 1:
+        exact = words
+    found: dict[str, list[str]] = {}
+    for name, (split,) in exact.items():
+        found.setdefault(split, []).append(name)
+    return found
+
+
+def _check_is_split(train: Path, others: list[str]) -> None:
+    if others and not _folder_names(train):
+        raise ValueError(
+            f"{train}: a split has class folders in it, and this has none, beside {several(others)}; if it is a class,"
+            f" call it otherwise{_labels_hint(train)}"
+        )
+
+
+def _labels_hint(folder: Path) -> str:
+    """What to do with a table of names and labels, as competitions give it with their images."""
+    tables = sorted(str(path) for place in (folder, folder.parent) for path in place.glob("*.csv"))
+    if not tables:
+        return ""
+    return f"; if {several(tables)} has the labels, write its rows into a list file, 'relative/path.jpg 0' on each line"
+
+
+def _check_several(folder: Path, classes: tuple[str, ...]) -> None:
+    if len(classes) > 1:
+        return
+    (only,) = classes
+    below = _folder_names(folder / only)
+    hint = f"; the classes may be {several(below)}: give {folder / only}" if below else _labels_hint(folder)
+    raise ValueError(f"{folder}: only one class folder, {only!r}; there must be two or more{hint}")
+
+
+def _check_no_splits(folder: Path, name: str, paths: list[str]) -> None:
+    below = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
+    if len(_named_splits(below).keys()) > 1:
+        raise ValueError(
+            f"{folder / name} is no class, for it has {several(below)} in it; give {folder / name}, or put the classes"
+            " below the splits, as in train/CLASS and test/CLASS"
+        )
 
 
 def _check_same_classes(train: Path, classes: tuple[str, ...], other: Path) -> None:

@@ -14,10 +14,9 @@ from PIL import Image
 from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, several
 from cyclofocal.lab.data.files import decode
 from cyclofocal.lab.data.images import DataSet, Images, on_demand
-from cyclofocal.lab.data.splits import assemble
+from cyclofocal.lab.data.splits import SPLIT_NAMES, assemble
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 LABEL_DIGITS = 9  # no data set has more classes; a longer number is no class
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BLOCK = 512  # a tar file is made of such blocks, and ends with two of zeros
@@ -44,7 +43,7 @@ class Shards:
 
 
 def read_shards(folder: Path, test_fraction: float = 0.0) -> DataSet:
-    """All ``.tar`` files in or below a folder, whose names have the word train, val (or validation) or test in them.
+    """All ``.tar`` files in or below a folder, whose names have the word train, val or test, or a synonym, in them.
 
     A sample is the members that share a name up to its first dot: one image (jpg, jpeg, png or webp) and its class
     number in decimal (cls). Members of other kinds, such as json, are not read. Samples come in the order of the
@@ -147,8 +146,10 @@ def _shards_by_split(folder: Path) -> dict[str, list[Path]]:
         raise ValueError(f"{folder}: {len(packed)} shards are packed: {several(packed)}; unpack them to .tar files")
     for path in sorted(folder.rglob("*.tar")):
         words = set(re.split(r"[^a-z]+", str(path.relative_to(folder)).lower()))
-        splits = {SPLIT_WORDS[word] for word in words & SPLIT_WORDS.keys()}
+        splits = {SPLIT_NAMES[word] for word in words & SPLIT_NAMES.keys()}
         if len(splits) != 1:
-            raise ValueError(f"{path}: its name must have exactly one of the words {', '.join(SPLIT_WORDS)} in it")
+            raise ValueError(
+                f"{path}: its name must have exactly one of the words train, val and test in it, or a synonym"
+            )
         found[splits.pop()].append(path)
     return found

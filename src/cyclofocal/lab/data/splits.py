@@ -7,6 +7,13 @@ from cyclofocal.lab.data.images import DataSet, Images, Labels, Positions
 
 FRACTION_SEED = 4000
 
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Which split a folder or shard of such a name belongs to, in lower case."""
+
 
 def assemble(
     title: str,
@@ -27,9 +34,12 @@ def assemble(
         test_fraction: of every class of ``train`` to become the test set where there is neither of the others.
 
     Raises:
-        ValueError: a class without a training image; a label beyond the classes; no test set and no fraction, or both.
+        ValueError: fewer than two classes; a class without a training image; a label beyond the classes; no test set
+            and no fraction, or both.
     """
     _check_labels(train, classes)
+    if len(classes) < 2:
+        raise ValueError(f"{train.title}: only one class, {classes[0]!r}; there must be two or more to tell apart")
     empty = np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 0)
     if len(empty):
         names = several([f"{c} ({classes[c]})" for c in empty.tolist()])
