@@ -55,6 +55,63 @@ def test_classes_are_called_by_their_folders_where_these_are_one_to_one(root):
     assert load(str(mixed), test_list=root / "test.txt").classes == ("0", "1")
 
 
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        (("cat", "dog"), ("cat", "dog")),
+        (("./cat", "./dog"), ("cat", "dog")),
+        (("./cat", "x/../dog"), ("cat", "dog")),
+        (("cat", "dog/big"), ("cat", "dog/big")),
+        (("./train/cat", "train//dog"), ("cat", "dog")),
+        (("data_256/c/cat", "data_256/d/dog"), ("c/cat", "d/dog")),
+        ((".", "dog"), ("0", "1")),
+        (("a/cat", "b/cat"), ("0", "1")),
+    ],
+)
+def test_a_class_has_one_name_however_its_folder_is_written(tmp_path, folders, classes):
+    names = [f"{folder}/{label}{i}.png" for label, folder in enumerate(folders) for i in range(2)]
+    for seed, name in enumerate(names):
+        for path in (tmp_path / name.partition("..")[0], tmp_path / name):  # "x/.." needs x to be there
+            path.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x").mkdir(exist_ok=True)
+        picture(seed).save(tmp_path / name)
+    path = write_list(tmp_path / "train.txt", [(name, i // 2) for i, name in enumerate(names)])
+    assert load(str(path), test_fraction=0.5).classes == classes
+
+
+def test_an_image_in_two_splits_is_refused_however_it_is_written(root):
+    train, other = write_list(root / "train.txt", TRAIN), root / "other.txt"
+    for lines, count in (
+        (TRAIN, "3 of 3"),
+        ([("./train/attic/1.png", 1), *TEST], "1 of 2"),
+        ([("train/../train//attic/1.png", 0), ("val/2.png", 0), *TEST], "1 of 3"),
+        ([(f"{root}/train/attic/1.png", 1)], "1 of 1"),
+    ):
+        write_list(other, lines)
+        with pytest.raises(ValueError, match=rf"^{train}: {count} test images are training images too: .*attic/1\.png"):
+            load(str(train), test_list=other)
+    val, test = write_list(root / "val.txt", VALIDATION), write_list(root / "test.txt", TEST + VALIDATION[:1])
+    with pytest.raises(ValueError, match="1 of 2 test images are validation images too"):
+        load(str(train), validation_list=val, test_list=test)
+
+
+def test_a_repeated_line_cannot_be_split_from_itself(root):
+    everything = TRAIN + VALIDATION + TEST
+    twice = write_list(root / "twice.txt", everything * 2)
+    with pytest.raises(ValueError, match=r"test images are training images too: .* be listed once$"):
+        load(str(twice), test_fraction=0.5)
+    test = write_list(root / "test.txt", TEST)
+    often = write_list(root / "often.txt", TRAIN * 3)
+    assert load(str(often), test_list=test).counts == (6, 3)  # more of them in training harms no evaluation
+    with pytest.raises(ValueError, match="validation images are training images too"):
+        load(str(often), test_list=test, validation_images=3)
+
+
+def test_a_list_of_one_class_is_refused(root):
+    with pytest.raises(ValueError, match=r"train\.txt: only one class, 'val'; there must be two or more"):
+        load(str(write_list(root / "train.txt", [("./val/2.png", 0), ("val/3.png", 0)])), test_fraction=0.5)
+
+
 def test_a_list_is_read_without_touching_its_images(tmp_path):
     images = list_images(write_list(tmp_path / "train.txt", TRAIN), tmp_path / "nowhere")
     assert images.labels.tolist() == [1, 0, 0]

@@ -92,6 +92,9 @@ def test_what_does_not_fit_is_refused_before_training(trees, tmp_path):
         "labels of known classes count from 0": with_list("source", [(images[0], 0), (images[1], -1)]),
         "begins with the stage 1": of_lists(tree, tree, tmp_path, "--stage", "2"),
         "no such file": of_lists(tree, tree, tmp_path, settings=["1:weights_file=none.pth"]),
+        "4 of 5 open-set images are training": of_lists(
+            tree, tree, tmp_path, settings=[f"open_source={tree / 'train' / 'attic'}"]
+        ),
         "no such list file": of_lists(tree, tree, tmp_path, settings=["open_source=none.txt"]),
     }
     for message, result in refused.items():

@@ -152,6 +152,11 @@ class DataSet:
         return tuple(np.bincount(self.train.labels, minlength=len(self.classes)).tolist())
 
     @property
+    def splits(self) -> dict[str, Images | None]:
+        """The three splits by their names in messages."""
+        return {"training": self.train, "validation": self.validation, "test": self.test}
+
+    @property
     def digest(self) -> str:
         """Of the labels of training and validation, in order, and of what identifies each image; not of the pixels."""
         return _digest(self.train, self.validation)

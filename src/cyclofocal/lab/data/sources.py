@@ -17,6 +17,7 @@ from cyclofocal.lab.data.images import DataSet, Positions
 from cyclofocal.lab.data.keel import keel_path, read_keel
 from cyclofocal.lab.data.lists import read_lists
 from cyclofocal.lab.data.shards import read_shards
+from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.data.tables import SUFFIXES, Table, read_table
 from cyclofocal.lab.longtail import draw_per_class, exponential_counts
 from cyclofocal.lab.records import file_hash
@@ -87,7 +88,7 @@ def load(
     Raises:
         MissingDataError: nothing there; says where it was looked for and how to get it.
         DamagedDataError: a file that is cut off, mislabelled, of another format, or not that of ``digest``; names it.
-        ValueError: arguments that do not fit together, classes that do not match.
+        ValueError: arguments that do not fit together, classes that do not match, an image in two of the splits.
 
     Example:
         >>> digits = load("digits", seed=1, test_per_class=60, subset="long-tailed", imbalance=50, head_images=100)
@@ -119,6 +120,7 @@ def load(
         full = _read_path(_existing(Path(path if (name, colon) == ("path", ":") else source)), *lists, test_fraction)
     kept = _subset(full, source, subset, imbalance, head_images, rng)
     data = _with_validation(full, kept, validation_images, _title(full.title, subset, imbalance))
+    check_apart(data.title, data.splits)
     if digest:
         _check_digest(source, data.digest_with_test, digest)
     return data

@@ -1,5 +1,9 @@
 """From the splits that a source offers to training, validation and test set, checked against each other."""
 
+import os.path
+from collections.abc import Mapping
+from itertools import combinations
+
 import numpy as np
 
 from cyclofocal.lab.data.errors import several
@@ -79,6 +83,25 @@ def split_off(images: Images, fraction: float) -> tuple[Images, Images]:
     return images.take(train), images.take(test)
 
 
+def check_apart(title: str, splits: Mapping[str, Images | None]) -> None:
+    """Refuse a path that lies in two splits, however it is written; reads no image.
+
+    Args:
+        title: of the data set.
+        splits: by the words that a message has for them, such as "training" and "test"; None is passed over.
+
+    Raises:
+        ValueError: names several such images, with a count.
+    """
+    paths = {name: _paths(images) for name, images in splits.items() if images is not None}
+    for (one, its_paths), (other, their_paths) in combinations(paths.items(), 2):
+        if shared := its_paths & their_paths:
+            raise ValueError(
+                f"{title}: {len(shared)} of {len(their_paths)} {other} images are {one} images too:"
+                f" {several(sorted(shared))}; each must be in one of them alone, and be listed once"
+            )
+
+
 def draw_fraction(labels: Labels, fraction: float, rng: np.random.Generator) -> Positions:
     """Ascending positions of the ``fraction`` of every class, rounded, at least one.
 
@@ -92,6 +115,11 @@ def draw_fraction(labels: Labels, fraction: float, rng: np.random.Generator) -> 
         members = rng.permutation(np.flatnonzero(labels == c))
         drawn.append(members[: max(1, round(fraction * len(members)))])
     return np.sort(np.concatenate(drawn))
+
+
+def _paths(images: Images) -> set[str]:
+    """Normalised names of images that are read on demand; those in memory have none."""
+    return set() if images.reader is None else {os.path.normpath(images.name(i)) for i in range(len(images))}
 
 
 def _check_labels(images: Images, classes: tuple[str, ...]) -> None:

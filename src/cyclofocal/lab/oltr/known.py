@@ -19,6 +19,11 @@ class OpenData:
     known: DataSet
     unknown: Images | None = None
 
+    @property
+    def splits(self) -> dict[str, Images | None]:
+        """All splits by their names in messages."""
+        return {**self.known.splits, "open-set": self.unknown}
+
 
 def hold_out(data: DataSet, classes: int) -> OpenData:
     """Take the last ``classes`` classes out; their test images are the unknown ones.

@@ -15,6 +15,7 @@ from cyclofocal.lab import draws
 from cyclofocal.lab.batches import check_shares, source
 from cyclofocal.lab.course import Moment
 from cyclofocal.lab.data import Images
+from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.epoch import Course
 from cyclofocal.lab.learner import Learner, build_learner
 from cyclofocal.lab.models import check_model
@@ -123,14 +124,15 @@ def train_stage(
 
 
 def load_open(recipe: StageRecipe, root: Path, seed: int) -> OpenData:
-    """The recipe's data set and its open set."""
+    """The recipe's data set and its open set, which must not have an image in common."""
     data = load_data(recipe, root, seed)
     if recipe.held_out_classes:
         return hold_out(data, recipe.held_out_classes)
     if recipe.open_source:
-        return OpenData(
-            data, open_images(Path(recipe.open_source), Path(recipe.open_root) if recipe.open_root else None)
-        )
+        root_of_open = Path(recipe.open_root) if recipe.open_root else None
+        found = OpenData(data, open_images(Path(recipe.open_source), root_of_open))
+        check_apart(data.title, found.splits)
+        return found
     return OpenData(data)
 
 
