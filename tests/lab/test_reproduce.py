@@ -1,6 +1,7 @@
 """The commands train, keep, go on and refuse; `cyclofocal recipes` lists what there is."""
 
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -80,11 +81,24 @@ SMALL = ("--model", "small-resnet", "--set", "width=4", "--set", "image_size=16"
 def test_a_folder_of_ones_own_is_trained_on(lab, tmp_path):
     code, out, err = lab("train", "--data", picture_folder(tmp_path / "pictures"), "--loss", "ce", *SMALL)
     assert code == 0, err
+    assert "warning" not in err
     (path,) = (tmp_path / "runs").glob("own/ce-seed0-*/record.jsonl")
     (record,) = read_records(path)
     assert record.train_counts == [6, 6]
     assert 0 <= record.epochs[-1]["validation_accuracy"] <= 1
     assert "cross-entropy, seed 0: accuracy" in out
+
+
+def test_copies_in_a_folder_of_ones_own_are_warned_of(lab, tmp_path):
+    pictures = picture_folder(tmp_path / "pictures")
+    shutil.copy(pictures / "train" / "dark" / "0.png", pictures / "test" / "light" / "0.png")
+    code, _, err = lab("train", "--data", pictures, "--loss", "ce", *SMALL)
+    assert code == 0, err
+    copy = f"{pictures}/test/light/0.png{{}} = {pictures}/train/dark/0.png{{}}"
+    assert (
+        f"warning: {pictures}: 1 of 6 test images are training images too, byte for byte: {copy.format('', '')}" in err
+    )
+    assert f"1 images are of two classes: {copy.format(' (label 1)', ' (label 0)')}" in err
 
 
 def test_an_unreadable_picture_is_named(lab, tmp_path):

@@ -231,13 +231,14 @@ def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
     return load(recipe.source, root=root, seed=seed, **given)
 
 
-def pinned(recipe: Recipe, root: Path) -> Recipe:
-    """The recipe of a reader's own images, held to the files and labels that are there now.
+def pinned(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
+    """The recipe of a reader's own images, held to the files and labels that are there now, and these.
 
     Raises:
         MissingDataError, DamagedDataError, ValueError: they cannot be used.
     """
-    return replace(recipe, digest=load_data(recipe, root, 0).digest_with_test)
+    data = load_data(recipe, root, 0)
+    return replace(recipe, digest=data.digest_with_test), data
 
 
 def start_accelerator(recipe: Recipe, setup: Setup) -> "Accelerator":

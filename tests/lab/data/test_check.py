@@ -1,12 +1,14 @@
-"""A check opens every image and reports what is missing and what cannot be read, without raising."""
+"""A check opens every image and reports what is missing, what cannot be read and what is a copy, without raising."""
 
+import numpy as np
 import pytest
 
-from cyclofocal.lab.data.check import check
+from cyclofocal.lab.data import load
+from cyclofocal.lab.data.check import TAIL, check, copies
 from cyclofocal.lab.data.files import files
 from cyclofocal.lab.data.folders import read_split
 from cyclofocal.lab.data.images import on_demand
-from formats import picture, write_folder
+from formats import picture, write_folder, write_shard
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -44,3 +46,71 @@ def test_arguments_are_checked(tmp_path):
         check(on_demand(files(tmp_path, ["0.png"]), [0], "one"), workers=0)
     with pytest.raises(ValueError, match="none has no image to check"):
         check(on_demand(files(tmp_path, []), [], "none"))
+
+
+def _written(root, contents, title="training", labels=None):
+    """Files that hold these bytes, as images."""
+    for i, content in enumerate(contents):
+        (root / f"{title}{i}.png").write_bytes(content)
+    paths = [f"{title}{i}.png" for i in range(len(contents))]
+    return on_demand(files(root, paths), [0] * len(contents) if labels is None else labels, title)
+
+
+def test_copies_are_counted_by_what_they_spoil_and_named(tmp_path):
+    a, b, c, d = (bytes([n]) * 100 for n in range(4))
+    train = _written(tmp_path, [a, b, b, c, a, d[:50]], labels=[0, 0, 0, 1, 1, 0])
+    test = _written(tmp_path, [d, b, c, c], "test", labels=[0, 1, 1, 1])
+    found = copies({"training": train, "validation": None, "test": test})
+    name = f"{tmp_path}/{{}}.png".format
+    assert found.shared == {
+        ("test", "training"): [f"{name(f'test{i}')} = {name(f'training{j}')}" for i, j in ((1, 1), (2, 3), (3, 3))]
+    }
+    assert sorted(found.torn) == [
+        f"{name('test1')} (label 1) = {name('training1')} (label 0)",
+        f"{name('training4')} (label 1) = {name('training0')} (label 0)",
+    ]
+    assert found.repeated == [f"{name('training2')} = {name('training1')}"]
+    first, second, third = str(found).split("\n")
+    assert first.startswith(f"3 of 4 test images are training images too, byte for byte: {name('test1')} = ")
+    assert second.startswith("2 images are of two classes: ")
+    assert third == f"1 images are repeated within their class: {found.repeated[0]}"
+    assert found.faults == [first, second]
+    assert str(copies({"training": train.take([0, 1, 3]), "test": test.take([0])})) == ""
+
+
+def test_files_that_differ_in_one_byte_are_no_copies(tmp_path):
+    same = bytes(3 * TAIL)
+    others = [same[:place] + b"x" + same[place + 1 :] for place in (0, TAIL, 2 * TAIL - 1, 2 * TAIL, 3 * TAIL - 1)]
+    assert str(copies({"training": _written(tmp_path, [same, *others]), "test": None})) == ""
+    assert len(copies({"training": _written(tmp_path, [same, *others, same])}).repeated) == 1
+
+
+def test_a_file_that_no_other_equals_is_not_read_as_a_whole(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    contents = [rng.bytes(3 * TAIL) for _ in range(20)] + [rng.bytes(TAIL + n) for n in range(9)]
+    train, read = _written(tmp_path, [*contents, contents[4]]), []
+    tail = type(train.reader).tail
+    monkeypatch.setattr(type(train.reader), "tail", lambda *args: read.append(args[1:]) or tail(*args))
+    assert len(copies({"training": train}, workers=1).repeated) == 1
+    assert sorted(read) == sorted([*((i, TAIL) for i in [*range(20), 29]), (4, 3 * TAIL), (29, 3 * TAIL)])
+
+
+def test_links_count_as_copies_and_missing_or_unknown_images_do_not(tmp_path):
+    train = _written(tmp_path, [b"abc", b"def", b"abc"])
+    (tmp_path / "training2.png").unlink()
+    (tmp_path / "unknown0.png").symlink_to(tmp_path / "training1.png")
+    unknown = on_demand(files(tmp_path, ["unknown0.png", "gone.png"]), [-1, -1], "unknown")
+    found = copies({"training": train, "open-set": unknown})
+    assert found.shared == {("open-set", "training"): [f"{tmp_path}/unknown0.png = {tmp_path}/training1.png"]}
+    assert not found.torn
+
+
+def test_copies_in_shards_are_found(tmp_path):
+    write_shard(tmp_path / "train.tar", {f"{i}": (picture(i), i % 2) for i in range(4)})
+    write_shard(tmp_path / "test.tar", {f"{i}": (picture(i), i % 2) for i in (2, 4, 5)})
+    found = copies(load(str(tmp_path)).splits)
+    assert found.shared == {("test", "training"): [f"{tmp_path}/test.tar:2 = {tmp_path}/train.tar:2"]}
+
+
+def test_images_in_memory_are_passed_over():
+    assert str(copies(load("digits", test_per_class=10).splits)) == ""

@@ -83,13 +83,65 @@ def test_lists_and_folders_of_ones_own(tree):
     assert run(elsewhere, "--images", tree).exit_code == 0
     assert run(elsewhere).exit_code == 1
     folder = write_folder(tree / "own" / "train", {"ant": 2, "bee": 3})
-    write_folder(tree / "own" / "test", {"ant": 1, "bee": 1})
+    write_folder(tree / "own" / "test", {"ant": 1, "bee": 1}, seed=100)
     result = run(tree / "own")
     assert result.exit_code == 0, result.output
     assert "5 images of 2 classes, 2 to 3 each" in result.output
     assert "2 images of 2 classes, 1 to 1 each" in result.output
     (folder / "bee" / "0.png").write_bytes((folder / "bee" / "0.png").read_bytes()[:60])
     assert "1 unreadable" in run(tree / "own").output
+
+
+def test_folders_are_checked_as_training_reads_them(tree):
+    own = tree / "high" / "own"
+    for seed, split in enumerate(("Training", "Testing")):
+        write_folder(own / split, {"ant": 2, "bee": 3}, seed=100 * seed)
+    result = run(own)
+    assert result.exit_code == 0, result.output
+    for split in ("Training", "Testing"):
+        assert f"{own}/{split}: 5 images of 2 classes" in result.output
+    assert run(own.parent).exit_code == 2
+    write_folder(own / "val", {"ant": 2, "cow": 3})
+    assert "must have the same classes" in " ".join(run(own).output.replace("│", " ").split())
+
+
+def test_copies_are_reported_and_not_sound_in_data_of_ones_own(tree):
+    write_folder(tree / "own" / "train", {"ant": 2, "bee": 2})
+    write_folder(tree / "own" / "test", {"ant": 1, "bee": 3}, seed=1)
+    result = run(tree / "own")
+    assert result.exit_code == 1
+    assert f"2 of 4 test images are train images too, byte for byte: {tree}/own/test/ant/0.png = " in result.output
+    for i in range(3):
+        picture(50 + i).save(tree / "own" / "test" / "bee" / f"{i}.png")
+    picture(60).save(tree / "own" / "test" / "ant" / "0.png")
+    assert run(tree / "own").exit_code == 0
+    picture(0).save(tree / "own" / "train" / "bee" / "0.png")
+    assert "1 images are of two classes" in run(tree / "own").output
+    assert run(tree / "own").exit_code == 1
+    picture(1).save(tree / "own" / "train" / "ant" / "0.png")
+    assert "1 images are repeated within their class" in run(tree / "own").output
+
+
+def test_lists_are_checked_against_each_other(tree):
+    other = write_list(tree / "test.txt", [*LINES[1:], ("./train/ant/1.png", 0)])
+    result = run(tree / "list.txt", other)
+    assert result.exit_code == 1
+    assert "3 of 3 test.txt images are list.txt images too" in result.output
+    assert run(tree / "list.txt").exit_code == 0
+    refused = run(tree / "list.txt", tree / "train")
+    assert refused.exit_code == 2
+    assert "is no list file" in refused.output
+
+
+def test_one_class_is_not_sound(tree):
+    assert run(write_list(tree / "one.txt", LINES[:2])).exit_code == 1
+
+
+def test_copies_in_a_published_set_are_reported_and_sound(tree):
+    picture(0).save(tree / LINES[2][0])
+    result = run("places-lt", "--lists", tree)
+    assert result.exit_code == 0, result.output
+    assert "1 images are of two classes" in result.output
 
 
 def test_what_is_not_there_is_named(tree):

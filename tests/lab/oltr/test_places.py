@@ -66,10 +66,12 @@ def test_both_stages_from_one_command(trees, layout, tmp_path):
 
 def test_a_folder_of_ones_own_goes_the_same_way(tmp_path):
     for split, counts in COUNTS.items():
-        write_folder(tmp_path / "own" / split, counts)
+        write_folder(tmp_path / "own" / split, counts, seed=0 if split == "train" else 100)  # val and test are alike
     settings = (f"source={tmp_path / 'own'}", "held_out_classes=1")
     result = reproduce("own-lt", tmp_path, settings=settings)
     assert result.exit_code == 0, result.output
+    assert "2 of 6 test images are validation images too, byte for byte" in result.stderr
+    assert "training images" not in result.stderr
     (folder,) = (tmp_path / "own-lt-2").iterdir()
     (record,) = read_records(folder / "record.jsonl")
     assert record.train_counts == [9, 4]

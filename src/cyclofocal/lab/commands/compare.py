@@ -25,6 +25,7 @@ from cyclofocal.lab.commands.arguments import (
     picture_path,
 )
 from cyclofocal.lab.commands.backends import On, backend_of
+from cyclofocal.lab.commands.telling import warn_of_copies
 from cyclofocal.lab.compare.cells import Backend, BackendError, Cell, CellError, finished, grid
 from cyclofocal.lab.compare.display import Display
 from cyclofocal.lab.recipes.named import experiments
@@ -142,9 +143,10 @@ def _pinned(recipe: Recipe, root: Path) -> Recipe:
     from cyclofocal.lab.train import pinned
 
     try:
-        found = pinned(recipe, root)
+        found, data = pinned(recipe, root)
     except (ImportError, OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="WHAT") from None
+    warn_of_copies(data.title, data.splits)
     how = f"{found.model}, {found.image_size} x {found.image_size} pixels, epochs {found.epochs}"
     typer.echo(f"{found.title}: {how}; others by --set model=small-convnet --set image_size=32 --epochs 20", err=True)
     return found

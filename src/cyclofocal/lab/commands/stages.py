@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cyclofocal.lab.commands.arguments import make_folder, one_of
-from cyclofocal.lab.commands.telling import is_main, told_in_a_line
+from cyclofocal.lab.commands.telling import is_main, told_in_a_line, warn_of_copies
 from cyclofocal.lab.oltr.recipe import TwoStages
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.settings import with_settings
@@ -53,13 +53,16 @@ def reproduce_stages(
     stages: TwoStages, losses: str, seeds: range, stage: int | None, out: Path, setup: "Setup"
 ) -> list[RunRecord]:
     """Both stages, or one, of every loss at every seed; returns the records of the last stage that was run."""
-    from cyclofocal.lab.oltr.stages import train_first, train_second
+    from cyclofocal.lab.oltr.stages import load_open, train_first, train_second
 
     pairs = {first.name: (first, second) for first, second in stages.losses}
     chosen = [pairs[one_of(name, list(pairs), "loss")] for name in losses.split(",")]
     make_folder(out, "--out")
     records = []
     with told_in_a_line(out):
+        if stages.first.name == "own-lt-1":  # published ones are looked at by `data check`
+            data = load_open(stages.first, setup.root, 0)
+            warn_of_copies(data.known.title, data.splits)
         for seed in seeds:
             for pair in chosen:
                 if stage != 2:

@@ -1,12 +1,16 @@
 """What a command says of its runs: once, by the main process, and what goes wrong in a line."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from cyclofocal.lab.data import Images
 
 
 def is_main() -> bool:
@@ -26,3 +30,13 @@ def told_in_a_line(kept: Path) -> Iterator[None]:
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+
+
+def warn_of_copies(title: str, splits: Mapping[str, "Images | None"]) -> None:
+    """Warn, in the main process, of images that are equal byte for byte in two splits or two classes."""
+    from cyclofocal.lab.data.check import copies
+
+    if is_main():
+        console = Console(stderr=True, highlight=False)
+        for fault in copies(splits).faults:
+            console.print(f"warning: {title}: {fault}", style="yellow", markup=False, soft_wrap=True)

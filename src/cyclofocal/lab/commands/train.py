@@ -21,7 +21,7 @@ from cyclofocal.lab.commands.arguments import (
     recipe_name,
 )
 from cyclofocal.lab.commands.stages import reproduce_stages, stages_of
-from cyclofocal.lab.commands.telling import is_main, told_in_a_line
+from cyclofocal.lab.commands.telling import is_main, told_in_a_line, warn_of_copies
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.own import own
@@ -109,7 +109,8 @@ def train(
         from cyclofocal.lab.train import pinned
 
         with told_in_a_line(out):
-            recipe = pinned(recipe, root)
+            recipe, images = pinned(recipe, root)
+            warn_of_copies(images.title, images.splits)
     _run_all(recipe, losses_of(loss), [seed], root, out, workers, cpu, _trackers(tensorboard, tracker))
 
 

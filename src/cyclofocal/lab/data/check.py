@@ -1,12 +1,20 @@
-"""A report on the images of a data set: how many, of how many classes, and which cannot be read."""
+"""A report on the images of a data set: how many, of how many classes, which cannot be read, which are copies."""
 
+import hashlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cyclofocal.lab.data.errors import MissingImageError, UnreadableImageError, several
-from cyclofocal.lab.data.images import Images
+from cyclofocal.lab.data.images import Images, StoredReader
+
+TAIL = 4096
+"""Bytes at the end, which tell files of equal size apart at the cost of one block each; only equal ones are read."""
+
+PART = 1000
+"""Images that a thread looks at in one go."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,8 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether every image can be read and every class has one."""
-        return not self.missing and not self.unreadable and all(self.counts)
+        """Whether every image can be read, every class has one, and there is more than one class."""
+        return not self.missing and not self.unreadable and all(self.counts) and len(self.counts) > 1
 
     def __str__(self) -> str:
         present = sum(count > 0 for count in self.counts)
@@ -40,6 +48,60 @@ class Report:
         ]
         lines += [f"  {several(messages)}" for messages in (self.missing, self.unreadable) if messages]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images that are equal byte for byte, each named with the first that it equals, as "A = B".
+
+    Attributes:
+        sizes: images per split.
+        shared: by (split, earlier split), those that lie in both.
+        torn: those of two classes, with their labels.
+        repeated: those that lie twice in one class of one split.
+    """
+
+    sizes: Mapping[str, int]
+    shared: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    torn: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        """What makes a result wrong, in words: images in two splits, or of two classes."""
+        lines = [
+            f"{len(pairs)} of {self.sizes[split]} {split} images are {earlier} images too, byte for byte:"
+            f" {several(pairs)}"
+            for (split, earlier), pairs in self.shared.items()
+        ]
+        return lines + ([f"{len(self.torn)} images are of two classes: {several(self.torn)}"] if self.torn else [])
+
+    def __str__(self) -> str:
+        repeated = f"{len(self.repeated)} images are repeated within their class: {several(self.repeated)}"
+        return "\n".join(self.faults + ([repeated] if self.repeated else []))
+
+
+def copies(splits: Mapping[str, Images | None], workers: int = 8) -> Copies:
+    """Find images that are equal byte for byte, within and between splits, without decoding any.
+
+    Sizes are compared first, then the last 4 KiB of files of equal size, then the SHA-256 of what is still equal, so
+    that hardly any file but a copy is read. Missing files and images that do not lie on disk one by one are passed
+    over.
+
+    Args:
+        splits: by name, training images first; None is passed over.
+        workers: threads that read.
+    """
+    stored = {name: images for name, images in splits.items() if images and isinstance(images.reader, StoredReader)}
+    found = Copies({name: len(images) for name, images in stored.items()})
+    groups = [[_Stored(name, images, index) for name, images in stored.items() for index in range(len(images))]]
+    with ThreadPoolExecutor(workers) as pool:
+        for key in (_Stored.size, _Stored.tail, _Stored.whole):
+            groups = _alike(groups, key, pool)
+    for first, *others in groups:
+        for other in others:
+            _note(found, first, other)
+    return found
 
 
 def check(images: Images, workers: int = 1) -> Report:
@@ -70,3 +132,71 @@ def _fault(images: Images, index: int) -> UnreadableImageError | None:
     except UnreadableImageError as error:
         return error
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One image of a split."""
+
+    split: str
+    images: Images
+    index: int
+
+    @property
+    def label(self) -> int:
+        return int(self.images.labels[self.index])
+
+    def size(self) -> int:
+        return self._reader.size(self._position)
+
+    def tail(self) -> bytes:
+        return self._digest(min(TAIL, self.size()))
+
+    def whole(self) -> bytes:
+        return self._digest(self.size())
+
+    def _digest(self, count: int) -> bytes:
+        return hashlib.sha256(self._reader.tail(self._position, count)).digest()
+
+    @property
+    def _reader(self) -> StoredReader:
+        assert isinstance(self.images.reader, StoredReader)
+        return self.images.reader
+
+    @property
+    def _position(self) -> int:
+        return int(self.images.positions[self.index])
+
+    def __str__(self) -> str:
+        return self.images.name(self.index)
+
+
+def _alike(
+    groups: list[list[_Stored]], key: Callable[[_Stored], object], pool: ThreadPoolExecutor
+) -> list[list[_Stored]]:
+    """The groups cut into those of equal ``key``, without what is alone or cannot be read."""
+    members = [(number, image) for number, group in enumerate(groups) for image in group]
+    parts = [members[start : start + PART] for start in range(0, len(members), PART)]
+    found: dict[tuple[int, object], list[_Stored]] = {}
+    for part in pool.map(lambda part: [(number, _key(image, key), image) for number, image in part], parts):
+        for number, value, image in part:
+            if value is not None:
+                found.setdefault((number, value), []).append(image)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _key(image: _Stored, key: Callable[[_Stored], object]) -> object:
+    try:
+        return key(image)
+    except OSError:  # missing, which is reported elsewhere
+        return None
+
+
+def _note(found: Copies, first: _Stored, other: _Stored) -> None:
+    is_torn = first.label != other.label and min(first.label, other.label) >= 0
+    if is_torn:
+        found.torn.append(f"{other} (label {other.label}) = {first} (label {first.label})")
+    if first.split != other.split:
+        found.shared.setdefault((other.split, first.split), []).append(f"{other} = {first}")
+    elif not is_torn:
+        found.repeated.append(f"{other} = {first}")

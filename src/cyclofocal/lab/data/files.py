@@ -54,6 +54,16 @@ class Files:
         """Its whole path."""
         return os.path.join(self.root, os.fsdecode(self.paths[position]))
 
+    def size(self, position: int) -> int:
+        """Bytes of one file."""
+        return os.stat(self.name(position)).st_size
+
+    def tail(self, position: int, count: int) -> bytes:
+        """The last ``count`` bytes of one file."""
+        with open(self.name(position), "rb") as file:
+            file.seek(-count, os.SEEK_END)
+            return file.read(count)
+
     def missing(self, positions: NDArray[np.intp]) -> list[str]:
         """Relative paths of files that are not there; every folder is listed once, no image is opened."""
         listings: dict[bytes, set[bytes]] = {}

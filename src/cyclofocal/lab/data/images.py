@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,17 @@ class Reader(Protocol):
 
     def name(self, position: int) -> str:
         """What a message calls this image, such as its path."""
+
+
+@runtime_checkable
+class StoredReader(Reader, Protocol):
+    """A reader of images that lie on disk as they were encoded, so that equal ones can be found without decoding."""
+
+    def size(self, position: int) -> int:
+        """Bytes of the encoded image."""
+
+    def tail(self, position: int, count: int) -> bytes:
+        """Its last ``count`` bytes, at most ``size``."""
 
 
 @dataclass(frozen=True, eq=False)

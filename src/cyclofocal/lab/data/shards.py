@@ -32,14 +32,22 @@ class Shards:
 
     def read(self, position: int) -> Image.Image:
         """Read and decode one member."""
-        shard, offset, size = self.places[position].tolist()
-        with open(self.shards[shard], "rb") as file:
-            file.seek(offset)
-            return decode(io.BytesIO(file.read(size)), self.name(position))
+        return decode(io.BytesIO(self.tail(position, self.size(position))), self.name(position))
 
     def name(self, position: int) -> str:
         """The shard's path and the sample's key."""
         return f"{self.shards[self.places[position, 0]]}:{os.fsdecode(self.keys[position])}"
+
+    def size(self, position: int) -> int:
+        """Bytes of one member."""
+        return int(self.places[position, 2])
+
+    def tail(self, position: int, count: int) -> bytes:
+        """The last ``count`` bytes of one member."""
+        shard, offset, size = self.places[position].tolist()
+        with open(self.shards[shard], "rb") as file:
+            file.seek(offset + size - count)
+            return file.read(count)
 
 
 def read_shards(folder: Path, test_fraction: float = 0.0) -> DataSet:
