@@ -8,14 +8,16 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.arguments import loss_names, losses_of
 from cyclofocal.lab.optim import build_criterion
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.losses import SCALE, SETTINGS
 from cyclofocal.lab.recipes.named import experiments
 from cyclofocal.lab.recipes.recipe import CYCLICAL, LOSSES
-from cyclofocal.lab.train import Setup, train
+from cyclofocal.lab.train import Setup, train, try_own_losses
 
 OWN = """
 import torch
@@ -53,6 +55,16 @@ def nan(logits, target):
     return logits.sum() / 0 * 0
 def broken(logits, target):
     raise RuntimeError("no such luck")
+def of_three_classes(logits, target):
+    return F.cross_entropy(logits, target, weight=torch.ones(3))
+def of_ten_classes(logits, target):
+    return F.cross_entropy(logits, target, weight=torch.arange(1.0, 11.0))
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("log_prior", torch.linspace(1, 0.02, 10).log())
+    def forward(self, logits, target):
+        return F.cross_entropy(logits + self.log_prior, target)
 def indices_only(logits, target):
     return F.nll_loss(logits.log_softmax(1), target.long() if target.ndim == 1 else target)
 """
@@ -162,17 +174,46 @@ def test_names_of_ones_own_and_their_learning_rate(file):
         ("FILE:number", "it is of type int; it must be a function or a torch module"),
         ("FILE:Needs", "the class cannot be made without arguments (TypeError"),
         ("FILE:Learnt", "it has weights (scale), which nothing would train"),
-        ("FILE:vector", "it gives a tensor (8,); it must give one number"),
-        ("FILE:plain", "it gives float; it must give one number as a tensor"),
-        ("FILE:still", "no gradient flows"),
-        ("FILE:nan", "it gives nan for ordinary logits; it must be finite"),
-        ("FILE:broken", "it raises RuntimeError: no such luck"),
     ],
 )
 def test_what_is_wrong_with_ones_own_is_said_with_its_file(file, text, words):
     with pytest.raises(typer.BadParameter, match=re.escape(words)) as raised:
         losses_of(text.replace("FILE", str(file)))
     assert str(file) in str(raised.value) or any(word in words for word in ("twice", "same", "setting"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vector", "it gives a tensor (8,); it must give one number"),
+        ("plain", "it gives float; it must give one number as a tensor"),
+        ("still", "no gradient flows"),
+        ("nan", "it gives nan for ordinary logits; it must be finite"),
+        ("broken", "it raises RuntimeError: no such luck"),
+        ("of_three_classes", "called with logits (N, 10) and class indices (N,) it raises RuntimeError: weight tensor"),
+    ],
+)
+def test_ones_own_is_called_before_anything_is_trained(file, tmp_path, name, words):
+    losses = losses_of(f"ce,{file}:{name}")
+    with pytest.raises(ValueError, match=re.escape(f"{file}:{name}: ") + ".*" + re.escape(words)):
+        try_own_losses(digits(), losses, tmp_path)
+    for command in (
+        ("compare", "digits", "--losses"),
+        ("train", "digits", "--loss"),
+        ("reproduce", "digits", "--loss"),
+    ):
+        given = f"ce,{file}:{name}" if command[0] != "train" else f"{file}:{name}"
+        result = CliRunner().invoke(app, [*command, given, "--out", str(tmp_path / "runs")], env={"COLUMNS": "400"})
+        assert result.exit_code in (1, 2)
+        assert words in " ".join(result.output.replace("│", " ").split())
+    assert not list(tmp_path.rglob("record.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["of_ten_classes", "Counted"])
+def test_ones_own_may_have_a_weight_per_class(file, name):
+    (own,) = losses_of(f"{file}:{name}")
+    recipe = replace(digits(), epochs=1, warmup_epochs=0, model="mlp", width=4)
+    assert train(recipe, own, 0, Setup(cpu=True)).loss["file"] == f"{file}:{name}"
 
 
 def test_files_that_are_not_there_or_not_python(tmp_path):

@@ -98,6 +98,16 @@ def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0) -> n
         return build_model(recipe, classes, inputs)
 
 
+def try_own_loss(recipe: Recipe, loss: LossSettings, classes: int) -> None:
+    """Call a loss of the reader's own on targets as the recipe has them; others are not called.
+
+    Raises:
+        MissingDataError, ValueError: of :func:`~cyclofocal.lab.recipes.own_loss.try_loss`.
+    """
+    if loss.file:
+        try_loss(loss.file, loss.digest, classes, soft=recipe.mixup > 0 or recipe.cutmix > 0)
+
+
 def build_learner(
     recipe: Recipe,
     loss: LossSettings,
@@ -116,8 +126,7 @@ def build_learner(
         average = ModelEmaV3(model, decay=recipe.ema_decay)  # before anything wraps the model
     if recipe.sync_batch_norm and accelerator.num_processes > 1:
         model = sync_batch_norm(model)
-    if loss.file:
-        try_loss(loss.file, loss.digest, classes, soft=recipe.mixup > 0 or recipe.cutmix > 0)
+    try_own_loss(recipe, loss, classes)
     criterion = build_criterion(loss)
     if isinstance(criterion, nn.Module):
         criterion.to(accelerator.device)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from cyclofocal.lab.data import DataSet, load
 from cyclofocal.lab.data.errors import several
 from cyclofocal.lab.data.images import Labels
 from cyclofocal.lab.epoch import Course, run_epoch
-from cyclofocal.lab.learner import Learner, build_learner, initial_model
+from cyclofocal.lab.learner import Learner, build_learner, initial_model, try_own_loss
 from cyclofocal.lab.metrics import Array, evaluate, log_softmax, recall_per_class, reliability
 from cyclofocal.lab.mixing import build_mixer
 from cyclofocal.lab.models import check_model
@@ -239,6 +240,18 @@ def pinned(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
     """
     data = load_data(recipe, root, 0)
     return replace(recipe, digest=data.digest_with_test), data
+
+
+def try_own_losses(recipe: Recipe, losses: Sequence[LossSettings], root: Path) -> None:
+    """Call every loss of the reader's own once, on as many classes as the recipe has, before anything is trained.
+
+    Raises:
+        MissingDataError, DamagedDataError, ValueError: the data cannot be read, or a loss cannot be used.
+    """
+    if any(loss.file for loss in losses):
+        classes = len(load_data(recipe, root, 0).classes)
+        for loss in losses:
+            try_own_loss(recipe, loss, classes)
 
 
 def start_accelerator(recipe: Recipe, setup: Setup) -> "Accelerator":

@@ -111,6 +111,8 @@ def compare(
     recipes = [changed(recipe, given) for recipe in _experiments(what, target)]
     chosen = losses_of(losses)
     recipes = [_pinned(recipe, root) if recipe.name == "own" else recipe for recipe in recipes]
+    if any(loss.file for loss in chosen):
+        _try_own_losses(recipes, chosen, root)
     if tune:
         chosen = _tuned(chosen, tune, recipes, root)
     backend = backend_of(on, out, workers, cpus_per_run, gpus_per_run, slurm or [])
@@ -150,6 +152,17 @@ def _pinned(recipe: Recipe, root: Path) -> Recipe:
     how = f"{found.model}, {found.image_size} x {found.image_size} pixels, epochs {found.epochs}"
     typer.echo(f"{found.title}: {how}; others by --set model=small-convnet --set image_size=32 --epochs 20", err=True)
     return found
+
+
+def _try_own_losses(recipes: list[Recipe], losses: list[LossSettings], root: Path) -> None:
+    """Losses of the reader's own, called once for each experiment rather than fail in every run."""
+    from cyclofocal.lab.train import try_own_losses
+
+    try:
+        for recipe in recipes:
+            try_own_losses(recipe, losses, root)
+    except (ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--losses") from None
 
 
 def _tuned(losses: list[LossSettings], trials: int, recipes: list[Recipe], root: Path) -> list[LossSettings]:

@@ -126,10 +126,12 @@ def _run_all(
 ) -> None:
     """Every loss at every seed, one after the other; what went wrong is told in one line."""
     from cyclofocal.lab.runs import locked, run_folder
-    from cyclofocal.lab.train import Setup
+    from cyclofocal.lab.train import Setup, try_own_losses
     from cyclofocal.lab.train import train as train_one
 
     make_folder(out, "--out")
+    with told_in_a_line(out):
+        try_own_losses(recipe, losses, root)
     records = []
     for seed in seeds:
         for loss in losses:

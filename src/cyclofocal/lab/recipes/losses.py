@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclofocal.lab.data.errors import did_you_mean
-from cyclofocal.lab.recipes.own_loss import file_digest, try_loss
+from cyclofocal.lab.recipes.own_loss import file_digest, load_loss
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings
 from cyclofocal.lab.recipes.settings import SettingError
 
@@ -30,11 +30,12 @@ def losses_in(text: str) -> list[LossSettings]:
     """The losses of a list separated by commas, each with its settings after a colon, which commas separate too.
 
     A loss of your own is ``PATH.py:FUNCTION``, or ``NAME=PATH.py:FUNCTION``; see
-    :func:`~cyclofocal.lab.recipes.own_loss.load_loss`. It is tried on a few logits, so its file is run.
+    :func:`~cyclofocal.lab.recipes.own_loss.load_loss`. Its file is run; the loss is not called before the number of
+    classes is known, see :func:`~cyclofocal.lab.train.try_own_losses`.
 
     Raises:
         SettingError: an unknown loss or setting, a value of another type or out of its range, a loss given twice, or
-            a loss of your own that does not work. Says what would be right.
+            a loss of your own that cannot be imported. Says what would be right.
 
     Example:
         >>> [loss.name for loss in losses_in("ce,cyclical:gamma_hc=2,cyclical_factor=4,focal")]
@@ -97,7 +98,7 @@ def _own(item: str, settings: list[str]) -> LossSettings | None:
     file = f"{path}:{function}"
     try:
         digest = file_digest(Path(path))
-        try_loss(file, digest)
+        load_loss(file, digest)
     except (FileNotFoundError, ValueError) as error:
         raise SettingError(str(error)) from None
     values = _values(name, settings, (SCALE,))

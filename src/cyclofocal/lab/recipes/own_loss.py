@@ -59,12 +59,12 @@ def load_loss(file: str, digest: str) -> "Criterion":
     return _without_weights(criterion, file)
 
 
-def try_loss(file: str, digest: str, classes: int = 3, soft: bool = False) -> None:
+def try_loss(file: str, digest: str, classes: int, soft: bool = False) -> None:
     """Call the loss once on a few random logits, on the CPU, and go backward.
 
     Args:
         file, digest: as of :func:`load_loss`.
-        classes: number of logits.
+        classes: number of logits, that of the experiment, for a loss may have weights per class.
         soft: with targets that are probabilities (N, C), as after mixup, instead of indices (N,).
 
     Raises:
@@ -77,13 +77,13 @@ def try_loss(file: str, digest: str, classes: int = 3, soft: bool = False) -> No
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(TRIED_ROWS, classes, generator=generator, requires_grad=True)
     target = torch.arange(TRIED_ROWS) % classes
-    given = "probabilities (N, C), for the recipe mixes images" if soft else "class indices (N,)"
+    given = f"probabilities (N, {classes}), for the recipe mixes images" if soft else "class indices (N,)"
     try:
         if (set_progress := getattr(criterion, "set_progress", None)) is not None:
             set_progress(0.0)
         loss = criterion(logits, torch.nn.functional.one_hot(target, classes).float() if soft else target)
     except Exception as error:  # the reader's own code can raise anything
-        raise ValueError(f"{file}: called with logits (N, C) and {given} it raises {_said(error)}") from error
+        raise ValueError(f"{file}: called with logits (N, {classes}) and {given} it raises {_said(error)}") from error
     if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.is_floating_point():
         seen = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise ValueError(f"{file}: it gives {seen}; it must give one number as a tensor, the mean loss of the batch")
