@@ -95,7 +95,7 @@ def test_a_file_that_no_other_equals_is_not_read_as_a_whole(tmp_path, monkeypatc
     assert sorted(read) == sorted([*((i, TAIL) for i in [*range(20), 29]), (4, 3 * TAIL), (29, 3 * TAIL)])
 
 
-def test_links_count_as_copies_and_missing_or_unknown_images_do_not(tmp_path):
+def test_links_are_copies_and_missing_images_are_none(tmp_path):
     train = _written(tmp_path, [b"abc", b"def", b"abc"])
     (tmp_path / "training2.png").unlink()
     (tmp_path / "unknown0.png").symlink_to(tmp_path / "training1.png")

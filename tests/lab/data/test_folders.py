@@ -74,7 +74,10 @@ def test_classes_that_only_sound_like_splits_are_classes(tmp_path, classes):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("bus", "car", "train"), r"train: a split has class folders in it, and this has none, beside bus, car; if it"),
+        (
+            ("bus", "car", "train"),
+            r"train: a split has class folders in it, and this has none, next to bus, car; if it",
+        ),
         (("ant", "bee", "test"), "there is test, but no train; put the training images into train"),
         (("test", "val"), "there is test, val, but no train"),
         (("train", "test", "Test"), "Test and test are folders of the same split"),

@@ -39,7 +39,7 @@ def read_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, Images]]:
     Raises:
         MissingDataError: no such folder, or no class in it.
         ValueError: fewer than two classes, splits with different classes, a class without image, a file that is no
-            image by its name, a folder that cannot be told to be a class or a split.
+            image by its name, a folder that may be a class or a split.
     """
     places = split_folders(folder) or {"train": folder}
     classes = class_names(places["train"])
@@ -183,7 +183,7 @@ def _named_splits(names: list[str]) -> dict[str, list[str]]:
 def _check_is_split(train: Path, others: list[str]) -> None:
     if others and not _folder_names(train):
         raise ValueError(
-            f"{train}: a split has class folders in it, and this has none, beside {several(others)}; if it is a class,"
+            f"{train}: a split has class folders in it, and this has none, next to {several(others)}; if it is a class,"
             f" call it otherwise{_labels_hint(train)}"
         )
 
