@@ -1,0 +1,112 @@
+"""Numbers as people write them: with a decimal comma, grouped thousands, a unit, or a dash where one is missing."""
+
+import re
+from collections.abc import Collection
+from typing import NamedTuple
+
+ABSENT = ("-", "--", "\N{EN DASH}", "\N{EM DASH}", ".")
+"""A missing value among numbers."""
+
+UNITS = "$€£¥%‰"
+SIGNS = "-+\N{MINUS SIGN}"
+SPACERS = " \N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}'\N{RIGHT SINGLE QUOTATION MARK}"
+"""Between groups of three digits in both notations, beside the mark that is not the decimal one."""
+
+PLAIN = re.compile("-?[0-9]+")
+PARTS = re.compile(rf"([{SIGNS}]?)\s*([{UNITS}]?)\s*([{SIGNS}]?)\s*([0-9.,].*?)\s*([{UNITS}]?)")
+
+
+def _digits(group: str, decimal: str) -> re.Pattern[str]:
+    grouped = rf"[1-9][0-9]{{0,2}}([{group}{SPACERS}])[0-9]{{3}}(?:\1[0-9]{{3}})*"
+    return re.compile(rf"(?:(?:{grouped}|[0-9]+)(?:[{decimal}][0-9]+)?|[{decimal}][0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+DIGITS = {".": _digits(",", "."), ",": _digits(".", ",")}
+"""By decimal mark."""
+
+
+class Notation(NamedTuple):
+    """Texts as numbers.
+
+    Attributes:
+        numbers: of every text; NaN of one in :data:`ABSENT`.
+        decimal: the mark, "." or ",".
+    """
+
+    numbers: dict[str, float]
+    decimal: str
+
+
+class _Number(NamedTuple):
+    unit: str
+    values: dict[str, float]  # by decimal mark
+
+
+def read_numbers(texts: Collection[str], point_is_decimal: bool) -> Notation | None:
+    """Numbers by the one notation that fits all texts; without their unit, so that "5 %" is 5.
+
+    Args:
+        texts: different ones, without white space around them.
+        point_is_decimal: of two notations that fit, take the one with a decimal point.
+
+    Returns:
+        None where a text is no number, there is none, or all are whole numbers in digits alone, which may be codes.
+
+    Raises:
+        ValueError: each text is a number, but no single notation and unit fits all, or two do and differ.
+
+    Example:
+        >>> read_numbers(["0,5", "1.250,75", "-"], point_is_decimal=False)
+        Notation(numbers={'0,5': 0.5, '1.250,75': 1250.75, '-': nan}, decimal=',')
+    """
+    found: dict[str, _Number] = {}
+    for text in texts:
+        if text not in ABSENT:
+            if (number := _number(text)) is None:
+                return None
+            found[text] = number
+    if not found or (len(found) == len(texts) and all(map(PLAIN.fullmatch, texts))):
+        return None
+    fitting = [mark for mark in DIGITS if all(mark in number.values for number in found.values())]
+    if len({number.unit for number in found.values()}) > 1 or not fitting:
+        raise ValueError(_mixed(found))
+    if len(fitting) == 2 and not point_is_decimal:
+        _check_same(found)
+    numbers = {text: number.values[fitting[0]] for text, number in found.items()}
+    return Notation(numbers | {text: float("nan") for text in texts if text in ABSENT}, fitting[0])
+
+
+def _number(text: str) -> _Number | None:
+    """The values that a text may have."""
+    parts = PARTS.fullmatch(text)
+    if parts is None or (parts[1] and parts[3]) or (parts[2] and parts[5]):
+        return None
+    sign = -1.0 if (parts[1] or parts[3]) not in ("", "+") else 1.0
+    values = {mark: sign * _value(parts[4], mark) for mark, digits in DIGITS.items() if digits.fullmatch(parts[4])}
+    return _Number(parts[2] + parts[5], values) if values else None
+
+
+def _value(digits: str, mark: str) -> float:
+    group = "," if mark == "." else "."
+    return float(re.sub(f"[{group}{SPACERS}]", "", digits).replace(mark, "."))
+
+
+def _check_same(found: dict[str, _Number]) -> None:
+    for text, number in found.items():
+        if len(set(number.values.values())) > 1:
+            with_point, with_comma = number.values["."], number.values[","]
+            raise ValueError(
+                f"holds numbers that can be read in two ways, such as {text!r}, {with_point:g} or {with_comma:g}; write"
+                " them with a decimal point and without a mark for thousands"
+            )
+
+
+def _mixed(found: dict[str, _Number]) -> str:
+    first, unit = next((text, number.unit) for text, number in found.items())
+    pair = [first, *(text for text, number in found.items() if number.unit != unit)][:2]
+    if len(pair) == 1:
+        pair = [next(text for text, number in found.items() if mark not in number.values) for mark in ",."]
+    return (
+        f"holds numbers in more than one notation or unit, such as {pair[0]!r} and {pair[1]!r}; write all with a"
+        " decimal point and without a unit"
+    )
