@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from cyclofocal.lab.commands import app
 from cyclofocal.lab.data import DamagedDataError, MissingDataError, load
 from cyclofocal.lab.data.features import prepare, split_table
-from cyclofocal.lab.data.sources import table_digest
+from cyclofocal.lab.data.sources import load_table, table_digest
 from cyclofocal.lab.data.tables import checked, read_table
 from cyclofocal.lab.recipes.recipe import CYCLICAL, Recipe
 from cyclofocal.lab.recipes.table import table
+from cyclofocal.lab.records import file_hash
 from cyclofocal.lab.train import Setup, train
 
 
@@ -141,7 +145,7 @@ def test_parquet_and_csv_of_the_same_rows_are_the_same(tmp_path, csv):
 
 def test_parquet_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "t.parquet").touch()
-    monkeypatch.setattr("cyclofocal.lab.data.tables.find_spec", lambda name: None)
+    monkeypatch.setattr("cyclofocal.lab.data.parquet.find_spec", lambda name: None)
     with pytest.raises(MissingDataError, match="pip install pyarrow"):
         read_table(tmp_path / "t.parquet", "label")
 
@@ -220,6 +224,16 @@ def test_free_text_is_refused_and_many_categories_are_not():
     assert checked(many.assign(text=doors), "label", "t").features["text"].dtype == object
 
 
+def test_numbers_in_text_are_counted_as_other_texts_are():
+    numbers = pd.DataFrame({"n": [str(i % 40) for i in range(400)], "label": ["a", "b"] * 200})
+    assert checked(numbers, "label", "t").features["n"].tolist()[:2] == ["0", "1"]
+    with pytest.raises(ValueError, match="column 'n' has 40 different texts in 200 rows, such as '0'"):
+        checked(numbers[:200], "label", "t")
+    for kind in (int, Decimal):
+        objects = numbers.assign(n=pd.Series([kind(i) for i in range(400)], dtype=object))
+        assert checked(objects, "label", "t").features["n"].tolist() == list(range(400))
+
+
 def test_a_continuous_target_is_refused_and_many_whole_classes_are_not():
     x = np.arange(400)
     with pytest.raises(ValueError, match=r"400 different numbers in 400 rows, from 0\.5 to 399\.5: a regression"):
@@ -278,6 +292,32 @@ def test_a_changed_file_is_another_experiment(csv):
     assert table(str(csv), "label").digest != before.digest
     with pytest.raises(DamagedDataError, match="counts as another experiment"):
         train(before, CYCLICAL, 0, Setup(cpu=True))
+
+
+def test_other_data_of_the_same_file_are_another_experiment(csv):
+    plain = read_table(csv, "label")
+    assert (plain.notes, plain.changes, plain.features.shape) == ((), (), (60, 3))
+    assert table(str(csv), "label").digest == file_hash(csv)  # by which earlier runs are recognised
+    frame().to_csv(csv)
+    with pytest.warns(UserWarning, match="people.csv: column '' was saved without a name"):
+        recipe = table(str(csv), "label")
+    assert recipe.digest not in ("", file_hash(csv))
+    assert load_table(str(csv), "label", recipe.digest).changes == ("dropped ",)
+    with pytest.raises(DamagedDataError, match="counts as another experiment"):
+        load_table(str(csv), "label", file_hash(csv))
+
+
+def test_the_command_says_once_what_it_drops_and_converts(tmp_path):
+    rows = "".join(f"{i};{i * 7 % 11},5;{'ab'[i % 2]}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("id;x;label\n" + rows)
+    arguments = ["compare", str(tmp_path / "t.csv"), "--target", "label", "--set", "nothing=1"]  # ends before a run
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 2
+    lines = [line for line in said.stderr.splitlines() if "column" in line]
+    assert lines == [
+        f"{tmp_path / 't.csv'}: column 'x': numbers, '0,5' as 0.5",
+        f"{tmp_path / 't.csv'}: column 'id' counts the rows, from 0 to 39: dropped",
+    ]
 
 
 @given(st.integers(2, 60), st.integers(60, 5000))

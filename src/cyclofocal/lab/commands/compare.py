@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -134,10 +135,17 @@ def _experiments(what: list[str], target: str) -> list[Recipe]:
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
-    try:
-        return [recipe for name in names for recipe in experiments(name, target)]
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="WHAT") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: _warn(str(message))
+        try:
+            return [recipe for name in names for recipe in experiments(name, target)]
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(str(error), param_hint="WHAT") from None
+
+
+def _warn(message: str) -> None:
+    Console(stderr=True, highlight=False).print(message, style="yellow", markup=False, soft_wrap=True)
 
 
 def _pinned(recipe: Recipe, root: Path) -> Recipe:

@@ -1,5 +1,7 @@
 """From the name of a data set, or a path, to its images: found, read, checked and cut to the experiment's subset."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,8 +144,13 @@ def load_table(source: str, target: str, digest: str = "") -> Table:
     Raises:
         What :func:`load` raises.
     """
+    table = _read_table(source, target)
     if digest:
-        _check_digest(source, table_digest(source), digest)
+        _check_digest(source, table_digest(source, table.changes), digest)
+    return table
+
+
+def _read_table(source: str, target: str) -> Table:
     if source.startswith(KEEL):
         if target:
             raise ValueError(f"target is {target!r}, but {source} says itself which column it is; it must be ''")
@@ -156,8 +163,12 @@ def load_table(source: str, target: str, digest: str = "") -> Table:
     return read_table(path, target)
 
 
-def table_digest(source: str) -> str:
-    """16 hexadecimal digits of the SHA-256 of a table's file.
+def table_digest(source: str, changes: Sequence[str] = ()) -> str:
+    """16 hexadecimal digits of the SHA-256 of a table's file, and of how it is read where that changes its data.
+
+    Args:
+        source: a path, or "keel:NAME".
+        changes: of the :class:`~cyclofocal.lab.data.tables.Table`.
 
     Raises:
         MissingDataError: no such file, or not the package that it is in.
@@ -167,7 +178,8 @@ def table_digest(source: str) -> str:
     path = keel_path(source.removeprefix(KEEL)) if is_keel else Path(source).expanduser()
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; a table is a .csv or .parquet file")
-    return file_hash(path)
+    found = file_hash(path)
+    return hashlib.sha256("\n".join([found, *changes]).encode()).hexdigest()[:16] if changes else found
 
 
 def _check_digest(source: str, found: str, digest: str) -> None:

@@ -1,23 +1,23 @@
 """Tables of numbers and categories, CSV or Parquet, with one column to predict."""
 
-import warnings
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, did_you_mean, several
+from cyclofocal.lab.data.delimited import read_csv
+from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, several
 from cyclofocal.lab.data.images import Labels
+from cyclofocal.lab.data.parquet import read_parquet
+from cyclofocal.lab.data.sheet import check_columns, drop_row_numbers, exceeds_floats
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 SUFFIXES = (".csv", ".parquet")
-
-MISSING = ["?"]
-"""A missing value in a CSV, beside the empty field and what pandas takes for one: NA, None, null, ..."""
 
 FEW_TEXTS, MOST_TEXTS = 30, 500
 """A column with more different texts than the first and than a tenth of its rows, or than the second, is free text."""
@@ -35,12 +35,16 @@ class Table:
         features: float64 columns of numbers and object columns of texts; NaN is a missing value.
         labels: class per row.
         classes: their names, in label order.
+        notes: a sentence for people on each column of the file that was dropped or converted.
+        changes: the columns whose data are not those that pandas alone gives; part of the digest of the table.
     """
 
     title: str
     features: "DataFrame"
     labels: Labels
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,8 +69,16 @@ def read_table(path: Path, target: str) -> Table:
     """
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; a table is a .csv or .parquet file")
-    frame = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    return checked(frame, target, str(path))
+    sheet = read_parquet(path, target) if path.suffix.lower() == ".parquet" else read_csv(path, target)
+    drop_row_numbers(sheet, target)
+    if exceeds_floats(sheet.frame[target]):
+        sheet.changes[target] = "digits"
+    if list(sheet.frame.columns) == [target] and sheet.notes:
+        raise ValueError(f"{path}: nothing is left to predict {target!r} from; {'; '.join(sheet.notes.values())}")
+    table = checked(sheet.frame, target, str(path))
+    remarks = [remark for name in table.features if (remark := _words_among_numbers(table.features[name]))]
+    notes = tuple(f"{path}: {note}" for note in [*sheet.notes.values(), *remarks])
+    return replace(table, notes=notes, changes=tuple(sorted(f"{how} {name}" for name, how in sheet.changes.items())))
 
 
 def checked(frame: "DataFrame", target: str, title: str) -> Table:
@@ -74,15 +86,12 @@ def checked(frame: "DataFrame", target: str, title: str) -> Table:
 
     Raises:
         ValueError: two columns of one name, no such target, a target with missing values, of one class or continuous;
-            a column that is all missing, free text, or neither numbers nor texts; an infinite value. Names the column.
+            a column of free text, times, lists and the like, or without a value; an infinite value. Names the column.
     """
     from pandas import DataFrame
 
     frame.columns = [str(name) for name in frame.columns]
-    if twice := sorted({name for name in frame.columns if list(frame.columns).count(name) > 1}):
-        raise ValueError(f"{title}: more than one column is called {several(list(map(repr, twice)))}")
-    if target not in frame.columns:
-        raise ValueError(_no_such_target(target, list(frame.columns), title))
+    check_columns(list(frame.columns), target, title)
     if not len(frame):
         raise DamagedDataError(f"{title}: it has no row")
     labels, classes = _classes(frame[target], title)
@@ -92,80 +101,48 @@ def checked(frame: "DataFrame", target: str, title: str) -> Table:
     return Table(title, DataFrame(features), labels, classes)
 
 
-def _read_csv(path: Path) -> "DataFrame":
-    import pandas as pd
-
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        if not header.strip():
-            raise DamagedDataError(f"{path}: empty; its first line must name the columns")
-        separator = max(",;\t", key=header.count)
-        names = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, skipinitialspace=True).iloc[0]
-        frame = read_rows(path, sep=separator, na_values=MISSING)
-    except (UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise DamagedDataError(f"{path}: not a CSV in UTF-8 ({error})") from error
-    frame.columns = names.fillna("").str.strip()  # pandas has renamed a second column of the same name
-    return frame
-
-
-def read_rows(path: Path, **how: Any) -> "DataFrame":
-    """What ``pandas.read_csv`` reads, every row to its end.
-
-    Raises:
-        DamagedDataError: rows of more values than there are names; pandas drops them, or takes them for other names.
-    """
-    import pandas as pd
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            frame: DataFrame = pd.read_csv(path, skipinitialspace=True, index_col=False, **how)
-        except pd.errors.ParserWarning:
-            raise DamagedDataError(f"{path}: its rows have more values than there are names of columns") from None
-    return frame
-
-
-def _read_parquet(path: Path) -> "DataFrame":
-    if find_spec("pyarrow") is None:
-        raise MissingDataError(f"{path}: reading Parquet needs pyarrow. Install with: pip install pyarrow")
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        frame: DataFrame = parquet.read_table(path).to_pandas().reset_index(drop=True)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DamagedDataError(f"{path}: not a readable Parquet file ({error})") from error
-    return frame
-
-
-def _no_such_target(target: str, columns: list[str], title: str) -> str:
-    hint = did_you_mean(target, columns)
-    return f"{title}: target is {target!r}; it must be one of the columns {several(columns)}.{hint}"
-
-
 def _classes(column: "Series", title: str) -> tuple[Labels, tuple[str, ...]]:
     """Label of every row, and the classes' names: numbers in their order, texts in the alphabet's."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+    from pandas import factorize
 
-    name, absent = column.name, np.flatnonzero(column.isna())
+    where, absent = f"{title}: target {column.name!r}", np.flatnonzero(column.isna())
+    _check_scalars(column, where)
     if len(absent):
-        raise ValueError(f"{title}: target {name!r} has no value in {_rows(absent)}; remove them")
-    is_number = is_numeric_dtype(column) and not is_bool_dtype(column)
-    values = column.to_numpy(dtype="float64") if is_number else column.astype(str).str.strip().to_numpy(dtype=object)
-    found, labels = np.unique(values, return_inverse=True)
+        raise ValueError(f"{where} has no value in {_rows(absent)}; remove them")
+    is_number = _is_number(column)
+    labels, index = factorize(column if is_number else column.astype(str).str.strip(), sort=True)
+    found = index.tolist()
     if is_number:
-        _check_classes_not_numbers(found, len(column), f"{title}: target {name!r}")
+        _check_classes_not_numbers(found, len(column), where)
+    else:
+        _check_not_fractions(found, len(column), where)
     if len(found) < 2:
-        raise ValueError(f"{title}: target {name!r} has one class, {found[0]!s}; there must be two or more")
-    names = [str(int(value)) if is_number and value == int(value) else str(value) for value in found.tolist()]
+        raise ValueError(f"{where} has one class, {found[0]!s}; there must be two or more")
+    names = [str(int(value)) if is_number and value == int(value) else str(value) for value in found]
     return labels.astype(np.int64), tuple(names)
 
 
-def _check_classes_not_numbers(found: np.ndarray, rows: int, where: str) -> None:
-    if not np.isfinite(found).all():
+def _is_number(column: "Series") -> bool:
+    """True for numbers, those of Python too; False for truth values."""
+    from pandas.api.types import infer_dtype
+
+    return infer_dtype(column) in ("integer", "floating", "decimal", "mixed-integer-float")
+
+
+def _check_scalars(column: "Series", where: str) -> None:
+    from pandas.api.types import is_object_dtype, is_scalar
+
+    odd = next((value for value in column if not is_scalar(value)), None) if is_object_dtype(column) else None
+    if odd is not None:
+        raise ValueError(
+            f"{where} holds values of several parts, such as {str(odd)[:60]}; drop it, or make a column of each part"
+        )
+
+
+def _check_classes_not_numbers(found: Sequence[Any], rows: int, where: str) -> None:
+    if not all(isinstance(value, int) or isfinite(value) for value in found):
         raise ValueError(f"{where} is infinite in some rows; the target must be classes")
-    whole = bool((found == np.rint(found)).all())
+    whole = all(value == int(value) for value in found)
     if len(found) > FEW_NUMBERS and (not whole or len(found) > rows / 10):
         raise ValueError(
             f"{where} has {len(found)} different numbers in {rows} rows, from {found[0]:g} to {found[-1]:g}: a"
@@ -173,16 +150,26 @@ def _check_classes_not_numbers(found: np.ndarray, rows: int, where: str) -> None
         )
 
 
+def _check_not_fractions(found: Sequence[str], rows: int, where: str) -> None:
+    """Refuse texts that are all numbers, such as 0.50 or 0,5, and not all whole."""
+    from pandas import Series, to_numeric
+
+    numbers = to_numeric(Series(found, dtype=object).str.replace(",", "."), errors="coerce")
+    if numbers.notna().all() and (numbers % 1 != 0).any():
+        _check_classes_not_numbers(sorted(numbers), rows, where)
+
+
 def _column(column: "Series", title: str) -> "Series":
     """The column as float64, or as texts."""
     from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype, is_timedelta64_dtype
 
     where = f"{title}: column {column.name!r}"
+    _check_scalars(column, where)
     if column.isna().all():
         raise ValueError(f"{where} has no value at all; drop it")
     if is_datetime64_any_dtype(column) or is_timedelta64_dtype(column):
         raise ValueError(f"{where} holds times; turn them into numbers, or drop it")
-    if not is_numeric_dtype(column):
+    if not is_numeric_dtype(column) and not _is_number(column):
         texts = _as_texts(column)
         _check_few_texts(texts, where)
         return texts
@@ -210,25 +197,37 @@ def _as_texts(column: "Series") -> "Series":
 
 
 def _check_few_texts(column: "Series", where: str) -> None:
-    from pandas import to_numeric
-
     different = column.nunique()
     if different <= FEW_TEXTS:
         return
-    numbers = to_numeric(column, errors="coerce")
-    broken = np.flatnonzero(numbers.isna() & column.notna())
+    words = _words(column)
     allowed = different <= min(len(column) / 10, MOST_TEXTS)
-    if allowed and len(broken) >= len(column) / 10:
+    if allowed and (not len(words) or len(words) >= len(column) / 10):
         return
-    if len(broken) < len(column) / 2:
+    if 0 < len(words) < len(column) / 2:
         raise ValueError(
-            f"{where} holds numbers, but not in {_rows(broken)}, such as {column.iloc[broken[0]]!r}; leave what is"
+            f"{where} holds numbers, but not in {_rows(words)}, such as {column.iloc[words[0]]!r}; leave what is"
             " missing empty, or drop the column"
         )
     raise ValueError(
         f"{where} has {different} different texts in {len(column)} rows, such as {column.dropna().iloc[0]!r}: free text"
         f" or a name, it seems; drop it, or encode it as numbers or as {FEW_TEXTS} categories at most"
     )
+
+
+def _words(column: "Series") -> np.ndarray:
+    """Positions of texts that are no numbers."""
+    from pandas import to_numeric
+
+    return np.flatnonzero(to_numeric(column, errors="coerce").isna() & column.notna())
+
+
+def _words_among_numbers(column: "Series") -> str:
+    """A sentence on categories that are mostly numbers; "" for others."""
+    if column.dtype != object or not 0 < len(words := _words(column)) < column.count() / 2:
+        return ""
+    texts = f"{column.iloc[words[0]]!r} is no number, in {_rows(words)}"
+    return f"column {column.name!r}: categories, not numbers, for {texts}"
 
 
 def _rows(positions: np.ndarray) -> str:

@@ -8,6 +8,7 @@ grow with the gradient, so a loss whose gradients are small is not at a disadvan
 """
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,18 @@ LEAST_BATCH, MOST_BATCH = 16, 512
 def table(path: str, target: str) -> Recipe:
     """A small network for a CSV or Parquet file; a fifth of the rows to test, a fifth of the others to validate.
 
+    Warns of every column that is dropped or converted.
+
     Raises:
         What :func:`cyclofocal.lab.data.load` raises, for the file is read, and split once.
 
     Cost: less than a second on one core for most tables of up to 10,000 rows
     Expected: depends on the data
     """
-    digest, rows = table_digest(path), load_table(path, target)
+    rows = load_table(path, target)
+    for note in rows.notes:
+        warnings.warn(note, stacklevel=2)
+    digest = table_digest(path, rows.changes)
     recipe = _recipe(
         Path(path).stem, f"{path}, {target}", path, len(rows), digest=digest, target=target, test_fraction=0.2
     )

@@ -1,0 +1,122 @@
+"""CSV files: separated by commas, semicolons or tabs, with a line of names."""
+
+import csv
+import re
+import warnings
+from functools import partial
+from itertools import islice
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cyclofocal.lab.data.errors import DamagedDataError
+from cyclofocal.lab.data.sheet import Sheet, check_columns, named, numbers_of, read_notations, without_unnamed
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MISSING = ["?"]
+"""A missing value of a feature, beside the empty field and what pandas takes for one: NA, None, null, ..."""
+
+SEPARATORS = ",;\t"
+
+DECLARED = re.compile(r'"?sep=([^\s"]|\t)"?\s*', re.IGNORECASE)
+"""Excel's first line, which names the separator."""
+
+
+def read_csv(path: Path, target: str) -> Sheet:
+    """The columns of a CSV file; the target as text, or as numbers where every text is the plain form of one.
+
+    Raises:
+        DamagedDataError: empty, not in UTF-8, or with rows longer than the line of names.
+        ValueError: no such target, two columns of one name, numbers in a notation that is not clear; names the column.
+    """
+    from pandas.errors import ParserError
+
+    try:
+        separator, names, skipped = _header(path, target)
+        check_columns(named(names, target), target, str(path))
+        places, place = list(range(len(names))), names.index(target)
+        rows = partial(read_rows, path, sep=separator, skiprows=skipped, header=0, names=places, low_memory=False)
+        frame = rows(na_values=MISSING)
+        # Read apart, as pandas takes NA and the like for missing in every column or in none.
+        frame[place] = rows(usecols=[place], dtype=str, keep_default_na=False, na_values=[""])
+        frame.columns = names
+        sheet = without_unnamed(frame, target)
+        _read_target(sheet, target)
+        if "," in read_notations(sheet, target, str(path), separator == ",") and separator != ",":
+            floats = set(sheet.frame.select_dtypes("float64")) - {target, *sheet.changes}
+            _check_points(rows(na_values=MISSING, dtype=str).set_axis(names, axis=1)[list(floats)], str(path))
+    except (UnicodeDecodeError, csv.Error, ParserError) as error:
+        raise DamagedDataError(f"{path}: not a CSV in UTF-8 ({error})") from error
+    return sheet
+
+
+def read_rows(path: Path, **how: Any) -> "DataFrame":
+    """Rows by ``pandas.read_csv``, each to its end.
+
+    Raises:
+        DamagedDataError: rows of more values than there are names; pandas drops them, or takes them for other names.
+    """
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            frame: DataFrame = pd.read_csv(path, skipinitialspace=True, index_col=False, **how)
+        except pd.errors.ParserWarning:
+            raise DamagedDataError(f"{path}: its rows have more values than there are names of columns") from None
+    return frame
+
+
+def _header(path: Path, target: str) -> tuple[str, list[str], int]:
+    """The separator, the names between it, and the number of lines before them."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        declared = DECLARED.fullmatch(file.readline())
+    skipped = 1 if declared else 0
+    names = {separator: _names(path, separator, skipped) for separator in (declared[1] if declared else SEPARATORS)}
+    separator = max(names, key=lambda separator: (target in names[separator], len(names[separator])))
+    if not any(names[separator]):
+        raise DamagedDataError(f"{path}: empty; its first line must name the columns")
+    return separator, names[separator], skipped
+
+
+def _names(path: Path, separator: str, skipped: int) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(islice(file, skipped, None), delimiter=separator, skipinitialspace=True)
+        return [name.strip() for name in next(rows, [])]
+
+
+def _read_target(sheet: Sheet, target: str) -> None:
+    """Put numbers in the place of texts that are all the plain form of one."""
+    from pandas import Series, to_numeric
+
+    texts = sheet.frame[target].str.strip()
+    texts = texts.mask(texts == "")
+    numbers = {text: _plain_number(text) for text in texts.dropna().unique()}
+    if None not in numbers.values() and len(set(numbers.values())) == len(numbers):
+        texts = Series([numbers.get(text, np.nan) for text in texts], dtype=object)
+    elif to_numeric(Series(list(numbers)), errors="coerce").notna().all():
+        sheet.changes[target] = "text"
+    sheet.frame[target] = texts
+
+
+def _plain_number(text: str) -> int | float | None:
+    """The number that Python writes so."""
+    kinds: tuple[type[int], type[float]] = (int, float)
+    for kind in kinds:
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if str(number) == text and (kind is int or isfinite(number)):
+            return number
+    return None
+
+
+def _check_points(texts: "DataFrame", title: str) -> None:
+    """Refuse 1.234 for a number beside columns with decimal commas, where it may be 1234."""
+    for name, column in texts.items():
+        numbers_of(column, False, f"{title}: column {name!r}")

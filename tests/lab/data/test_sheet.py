@@ -1,0 +1,96 @@
+"""Row numbers are no features: they are dropped, by name or by what they are, and each is said."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cyclofocal.lab.data.tables import read_table
+
+
+def sorted_rows(rows=40):
+    """Noise and a class, sorted by class, so that a row's number tells its class."""
+    return pd.DataFrame(
+        {"noise": np.random.default_rng(0).normal(size=rows), "label": np.repeat(["a", "b"], rows // 2)}
+    )
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write a frame as CSV and read the table."""
+
+    def read(frame, target="label", **how):
+        frame.to_csv(tmp_path / "t.csv", **how)
+        return read_table(tmp_path / "t.csv", target)
+
+    return read
+
+
+def shuffled(frame):
+    return frame.sample(frac=1, random_state=0)
+
+
+@pytest.mark.parametrize("change", [lambda frame: frame, shuffled, lambda frame: frame[::-1], lambda frame: frame[::2]])
+def test_a_saved_index_is_no_feature(read, tmp_path, change):
+    table = read(change(sorted_rows()))
+    assert list(table.features) == ["noise"]
+    assert table.notes == (
+        f"{tmp_path / 't.csv'}: column '' was saved without a name, as row numbers are: dropped; name it if it is a"
+        " feature",
+    )
+    twice = read(change(sorted_rows()).reset_index(names="Unnamed: 0"))
+    assert list(twice.features) == ["noise"]
+    assert len(twice.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        (np.arange(40), "counts the rows, from 0 to 39: dropped"),
+        (np.arange(101, 141.0), "counts the rows, from 101 to 140: dropped"),
+        (np.arange(40)[::-1], "counts the rows, from 39 to 0: dropped"),
+        (np.arange(40) + 2**60, "counts the rows, from 1.15292150460685e+18 to 1.15292150460685e+18: dropped"),
+    ],
+)
+def test_a_column_that_counts_up_is_no_feature(read, tmp_path, numbers, words):
+    table = read(sorted_rows().assign(n=numbers), index=False)
+    assert list(table.features) == ["noise"]
+    assert table.notes == (f"{tmp_path / 't.csv'}: column 'n' {words}",)
+
+
+@pytest.mark.parametrize("name", ["id", "ID", "index", "customer_id", "PassengerId", "Sample ID"])
+def test_an_identifier_in_any_order_is_no_feature(read, name):
+    numbers = np.random.default_rng(1).permutation(400)[:40]
+    table = read(sorted_rows().assign(**{name: numbers}), index=False)
+    assert list(table.features) == ["noise"]
+    assert "has another whole number in every row" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("rank", np.random.default_rng(1).permutation(40)),
+        ("paid", np.random.default_rng(1).permutation(40)),
+        ("town_id", np.arange(40) % 39),
+        ("id", np.arange(40) + 0.5),
+        ("year", np.arange(40) // 2),
+        ("dose", np.arange(40) * 2),
+        ("id", [np.nan, *range(39)]),
+    ],
+)
+def test_what_only_looks_like_row_numbers_is_kept(read, name, numbers):
+    table = read(sorted_rows().assign(**{name: numbers}), index=False)
+    assert list(table.features) == ["noise", name]
+    assert (table.notes, table.changes) == ((), ())
+
+
+def test_few_rows_may_count_by_chance(read):
+    assert list(read(sorted_rows(8).assign(n=np.arange(8)), index=False).features) == ["noise", "n"]
+
+
+def test_the_target_may_be_anything_and_nothing_left_is_said(read):
+    index = read(
+        sorted_rows().rename_axis("Unnamed: 0").reset_index().assign(**{"Unnamed: 0": [1, 2] * 20}), "Unnamed: 0"
+    )
+    assert index.classes == ("1", "2")
+    with pytest.raises(ValueError, match="nothing is left to predict 'label' from; column '' was saved without a name"):
+        read(sorted_rows()[["label"]])
