@@ -48,7 +48,10 @@ def test_a_saved_index_is_no_feature(read, tmp_path, change):
         (np.arange(40), "counts the rows, from 0 to 39: dropped"),
         (np.arange(101, 141.0), "counts the rows, from 101 to 140: dropped"),
         (np.arange(40)[::-1], "counts the rows, from 39 to 0: dropped"),
-        (np.arange(40) + 2**60, "counts the rows, from 1.15292150460685e+18 to 1.15292150460685e+18: dropped"),
+        (
+            np.arange(40, dtype="uint64") + np.uint64(2**63 - 5),
+            "counts the rows, from 9223372036854775803 to 9223372036854775842: dropped",
+        ),
     ],
 )
 def test_a_column_that_counts_up_is_no_feature(read, tmp_path, numbers, words):

@@ -133,7 +133,7 @@ def _numbers_rows(name: str, column: "Series") -> str:
         return ""
     steps = np.diff(values)
     if len(values) >= FEW_ROWS and abs(steps[0]) == 1 and (steps == steps[0]).all():
-        return f"counts the rows, from {values[0]:.15g} to {values[-1]:.15g}"
+        return f"counts the rows, from {int(column.iloc[0])} to {int(column.iloc[-1])}"
     if IDENTIFIER.fullmatch(name) and column.is_unique:
         return "has another whole number in every row, as an identifier has"
     return ""
