@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_docstring_examples(name):
     torch.manual_seed(0)
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
+
+
+def test_install_lines_are_true_from_a_clone():
+    """No index has the package, so pip gets the folder; its extras are those of pyproject.toml."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    said = 0
+    for path in [*PAGES, *(ROOT / "src").rglob("*.py")]:
+        text = path.read_text()
+        assert not re.search(r"pip\s+install\s+['\"]?cyclofocal", text), path
+        for line in re.findall(r"pip\s+install\s+'\.\[(.*?)\]'", text):
+            said += 1
+            assert set(line.split(",")) <= set(extras), path
+    assert said > 15
 
 
 def test_readme_tree_is_the_tree():

@@ -181,7 +181,7 @@ def test_bad_input_is_refused_with_what_would_be_right(arguments, words, tmp_pat
 
 def test_without_the_extra_it_says_how_to_install(monkeypatch):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name in ("scipy", "typer") else object())
-    with pytest.raises(SystemExit, match=re.escape("needs scipy, typer. Install with: pip install 'cyclofocal[lab]'")):
+    with pytest.raises(SystemExit, match=re.escape("needs scipy, typer. From a clone: pip install '.[lab]'")):
         cli.main()
 
 

@@ -76,7 +76,7 @@ def test_a_record_from_a_node_with_files_of_its_own_is_written_here(cluster, tmp
 
 def test_without_ray_it_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'cyclofocal\[ray\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[ray\]'"):
         next(backend.run_ray(grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)))
 
 

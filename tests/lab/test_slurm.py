@@ -63,5 +63,5 @@ def test_an_unknown_option_is_refused(tmp_path):
 
 def test_without_submitit_it_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'cyclofocal\[slurm\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[slurm\]'"):
         build_executor(tmp_path, ONE_CORE, {})

@@ -262,7 +262,7 @@ def test_a_trial_waits_for_another_process_that_is_at_it(tmp_path, monkeypatch):
 
 def test_without_optuna_it_says_how_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(tuning, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'cyclofocal\[tuning\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[tuning\]'"):
         tuned(TINY, tunable(CYCLICAL), 0, setup_in(tmp_path))
 
 

@@ -113,7 +113,7 @@ def check_tuning(recipe: Recipe, loss: LossSettings, root: Path) -> None:
         MissingDataError, DamagedDataError: of data that must be read to know whether it has a validation set.
     """
     if find_spec("optuna") is None:
-        raise ModuleNotFoundError("tuning needs optuna. Install with: pip install 'cyclofocal[tuning]'")
+        raise ModuleNotFoundError("tuning needs optuna. From a clone: pip install '.[tuning]'")
     if loss.trials < 1:
         raise ValueError(f"trials is {loss.trials}; it must be at least 1 to tune {loss.title}")
     start, space = _start(loss), search_space(loss)

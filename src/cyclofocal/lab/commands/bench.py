@@ -134,7 +134,7 @@ def _show(console: Console, records: list[Measurement]) -> None:
 
 def _close(console: Console, losses: list[Candidate], records: list[Measurement], picture: Path | None) -> None:
     if missing := [loss.package for loss in losses if not loss.installed]:
-        typer.echo(f"not installed: {', '.join(missing)} (pip install 'cyclofocal[bench]')")
+        typer.echo(f"not installed: {', '.join(missing)} (from a clone: pip install '.[bench]')")
     if picture is not None:
         from cyclofocal.lab.bench.picture import draw
 

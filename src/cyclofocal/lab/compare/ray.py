@@ -53,7 +53,7 @@ def load_ray() -> Any:
     try:
         import ray
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("--on ray needs Ray. Install with: pip install 'cyclofocal[ray]'") from None
+        raise ModuleNotFoundError("--on ray needs Ray. From a clone: pip install '.[ray]'") from None
     return ray
 
 

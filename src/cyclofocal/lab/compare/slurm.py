@@ -89,7 +89,7 @@ def build_executor(logs: Path, share: Share, parameters: Mapping[str, str], clus
     try:
         import submitit
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("--on slurm needs submitit. Install with: pip install 'cyclofocal[slurm]'") from None
+        raise ModuleNotFoundError("--on slurm needs submitit. From a clone: pip install '.[slurm]'") from None
     executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
     named = {name if name in SHARED else f"slurm_{name}": _number(value) for name, value in parameters.items()}
     own = {"name": "cyclofocal", "cpus_per_task": share.cpus, "gpus_per_node": ceil(share.gpus), "timeout_min": MINUTES}
