@@ -141,12 +141,26 @@ def test_one_logit_takes_labels_without_its_dimension_and_others_are_refused():
         loss(labels, np.repeat(logits, 3, 1))
 
 
-def test_a_masked_class_costs_nothing():
-    loss = CyclicalFocalLoss()
+@pytest.mark.parametrize(("dtype", "rel"), [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 2e-3)])
+def test_a_masked_class_costs_nothing(dtype, rel):
+    loss = CyclicalFocalLoss(dtype=dtype)
     loss.set_progress(0.6)
     logits = torch.tensor([[1.0, -torch.inf, 2.0]])
     expected = cyclofocal.cyclical_focal_loss(logits, torch.tensor([0]), eta=cyclical_eta(0.6))
-    assert float(loss(np.array([0]), logits.numpy())) == pytest.approx(expected.item(), rel=1e-5)
+    assert float(loss(np.array([0]), logits.numpy())) == pytest.approx(expected.item(), rel=rel)
+
+
+@pytest.mark.parametrize(("dtype", "index"), [("bfloat16", 257), ("bfloat16", 3999), ("float16", 2049)])
+def test_half_precision_does_not_round_a_class_index(dtype, index):
+    """The logit of this class alone is high, so any other class would cost several times as much."""
+    logits = np.zeros((1, 4000), np.float32)
+    logits[0, index] = 16.0
+    loss = CyclicalFocalLoss(dtype=dtype, ignore_class=255)
+    loss.set_progress(0.6)
+    for labels in (np.array([index]), np.array([[index]], np.int64), np.array([index], np.float32)):
+        assert float(loss(labels, logits)) < 0.01
+    with pytest.raises(ValueError, match=f"labels are {dtype}, which rounds the numbers of 4000 classes"):
+        loss(keras.ops.cast(np.array([index]), dtype), logits)
 
 
 def test_a_saved_model_loads_and_the_history_stays_readable(data, tmp_path):
@@ -190,6 +204,34 @@ def test_class_weights_of_fit_are_those_of_torch(data):
     assert seen.losses == pytest.approx([expected.item()], rel=1e-5)
 
 
+@pytest.mark.parametrize("steps", [2, 5])
+def test_every_step_of_an_execution_has_its_eta(data, steps):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(BATCHES * 8, 4)).astype(np.float32)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros")])
+    loss = CyclicalFocalLoss()
+    model.compile(keras.optimizers.SGD(0.1), loss=loss, metrics=[loss.clock], steps_per_execution=steps)
+    seen = Seen()
+    options = {"epochs": EPOCHS, "batch_size": 8, "verbose": 0, "shuffle": False}
+    if keras.backend.backend() == "torch":
+        with pytest.raises(ValueError, match="`steps_per_execution` must be 1"):  # Keras' own
+            model.fit(x, data[1], callbacks=[CyclicalFocalCallback(loss), seen], **options)
+        return
+    model.fit(x, data[1], callbacks=[CyclicalFocalCallback(loss), seen], **options)
+    ends = [*range(steps - 1, BATCHES - 1, steps), BATCHES - 1]
+    assert seen.etas == pytest.approx([EXPECTED[BATCHES * epoch + end] for epoch in range(EPOCHS) for end in ends])
+    weight = torch.zeros(4, 3, requires_grad=True)
+    bias = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.SGD([weight, bias], lr=0.1)
+    for step, eta in enumerate(EXPECTED):
+        rows = slice(8 * (step % BATCHES), 8 * (step % BATCHES) + 8)
+        optimizer.zero_grad()
+        logits = torch.from_numpy(x[rows]) @ weight + bias
+        cyclofocal.cyclical_focal_loss(logits, torch.from_numpy(data[1][rows]), eta=eta).backward()
+        optimizer.step()
+    np.testing.assert_allclose(model.get_weights()[0], weight.detach(), rtol=1e-4, atol=1e-6)
+
+
 def test_an_initial_epoch_continues_the_cycle(data):
     _, seen = _fit(data, initial_epoch=2)
     assert seen.etas == pytest.approx(EXPECTED[2 * BATCHES :], abs=1e-6)
@@ -217,6 +259,31 @@ def test_a_clock_that_nobody_moves_is_noticed(data):
     model.compile(loss=loss)
     with pytest.raises(ValueError, match=r"loss\.clock is not among the metrics"):
         model.fit(*data, verbose=0, callbacks=[CyclicalFocalCallback(loss)])
+
+
+def test_a_later_fit_without_the_callback_is_refused(data):
+    loss = CyclicalFocalLoss()
+    model, _ = _fit(data, loss=loss, epochs=1)
+    weights = model.get_weights()[0]
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        model.fit(*data, verbose=0)
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        model.fit(*data, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], weights)
+    model.evaluate(*data, verbose=0)
+    loss.set_progress(0.25)
+    history = model.fit(*data, verbose=0).history
+    assert history["eta"] == [0]
+    history = model.fit(*data, verbose=0, callbacks=[CyclicalFocalCallback(loss)]).history
+    assert history["eta"] == [1]
+
+
+def test_a_callback_that_fit_is_not_given_is_noticed(data):
+    model, loss = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)]), CyclicalFocalLoss()
+    model.compile(loss=loss, metrics=[loss.clock])
+    CyclicalFocalCallback(loss)
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        model.fit(*data, verbose=0)
 
 
 def test_a_wrong_setting_is_refused():

@@ -1,5 +1,6 @@
 """Keras 3: the losses, the clock as one of the model's metrics, and the callback that moves it."""
 
+import functools
 from typing import Any
 
 from cyclofocal.arguments import check_gammas, check_unit_interval
@@ -16,26 +17,62 @@ from keras import ops  # noqa: E402
 class Clock(keras.metrics.Metric):
     """Eta as a metric: Keras then shows it, and its compiled steps see it move, and whether they train.
 
-    Variables that belong to the loss alone would be constants to them, on the jax backend.
+    Variables that belong to the loss alone would be constants to them, on the jax backend. With ``steps_per_execution``
+    several steps follow each other before a callback is asked again, so every training step adds ``pace`` to ``step``.
     """
 
-    def __init__(self, name: str = "eta", **options: Any) -> None:
+    def __init__(self, name: str = "eta", *, cyclical_factor: float = 4.0, **options: Any) -> None:
         super().__init__(name=name, **options)
-        self.eta = self.add_variable(shape=(), initializer="ones", name="eta")
-        self.trains = self.add_variable(shape=(), initializer="zeros", name="trains")
+        self.cyclical_factor = cyclical_factor
+        self.callback: CyclicalFocalCallback | None = None
+        dtype = "float32" if "16" in self.dtype else self.dtype  # half precision would round the progress
+        add = functools.partial(self.add_variable, shape=(), dtype=dtype)
+        self.eta = add(initializer="ones", name="eta")
+        self.trains = add(initializer="zeros", name="trains")
+        self.step = add(initializer="zeros", name="step")
+        self.last = add(initializer="ones", name="last")
+        self.pace = add(initializer="zeros", name="pace")
+
+    def schedule(self) -> Any:
+        """Eta of the coming step, as :func:`cyclofocal.schedules.cyclical_eta`; exact at progress 0 and 1."""
+        factor = self.cyclical_factor
+        progress = ops.minimum(ops.convert_to_tensor(self.step) / ops.convert_to_tensor(self.last), 1)
+        falling = 1 - factor * progress
+        rising = ops.maximum(1 - (1 - progress) * (factor / max(factor - 1, 1e-9)), 0)
+        return ops.where(falling >= 0, falling, rising)
+
+    def move(self, step: float, last: float, pace: float) -> None:
+        """Set the clock for a training step, the last one being number ``last``."""
+        self.eta.assign(cyclical_eta(step / last, self.cyclical_factor))
+        self.trains.assign(1)
+        self.step.assign(step)
+        self.last.assign(last)
+        self.pace.assign(pace)
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
-        """The callback moves it."""
+        """A step is done: show its eta and, in training, move on."""
+        eta, trains, step, pace = map(ops.convert_to_tensor, (self.eta, self.trains, self.step, self.pace))
+        self.eta.assign(ops.where(trains > 0, self.schedule(), eta))
+        self.step.assign(step + trains * pace)
 
     def reset_state(self) -> None:
-        """A new epoch is no new beginning."""
+        """A new epoch is no new beginning; but Keras begins here, so a fit without the callback is noticed."""
+        if self.callback is not None:
+            self.callback.check_present()
 
     def result(self) -> Any:
         return ops.convert_to_tensor(self.eta) + 0  # on the jax backend the variable's own value is given away
 
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"cyclical_factor": self.cyclical_factor}
 
-LEAST = -3e38
-"""Of a logarithm in float32."""
+
+WHOLE = {"bfloat16": 256, "float16": 2048}
+"""Up to these, half precision holds every whole number."""
+NOBODY = (
+    "nobody moves the clock of this loss: give fit or evaluate callbacks=[CyclicalFocalCallback(loss)], or set it"
+    " yourself with loss.set_progress(progress)"
+)
 
 
 class _Clocked(keras.losses.Loss):
@@ -61,13 +98,13 @@ class _Clocked(keras.losses.Loss):
         self.gamma_hc = gamma_hc
         self.cyclical_factor = cyclical_factor
         self.label_smoothing = label_smoothing
-        self.clock = Clock()
+        self.clock = Clock(cyclical_factor=cyclical_factor)
         self.is_told = False
 
     def set_progress(self, progress: float) -> None:
         """Set the clock to ``progress`` in [0, 1]; from now on it trains."""
-        self.clock.eta.assign(cyclical_eta(float(progress), self.cyclical_factor))
-        self.clock.trains.assign(1)
+        self.clock.move(float(progress), last=1, pace=0)
+        self.clock.callback = None
         self.is_told = True
 
     def get_config(self) -> dict[str, Any]:
@@ -81,7 +118,7 @@ class _Clocked(keras.losses.Loss):
 
     def _weigh(self, hard: Any, easy: Any) -> Any:
         """The weight of this moment."""
-        return self._in_training(hard + ops.convert_to_tensor(self.clock.eta) * (easy - hard))
+        return self._in_training(hard + ops.cast(self.clock.schedule(), self.dtype) * (easy - hard))
 
     def _in_training(self, factor: Any) -> Any:
         """The factor in training, otherwise 1."""
@@ -90,10 +127,7 @@ class _Clocked(keras.losses.Loss):
     def _check_told(self) -> None:
         """On the jax backend nothing in a compiled step could say so later."""
         if not self.is_told:
-            raise RuntimeError(
-                "nobody moves the clock of this loss: give fit or evaluate callbacks=[CyclicalFocalCallback(loss)], or"
-                " tell the time yourself with loss.set_progress(progress)"
-            )
+            raise RuntimeError(NOBODY)
 
 
 @keras.saving.register_keras_serializable("cyclofocal")
@@ -139,18 +173,27 @@ class CyclicalFocalLoss(_Clocked):
             seen = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
             seen = _spread(seen, y_pred)
             sample_weight = seen if sample_weight is None else seen * _spread(sample_weight, y_pred)
-        return super().__call__(y_true, y_pred, sample_weight)
+        return super().__call__(self._distribution(y_true, y_pred), y_pred, sample_weight)
+
+    def _distribution(self, y_true: Any, y_pred: Any) -> Any:
+        """One-hot labels, made before Keras casts them to the dtype of the loss, which may round an index."""
+        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        classes, dtype = y_pred.shape[-1], keras.backend.standardize_dtype(y_true.dtype)
+        if tuple(y_true.shape) == tuple(y_pred.shape):  # labels may be floats too, so the shape must tell
+            return y_true
+        if classes > WHOLE.get(dtype, classes):
+            raise ValueError(f"labels are {dtype}, which rounds the numbers of {classes} classes; give integers")
+        index = ops.reshape(ops.cast(y_true, "int32"), ops.shape(y_pred)[:-1])
+        if self.ignore_class is not None:
+            index = ops.where(index == self.ignore_class, 0, index)  # any class: its weight is 0
+        return ops.one_hot(index, classes, dtype=self.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         self._check_told()
         classes = y_pred.shape[-1]
-        if tuple(y_true.shape) != tuple(y_pred.shape):  # Keras makes floats of the labels, so the shape must tell
-            index = ops.reshape(ops.cast(y_true, "int32"), ops.shape(y_pred)[:-1])
-            if self.ignore_class is not None:
-                index = ops.where(index == self.ignore_class, 0, index)  # any class: its weight is 0
-            y_true = ops.one_hot(index, classes, dtype=y_pred.dtype)
         log_p = ops.log_softmax(y_pred, axis=-1)
-        finite = ops.maximum(log_p, LEAST)  # a class may be masked with -inf: 0 * log 0 is 0
+        least = -6e4 if self.dtype == "float16" else -3e38
+        finite = ops.maximum(log_p, least)  # a class may be masked with -inf: 0 * log 0 is 0
         log_p = ops.where(y_true == 0, finite, log_p)
         other = self.label_smoothing / classes
         hard = _power(-ops.expm1(log_p), self.gamma_pos)
@@ -209,6 +252,8 @@ class BinaryCyclicalFocalLoss(_Clocked):
 class CyclicalFocalCallback(keras.callbacks.Callback):
     """Sets the clock of a loss before every batch, by the epochs and steps that ``fit`` knows.
 
+    With ``steps_per_execution`` every step of an execution has its own eta.
+
     In validation, in ``evaluate`` and when training has ended, it makes the loss plain cross-entropy.
     ``initial_epoch`` resumes the cycle, and the optimizer's gradient accumulation does not count twice.
 
@@ -217,6 +262,7 @@ class CyclicalFocalCallback(keras.callbacks.Callback):
 
     Raises:
         ValueError: at the start of training, ``loss.clock`` is not among the metrics, or the steps are not known.
+        RuntimeError: a later ``fit`` of the model goes without the callback.
 
     Example:
         >>> callback = CyclicalFocalCallback(CyclicalFocalLoss())
@@ -226,9 +272,24 @@ class CyclicalFocalCallback(keras.callbacks.Callback):
         super().__init__()
         self.loss = loss
         self.epoch = 0
+        self._history = None
         loss.is_told = True
+        loss.clock.callback = self
+
+    def check_present(self) -> None:
+        """Refuse a fit that this callback takes no part in; every fit has a history of its own."""
+        history = getattr(self.model, "history", None)
+        if self.model is None or history is not self._history:
+            self._history = history  # refused once: to evaluate is right again
+            raise RuntimeError(NOBODY)
+
+    def _take_part(self) -> None:
+        self.loss.clock.callback = self
+        # On the jax backend self.model brings the variables up to date, or they would undo what we assign.
+        self._history = getattr(self.model, "history", None)
 
     def on_train_begin(self, logs: Any = None) -> None:
+        self._take_part()
         if not any(variable is self.loss.clock.eta for variable in self.model.metrics_variables):
             raise ValueError("loss.clock is not among the metrics; compile(loss=loss, metrics=[loss.clock])")
         if not self.params["steps"]:
@@ -239,16 +300,16 @@ class CyclicalFocalCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         steps = self.params["steps"]
-        progress = (self.epoch * steps + batch) / max(self.params["epochs"] * steps - 1, 1)
-        _ = self.model  # on the jax backend this brings the variables up to date, or they would undo ours
-        self.loss.set_progress(progress)
+        last = max(self.params["epochs"] * steps - 1, 1)
+        _ = self.model  # see _take_part
+        self.loss.clock.move(self.epoch * steps + batch, last, pace=1)
 
     def on_test_begin(self, logs: Any = None) -> None:
-        _ = self.model
+        self._take_part()
         self.loss.clock.trains.assign(0)
 
     def on_train_end(self, logs: Any = None) -> None:
-        _ = self.model
+        _ = self.model  # see _take_part
         self.loss.clock.trains.assign(0)
 
 
