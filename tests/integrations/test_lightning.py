@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -146,6 +146,48 @@ def test_validation_is_plain_cross_entropy_at_temperature_one():
     assert ours == pytest.approx(plain)
     assert module.temperature == 1
     assert module.seen == pytest.approx(etas(10), abs=1e-6)
+
+
+class Normalised(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((self.norm(batch[0]), batch[1]), batch_idx)
+
+
+@pytest.mark.parametrize(("limits", "total"), [({}, 15), ({"max_steps": 12}, 12), ({"accumulate_grad_batches": 5}, 3)])
+def test_stochastic_weight_averaging_adds_no_step(limits, total):
+    """With batch norm it appends an epoch, for the statistics alone."""
+    swa = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
+    module = fit(Normalised(), max_epochs=3, callbacks=[swa], **limits)
+    repeat = limits.get("accumulate_grad_batches", 1)
+    assert module.seen[: total * repeat] == pytest.approx(etas(total, repeat), abs=1e-6)
+    assert set(module.seen[total * repeat :]) <= {1.0}
+    assert module.criterion.progress == 1
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_averaged_weights_leave_the_clock_alone(tmp_path, validates):
+    callbacks = pytest.importorskip("lightning.pytorch.callbacks")
+    if not hasattr(callbacks, "WeightAveraging"):
+        pytest.skip("this release of Lightning has no WeightAveraging")
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=4)
+    ours = CyclicalFocalCallback(temperature=(0.5, 2.0))
+    options = QUIET | {"enable_checkpointing": True, "max_epochs": 2}
+    trainer = Trainer(**options, callbacks=[callbacks.WeightAveraging(), ours, keep])
+    module, validated = Classifier(CyclicalFocalLoss(cyclical_in_eval=True)), []
+    validate = lambda *_: validated.append((module.temperature.item(), module.criterion.eta.item()))  # noqa: E731
+    module.validation_step = validate
+    trainer.fit(module, loader(), loader(1) if validates else None)
+    assert module.seen == pytest.approx(etas(10), abs=1e-6)
+    assert (module.criterion.progress, module.criterion.eta, module.temperature) == (1, 1, 1)
+    clock = torch.load(tmp_path / "step=4.ckpt", weights_only=True)["state_dict"]
+    assert clock["criterion.progress"] == pytest.approx(3 / 9)
+    assert clock["criterion.eta"] == pytest.approx(cyclical_eta(3 / 9))
+    expected = [(1.0, 1.0), (1.0, etas(10)[4]), (1.0, 1.0)] if validates else []  # the first before training
+    assert [pytest.approx(found, abs=1e-6) for found in validated] == expected
 
 
 def test_manual_optimisation_with_its_own_count():

@@ -13,7 +13,7 @@ from cyclofocal.schedules import interpolate
 require_host("lightning", "2.5", never=("2.6.2", "2.6.3"))  # before the import: these two are malware
 
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
-from lightning.pytorch.callbacks import GradientAccumulationScheduler  # noqa: E402
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging  # noqa: E402
 
 Range = tuple[float, float]
 
@@ -26,7 +26,9 @@ class CyclicalFocalCallback(Callback):
     """Sets the clock of every cyclical loss in a LightningModule before each batch.
 
     The time is the trainer's own count of optimiser steps, so it is right under resume, gradient accumulation,
-    max_steps, max_epochs and several processes, and needs no state of its own.
+    max_steps, max_epochs and several processes, and needs no state of its own. Weight averaging averages buffers too,
+    the clock's among them; in validation, after training and, with this callback listed after it, in checkpoints they
+    are set right again.
 
     With the same eta it drives general cyclical training, each as (value at eta 1, value at eta 0), both > 0:
 
@@ -72,6 +74,7 @@ class CyclicalFocalCallback(Callback):
         self.gradient_clip_val = gradient_clip_val
         self._losses: list[Loss] = []
         self._total_steps = 0
+        self._progress = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._losses = _losses_in(pl_module)
@@ -82,8 +85,8 @@ class CyclicalFocalCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         for loss in self._losses:
-            progress = set_clock(loss, trainer.global_step, self._total_steps)
-        eta = self._losses[0].schedule(progress)
+            self._progress = set_clock(loss, trainer.global_step, self._total_steps)
+        eta = self._losses[0].schedule(self._progress)
         if self.weight_decay:
             for group in _decayed_groups(trainer):
                 group["weight_decay"] = interpolate(eta, *self.weight_decay)
@@ -92,11 +95,26 @@ class CyclicalFocalCallback(Callback):
         if self.gradient_clip_val:
             trainer.gradient_clip_val = interpolate(eta, *self.gradient_clip_val)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.temperature:
-            _set_temperature(pl_module, 1.0)
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        """Not at the start of validation: only later does weight averaging put its averages in place."""
+        self._restore(pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Not at the end of training, where weight averaging puts its averages in place."""
+        self._restore(pl_module)
+        self._losses = []
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        for name, module in pl_module.named_modules():
+            if module in self._losses:
+                clock = {f"{name}.progress": self._progress, f"{name}.eta": module.schedule(self._progress)}
+                state |= {key: state[key].new_tensor(value) for key, value in clock.items() if key in state}
+
+    def _restore(self, pl_module: LightningModule) -> None:
+        """The clock as at the last batch, and temperature 1."""
+        for loss in self._losses:
+            loss.set_progress(self._progress)
         if self.temperature:
             _set_temperature(pl_module, 1.0)
 
@@ -134,6 +152,10 @@ def _total_steps(trainer: Any, pl_module: LightningModule) -> int:
     total = trainer.estimated_stepping_batches
     if not 0 < total < math.inf:  # -1 for a loader without length
         raise ValueError("total_steps is None, and this training has no known end; set max_steps or give total_steps")
+    for callback in trainer.callbacks:  # with batch norm it appends an epoch that has no steps
+        if isinstance(callback, StochasticWeightAveraging) and callback.swa_end + 1 < trainer.max_epochs:
+            per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            total = min(total, per_epoch * (callback.swa_end + 1))
     return int(total)
 
 
