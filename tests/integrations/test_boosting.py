@@ -100,7 +100,7 @@ def test_far_out_they_stay_finite_and_positive(settings):
 def test_rows_are_weighted_and_the_log_loss_is_plain():
     scores, labels, weights = np.array([[0.0, 1, 2], [2, 0, 0]]), np.array([2.0, 0]), np.array([3.0, 1])
     loss = BoostedLoss(CyclicalFocalLoss(), num_boost_round=5)
-    loss.set_round(1)
+    loss.set_round(1, boosters=2)
     plain, weighted = loss.derivatives(scores, labels, None), loss.derivatives(scores, labels, weights)
     for one, other in zip(plain, weighted, strict=True):
         np.testing.assert_allclose(other, one * weights[:, None])
@@ -108,6 +108,16 @@ def test_rows_are_weighted_and_the_log_loss_is_plain():
         torch.from_numpy(scores), torch.from_numpy(labels).long(), reduction="none"
     )
     assert loss.log_loss(scores, labels, weights) == pytest.approx(np.average(expected, weights=weights), rel=1e-12)
+
+
+def test_a_round_is_taken_once_by_each_booster():
+    loss, scores = BoostedLoss(BinaryCyclicalFocalLoss(), 10), np.zeros(2)
+    for round_, boosters in ((0, 1), (1, 3), (2, 1)):
+        loss.set_round(round_, boosters)
+        for _ in range(boosters):
+            loss.derivatives(scores, scores, None)
+        with pytest.raises(RuntimeError, match="nobody moves the clock"):
+            loss.derivatives(scores, scores, None)
 
 
 def test_a_wrong_call_is_refused():

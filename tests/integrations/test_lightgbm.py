@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, log_loss, recall_score
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
@@ -133,6 +134,52 @@ def test_gammas_0_is_lightgbms_own_loss(binary_table, digits_table, objective):
     booster = _train(table, criterion, rounds=5, weight=weight)
     expected, got = expected.predict(table[1]), probabilities(booster.predict(table[1]))
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("balance", [{"scale_pos_weight": 4.0}, {"is_unbalance": True}])
+@pytest.mark.parametrize("entry", ["train", "cv", "sklearn"])
+def test_balancing_that_would_change_nothing_is_refused(binary_table, entry, balance):
+    loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
+    data, parameters = lightgbm.Dataset(binary_table[0], binary_table[2]), PARAMETERS | {"objective": loss.objective}
+    estimator = lightgbm.LGBMClassifier(objective=loss.sklearn_objective, **balance)
+    fits = {
+        "train": lambda: lightgbm.train(parameters | balance, data, 2, callbacks=[loss.callback]),
+        "cv": lambda: lightgbm.cv(parameters | balance, data, 2, callbacks=[loss.callback]),
+        "sklearn": lambda: estimator.fit(binary_table[0], binary_table[2], callbacks=[loss.callback]),
+    }
+    with pytest.raises(ValueError, match=r"is (4\.0|True), but boosters apply it .*\(pos_weight="):
+        fits[entry]()
+
+
+@pytest.mark.parametrize("balance", [{"scale_pos_weight": 4.0}, {"unbalance": "true"}])
+def test_the_weight_of_the_loss_is_what_balances(binary_table, balance):
+    """With all gammas 0, so that LightGBM's own objective is the same."""
+    x, x_test, y, _ = binary_table
+    own = PARAMETERS | {"objective": "binary", "boost_from_average": False} | balance
+    expected = lightgbm.train(own, lightgbm.Dataset(x, y), 5).predict(x_test)
+    weight = balance.get("scale_pos_weight", (y == 0).sum() / (y == 1).sum())
+    booster = _train(binary_table, BinaryCyclicalFocalLoss(pos_weight=torch.tensor(weight), **PLAIN), rounds=5)
+    np.testing.assert_allclose(probabilities(booster.predict(x_test)), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_neutral_balance_is_accepted(binary_table):
+    loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
+    data = lightgbm.Dataset(binary_table[0], binary_table[2])
+    for neutral in ({"scale_pos_weight": 1}, {"is_unbalance": False}, {"scale_pos_weight": None}):
+        lightgbm.train(PARAMETERS | {"objective": loss.objective} | neutral, data, 1, callbacks=[loss.callback])
+
+
+def test_a_callback_missing_the_second_time_is_noticed(binary_table):
+    loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
+    data, parameters = lightgbm.Dataset(binary_table[0], binary_table[2]), PARAMETERS | {"objective": loss.objective}
+    lightgbm.cv(parameters, data, ROUNDS, nfold=2, feval=loss.metric, callbacks=[loss.callback])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="nobody moves the clock"):
+            lightgbm.train(parameters, data, 1)
+        lightgbm.train(parameters, data, ROUNDS, callbacks=[loss.callback])
+    estimator = lightgbm.LGBMClassifier(objective=loss.sklearn_objective, **PARAMETERS)
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        estimator.fit(binary_table[0], binary_table[2])
 
 
 def test_a_missing_callback_is_noticed(binary_table):

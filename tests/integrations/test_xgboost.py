@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, log_loss, recall_score
 from sklearn.model_selection import GridSearchCV
 
@@ -140,6 +141,53 @@ def test_gammas_0_is_xgboosts_own_loss(binary_table, digits_table, objective):
     expected = xgboost.train(own, xgboost.DMatrix(table[0], table[2], weight=weight), 5)
     got = probabilities(_scores(_train(table, criterion, rounds=5, weight=weight), table))
     np.testing.assert_allclose(got, expected.predict(xgboost.DMatrix(table[1])), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("entry", ["train", "cv", "sklearn"])
+def test_balancing_that_would_change_nothing_is_refused(binary_table, entry):
+    loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
+    data, balance = xgboost.DMatrix(binary_table[0], binary_table[2]), {"scale_pos_weight": 4.0}
+    options = {"obj": loss.objective, "custom_metric": loss.metric, "callbacks": [loss.callback]}
+    estimator = xgboost.XGBClassifier(objective=loss.sklearn_objective, callbacks=[loss.callback], **balance)
+    fits = {
+        "train": lambda: xgboost.train(PARAMETERS | balance, data, 2, **options),
+        "cv": lambda: xgboost.cv(PARAMETERS | balance, data, 2, **options),
+        "sklearn": lambda: estimator.fit(binary_table[0], binary_table[2]),
+    }
+    with pytest.raises(ValueError, match=r"scale_pos_weight is 4, but boosters apply it .*\(pos_weight="):
+        fits[entry]()
+
+
+def test_the_weight_of_the_loss_is_what_balances(binary_table):
+    """With all gammas 0, so that XGBoost's own objective is the same."""
+    data = xgboost.DMatrix(binary_table[0], binary_table[2])
+    own = {"max_depth": 3, "nthread": 1, "base_score": 0.5, "objective": "binary:logistic", "scale_pos_weight": 4.0}
+    expected = xgboost.train(own, data, 5).predict(xgboost.DMatrix(binary_table[1]))
+    booster = _train(binary_table, BinaryCyclicalFocalLoss(pos_weight=torch.tensor(4.0), **PLAIN), rounds=5)
+    np.testing.assert_allclose(probabilities(_scores(booster, binary_table)), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_base_score_that_is_no_probability_is_refused(binary_table):
+    x, _, y, _ = binary_table
+    loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
+    settings = {"objective": loss.sklearn_objective, "callbacks": [loss.callback], "n_jobs": 1, "n_estimators": ROUNDS}
+    with pytest.raises(ValueError, match=r"base_score is 0\.0; for XGBClassifier .* a probability"):
+        xgboost.XGBClassifier(base_score=0, **settings).fit(x, y)
+    got = [xgboost.XGBClassifier(**settings, **score).fit(x, y).predict_proba(x) for score in ({}, {"base_score": 0.5})]
+    np.testing.assert_array_equal(*got)
+
+
+def test_a_callback_missing_the_second_time_is_noticed(binary_table):
+    x, _, y, _ = binary_table
+    loss, data = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS), xgboost.DMatrix(x, y)
+    options = {"obj": loss.objective, "custom_metric": loss.metric}
+    xgboost.cv(PARAMETERS, data, ROUNDS, nfold=2, callbacks=[loss.callback], as_pandas=False, **options)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="nobody moves the clock"):
+            xgboost.train(PARAMETERS, data, 1, **options)
+        xgboost.train(PARAMETERS, data, ROUNDS, callbacks=[loss.callback], **options)
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        xgboost.XGBClassifier(objective=loss.sklearn_objective, n_jobs=1).fit(x, y)
 
 
 def test_a_missing_callback_is_noticed(binary_table):

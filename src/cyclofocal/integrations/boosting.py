@@ -193,24 +193,34 @@ class BoostedLoss:
         self.num_boost_round = num_boost_round
         self._settings: dict[str, Any] = criterion.gammas | {"label_smoothing": criterion.label_smoothing}
         self._settings |= _sides(criterion) if isinstance(criterion, BinaryCyclicalFocalLoss) else _weight(criterion)
-        self._told = False
+        self._due = 0  # boosters that have not asked for this round's derivatives yet
 
     def __deepcopy__(self, memo: object) -> "BoostedLoss":
         """Hosts copy parameters, hence objective and callback apart from each other: both must see the same clock."""
         return self
 
-    def set_round(self, rounds_done: int) -> None:
-        """Set the clock for the round that comes after ``rounds_done``."""
+    def set_round(self, rounds_done: int, boosters: int = 1) -> None:
+        """Set the clock for the round that comes after ``rounds_done``; each of ``boosters`` takes it once."""
         set_clock(self.criterion, rounds_done, self.num_boost_round)
-        self._told = True
+        self._due = boosters
+
+    def refuse_balancing(self, name: str, value: object) -> None:
+        """Refuse a parameter by which a booster balances two classes in its own objectives alone."""
+        binary = isinstance(self.criterion, BinaryCyclicalFocalLoss)
+        instead = "BinaryCyclicalFocalLoss(pos_weight=torch.tensor(5.0))" if binary else "CyclicalFocalLoss(weight)"
+        raise ValueError(
+            f"{name} is {value}, but boosters apply it in their own objectives alone; leave it out and weigh the"
+            f" classes in the loss, as in {instead}, or the rows of the data"
+        )
 
     def derivatives(self, scores: ArrayLike, labels: ArrayLike, weights: Array | None) -> tuple[Array, Array]:
         """Gradient and Hessian of this round, times the weights of the rows."""
-        if not self._told:
+        if not self._due:
             raise RuntimeError(
                 "nobody moves the clock of this loss: train with its callback too, as in callbacks=[loss.callback]"
             )
         labels = self._labels(scores, labels)
+        self._due -= 1
         binary = isinstance(self.criterion, BinaryCyclicalFocalLoss)
         derive = sigmoid_derivatives if binary else softmax_derivatives
         gradient, hessian = derive(scores, labels, eta=float(self.criterion.eta), **self._settings)

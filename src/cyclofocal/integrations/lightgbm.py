@@ -29,8 +29,8 @@ class BoosterLoss:
         num_boost_round: rounds of the whole training, before and after an ``init_model``.
 
     Raises:
-        TypeError, ValueError: criterion or labels do not fit.
-        RuntimeError: in training, the callback is missing.
+        TypeError, ValueError: criterion, labels or parameters (is_unbalance, scale_pos_weight) do not fit.
+        RuntimeError: in training, the callback is missing, also the second time.
 
     Example:
         >>> from cyclofocal import BinaryCyclicalFocalLoss
@@ -60,6 +60,10 @@ class BoosterLoss:
         return "log_loss", self.loss.log_loss(y_pred, y_true, weight), False
 
 
+UNBALANCE = ("is_unbalance", "unbalance", "unbalanced_sets")
+"""One parameter of LightGBM, in its spellings."""
+
+
 class _Callback:
     """Before every round; ``iteration`` counts those of an ``init_model`` too."""
 
@@ -69,4 +73,8 @@ class _Callback:
         self.loss = loss
 
     def __call__(self, env: Any) -> None:
-        self.loss.set_round(env.iteration)
+        for name, value in env.params.items():
+            unbalance = name in UNBALANCE and str(value).lower() in ("true", "+")
+            if unbalance or (name == "scale_pos_weight" and value is not None and float(value) != 1):
+                self.loss.refuse_balancing(name, value)
+        self.loss.set_round(env.iteration, boosters=len(getattr(env.model, "boosters", [env.model])))

@@ -1,5 +1,6 @@
 """XGBoost: objective, metric and the callback that moves the clock with the rounds."""
 
+import json
 from typing import Any
 
 from cyclofocal.integrations.boosting import Array, BoostedLoss
@@ -29,8 +30,8 @@ class BoosterLoss:
         num_boost_round: rounds of the whole training, before and after an ``xgb_model``.
 
     Raises:
-        TypeError, ValueError: criterion or labels do not fit.
-        RuntimeError: in training, the callback is missing.
+        TypeError, ValueError: criterion, labels or parameters (scale_pos_weight, base_score) do not fit.
+        RuntimeError: in training, the callback is missing, also the second time.
 
     Example:
         >>> from cyclofocal import BinaryCyclicalFocalLoss
@@ -67,6 +68,24 @@ class _Callback(TrainingCallback):
         super().__init__()
         self.loss = loss
 
+    def before_training(self, model: Any) -> Any:
+        config = json.loads(_boosters(model)[0].save_config())["learner"]
+        objective, base_score = config["objective"], config["learner_model_param"]["base_score"].strip("[]")
+        scale = objective.get("reg_loss_param", {}).get("scale_pos_weight", 1)
+        if float(scale) != 1:
+            self.loss.refuse_balancing("scale_pos_weight", scale)
+        if objective["name"] == "binary:logistic" and not 0 < float(base_score) < 1:
+            raise ValueError(
+                f"base_score is {float(base_score)}; for XGBClassifier and binary:logistic it is a probability in"
+                " (0, 1): leave it out"
+            )
+        return model
+
     def before_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        self.loss.set_round(model.num_boosted_rounds())
+        self.loss.set_round(model.num_boosted_rounds(), boosters=len(_boosters(model)))
         return False
+
+
+def _boosters(model: Any) -> list[Any]:
+    """Those of a cross-validation, or the one that trains."""
+    return [fold.bst for fold in model.cvfolds] if hasattr(model, "cvfolds") else [model]
