@@ -8,14 +8,20 @@ import torch
 pytest.importorskip("transformers")
 from torch import nn
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
     T5Config,
     T5ForConditionalGeneration,
     Trainer,
@@ -23,6 +29,8 @@ from transformers import (
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
 )
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
@@ -206,6 +214,22 @@ def test_half_of_it_is_refused(tmp_path):
     trainer.train()
 
 
+def test_half_of_it_the_second_time_is_refused(tmp_path):
+    trainer, _ = train(tmp_path)
+    loss, data = trainer.compute_loss_func, trainer.train_dataset
+    weights = [weight.clone() for weight in trainer.model.parameters()]
+    trainer.compute_loss(trainer.model.train(), trainer.data_collator(data[:2]))  # to look at it is right
+    again = Trainer(trainer.model, trainer.args, train_dataset=data, compute_loss_func=loss)
+    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        again.train()
+    for old, new in zip(weights, trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(new, old)
+    assert again.evaluate(data[:4])["eval_loss"] > 0
+    again = Trainer(build("sequence classification"), trainer.args, train_dataset=data, callbacks=[loss])
+    with pytest.raises(RuntimeError, match="trains with another loss"):
+        again.train()
+
+
 REFUSED = {
     'must be "sum"': {"reduction": "mean"},
     "has total_steps=3": {"reduction": "sum", "total_steps": 3},
@@ -217,6 +241,84 @@ REFUSED = {
 def test_a_criterion_that_does_not_fit_is_refused(message):
     with pytest.raises(ValueError, match=message):
         TrainerLoss(CyclicalFocalLoss(**REFUSED[message]))
+
+
+SEGFORMER = {"num_labels": LABELS, "depths": [1] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+SEGFORMER |= {"hidden_sizes": [8] * 4}
+WAV2VEC2 = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+WAV2VEC2 |= {"conv_dim": (8, 8), "conv_stride": (5, 5), "conv_kernel": (10, 5), "num_feat_extract_layers": 2}
+WAV2VEC2 |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "vocab_size": WORDS}
+BART = {"vocab_size": WORDS, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+BART |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 16}
+IMAGE = {"pixel_values": torch.zeros(3, 32, 32), "labels": torch.zeros(32, 32, dtype=torch.int64)}
+SOUND = {"input_values": torch.zeros(400), "labels": torch.ones(LENGTH, dtype=torch.int64)}
+TEXT = {"input_ids": torch.ones(LENGTH, dtype=torch.int64), "labels": torch.ones(LENGTH, dtype=torch.int64)}
+MISFITS = {
+    "segmentation": (lambda: SegformerForSemanticSegmentation(SegformerConfig(**SEGFORMER)), IMAGE),
+    "ctc": (lambda: Wav2Vec2ForCTC(Wav2Vec2Config(**WAV2VEC2)), SOUND),
+    "questions": (lambda: BertForQuestionAnswering(BertConfig(**BERT)), TEXT),
+    "pretraining": (lambda: BertForPreTraining(BertConfig(**BERT)), TEXT),
+    "t5": (lambda: T5ForConditionalGeneration(T5Config(**T5)), TEXT),
+    "bart": (lambda: BartForConditionalGeneration(BartConfig(**BART)), TEXT),
+}
+
+
+def fit_misfit(kind, folder, collator=None, **options):
+    model, sample = MISFITS[kind][0](), MISFITS[kind][1]
+    loss = TrainerLoss(CyclicalFocalLoss(reduction="sum", **PLAIN), **options)
+    arguments = TrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=1)
+    data = {"train_dataset": [sample] * 8, "data_collator": collator}
+    trainer = Trainer(model, arguments, compute_loss_func=loss, callbacks=[loss], **data)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (
+            "segmentation",
+            {},
+            "SegformerForSemanticSegmentation trains with a loss of another kind|semantic segmentation",
+        ),
+        ("segmentation", {"shift_labels": False}, "semantic segmentation, classes in dimension 1"),
+        ("ctc", {}, "Wav2Vec2ForCTC trains with a loss of another kind|aligns labels"),
+        ("ctc", {"shift_labels": False}, r"class indices of shape \(8, 15\), one per row .* aligns labels"),
+        ("questions", {}, "BertForQuestionAnswering trains with a loss of another kind"),
+        ("pretraining", {}, "BertForPreTraining returns prediction_logits, seq_relationship_logits, but no logits"),
+        ("t5", {}, "T5ForConditionalGeneration gets no decoder_input_ids.*DataCollatorForSeq2Seq"),
+        ("bart", {}, "BartForConditionalGeneration gets no decoder_input_ids.*DataCollatorForSeq2Seq"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_by_name(kind, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fit_misfit(kind, tmp_path, **options)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_decoder_inputs_made_of_the_labels_are_accepted(kind, tmp_path):
+    """As DataCollatorForSeq2Seq makes them; nothing of the check is left on the model."""
+    from transformers import default_data_collator
+
+    def collate(rows):
+        batch = default_data_collator(rows)
+        return batch | {"decoder_input_ids": trainer_model.prepare_decoder_input_ids_from_labels(batch["labels"])}
+
+    trainer_model = MISFITS[kind][0]()
+    trainer = fit_misfit(kind, tmp_path, collate)
+    batch = collate([MISFITS[kind][1]] * 3)
+    model = trainer.model.eval()
+    with torch.no_grad():
+        theirs = model(**batch).loss
+        torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), theirs)
+        model(input_ids=batch["input_ids"], labels=batch["labels"])
+    assert not model._forward_pre_hooks
+
+
+def test_labels_of_another_shape_and_as_many_are_refused(tmp_path):
+    loss = train(tmp_path, max_steps=1)[0].compute_loss_func
+    with pytest.raises(ValueError, match=r"must be class indices of shape \(2, 3\)"):
+        loss({"logits": torch.zeros(2, 3, 4)}, torch.zeros(3, 2, dtype=torch.int64))
 
 
 def test_label_smoothing_given_in_the_wrong_place_is_refused(tmp_path):

@@ -13,11 +13,21 @@ from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 require_host("transformers", "5.0")
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: E402
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss  # noqa: E402
+from transformers.loss.loss_utils import (  # noqa: E402
+    LOSS_MAPPING,
+    ForCausalLMLoss,
+    ForMaskedLMLoss,
+    ForSequenceClassificationLoss,
+    ForTokenClassification,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 IGNORE_INDEX = -100
 """What the Trainer leaves out when it counts labels."""
+ROW_WISE = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss, ForTokenClassification)
+"""Their losses with a label for each row of logits."""
+BOTH = "give the same object to the Trainer twice, as in Trainer(compute_loss_func=loss, callbacks=[loss])"
+UNMOVED = f"nobody moves the clock of this loss: {BOTH}"
 
 
 class TrainerLoss(TrainerCallback):
@@ -38,8 +48,9 @@ class TrainerLoss(TrainerCallback):
 
     Raises:
         TypeError, ValueError: criterion has no clock, counts by itself (total_steps), or does not sum; in training:
-            the labels do not fit, or label_smoothing_factor is given to the Trainer instead of the loss.
-        RuntimeError: the Trainer has it as loss or as callback only.
+            the model or the labels do not fit, decoder_input_ids are missing, or label_smoothing_factor is given to
+            the Trainer instead of the loss.
+        RuntimeError: the Trainer has it as loss or as callback only, also a second Trainer.
 
     Example:
         >>> loss = TrainerLoss(CyclicalFocalLoss(gamma_hc=2.0, reduction="sum"))
@@ -56,24 +67,28 @@ class TrainerLoss(TrainerCallback):
         self._shifts = shift_labels
         self._is_callback = False
         self._is_loss = False
+        self._in_step = False
+        self._model_name = "the model"
+        self._watch: Any = None
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The Trainer's ``compute_loss_func``; without ``num_items_in_batch`` the items of this batch are counted."""
         if not self._is_callback:
-            raise RuntimeError(
-                "nobody moves the clock of this loss: give the same object to the Trainer as a callback too, as in"
-                " Trainer(compute_loss_func=loss, callbacks=[loss])"
-            )
+            raise RuntimeError(UNMOVED)
         self._is_loss = True
+        self._unwatch()
         if labels is None:
             raise ValueError("labels is None; every batch must have a field named labels")
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        logits = self._logits(outputs)
         logits, labels = self._rows(logits, labels.to(logits.device))
         criterion = self.criterion.to(logits.device).train(torch.is_grad_enabled())
         if num_items_in_batch is None:
             num_items_in_batch = labels.ne(IGNORE_INDEX).sum()
         # Under nn.DataParallel the count comes once per device and the Trainer multiplies by the devices: hence a sum.
-        return criterion(logits, labels) / torch.as_tensor(num_items_in_batch, device=logits.device).sum()
+        loss = criterion(logits, labels) / torch.as_tensor(num_items_in_batch, device=logits.device).sum()
+        if loss.requires_grad and not self._in_step:
+            loss.register_hook(_refuse)  # to look at the loss is right at any time, to train by it is not
+        return loss
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._meet(args, kwargs["model"])
@@ -82,19 +97,21 @@ class TrainerLoss(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._meet(args, kwargs["model"])  # again: it may have been added to the Trainer after its construction
+        self._unwatch()
+        if _wants_decoder_inputs(kwargs["model"]):
+            self._watch = kwargs["model"].register_forward_pre_hook(self._check_decoder_inputs, with_kwargs=True)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Once per optimiser step, before its first batch."""
         set_clock(self.criterion, state.global_step, state.max_steps)
+        self._in_step, self._is_loss = True, False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._in_step = False
         if not self._is_loss:
-            raise RuntimeError(
-                "the Trainer trains with another loss: give it this object as compute_loss_func too, as in"
-                " Trainer(compute_loss_func=loss, callbacks=[loss])"
-            )
+            raise RuntimeError(f"the Trainer trains with another loss: {BOTH}")
 
     def _meet(self, args: TrainingArguments, model: nn.Module) -> None:
         if args.label_smoothing_factor:
@@ -102,17 +119,47 @@ class TrainerLoss(TrainerCallback):
                 f"label_smoothing_factor is {args.label_smoothing_factor}, which the Trainer ignores beside a"
                 " compute_loss_func; give label_smoothing to the criterion"
             )
-        self._shifts = _shifts_labels(model) if self.shift_labels is None else self.shift_labels
+        if self.shift_labels is None and isinstance(self.criterion, CyclicalFocalLoss):
+            _check_head(_base(model))
+            self._shifts = _shifts_labels(_base(model))
+        self._model_name = type(model).__name__
         self._is_callback = True
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+
+    def _check_decoder_inputs(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """T5 would ask for them in other words, and BART would take the encoder's input in their place, in silence."""
+        names = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
+        if not args and all(kwargs.get(name) is None for name in names):
+            self._unwatch()
+            raise ValueError(
+                f"{self._model_name} gets no decoder_input_ids, and cannot make them, as the Trainer keeps the labels"
+                " for compute_loss_func; give it data_collator=DataCollatorForSeq2Seq(tokenizer, model=model), which"
+                " makes them of the labels"
+            )
+
+    def _logits(self, outputs: Any) -> Tensor:
+        if not isinstance(outputs, dict):
+            return outputs[0]
+        if "logits" not in outputs:
+            raise ValueError(
+                f"{self._model_name} returns {', '.join(outputs)}, but no logits; TrainerLoss takes models with one"
+                " label per row of logits"
+            )
+        return outputs["logits"]
 
     def _rows(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One row per item."""
         if isinstance(self.criterion, BinaryCyclicalFocalLoss):
             return logits, labels
-        if labels.is_floating_point() or labels.numel() != logits[..., 0].numel():
+        fits = labels.shape == logits.shape[:-1] or (logits.dim() == 2 and labels.numel() == len(logits))
+        if labels.is_floating_point() or not fits:
             raise ValueError(
                 f"labels is {labels.dtype} of shape {tuple(labels.shape)}; for logits of shape {tuple(logits.shape)} it"
-                f" must be class indices of shape {tuple(logits.shape[:-1])} (multi-label: BinaryCyclicalFocalLoss)"
+                f" must be {_wanted(logits, labels)}"
             )
         if logits.dim() > 2 and self._shifts is None:
             raise ValueError("shift_labels is None, and this model does not tell whether it predicts the next token")
@@ -121,9 +168,49 @@ class TrainerLoss(TrainerCallback):
         return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
 
 
+def _refuse(gradient: Tensor) -> None:
+    raise RuntimeError(UNMOVED)
+
+
+def _wanted(logits: Tensor, labels: Tensor) -> str:
+    """What the labels should be, or why these never can."""
+    if logits.dim() == 4 and labels.dim() == 3:
+        return (
+            "one per row, classes last; these look like semantic segmentation, classes in dimension 1: override"
+            " Trainer.compute_loss, and give the logits, upsampled to the labels, to a CyclicalFocalLoss there"
+        )
+    if logits.dim() == 3 and labels.dim() == 2 and len(logits) == len(labels):
+        return (
+            f"class indices of shape {tuple(logits.shape[:-1])}, one per row of logits; a model that aligns labels with"
+            " rows itself, as CTC does or one that puts tokens in front, cannot train with this loss"
+        )
+    return f"class indices of shape {tuple(logits.shape[:-1])} (multi-label: BinaryCyclicalFocalLoss)"
+
+
+def _base(model: Any) -> Any:
+    """The model from under PEFT."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _wants_decoder_inputs(model: Any) -> bool:
+    model = _base(model)
+    makes = hasattr(model, "prepare_decoder_input_ids_from_labels")
+    generates = makes or type(model).__name__.endswith("ForConditionalGeneration")
+    return generates and getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+
+
+def _check_head(model: Any) -> None:
+    loss_type = getattr(model, "loss_type", None)
+    if loss_type in LOSS_MAPPING and LOSS_MAPPING[loss_type] not in ROW_WISE:
+        raise ValueError(
+            f"{type(model).__name__} trains with a loss of another kind, {loss_type}; TrainerLoss takes models with one"
+            " label per row of logits, that is classification of sequences, tokens or images, and language models;"
+            " for others override Trainer.compute_loss and call a CyclicalFocalLoss there"
+        )
+
+
 def _shifts_labels(model: Any) -> bool | None:
     """Whether the model's own loss compares the logits of a token with the next label; None: it does not tell."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # from under PEFT
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return False  # their decoder inputs are shifted instead
     loss_type = getattr(model, "loss_type", None)
