@@ -107,6 +107,16 @@ def test_the_binary_net(data):
     np.testing.assert_allclose(p[:, 1], net.forward(data[0]).sigmoid(), rtol=1e-5)
 
 
+def test_a_criterion_of_another_name_is_refused_with_its_name(data):
+    class Renamed(NeuralNetClassifier):
+        def initialize_criterion(self):
+            self.my_loss_ = CyclicalFocalLoss()
+            return self
+
+    with pytest.raises(ValueError, match=r"Renamed has no criterion_.* in place of my_loss_"):
+        _net(CyclicalFocalCallback(), kind=Renamed).fit(*data)
+
+
 def test_a_wrong_call_is_refused(data):
     with pytest.raises(ValueError, match="total_epochs is 0"):
         CyclicalFocalCallback(total_epochs=0)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclofocal.integrations.clock import check_criterion, set_clock
+from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
 from cyclofocal.integrations.host import require_host
 
 require_host("skorch", "1.0")
@@ -38,7 +38,8 @@ class CyclicalFocalCallback(Callback):
             or the epochs of the whole training, so that a resumed one goes on with its cycle.
 
     Raises:
-        ValueError: total_epochs < 1; in training: the criterion counts by itself, or probabilities would be logits.
+        ValueError: total_epochs < 1; in training: the net has no ``criterion_``, the criterion counts by itself, or
+            probabilities would be logits.
         TypeError: in training: the criterion has no clock.
 
     Example:
@@ -54,6 +55,12 @@ class CyclicalFocalCallback(Callback):
         self.total_epochs = total_epochs
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:  # noqa: N803
+        if not hasattr(net, "criterion_"):
+            losses = [name for name, value in vars(net).items() if isinstance(value, Loss)]
+            raise ValueError(
+                f"{type(net).__name__} has no criterion_, whose clock this callback moves; let its"
+                f" initialize_criterion set that attribute{' in place of ' if losses else ''}{', '.join(losses)}"
+            )
         check_criterion(net.criterion_)
         if net.predict_nonlinearity == "auto":
             raise ValueError(
