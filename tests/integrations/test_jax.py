@@ -132,6 +132,30 @@ def test_a_step_has_its_eta_wherever_training_begins_and_in_however_many_batches
     np.testing.assert_allclose(train(jnp.zeros((4, 3)), 0, steps, 4), whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("setting", ["gamma_pos", "gamma_neg", "gamma_hc", "label_smoothing", "alpha"])
+def test_a_traced_setting_is_refused_by_name(setting):
+    labels = jnp.array([[0.0, 1.0, 0.0]])
+    losses = [ours.binary_cyclical_focal_loss] + [ours.cyclical_focal_loss] * (setting != "alpha")
+    for loss in losses:
+        traced = jax.jit(lambda value: loss(labels, labels, eta=0.5, **{setting: value}))  # noqa: B023
+        with pytest.raises(TypeError, match=f"{setting} is traced; only eta may be"):
+            traced(0.5)
+    with pytest.raises(TypeError, match="cyclical_factor is traced"):
+        jax.jit(ours.cyclical_eta)(0.5, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_kept_and_a_cast_helps(dtype):
+    logits, labels = jnp.array([[20.0, 0.0, -1.0], [5.0, 1.0, 2.0]], dtype), jnp.array([0, 1])
+    rows = ours.cyclical_focal_loss(logits, labels, eta=0.5)
+    assert rows.dtype == dtype
+    exact = torch.tensor(np.asarray(logits, np.float64))
+    expected = cyclofocal.cyclical_focal_loss(exact, torch.from_numpy(np.array(labels)), eta=0.5, reduction="none")
+    np.testing.assert_allclose(rows.astype(jnp.float32), expected, rtol=1e-2, atol=1e-2)
+    cast = ours.cyclical_focal_loss(logits.astype(jnp.float32), labels, eta=0.5)
+    np.testing.assert_allclose(cast, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_wrong_call_is_refused():
     with pytest.raises(ValueError, match=r"labels has shape \(2,\); for logits \(3, 4\)"):
         ours.cyclical_focal_loss(jnp.zeros((3, 4)), jnp.zeros(2, int), eta=0.5)

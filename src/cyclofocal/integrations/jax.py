@@ -21,12 +21,13 @@ def cyclical_eta(progress: ArrayLike, cyclical_factor: float = 4.0) -> Array:
         cyclical_factor: >= 1; the turn is at progress 1/cyclical_factor.
 
     Raises:
-        ValueError: cyclical_factor below 1.
+        TypeError, ValueError: cyclical_factor is traced, or below 1.
 
     Example:
         >>> [round(eta, 4) for eta in cyclical_eta(jnp.arange(5) / 4).tolist()]
         [1.0, 0.0, 0.3333, 0.6667, 1.0]
     """
+    _check_static(cyclical_factor=cyclical_factor)
     if not cyclical_factor >= 1:
         raise ValueError(f"cyclical_factor is {cyclical_factor}; it must be a finite number >= 1")
     progress = jnp.asarray(progress)
@@ -55,12 +56,14 @@ def cyclical_focal_loss(
         logits: (..., C).
         labels: class indices (...), or probabilities s (..., C).
         eta: mixing weight in [0, 1], see :func:`cyclical_eta`; may be traced.
-        gamma_pos, gamma_neg, gamma_hc, label_smoothing: as in the torch loss.
+        gamma_pos, gamma_neg, gamma_hc, label_smoothing: as in the torch loss; static, that is never traced.
 
     Returns:
-        (...); take the mean yourself. An index outside [0, C) counts as no class: 0 without label smoothing.
+        (...); take the mean yourself. It is computed in the dtype of logits: cast half precision to float32 before. An
+        index outside [0, C) counts as no class: 0 without label smoothing.
 
     Raises:
+        TypeError: a setting other than eta is traced.
         ValueError: a shape or a setting does not fit; an eta that is a Python number outside [0, 1].
 
     Example:
@@ -103,12 +106,15 @@ def binary_cyclical_focal_loss(
     Args:
         logits: any shape.
         labels: the same shape, in [0, 1].
-        eta, gamma_pos, gamma_neg, gamma_hc, alpha, label_smoothing: as in the torch loss; eta may be traced.
+        eta: mixing weight in [0, 1], see :func:`cyclical_eta`; may be traced.
+        gamma_pos, gamma_neg, gamma_hc, alpha, label_smoothing: as in the torch loss; static, that is never traced.
 
     Returns:
-        The shape of logits; take the mean yourself.
+        The shape of logits; take the mean yourself. It is computed in the dtype of logits: cast half precision to
+        float32 before.
 
     Raises:
+        TypeError: a setting other than eta is traced.
         ValueError: a shape or a setting does not fit; an eta that is a Python number outside [0, 1].
 
     Example:
@@ -116,6 +122,7 @@ def binary_cyclical_focal_loss(
         [0.0001, 0.0676]
     """
     _check(eta, gamma_pos, gamma_neg, gamma_hc, label_smoothing)
+    _check_static(alpha=alpha)
     if alpha is not None:
         check_unit_interval("alpha", alpha)
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
@@ -129,7 +136,14 @@ def binary_cyclical_focal_loss(
     return -(side_yes * labels * yes + side_no * (1 - labels) * no)
 
 
+def _check_static(**settings: Any) -> None:
+    for name, value in settings.items():
+        if isinstance(value, jax.core.Tracer):
+            raise TypeError(f"{name} is traced; only eta may be: close over {name}, or name it in static_argnames")
+
+
 def _check(eta: Any, gamma_pos: float, gamma_neg: float, gamma_hc: float, label_smoothing: float) -> None:
+    _check_static(gamma_pos=gamma_pos, gamma_neg=gamma_neg, gamma_hc=gamma_hc, label_smoothing=label_smoothing)
     check_gammas(gamma_pos, gamma_neg, gamma_hc)
     check_unit_interval("label_smoothing", label_smoothing)
     if isinstance(eta, float | int):
