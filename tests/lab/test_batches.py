@@ -1,5 +1,6 @@
 """Batches and augmentation follow from seed, epoch and index: not from processes, workers, or what came before."""
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclofocal.lab import draws
 from cyclofocal.lab.augment import DRAWS, crop_flip, cutout, epoch_draws
 from cyclofocal.lab.batches import OnDemand, Share, check_shares, epoch_batches, source
 from cyclofocal.lab.data import UnreadableImageError
 from cyclofocal.lab.data.images import in_memory, on_demand
 from cyclofocal.lab.mixing import build_mixer, mix
+from cyclofocal.lab.oltr.sampler import class_aware_batches
 from cyclofocal.lab.recipes.digits import digits
 
 CPU = torch.device("cpu")
@@ -112,6 +115,41 @@ def test_draws_change_with_epoch_and_seed_and_nothing_else(images, recipe):
     assert torch.equal(first(0, 0), now)
     assert not torch.equal(first(0, 1), now)
     assert not torch.equal(first(1, 0), now)
+
+
+def global_numbers():
+    return random.random(), np.random.random(), torch.rand(()).item()
+
+
+@pytest.mark.parametrize("reseed", [draws.reseed, draws.reseed_cpu])
+def test_seeded_numbers_are_those_of_stored_results(reseed):
+    stored = pytest.approx((0.01833212112857252, 0.23624450138414366, 0.4785933494567871))
+    with draws.seeded(0, draws.AUGMENT, 2, 7):
+        assert global_numbers() == stored
+    reseed(0, draws.AUGMENT, 2, 7)
+    assert global_numbers() == stored
+
+
+def mixed_epoch(images, recipe):
+    for step, batch in enumerate(epoch(images, recipe)):
+        mix(build_mixer(replace(recipe, mixup=0.2), 10), batch.images, batch.labels, 0, 0, step)
+
+
+@pytest.mark.parametrize("recipe", [CROPPED, TIMM])
+def test_batches_leave_the_global_random_numbers_alone(images, recipe):
+    draws.reseed(5)
+    expected = global_numbers()
+    draws.reseed(5)
+    mixed_epoch(images, recipe)
+    assert global_numbers() == expected
+
+
+@pytest.mark.parametrize("recipe", [CROPPED, TIMM])
+def test_batches_reseed_no_gpu(images, recipe, monkeypatch):
+    """A GPU's random numbers follow from the epoch alone; without one, to ask for it takes a millisecond an image."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a batch has reseeded the GPU"))
+    mixed_epoch(images, recipe)
+    class_aware_batches(images.labels, 0, 0, 8)
 
 
 def test_crops_and_flips_are_those_of_a_plain_loop(images):

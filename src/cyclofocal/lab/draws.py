@@ -33,9 +33,9 @@ def uniform(*key: int, size: tuple[int, ...]) -> Tensor:
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Within it Python's, numpy's and torch's random numbers follow from ``key``; afterwards they go on as before."""
+    """Let Python's, numpy's and torch's CPU random numbers follow from ``key`` in a block, then restore them."""
     with kept():
-        reseed(*key)
+        reseed_cpu(*key)
         yield
 
 
@@ -53,10 +53,19 @@ def kept() -> Iterator[None]:
 
 def reseed(*key: int) -> None:
     """Let Python's, numpy's and torch's random numbers, on every device, follow from ``key``."""
+    reseed_cpu(*key)
+    torch.manual_seed(_mixed(key))
+
+
+def reseed_cpu(*key: int) -> None:
+    """Let Python's, numpy's and torch's CPU random numbers follow from ``key``, many times cheaper than on all devices.
+
+    ``torch.manual_seed`` formats a stack trace at each call where torch was built for GPUs and there is none.
+    """
     value = _mixed(key)
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)
 
 
 def _mixed(key: tuple[int, ...]) -> int:

@@ -39,7 +39,7 @@ class Timm:
     """timm's training augmentation, float32 (splits, channels, image_size, image_size).
 
     Random resized crop, flip, ``auto_augment`` (without one: colour jitter) and random erasing; with
-    ``aug_splits`` the first split has the crop and the flip only.
+    ``aug_splits`` the first split has the crop and the flip only. A call leaves the CPU's random numbers reseeded.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -62,12 +62,10 @@ class Timm:
 
     def __call__(self, image: Image.Image, key: Key) -> Tensor:
         seed, epoch, index = key
-        with draws.seeded(seed, draws.AUGMENT, epoch, index):
-            cropped = self.crop(image.convert(self.mode))
-            clean = [self.to_tensor(cropped)] if self.splits > 1 else []
-            augmented = [
-                self.erase(self.to_tensor(self.policy(cropped.copy()))) for _ in range(self.splits - len(clean))
-            ]
+        draws.reseed_cpu(seed, draws.AUGMENT, epoch, index)
+        cropped = self.crop(image.convert(self.mode))
+        clean = [self.to_tensor(cropped)] if self.splits > 1 else []
+        augmented = [self.erase(self.to_tensor(self.policy(cropped.copy()))) for _ in range(self.splits - len(clean))]
         return torch.stack(clean + augmented)
 
 
