@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from cyclofocal.lab import cli
 from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.named import check_name
 from cyclofocal.lab.records import read_records
 
 QUICK = ("--set", "epochs=2", "--cpu")
@@ -138,6 +140,41 @@ def test_bad_arguments_are_refused_before_any_work(lab, tmp_path, arguments, wor
     for word in words:
         assert word in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "digits"],
+        ["train", "--data", "digits"],
+        ["train", "digits", "--set", "source=digits"],
+        ["reproduce", "own-lt", "--set", "source=digits"],
+        ["reproduce", "own-lt", "--set", "1:source=digits"],
+    ],
+)
+def test_a_name_that_a_folder_of_images_has_too_is_refused(lab, tmp_path, arguments):
+    (tmp_path / "digits" / "cat").mkdir(parents=True)
+    (tmp_path / "digits" / "cat" / "0.png").touch()
+    code, _, err = lab(*arguments)
+    assert code == 2
+    assert "'digits' is a name that cyclofocal knows" in err
+    assert "give ./digits for these images" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+def test_names_with_one_meaning_are_not_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits" / "ce-seed0-0123").mkdir(parents=True)
+    (tmp_path / "digits" / "ce-seed0-0123" / "run.json").touch()
+    check_name("digits")  # runs of an earlier command with --out .
+    (tmp_path / "digits" / "0.jpg").touch()
+    check_name("./digits")
+    (tmp_path / "imagenet" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "imagenet" / "train" / "cat" / "0.JPEG").touch()
+    check_name("imagenet", root=Path())  # the published one
+    for name, root in (("digits", Path()), ("imagenet", Path("data"))):
+        with pytest.raises(ValueError, match=f"give ./{name} for these images"):
+            check_name(name, root)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.losses import losses_in
+from cyclofocal.lab.recipes.named import check_name
 from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 from cyclofocal.lab.recipes.settings import SettingError, with_settings
 
@@ -52,8 +54,25 @@ def losses_of(names: str) -> list[LossSettings]:
         raise typer.BadParameter(str(error)) from None
 
 
+def own_source(source: str, option: str, root: Path = Path("data")) -> None:
+    """Refuse a source that two things have the name of; see :func:`~cyclofocal.lab.recipes.named.check_name`."""
+    try:
+        check_name(source, root)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def check_set_sources(settings: Sequence[str]) -> None:
+    """Refuse what :func:`own_source` refuses in ``--set source=``, of a stage too."""
+    for setting in settings:
+        field, _, value = setting.partition("=")
+        if field.rpartition(":")[2] == "source":
+            own_source(value, "--set")
+
+
 def changed(recipe: Recipe, settings: list[str] | None) -> Recipe:
     """The recipe with ``--set`` applied."""
+    check_set_sources(settings or [])
     try:
         return with_settings(recipe, settings or [])
     except SettingError as error:

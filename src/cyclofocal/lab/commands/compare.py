@@ -29,7 +29,7 @@ from cyclofocal.lab.commands.backends import On, backend_of
 from cyclofocal.lab.commands.telling import warn_of_copies
 from cyclofocal.lab.compare.cells import Backend, BackendError, Cell, CellError, finished, grid
 from cyclofocal.lab.compare.display import Display
-from cyclofocal.lab.recipes.named import experiments
+from cyclofocal.lab.recipes.named import check_name, experiments
 from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report import PRIMARY
@@ -109,7 +109,7 @@ def compare(
     A run that has ended is kept, and not run again by this or any other command; one that was stopped goes on.
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
-    recipes = [changed(recipe, given) for recipe in _experiments(what, target)]
+    recipes = [changed(recipe, given) for recipe in _experiments(what, target, root)]
     chosen = losses_of(losses)
     recipes = [_pinned(recipe, root) if recipe.name == "own" else recipe for recipe in recipes]
     if any(loss.file for loss in chosen):
@@ -130,7 +130,7 @@ def compare(
     _tell_failed(failed, len(cells))
 
 
-def _experiments(what: list[str], target: str) -> list[Recipe]:
+def _experiments(what: list[str], target: str, root: Path) -> list[Recipe]:
     """Of names separated by spaces or commas; a path may hold a comma."""
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -139,6 +139,8 @@ def _experiments(what: list[str], target: str) -> list[Recipe]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: _warn(str(message))
         try:
+            for name in names:
+                check_name(name, root)
             return [recipe for name in names for recipe in experiments(name, target)]
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error), param_hint="WHAT") from None

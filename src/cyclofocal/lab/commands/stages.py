@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cyclofocal.lab.commands.arguments import make_folder, one_of
+from cyclofocal.lab.commands.arguments import check_set_sources, make_folder, one_of
 from cyclofocal.lab.commands.telling import is_main, told_in_a_line, warn_of_copies
 from cyclofocal.lab.oltr.recipe import TwoStages
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
@@ -29,6 +29,7 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None, images: Pa
         images: folder that the lists' paths begin in; without it, that of the lists.
     """
     stages = TWO_STAGES[name]()
+    check_set_sources(settings)
     changes = []
     if lists is not None or images is not None:
         if not stages.first.image_root:

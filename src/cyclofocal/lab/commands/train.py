@@ -18,6 +18,7 @@ from cyclofocal.lab.commands.arguments import (
     losses_of,
     make_folder,
     one_of,
+    own_source,
     recipe_name,
 )
 from cyclofocal.lab.commands.stages import reproduce_stages, stages_of
@@ -101,6 +102,8 @@ def train(
     """Train one model, on a recipe's data or your own, and evaluate it once after the last epoch."""
     if (name is None) == (data is None):
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="NAME")
+    if data is not None:
+        own_source(data, "--data", root)
     recipe = own(data) if data is not None else RECIPES[name or ""]()
     recipe = changed(recipe, settings)
     if model is not None:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from cyclofocal.lab.data.errors import MissingDataError, did_you_mean
+from cyclofocal.lab.data.files import EXTENSIONS
 from cyclofocal.lab.data.hosts import PREFIXES
-from cyclofocal.lab.data.sources import KEEL
+from cyclofocal.lab.data.sources import KEEL, PUBLISHED
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.own import own
@@ -45,6 +46,32 @@ def experiments(what: str, target: str = "") -> list[Recipe]:
     if Path(what).expanduser().exists() or what.startswith((*PREFIXES, "wds/", "path:")):
         return [own(what)]
     raise _unknown(what)
+
+
+def check_name(name: str, root: Path = Path("data")) -> None:
+    """Refuse the name of a recipe or a published data set where images in the working folder have that name too.
+
+    Args:
+        name: as it was typed; a path such as "./digits" is the name of nothing else.
+        root: folder where published data sets are looked for; one that lies in the working folder is not another.
+
+    Raises:
+        ValueError: says how to name either.
+    """
+    path = Path(name)
+    published = name in PUBLISHED and (root / name).resolve() == path.resolve()
+    known = name in RECIPES or name in PUBLISHED or name.startswith((*PREFIXES, "wds/"))
+    if known and not published and _holds_images(path):
+        raise ValueError(
+            f"{name!r} is a name that cyclofocal knows, and there are images at {path.resolve()}; give ./{name} for"
+            " these images, or run the command in another folder for what cyclofocal knows"
+        )
+
+
+def _holds_images(path: Path) -> bool:
+    """True of a list file, and of a folder with images or shards at the depth of class folders in a split at most."""
+    entries = (entry for depth in ("*", "*/*", "*/*/*") for entry in path.glob(depth))
+    return path.is_file() or any(entry.name.lower().endswith((*EXTENSIONS, ".tar")) for entry in entries)
 
 
 def _table(path: str, target: str) -> Recipe:
