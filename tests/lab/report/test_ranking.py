@@ -1,6 +1,6 @@
 """Ranks, tests and tallies over data sets are those computed by hand and by scipy."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,9 @@ from scipy import stats
 from cyclofocal.lab.recipes.recipe import SMOOTHED
 from cyclofocal.lab.report import ranking, summaries
 from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.page import page
 from cyclofocal.lab.report.ranking import Tally, critical_difference, difference_p
+from cyclofocal.lab.report.tables import markdown
 from evidence import data_sets, grid
 
 
@@ -59,6 +61,32 @@ def test_what_is_left_out_is_named():
     rare = [r for r in grid(7) if r.loss["name"] == "ce"]
     rare = [type(r)(**{**vars(r), "loss": asdict(SMOOTHED), "recipe": whole[0].recipe}) for r in rare]
     assert any("label smoothing" in note for note in ranked([*whole, *rare]).notes)
+
+
+def unlike(count, more):
+    """Data sets of three losses, and of these further ones by the number of the data set."""
+    records = list(data_sets(count))
+    for number, names in more.items():
+        focal = [r for r in records if r.recipe["name"] == f"set-{number}" and r.loss["name"] == "focal"]
+        records += [replace(r, loss=r.loss | {"name": name, "title": name}) for r in focal for name in names]
+    return records
+
+
+@pytest.mark.parametrize("more", [{}, {0: "a"}, {0: "a", 1: "b"}, {0: "ab"}])
+def test_losses_that_both_experiments_have_are_ranked(more):
+    found = ranked(unlike(2, more))
+    assert found.ranks == ranked(data_sets(2)).ranks
+    assert found.data_sets == ("data set 0", "data set 1")
+    others = ", ".join(name for names in more.values() for name in names)
+    assert [others in note for note in found.notes] == ([True] if more else [])
+
+
+def test_experiments_without_two_losses_in_common_are_not_ranked():
+    ce = [r for r in data_sets(2) if r.recipe["name"] == "set-0" or r.loss["name"] == "ce"]
+    found = summaries(experiments(ce))
+    assert ranking(found) is None
+    for text in (markdown(found), page(found)):
+        assert "The losses are not ranked: no two losses are in every experiment." in text
 
 
 def test_one_experiment_has_no_ranking():

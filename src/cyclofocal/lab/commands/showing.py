@@ -55,11 +55,13 @@ def _show_whole(console: Console, summary: Summary) -> None:
 def _show_many(console: Console, found: Sequence[Summary]) -> None:
     from cyclofocal.lab.report.ranking import ranking
     from cyclofocal.lab.report.terminal import overview, ranks
-    from cyclofocal.lab.report.words import ranking_conclusions
+    from cyclofocal.lab.report.words import NOT_RANKED, ranking_conclusions
 
     console.print(overview(found))
     ranked = ranking(found)
-    if ranked is not None:
+    if ranked is None:
+        _say(console, ["", NOT_RANKED])
+    else:
         console.print()
         console.print(ranks(ranked))
         _say(console, ["", *ranking_conclusions(ranked), *ranked.notes])

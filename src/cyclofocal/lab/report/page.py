@@ -11,6 +11,7 @@ from cyclofocal.lab.report.experiment import OF_LOSS, OF_RECIPE
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.summary import ClassRow, Row, Summary
 from cyclofocal.lab.report.words import (
+    NOT_RANKED,
     conclusion,
     conclusions,
     explanations,
@@ -65,6 +66,7 @@ def page(summaries: Sequence[Summary], ranking: Ranking | None = None, faults: S
         experiments=[_experiment(summary) for summary in summaries],
         overview=_overview(summaries) if len(summaries) > 1 else None,
         ranking=None if ranking is None else _ranking(ranking),
+        not_ranked=NOT_RANKED,
         faults=faults,
         primary=summaries[0].primary,
     )

@@ -1,5 +1,6 @@
 """Many data sets: wins, ranks, and whether the losses differ over them."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,14 +82,18 @@ class Ranking:
 def ranking(summaries: Sequence[Summary]) -> Ranking | None:
     """Ranks over the experiments; None where they are fewer than two, or share fewer than two losses.
 
-    Ranked are the losses that at least half of the experiments have, on those that have all of them.
+    Ranked are the losses that at least half of the experiments have, on those that have all of them; where fewer than
+    two experiments do, the losses that every experiment has.
 
     Reference: J. Demšar, *Statistical Comparisons of Classifiers over Multiple Data Sets*, JMLR 2006.
     """
     tables = [{row.loss: row for row in summary.of_metric(summary.primary)} for summary in summaries]
-    losses = list(dict.fromkeys(loss for table in tables for loss in table))
-    losses = [loss for loss in losses if 2 * sum(loss in table for table in tables) >= len(tables)]
+    having = {loss: sum(loss in table for table in tables) for loss in dict.fromkeys(itertools.chain(*tables))}
+    losses = [loss for loss, count in having.items() if 2 * count >= len(tables)]
     whole = [place for place, table in enumerate(tables) if all(loss in table for loss in losses)]
+    if len(whole) < 2:
+        losses = [loss for loss, count in having.items() if count == len(tables)]
+        whole = list(range(len(tables)))
     if len(whole) < 2 or len(losses) < 2:
         return None
     metric = summaries[0].primary
@@ -172,7 +177,7 @@ def _left_out(summaries: Sequence[Summary], whole: Sequence[int], losses: Sequen
         said.append(f"Not ranked, because a loss is missing there: {'; '.join(absent)}.")
     others = dict.fromkeys(row.loss for s in summaries for row in s.rows if row.loss not in losses)
     if others:
-        said.append(f"Not ranked, because most data sets do not have it: {', '.join(others)}.")
+        said.append(f"Not ranked, because some data sets do not have it: {', '.join(others)}.")
     sources = [(s.recipe["source"], s.recipe.get("subset"), s.recipe.get("imbalance")) for s in summaries]
     if len(set(sources)) < len(sources):
         said.append("Some experiments are of the same data; they count as if they were independent.")

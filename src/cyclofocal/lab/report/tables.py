@@ -9,6 +9,7 @@ from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.summary import Row, Summary
 from cyclofocal.lab.report.words import (
+    NOT_RANKED,
     conclusions,
     explanations,
     number,
@@ -39,7 +40,10 @@ TEX = str.maketrans(
 def markdown(summaries: Sequence[Summary], ranking: Ranking | None = None, faults: Sequence[str] = ()) -> str:
     """What was left out, ranks, and verdicts and tables of every experiment."""
     parts = ["## Left out", "\n".join(f"* {_md(fault)}" for fault in faults)] if faults else []
-    parts += [] if ranking is None else [f"## {len(ranking.data_sets)} data sets", ranks_markdown(ranking)]
+    if ranking is not None:
+        parts += [f"## {len(ranking.data_sets)} data sets", ranks_markdown(ranking)]
+    elif len(summaries) > 1:
+        parts.append(NOT_RANKED)
     for summary in summaries:
         parts += [f"## {summary.experiment.title}", verdicts_markdown(summary)]
         parts += [f"**{metric.heading}**\n\n{metric_markdown(summary, metric)}" for metric in summary.metrics]

@@ -10,6 +10,8 @@ from cyclofocal.lab.statistics import LEVEL, Estimate, pairs_needed
 MANY_SEEDS = 10_000
 MOST_CLASSES = 20
 
+NOT_RANKED = "The losses are not ranked: no two losses are in every experiment."
+
 
 def number(value: float, metric: Metric, sign: bool = False) -> str:
     """A value in the metric's precision, in ASCII."""
