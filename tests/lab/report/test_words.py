@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
+
 from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, FOCAL
 from cyclofocal.lab.report import conclusions, explanations, ranking, summaries, summarise
 from cyclofocal.lab.report.experiment import experiments
@@ -32,6 +35,25 @@ def test_unclear_says_how_many_seeds_would_be_needed():
     said = conclusions(summarise(list(grid(10)), metric="nll"))[0]
     assert "no difference to cross-entropy in negative log-likelihood is shown" in said
     assert "seeds would be needed to show one of this size" in said
+
+
+@pytest.mark.parametrize("spread", [2e-4, 0.01])
+def test_no_seeds_are_asked_for_a_difference_that_rounds_to_0(spread):
+    """However far the runs are apart; its size in words, for the number shows none."""
+    gains = spread * np.array([-1, 0.5, 1, -0.5, 0.1, -0.1, 0.2, 0]) + 1e-5
+    records = [record(CROSS_ENTROPY, seed, 0.8, nll=0.5) for seed in range(8)]
+    records += [record(FOCAL, seed, 0.8 + gain, nll=0.5 + gain / 100) for seed, gain in enumerate(gains.tolist())]
+    for metric, bound in (("accuracy", "0.05 points"), ("nll", "0.0005 nats")):
+        (said,) = conclusions(summarise(records, metric=metric))
+        assert "(0.0" in said
+        assert said.endswith(f"; the difference seen is less than {bound}.")
+
+
+def test_a_shown_difference_that_rounds_to_0_has_a_size():
+    records = [record(CROSS_ENTROPY, seed, 0.8) for seed in range(8)]
+    records += [record(FOCAL, seed, 0.8001 + seed / 1e8) for seed in range(8)]
+    (said,) = conclusions(summarise(records))
+    assert "its balanced accuracy is higher by less than 0.05 points (0.0 points [0.0, 0.0], p 0.008)" in said
 
 
 def test_too_few_seeds_conclude_nothing():

@@ -15,8 +15,12 @@ NOT_RANKED = "The losses are not ranked: no two losses are in every experiment."
 
 def number(value: float, metric: Metric, sign: bool = False) -> str:
     """A value in the metric's precision, in ASCII."""
-    text = f"{value:{'+' if sign else ''}.{1 if metric.percent else 3}f}"
+    text = f"{value:{'+' if sign else ''}.{_decimals(metric)}f}"
     return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
+
+
+def _decimals(metric: Metric) -> int:
+    return 1 if metric.percent else 3
 
 
 def with_interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
@@ -62,7 +66,7 @@ def _primary(summary: Summary, row: Row) -> str:
         return f"{row.loss}: nothing can be concluded; {_few(row)}."
     if versus.verdict == "unclear":
         return f"{row.loss}: no difference to {summary.reference} in {metric.title} is shown ({seen}); {_needed(row)}."
-    way = "higher" if value.mean > 0 else "lower"
+    way = ("higher" if value.mean > 0 else "lower") + (f" by {tiny}" if (tiny := _tiny(value.mean, metric)) else "")
     return f"{row.loss}: {versus.verdict} than {summary.reference}; its {metric.title} is {way} ({seen})."
 
 
@@ -103,9 +107,18 @@ def _needed(row: Row) -> str:
     needed = row.versus.needed
     if needed is None:
         return "the runs differ, and level out" if any(row.versus.per_seed) else "the runs are equal"
+    if tiny := _tiny(row.versus.difference.estimate.mean, row.metric):
+        return f"the difference seen is {tiny}"
     if needed > MANY_SEEDS:
         return f"more than {MANY_SEEDS:,} seeds would be needed to show one of this size"
     return f"about {max(needed, row.versus.difference.estimate.n + 1):,} seeds would be needed to show one of this size"
+
+
+def _tiny(value: float, metric: Metric) -> str:
+    """A bound of a difference that rounds to 0 as it is printed; "" of a larger one."""
+    if float(number(value, metric)):
+        return ""
+    return f"less than {0.5 * 10 ** -_decimals(metric):g} {metric.unit_of_difference}".rstrip()
 
 
 def _amount(value: float, metric: Metric, sign: bool = False) -> str:
