@@ -104,6 +104,22 @@ def test_what_is_odd_is_told_and_the_rest_is_summarised(change, said):
     assert row_of(summary, "cyclical").versus.verdict == "better"
 
 
+@pytest.mark.parametrize(
+    ("nll", "counts", "says", "says_not"),
+    [
+        (0.40, [50, 46, 4], "so they have learnt", "training or another learning rate"),
+        (0.96, [50, 46, 4], "may need longer training or another learning rate", "so they have learnt"),
+        (0.40, [], "may need longer training or another learning rate", "so they have learnt"),
+    ],
+)  # the shares of the classes alone have an NLL of 0.99: 0.50 * 0.28 + 0.46 * 1.48 + 0.04 * 4.19
+def test_longer_training_is_no_remedy_for_a_threshold(nll, counts, says, says_not):
+    records = [replace(r, per_class=[1.0, 0.0, 0.0], test_counts=counts) for r in grid(3)]
+    (note,) = summarise([replace(r, metrics=r.metrics | {"nll": nll}) for r in records]).notes
+    assert says in note
+    assert says_not not in note
+    assert "in 3 of 3 runs" in note
+
+
 def test_without_the_reference_there_are_means_and_no_verdicts():
     summary = summarise([r for r in grid(10) if r.loss["name"] != "ce"], "ce")
     assert not any(row.versus for row in summary.rows)

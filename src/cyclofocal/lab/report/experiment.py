@@ -20,6 +20,18 @@ NOT_THE_RECIPE = ("fold",)
 DIGITS = 11
 """After the point; what rounding of floats leaves behind is far smaller."""
 
+CLEARLY = 0.95
+"""Of the NLL of the classes' shares; closer to it a network that has learnt nothing may come by chance."""
+
+THRESHOLD_ALONE = (
+    "Their NLL is below that of the classes' shares, so they have learnt, but no other class is ever the most probable;"
+    " NLL and Brier score compare them, accuracies do not."
+)
+UNTRAINED_OR_THRESHOLD = (
+    "They may need longer training or another learning rate, of every loss alike; or they have learnt, and no other"
+    " class is ever the most probable, in which case NLL and Brier score compare them."
+)
+
 Values = dict[int, dict[int, float]]
 """By seed and fold."""
 
@@ -234,16 +246,24 @@ def _folds(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
 
 
 def _of_one_answer(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
-    """Runs whose network gives the same class whatever it is shown; such a comparison says little of the loss."""
-    found = {name: sum(map(_has_one_answer, members)) for name, members in runs.items()}
-    if not any(found.values()):
+    """Runs whose network gives the same class whatever it is shown, and why; accuracies say little of their losses."""
+    found = {name: list(filter(_has_one_answer, members)) for name, members in runs.items()}
+    same = [run for members in found.values() for run in members]
+    if not same:
         return []
-    told = ", ".join(f"{titles[name]} in {count} of {len(runs[name])} runs" for name, count in found.items() if count)
-    return [
-        f"Networks that call every test sample the same class: {told}. They need longer training or another learning"
-        " rate, of every loss alike."
-    ]
+    told = ", ".join(f"{titles[name]} in {len(of)} of {len(runs[name])} runs" for name, of in found.items() if of)
+    reason = THRESHOLD_ALONE if all(map(_knows_more_than_shares, same)) else UNTRAINED_OR_THRESHOLD
+    return [f"Networks that call every test sample the same class: {told}. {reason}"]
 
 
 def _has_one_answer(run: RunRecord) -> bool:
     return len(run.per_class) > 1 and sorted(run.per_class)[-2:] == [0.0, 1.0]
+
+
+def _knows_more_than_shares(run: RunRecord) -> bool:
+    """True if its NLL is clearly below that of giving every test sample the classes' shares in training."""
+    trained, tested, nll = run.train_counts, run.test_counts, run.metrics.get("nll")
+    if nll is None or len(trained) != len(tested) or min(trained) < 1:
+        return False
+    of_shares = sum(t * -math.log(n / sum(trained)) for n, t in zip(trained, tested, strict=True)) / sum(tested)
+    return nll < CLEARLY * of_shares
