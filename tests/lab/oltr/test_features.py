@@ -9,13 +9,15 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.decoupled import METHODS
+from cyclofocal.lab.compare.cells import CHECKPOINT_SECONDS
 from cyclofocal.lab.oltr.evaluation import evaluate_file
 from cyclofocal.lab.oltr.features import features_of
 from cyclofocal.lab.oltr.first import FirstStageError
 from cyclofocal.lab.oltr.stages import train_stage
+from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY
-from cyclofocal.lab.runs import Run, identity
-from cyclofocal.lab.train import Setup
+from cyclofocal.lab.runs import Run, identity, run_folder
+from cyclofocal.lab.train import Setup, train
 from stages import FIRST
 
 RECIPE = replace(FIRST, model="small-resnet", image_size=16, epochs=3)
@@ -74,6 +76,29 @@ def test_tau_is_the_best_on_validation_images(folder, tmp_path):
     result = run(path, "--method", "tau")
     assert f"tau-norm, tau {best:g} " in result.output, result.output
     assert "tau-norm, tau 0.3 " in run(path, "--method", "tau", "--tau", 0.3).output
+
+
+def test_a_run_of_a_comparison_is_sent_to_a_command_that_works(tmp_path, monkeypatch):
+    """To run the comparison again would remove its checkpoints again."""
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(digits(), epochs=1)
+    folder = run_folder(tmp_path, recipe, CROSS_ENTROPY, 0)
+    train(recipe, CROSS_ENTROPY, 0, replace(CPU, folder=folder, checkpoint_seconds=CHECKPOINT_SECONDS))
+    said = run(folder, "--method", "plain")
+    assert said.exit_code == 1
+    assert "remove the folder" not in said.stderr
+    for words in ("no checkpoint", "`cyclofocal train` or `cyclofocal reproduce`, which do", "another --out"):
+        assert words in " ".join(said.stderr.split())
+    again = ["train", "digits", "--loss", "ce", "--seed", "0", "--set", "epochs=1", "--cpu", "--out", "other"]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    assert run(tmp_path / "other" / folder.relative_to(tmp_path), "--method", "plain").exit_code == 0
+
+
+def test_a_run_on_a_table_is_refused(tmp_path):
+    table = replace(RECIPE, source="people.csv", target="label", held_out_classes=0)
+    Run(tmp_path, identity(table, CROSS_ENTROPY, 0))
+    with pytest.raises(FirstStageError, match="a run on a table; other classifiers are fitted to features of images"):
+        features_of(tmp_path, CPU)
 
 
 def test_what_is_no_first_stage_is_refused(folder, tmp_path):

@@ -46,7 +46,7 @@ def method_names(names: str) -> str:
 
 
 def decoupled(
-    folder: Annotated[Path, typer.Argument(help="Of a run that has ended: OUT/RECIPE/LOSS-seedK-HASH.")],
+    folder: Annotated[Path, typer.Argument(help="A finished run of train or reproduce: OUT/RECIPE/LOSS-seedK-HASH.")],
     method: Annotated[str, typer.Option(help=f"From {', '.join(METHODS)}.", callback=method_names)] = ",".join(METHODS),
     tau: Annotated[
         float | None, typer.Option(min=0.0, help="Of tau-normalisation; default: best on validation images, else 1.")

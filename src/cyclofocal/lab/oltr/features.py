@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cyclofocal.lab import draws
 from cyclofocal.lab.batches import source
 from cyclofocal.lab.data import Images
+from cyclofocal.lab.data.sources import is_table
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.oltr.backbone import Backbone
 from cyclofocal.lab.oltr.first import FirstStageError, last_weights, trained_model
@@ -61,7 +62,7 @@ def features_of(folder: Path, setup: Setup) -> Features:
         setup: where its data set lies, and whether to stay on the CPU; the rest is unused.
 
     Raises:
-        FirstStageError: no such run, one that has not ended, or a stage 2.
+        FirstStageError: no such run, one that has not ended or left no weights, a stage 2, or a run on a table.
         MissingDataError, DamagedDataError, ValueError: of its data.
     """
     recipe, title, seed = _read(folder)
@@ -108,6 +109,8 @@ def _read(folder: Path) -> tuple[StageRecipe, str, int]:
         raise FirstStageError(f"{folder}: a run of another version of cyclofocal; run it again") from None
     if recipe.stage == 2:
         raise FirstStageError(f"{folder}: a stage 2, whose classifier is not linear; give the folder of its stage 1")
+    if is_table(recipe.source, recipe.target):
+        raise FirstStageError(f"{folder}: a run on a table; other classifiers are fitted to features of images")
     return replace(recipe, channels_last=False), run["loss"]["title"], run["seed"]
 
 

@@ -76,8 +76,12 @@ def last_weights(folder: Path) -> dict[str, Tensor]:
     if Run(folder, found, writes=False).finished() is None:
         raise FirstStageError(f"{folder}: this run has not ended; let it end first")
     content, damaged = checkpoint.newest(folder)
-    if content is None or damaged:
-        fault = str(damaged[0]) if damaged else f"{folder}: no checkpoint"
-        raise FirstStageError(f"{fault}; remove the folder and run it again")
+    if damaged:
+        raise FirstStageError(f"{damaged[0]}; remove the folder and run it again")
+    if content is None:
+        raise FirstStageError(
+            f"{folder}: no checkpoint, and so no weights; `cyclofocal compare` leaves none. Run it again by `cyclofocal"
+            " train` or `cyclofocal reproduce`, which do, with the same settings and another --out"
+        )
     average = content["average"]  # of timm, which wraps the model
     return {name.removeprefix("module."): value for name, value in average.items()} if average else content["model"]
