@@ -53,7 +53,9 @@ def cyclical_eta(progress: Number, cyclical_factor: float = 4.0) -> Number:
 def epoch_progress(epoch: int, epochs: int) -> float:
     """Progress of an epoch counted from 0: ``epoch / (epochs - 1)``, so the last epoch is at 1.
 
-    A single epoch is legal and stays at 0. Steps can be counted in the same way.
+    A single epoch is legal and stays at 0. Steps can be counted in the same way. One or two of either lie at the ends
+    of the cycle alone, where :func:`cyclical_eta` is 1 (unless its factor is 1): the focal phase is met with three or
+    more. For so short a training count steps, not epochs.
 
     Raises:
         ValueError: epochs < 1, or epoch outside [0, epochs - 1].
@@ -61,6 +63,8 @@ def epoch_progress(epoch: int, epochs: int) -> float:
     Example:
         >>> [epoch_progress(epoch, 5) for epoch in range(5)]
         [0.0, 0.25, 0.5, 0.75, 1.0]
+        >>> [cyclical_eta(epoch_progress(epoch, 2)) for epoch in range(2)]  # the focal phase is never met
+        [1.0, 1.0]
     """
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; it must be at least 1")

@@ -8,11 +8,11 @@ import torch
 
 from cyclofocal import CyclicalFocalLoss
 from cyclofocal.lab.batches import Batch
-from cyclofocal.lab.course import learning_rate, moment
+from cyclofocal.lab.course import learning_rate, moment, never_focal
 from cyclofocal.lab.learner import build_learner
 from cyclofocal.lab.optim import build_criterion, build_optimizer, set_moment
 from cyclofocal.lab.recipes.digits import digits
-from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, CYCLICAL
+from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, CYCLICAL, FOCAL
 from cyclofocal.lab.train import Setup, start_accelerator, train
 
 RANGES = {"weight_decay": (1e-5, 8e-5), "temperature": (0.5, 2.0), "clip_norm": (0.5, 2.0)}
@@ -49,6 +49,39 @@ def test_quantities_cycle_alone_and_together(names, loss, factor, clock):
 def test_a_loss_without_a_factor_cycles_the_rest_with_4():
     assert moment(cycling(("temperature",)), CROSS_ENTROPY, 2, 0, 1).eta == pytest.approx(eta_by_hand(0.25, 4))
     assert moment(RECIPE, CROSS_ENTROPY, 2, 0, 1).eta is None
+
+
+@pytest.mark.parametrize("clock", ["epoch", "step"])
+@pytest.mark.parametrize("factor", [1.0, 1.01, 2.0, 4.0, 100.0])
+@pytest.mark.parametrize(
+    ("epochs", "cooldown", "steps"), [(1, 0, 1), (1, 0, 2), (2, 0, 1), (1, 1, 1), (3, 0, 1), (1, 0, 3)]
+)
+def test_a_focal_phase_that_is_never_met_is_said(clock, factor, epochs, cooldown, steps):
+    recipe = replace(digits(), epochs=epochs, cooldown_epochs=cooldown, clock=clock)
+    loss = replace(CYCLICAL, cyclical_factor=factor)
+    etas = [moment(recipe, loss, e, s, steps).eta for e in range(recipe.total_epochs) for s in range(steps)]
+    assert ("focal phase is never met" in never_focal(recipe, loss, steps)) == (set(etas) == {1})
+    assert never_focal(recipe, FOCAL, steps) == ""
+
+
+def test_ranges_that_never_move_are_said():
+    for loss in (CROSS_ENTROPY, FOCAL):
+        assert "both epochs, so what cycles with it never moves" in never_focal(
+            cycling(("temperature",), epochs=2), loss
+        )
+        assert never_focal(cycling(("temperature",), epochs=3), loss) == ""
+
+
+def test_training_says_it_first_unless_a_command_has(capsys):
+    short = replace(digits(), epochs=1, cooldown_epochs=1)
+    with pytest.raises(FloatingPointError):
+        train(replace(short, learning_rate=1e30), CYCLICAL, 0)
+    assert capsys.readouterr().err.startswith("cyclical focal on digits: eta is 1 in both epochs")
+    train(short, CYCLICAL, 0, Setup(command="cyclofocal compare digits"))
+    assert "eta is 1" not in capsys.readouterr().err
+    by_step = replace(short, cooldown_epochs=0, clock="step", batch_size=200)
+    train(by_step, CYCLICAL, 0, Setup(command="cyclofocal compare digits"))  # which cannot know the number of steps
+    assert capsys.readouterr().err.startswith("cyclical focal on digits: eta is 1 in both steps")
 
 
 def test_the_rows_of_a_run_show_what_cycled():

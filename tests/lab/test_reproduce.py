@@ -53,6 +53,21 @@ def test_reproduce_keeps_its_runs_and_does_not_repeat_them(lab, tmp_path):
     assert "epoch" not in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "digits", *QUICK),
+        ("reproduce", "digits", *QUICK),
+        ("compare", "digits", "--epochs", 2, "--seeds", 1, "--losses", "ce,cyclical", "--workers", 1),
+    ],
+)
+def test_a_focal_phase_that_is_never_met_is_said_first(lab, arguments):
+    _, _, err = lab(*arguments)
+    said = "cyclical focal on digits: eta is 1 in both epochs, so its focal phase is never met"
+    assert said in err.partition("epoch 1/2")[0]
+    assert err.count("focal phase") == 1
+
+
 def test_tensorboard_writes_into_the_folder_of_the_run(lab, tmp_path):
     pytest.importorskip("tensorboard")
     code, _, err = lab("train", "digits", "--tensorboard", *QUICK)

@@ -53,6 +53,30 @@ def moment(recipe: Recipe, loss: LossSettings, epoch: int, step: int, steps: int
     )
 
 
+def never_focal(recipe: Recipe, loss: LossSettings, steps: int = 0) -> str:
+    """Say that eta is 1 from the beginning to the end, so that nothing cycles; "" if it falls, or nothing would cycle.
+
+    Args:
+        recipe, loss: of the run.
+        steps: of an epoch, which decide where ``recipe.clock`` is "step"; 0: not known, and then nothing is said.
+
+    Example:
+        >>> recipe = Recipe("r", "a title", "digits", epochs=2, learning_rate=1.0)
+        >>> never_focal(recipe, LossSettings("c", "cyclical", cyclical_factor=4.0))
+        'cyclical on r: eta is 1 in both epochs, so its focal phase is never met; it takes 3 or more, or clock=step'
+    """
+    unit, count = ("epoch", 1) if recipe.clock == "epoch" else ("step", steps)
+    count *= recipe.total_epochs
+    if not 1 <= count <= 2:  # of three or more the middle ones have an eta below 1, whatever the factor
+        return ""
+    if any(_eta(recipe, loss, epoch_progress(time, count)) != 1 for time in range(count)):
+        return ""
+    what = "its focal phase is never met" if loss.cyclical_factor else "what cycles with it never moves"
+    when = f"the only {unit}" if count == 1 else f"both {unit}s"
+    remedy = "3 or more, or clock=step" if unit == "epoch" else "3 or more"
+    return f"{loss.title} on {recipe.name}: eta is 1 in {when}, so {what}; it takes {remedy}"
+
+
 def learning_rate(recipe: Recipe, time: float) -> float:
     r"""Learning rate at ``time`` in epochs: linear warm-up times the schedule, then the cooldown's constant.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cyclofocal.lab import draws
 from cyclofocal.lab.batches import check_shares, source
+from cyclofocal.lab.course import never_focal
 from cyclofocal.lab.data import DataSet, load
 from cyclofocal.lab.data.errors import several
 from cyclofocal.lab.data.images import Labels
@@ -176,12 +177,18 @@ def fit(
     earlier: float,
     course_type: type[Course] = Course,
 ) -> None:
-    """Train for all epochs of the recipe that ``rows`` does not have yet, and append theirs."""
+    """Train for all epochs of the recipe that ``rows`` does not have yet, and append theirs.
+
+    Says of a cyclical loss that its focal phase is never met, unless a command has said so before.
+    """
     accelerator, started = learner.accelerator, time.perf_counter()
     training = source(data.train, recipe, accelerator.device, setup.workers, training=True)
     validation = source(data.validation, recipe, accelerator.device, setup.workers) if data.validation else None
     course = course_type(recipe, loss, seed, data.train, training, build_mixer(recipe, len(data.classes)))
     steps = len(course.batches(0))
+    said = never_focal(recipe, loss, steps)
+    if said and accelerator.is_main_process and (recipe.clock == "step" or not setup.command):
+        print(said, file=sys.stderr)
     shown = setup.progress and accelerator.is_main_process
     with Display(
         f"{recipe.name} {loss.name} seed {seed}", recipe.total_epochs * steps, len(rows) * steps, shown

@@ -223,6 +223,7 @@ def test_one_command_for_both_stages(monkeypatch, tmp_path):
     done = CliRunner().invoke(app, [word if word != "ce" else "ce,cyclical" for word in arguments])
     assert done.exit_code == 0, done.output
     for stage in (1, 2):
+        assert f"cyclical focal on digits-{stage}: eta is 1 in the only epoch" in done.stderr
         for title in ("cross-entropy", "cyclical focal"):
             assert f"digits, stage {stage}, {title}, seed 0: many/medium/few/all" in done.output
     assert "balanced accuracy" in done.output  # the comparison of the second stages

@@ -120,6 +120,15 @@ def test_longer_training_is_no_remedy_for_a_threshold(nll, counts, says, says_no
     assert "in 3 of 3 runs" in note
 
 
+def test_a_loss_that_never_cycled_is_named():
+    short = [replace(r, epochs=[r.epochs[0], r.epochs[-1]]) for r in grid(3)]
+    assert [row["eta"] for r in short if r.loss["name"] == "cyclical" for row in r.epochs] == [1.0] * 6
+    said = "cyclical focal: eta is 1 in every epoch, so the focal phase was never met; it takes 3 epochs or more."
+    assert summarise(short).notes == (said,)
+    assert summarise([replace(r, recipe=r.recipe | {"clock": "step"}) for r in short]).notes == ()
+    assert summarise(list(grid(3))).notes == ()
+
+
 def test_without_the_reference_there_are_means_and_no_verdicts():
     summary = summarise([r for r in grid(10) if r.loss["name"] != "ce"], "ce")
     assert not any(row.versus for row in summary.rows)

@@ -26,7 +26,7 @@ from cyclofocal.lab.commands.arguments import (
     picture_path,
 )
 from cyclofocal.lab.commands.backends import On, backend_of
-from cyclofocal.lab.commands.telling import warn_of_copies
+from cyclofocal.lab.commands.telling import tell_never_focal, warn_of_copies
 from cyclofocal.lab.compare.cells import Backend, BackendError, Cell, CellError, finished, grid
 from cyclofocal.lab.compare.display import Display
 from cyclofocal.lab.recipes.named import check_name, experiments
@@ -197,6 +197,7 @@ def _run_with_progress(cells: list[Cell], backend: Backend) -> tuple[list[RunRec
         console.print(f"damaged record, will run again: {error}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"{len(cells)} runs, {len(done)} of them finished before")
     missing, failed = [cell for cell in cells if cell not in done], list[CellError]()
+    tell_never_focal((cell.recipe, cell.loss) for cell in missing)
     try:
         with closing(backend(missing)) as outcomes, Display(console, cells, done) as display:
             if missing:

@@ -1,13 +1,16 @@
 """What a command says of its runs: once, by the main process, and what goes wrong in a line."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+
+from cyclofocal.lab.course import never_focal
+from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
 
 if TYPE_CHECKING:
     from cyclofocal.lab.data import Images
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
 def is_main() -> bool:
     """Whether this process speaks for all of them."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def tell_never_focal(pairs: Iterable[tuple[Recipe, LossSettings]]) -> None:
+    """Say before any training which losses will not meet their focal phase."""
+    if is_main():
+        for said in dict.fromkeys(never_focal(recipe, loss) for recipe, loss in pairs):
+            if said:
+                Console(stderr=True, highlight=False).print(said, style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager

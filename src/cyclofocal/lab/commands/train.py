@@ -22,7 +22,7 @@ from cyclofocal.lab.commands.arguments import (
     recipe_name,
 )
 from cyclofocal.lab.commands.stages import reproduce_stages, stages_of
-from cyclofocal.lab.commands.telling import is_main, told_in_a_line, warn_of_copies
+from cyclofocal.lab.commands.telling import is_main, tell_never_focal, told_in_a_line, warn_of_copies
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.own import own
@@ -133,18 +133,18 @@ def _run_all(
     from cyclofocal.lab.train import train as train_one
 
     make_folder(out, "--out")
+    runs = [(loss, seed, run_folder(out, recipe, loss, seed)) for seed in seeds for loss in losses]
+    tell_never_focal((recipe, loss) for loss, _, folder in runs if not (folder / "record.jsonl").exists())
     with told_in_a_line(out):
         try_own_losses(recipe, losses, root)
     records = []
-    for seed in seeds:
-        for loss in losses:
-            folder = run_folder(out, recipe, loss, seed)
-            again = (folder / "record.jsonl").exists()
-            setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
-            with told_in_a_line(folder), locked(folder) if is_main() else nullcontext():
-                records.append(train_one(recipe, loss, seed, setup))
-            if is_main():
-                typer.echo(_told(records[-1], folder) + (" (ended before, not run again)" if again else ""))
+    for loss, seed, folder in runs:
+        again = (folder / "record.jsonl").exists()
+        setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
+        with told_in_a_line(folder), locked(folder) if is_main() else nullcontext():
+            records.append(train_one(recipe, loss, seed, setup))
+        if is_main():
+            typer.echo(_told(records[-1], folder) + (" (ended before, not run again)" if again else ""))
     _compare(records, losses)
 
 

@@ -74,7 +74,8 @@ def retrained(
         labels: (N,).
         classes: C.
         seed: of the initialisation and the sampling.
-        criterion: mean loss of logits and labels; a cyclical one has its clock set, over the epochs of ``fit``.
+        criterion: mean loss of logits and labels; a cyclical one has its clock set, over the epochs of ``fit``,
+            which must be 3 or more for it to meet its focal phase.
         fit: how.
 
     Raises:

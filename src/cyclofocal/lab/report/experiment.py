@@ -155,7 +155,7 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
     shown = {name: t if list(titles.values()).count(t) == 1 else f"{t} ({name})" for name, t in titles.items()}
     notes = [f"{shown[name]}: {_cells(cells)} twice; the first is used." for name, cells in doubles.items()]
     notes += [*_mixed(ordered, shown), *_missing(ordered, shown), *_folds(ordered, shown)]
-    notes += _of_one_answer(ordered, shown)
+    notes += [*_of_one_answer(ordered, shown), *_never_focal(ordered, shown)]
     return Experiment(recipe, title, ordered, shown, tuple(notes))
 
 
@@ -258,6 +258,20 @@ def _of_one_answer(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> 
 
 def _has_one_answer(run: RunRecord) -> bool:
     return len(run.per_class) > 1 and sorted(run.per_class)[-2:] == [0.0, 1.0]
+
+
+def _never_focal(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
+    """Losses that were to cycle and have not, for the runs had one or two epochs."""
+    return [
+        f"{titles[name]}: eta is 1 in every epoch, so the focal phase was never met; it takes 3 epochs or more."
+        for name, members in runs.items()
+        if all(map(_stays_at_1, members))
+    ]
+
+
+def _stays_at_1(run: RunRecord) -> bool:
+    by_epoch = run.recipe.get("clock", "epoch") == "epoch"  # else a row has the eta of the epoch's first step alone
+    return by_epoch and {row.get("eta") for row in run.epochs} == {1}
 
 
 def _knows_more_than_shares(run: RunRecord) -> bool:
