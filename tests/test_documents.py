@@ -70,6 +70,17 @@ def test_install_lines_are_true_from_a_clone():
     assert said > 15
 
 
+def test_settings_in_the_readme_are_measured_or_say_they_are_not():
+    """Every difference that a row gives is one of the tables of records on the page."""
+    text = (ROOT / "README.md").read_text()
+    measured = re.findall(r"<!-- evidence: .*?<!-- end of evidence -->", text, re.DOTALL)
+    rows = text.partition("## Which setting")[2].partition("## ")[0].split("|---|---|---|\n")[1].partition("\n\n")[0]
+    for row in rows.splitlines():
+        differences = re.findall(r"[+-]\d+\.\d\b", row)
+        assert differences or "not measured here" in row, row
+        assert all(f"({difference})" in "".join(measured) for difference in differences), row
+
+
 def test_readme_tree_is_the_tree():
     tree = re.search(r"```\nsrc/cyclofocal/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert tree, "README has no tree of src/cyclofocal"
