@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from cyclofocal import CyclicalFocalLoss
-from cyclofocal.lab.batches import source
-from cyclofocal.lab.data.images import Images, in_memory
-from cyclofocal.lab.epoch import Course, run_epoch
-from cyclofocal.lab.learner import build_learner, initial_model
-from cyclofocal.lab.progress import Display
-from cyclofocal.lab.recipes.recipe import CYCLICAL, Recipe
-from cyclofocal.lab.train import Setup, start_accelerator
+from cyclofocal.lab.data.dataset import Images, in_memory
+from cyclofocal.lab.recipes.loss import CYCLICAL
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.training.batches import source
+from cyclofocal.lab.training.epoch import Course, run_epoch
+from cyclofocal.lab.training.learner import build_learner, initial_model
+from cyclofocal.lab.training.progress import Display
+from cyclofocal.lab.training.train import Setup, start_accelerator
 
 ROUNDS = 31
 IMAGES = 1280

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from cyclofocal.lab.recipes.digits import digits
-from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, CYCLICAL, FOCAL
+from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
 from cyclofocal.lab.records import RunRecord
 
 COUNTS = [100, 30, 2]

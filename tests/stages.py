@@ -1,6 +1,6 @@
 """A first stage that takes seconds: digits, of which two classes are held out."""
 
-from cyclofocal.lab.oltr.recipe import StageRecipe
+from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 
 FIRST = StageRecipe(
     name="digits-1",

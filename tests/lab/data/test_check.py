@@ -5,9 +5,9 @@ import pytest
 
 from cyclofocal.lab.data import load
 from cyclofocal.lab.data.check import TAIL, check, copies
+from cyclofocal.lab.data.dataset import on_demand
 from cyclofocal.lab.data.files import files
 from cyclofocal.lab.data.folders import read_split
-from cyclofocal.lab.data.images import on_demand
 from formats import picture, write_folder, write_shard
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cyclofocal.lab.data import DamagedDataError, MissingDataError, keel, load
-from cyclofocal.lab.recipes import table as recipes
-from cyclofocal.lab.recipes.named import experiments
+from cyclofocal.lab.recipes import tabular as recipes
+from cyclofocal.lab.recipes.resolve import experiments
 
 HEADER = """@relation fruit
 @attribute Weight real [0.5, 9.0]

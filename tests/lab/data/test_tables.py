@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.data import DamagedDataError, MissingDataError, load
-from cyclofocal.lab.data.features import prepare, split_table
-from cyclofocal.lab.data.sources import load_table, table_digest
+from cyclofocal.lab.data.load import load_table, table_digest
+from cyclofocal.lab.data.preprocess import prepare, split_table
 from cyclofocal.lab.data.tables import checked, read_table
-from cyclofocal.lab.recipes.recipe import CYCLICAL, Recipe
-from cyclofocal.lab.recipes.table import table
+from cyclofocal.lab.recipes.loss import CYCLICAL
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.tabular import table
 from cyclofocal.lab.records import file_hash
-from cyclofocal.lab.train import Setup, train
+from cyclofocal.lab.training.train import Setup, train
 
 
 def frame(rows=60, seed=0):
@@ -322,7 +323,7 @@ def test_the_command_says_once_what_it_drops_and_converts(tmp_path):
 
 @given(st.integers(2, 60), st.integers(60, 5000))
 def test_the_recipe_grows_with_the_rows(few, many):
-    from cyclofocal.lab.recipes.table import _recipe
+    from cyclofocal.lab.recipes.tabular import _recipe
 
     small_one, large = (_recipe("t", "t", "t.csv", rows) for rows in (few, 20 * many))
     assert 16 <= small_one.batch_size <= large.batch_size <= 512

@@ -9,15 +9,15 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.decoupled import METHODS
-from cyclofocal.lab.compare.cells import CHECKPOINT_SECONDS
+from cyclofocal.lab.compare.grid import CHECKPOINT_SECONDS
 from cyclofocal.lab.oltr.evaluation import evaluate_file
 from cyclofocal.lab.oltr.features import features_of
-from cyclofocal.lab.oltr.first import FirstStageError
+from cyclofocal.lab.oltr.stage1 import FirstStageError
 from cyclofocal.lab.oltr.stages import train_stage
 from cyclofocal.lab.recipes.digits import digits
-from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY
-from cyclofocal.lab.runs import Run, identity, run_folder
-from cyclofocal.lab.train import Setup, train
+from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
+from cyclofocal.lab.training.run_folder import Run, identity, run_folder
+from cyclofocal.lab.training.train import Setup, train
 from stages import FIRST
 
 RECIPE = replace(FIRST, model="small-resnet", image_size=16, epochs=3)

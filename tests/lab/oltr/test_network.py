@@ -5,10 +5,10 @@ import timm
 import torch
 from torch import nn
 
-from cyclofocal.lab.models import MODELS, SmallResNet
 from cyclofocal.lab.oltr.attention import ModulatedAttention
 from cyclofocal.lab.oltr.backbone import Backbone, Narrowed
 from cyclofocal.lab.oltr.network import OpenLongTailed
+from cyclofocal.lab.training.models import MODELS, SmallResNet
 
 
 def models():

@@ -8,10 +8,10 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from cyclofocal.lab.data import DamagedDataError, MissingDataError
-from cyclofocal.lab.learner import initial_model
-from cyclofocal.lab.oltr.first import first_model
-from cyclofocal.lab.oltr.recipe import StageRecipe
+from cyclofocal.lab.oltr.stage1 import first_model
+from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.weights import load_weights
+from cyclofocal.lab.training.learner import initial_model
 
 LAYERS = (1, 2, 1, 1)
 

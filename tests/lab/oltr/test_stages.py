@@ -11,19 +11,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cyclofocal.lab import checkpoint
 from cyclofocal.lab.commands import app
-from cyclofocal.lab.learner import initial_model
 from cyclofocal.lab.oltr import recipes, stages
 from cyclofocal.lab.oltr.evaluation import evaluate_file
-from cyclofocal.lab.oltr.first import FirstStageError, first_weights, last_weights
-from cyclofocal.lab.oltr.recipe import TwoStages
 from cyclofocal.lab.oltr.recipes import cyclical
+from cyclofocal.lab.oltr.stage1 import FirstStageError, first_weights, last_weights
+from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.oltr.stages import train_first, train_second
-from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY
+from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
 from cyclofocal.lab.records import read_records
-from cyclofocal.lab.runs import identity
-from cyclofocal.lab.train import Setup
+from cyclofocal.lab.training import checkpoint
+from cyclofocal.lab.training.learner import initial_model
+from cyclofocal.lab.training.run_folder import identity
+from cyclofocal.lab.training.train import Setup
 from stages import FIRST
 
 CPU = Setup(cpu=True)

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from cyclofocal.lab.recipes.recipe import CROSS_ENTROPY, CYCLICAL, FOCAL
+from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
 from cyclofocal.lab.report import conclusions, explanations, summarise
-from cyclofocal.lab.statistics import holm
+from cyclofocal.lab.report.statistics import holm
 from evidence import grid, record
 
 

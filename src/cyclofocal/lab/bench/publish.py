@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.bench.picture import draw
+from cyclofocal.lab.bench.figure import draw
 from cyclofocal.lab.bench.record import read
-from cyclofocal.lab.bench.report import paste
+from cyclofocal.lab.bench.tables import paste
 
 
 def publish(

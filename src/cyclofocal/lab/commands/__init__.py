@@ -4,12 +4,12 @@ import typer
 
 from cyclofocal.lab.commands.bench import bench
 from cyclofocal.lab.commands.compare import compare
+from cyclofocal.lab.commands.data import check_data
 from cyclofocal.lab.commands.decoupled import decoupled
 from cyclofocal.lab.commands.evaluate import evaluate
 from cyclofocal.lab.commands.recipes import recipes
 from cyclofocal.lab.commands.report import report
 from cyclofocal.lab.commands.train import reproduce, train
-from cyclofocal.lab.oltr.check import check_data
 
 app = typer.Typer(
     help="Train with the cyclical focal loss and its relatives, and compare them honestly.",

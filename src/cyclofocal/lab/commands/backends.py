@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from cyclofocal.lab.compare.cells import Backend, Share
+from cyclofocal.lab.compare.grid import Backend, Share
 from cyclofocal.lab.compare.local import cores, gpus, run_local
 from cyclofocal.lab.compare.ray import load_ray, run_ray
 from cyclofocal.lab.compare.slurm import build_executor, run_slurm

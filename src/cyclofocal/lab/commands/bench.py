@@ -10,8 +10,8 @@ from rich.console import Console
 from cyclofocal.lab.bench.candidates import Candidate, candidates, user_candidate
 from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
 from cyclofocal.lab.bench.record import Measurement, append, measurements
-from cyclofocal.lab.bench.report import remarks, table
-from cyclofocal.lab.commands.arguments import make_folder, picture_path
+from cyclofocal.lab.bench.tables import remarks, table
+from cyclofocal.lab.commands.options import make_folder, picture_path
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 SHAPES = ("384x10", "128x1000", "4096x1000", "512x21843", "1024x100000", "8x19x256x256")
@@ -136,7 +136,7 @@ def _close(console: Console, losses: list[Candidate], records: list[Measurement]
     if missing := [loss.package for loss in losses if not loss.installed]:
         typer.echo(f"not installed: {', '.join(missing)} (from a clone: pip install '.[bench]')")
     if picture is not None:
-        from cyclofocal.lab.bench.picture import draw
+        from cyclofocal.lab.bench.figure import draw
 
         draw(records, picture)
         typer.echo(f"picture  {picture}")

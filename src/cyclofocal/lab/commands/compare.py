@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cyclofocal.lab.commands.arguments import (
+from cyclofocal.lab.commands.backends import On, backend_of
+from cyclofocal.lab.commands.options import (
     METRIC_KEYS,
     Root,
     Settings,
@@ -25,12 +26,12 @@ from cyclofocal.lab.commands.arguments import (
     metric_key,
     picture_path,
 )
-from cyclofocal.lab.commands.backends import On, backend_of
-from cyclofocal.lab.commands.telling import tell_never_focal, warn_of_copies
-from cyclofocal.lab.compare.cells import Backend, BackendError, Cell, CellError, finished, grid
+from cyclofocal.lab.commands.output import tell_never_focal, warn_of_copies
 from cyclofocal.lab.compare.display import Display
-from cyclofocal.lab.recipes.named import check_name, experiments
-from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
+from cyclofocal.lab.compare.grid import Backend, BackendError, Cell, CellError, finished, grid
+from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.resolve import check_name, experiments
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report import PRIMARY
 
@@ -123,7 +124,7 @@ def compare(
     cells = grid(recipes, chosen, range(seeds), out, root, given_command())
     records, failed = _run_with_progress(cells, backend)
     if records:
-        from cyclofocal.lab.commands.showing import show
+        from cyclofocal.lab.commands.output import show
 
         show(records, metric=metric, picture=picture)
     typer.echo(f"records  {out}")
@@ -152,7 +153,7 @@ def _warn(message: str) -> None:
 
 def _pinned(recipe: Recipe, root: Path) -> Recipe:
     """The reader's own images, looked through once rather than fail in every run; and what they are trained with."""
-    from cyclofocal.lab.train import pinned
+    from cyclofocal.lab.training.train import pinned
 
     try:
         found, data = pinned(recipe, root)
@@ -166,7 +167,7 @@ def _pinned(recipe: Recipe, root: Path) -> Recipe:
 
 def _try_own_losses(recipes: list[Recipe], losses: list[LossSettings], root: Path) -> None:
     """Losses of the reader's own, called once for each experiment rather than fail in every run."""
-    from cyclofocal.lab.train import try_own_losses
+    from cyclofocal.lab.training.train import try_own_losses
 
     try:
         for recipe in recipes:
@@ -177,7 +178,7 @@ def _try_own_losses(recipes: list[Recipe], losses: list[LossSettings], root: Pat
 
 def _tuned(losses: list[LossSettings], trials: int, recipes: list[Recipe], root: Path) -> list[LossSettings]:
     """The losses with a budget of trials each, once all can be tuned on all data."""
-    from cyclofocal.lab.tuning import check_tuning
+    from cyclofocal.lab.compare.tuning import check_tuning
 
     tuned = [replace(x, name=f"{x.name}:tuned", title=f"{x.title}, tuned", trials=trials) for x in losses]
     try:

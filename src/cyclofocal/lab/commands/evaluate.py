@@ -14,7 +14,7 @@ from rich.table import Table
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.oltr.evaluation import Evaluation, evaluate_file, shown
-from cyclofocal.lab.oltr.openset import THRESHOLD
+from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.oltr.predictions import Predictions, read
 from cyclofocal.lab.report import number
 
@@ -133,7 +133,7 @@ def _check_together(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _draw(predictions: Sequence[Predictions], evaluations: Sequence[Evaluation], folder: Path) -> None:
-    from cyclofocal.lab.oltr.picture import draw_classes, draw_confidence
+    from cyclofocal.lab.oltr.figures import draw_classes, draw_confidence
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cyclofocal.lab.oltr.recipe import TwoStages
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
+from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.catalogue import RECIPES, told
 from cyclofocal.lab.recipes.recipe import Recipe
 

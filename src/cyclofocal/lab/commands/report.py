@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cyclofocal.lab.commands.arguments import make_folder, metric_key, one_of
-from cyclofocal.lab.commands.showing import show
+from cyclofocal.lab.commands.options import make_folder, metric_key, one_of
+from cyclofocal.lab.commands.output import show
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report.places import EVIDENCE, has_place
+from cyclofocal.lab.report.documents import EVIDENCE, has_place
 
 FORMATS = (".html", ".md", ".csv", ".tex")
 
@@ -25,7 +25,7 @@ def _outputs(paths: list[Path] | None) -> list[Path] | None:
         if path.suffix.lower() == ".md" and has_place(path, EVIDENCE):
             raise typer.BadParameter(
                 f"{str(path)!r} is a page with places for evidence, which would be lost; fill them with"
-                " `python -m cyclofocal.lab.report.places`."
+                " `python -m cyclofocal.lab.report.documents`."
             )
     return paths
 
@@ -79,7 +79,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _read(runs: list[Path]) -> tuple[list[RunRecord], list[str]]:
-    from cyclofocal.lab.report.reading import read_runs
+    from cyclofocal.lab.report.load import read_runs
 
     if tables := [path for path in runs if path.suffix.lower() in SUFFIXES]:
         said = f"{str(tables[0])!r} is a table, not records of runs; `cyclofocal compare {tables[0]} --target COLUMN`"
@@ -109,10 +109,10 @@ def _check_reference(records: list[RunRecord], reference: str) -> None:
 
 def _makers(records: list[RunRecord], faults: list[str], reference: str, metric: str) -> dict[str, Callable[[], str]]:
     from cyclofocal.lab.report.experiment import experiments
-    from cyclofocal.lab.report.page import page
+    from cyclofocal.lab.report.export import comma_separated, latex, markdown
+    from cyclofocal.lab.report.html import page
     from cyclofocal.lab.report.ranking import ranking
     from cyclofocal.lab.report.summary import summaries
-    from cyclofocal.lab.report.tables import comma_separated, latex, markdown
 
     found = summaries(experiments(records), reference, metric)
     ranked = ranking(found)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.commands.arguments import (
+from cyclofocal.lab.commands.options import (
     Root,
     Settings,
     at_least_one,
@@ -21,12 +21,13 @@ from cyclofocal.lab.commands.arguments import (
     own_source,
     recipe_name,
 )
-from cyclofocal.lab.commands.stages import reproduce_stages, stages_of
-from cyclofocal.lab.commands.telling import is_main, tell_never_focal, told_in_a_line, warn_of_copies
+from cyclofocal.lab.commands.output import is_main, tell_never_focal, told_in_a_line, warn_of_copies
+from cyclofocal.lab.commands.two_stage import reproduce_stages, stages_of
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.own import own
-from cyclofocal.lab.recipes.recipe import LOSSES, LossSettings, Recipe
+from cyclofocal.lab.recipes.image_folder import own
+from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
+from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord
 
 Out = Annotated[Path, typer.Option(file_okay=False, help="Folder; a run lies in OUT/RECIPE/LOSS-seedK-HASH.")]
@@ -61,7 +62,7 @@ def reproduce(
     `accelerate launch` or torchrun it uses all their processes.
     """
     if name in TWO_STAGES:
-        from cyclofocal.lab.train import Setup
+        from cyclofocal.lab.training.train import Setup
 
         stages = stages_of(name, settings or [], lists, images)
         setup = Setup(root, None, workers, cpu, True, _trackers(tensorboard, tracker), given_command())
@@ -109,7 +110,7 @@ def train(
     if model is not None:
         recipe = replace(recipe, model=model, width=0 if not _has(settings, "width") else recipe.width)
     if data is not None:
-        from cyclofocal.lab.train import pinned
+        from cyclofocal.lab.training.train import pinned
 
         with told_in_a_line(out):
             recipe, images = pinned(recipe, root)
@@ -128,9 +129,9 @@ def _run_all(
     trackers: tuple[str, ...],
 ) -> None:
     """Every loss at every seed, one after the other; what went wrong is told in one line."""
-    from cyclofocal.lab.runs import locked, run_folder
-    from cyclofocal.lab.train import Setup, try_own_losses
-    from cyclofocal.lab.train import train as train_one
+    from cyclofocal.lab.training.run_folder import locked, run_folder
+    from cyclofocal.lab.training.train import Setup, try_own_losses
+    from cyclofocal.lab.training.train import train as train_one
 
     make_folder(out, "--out")
     runs = [(loss, seed, run_folder(out, recipe, loss, seed)) for seed in seeds for loss in losses]
@@ -151,7 +152,7 @@ def _run_all(
 def _compare(records: list[RunRecord], losses: list[LossSettings]) -> None:
     """The table of a comparison, where there is more than one loss."""
     if len(losses) > 1 and is_main():
-        from cyclofocal.lab.commands.showing import show
+        from cyclofocal.lab.commands.output import show
 
         show(records)
 

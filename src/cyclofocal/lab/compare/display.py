@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cyclofocal.lab.compare.cells import Cell, CellError, Outcome
+from cyclofocal.lab.compare.grid import Cell, CellError, Outcome
 from cyclofocal.lab.records import RunRecord
 
 LINE_SECONDS = 30.0

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from cyclofocal.lab.compare.cells import ONE_CORE, Cell, CellError, Outcome, Share, failure, run_cell
+from cyclofocal.lab.compare.grid import ONE_CORE, Cell, CellError, Outcome, Share, failure, run_cell
 
 GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Of Nvidia, of Windows' Linux, of AMD."""

@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.lab.compare.cells import ONE_CORE, BackendError, Cell, Outcome, Share, failure, run_cell
+from cyclofocal.lab.compare.grid import ONE_CORE, BackendError, Cell, Outcome, Share, failure, run_cell
 from cyclofocal.lab.records import RunRecord, write_record
 
 RETRIES = 3

@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.lab.compare.cells import ONE_CORE, BackendError, Cell, CellError, Outcome, Share, finished, run_cell
+from cyclofocal.lab.compare.grid import ONE_CORE, BackendError, Cell, CellError, Outcome, Share, finished, run_cell
 from cyclofocal.lab.records import RunRecord
 
 ARRAY = 1000

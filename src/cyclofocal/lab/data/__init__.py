@@ -1,8 +1,8 @@
 """Data sets of an experiment: published ones by name, the user's own by path, all as :class:`Images`."""
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, MissingImageError, UnreadableImageError
-from cyclofocal.lab.data.images import DataSet, Images
-from cyclofocal.lab.data.sources import load
+from cyclofocal.lab.data.dataset import DataSet, Images
+from cyclofocal.lab.data.load import load
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError, UnreadableImageError
 
 __all__ = [
     "DamagedDataError",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cyclofocal.lab.data.errors import MissingImageError, UnreadableImageError, several
-from cyclofocal.lab.data.images import Images, StoredReader
+from cyclofocal.lab.data.dataset import Images, StoredReader
+from cyclofocal.lab.messages import MissingImageError, UnreadableImageError, several
 
 TAIL = 4096
 """Bytes at the end, which tell files of equal size apart at the cost of one block each; only equal ones are read."""

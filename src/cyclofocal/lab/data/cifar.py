@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError
-from cyclofocal.lab.data.images import DataSet, Images, in_memory
-from cyclofocal.lab.data.places import first_with
+from cyclofocal.lab.data.dataset import DataSet, Images, in_memory
+from cyclofocal.lab.data.files import first_with
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cyclofocal.lab.data.errors import DamagedDataError
 from cyclofocal.lab.data.sheet import Sheet, check_columns, named, numbers_of, read_notations, without_unnamed
+from cyclofocal.lab.messages import DamagedDataError
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cyclofocal.lab.data.images import DataSet, Images, in_memory
+from cyclofocal.lab.data.dataset import DataSet, Images, in_memory
 from cyclofocal.lab.longtail import draw_per_class
 
 CLASSES = tuple("0123456789")

@@ -1,6 +1,7 @@
-"""Image files: decoding one, reading many by relative path, and finding out which are not there."""
+"""Files: find a data set's folder, decode an image, read many by relative path, and find which are missing."""
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from cyclofocal.lab.data.errors import MissingImageError, UnreadableImageError
+from cyclofocal.lab.messages import MissingDataError, MissingImageError, UnreadableImageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image."""
@@ -87,3 +88,17 @@ def _listing(folder: bytes) -> set[bytes]:
         return set(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return set()
+
+
+def first_with(names: Sequence[str], folders: Iterable[Path], data_set: str, remedy: str) -> Path:
+    """The first of ``folders`` that has any of ``names``.
+
+    Raises:
+        MissingDataError: none has; says which folders were looked in, and the ``remedy``.
+    """
+    looked_in = list(folders)
+    for folder in looked_in:
+        if any((folder / name).exists() for name in names):
+            return folder
+    places = ", ".join(map(str, looked_in))
+    raise MissingDataError(f"{data_set} is not there: no {' or '.join(names)} in {places}. To get it: {remedy}")

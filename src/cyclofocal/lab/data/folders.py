@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclofocal.lab.data.errors import MissingDataError, several
-from cyclofocal.lab.data.files import EXTENSIONS, files
-from cyclofocal.lab.data.images import DataSet, Images, on_demand
-from cyclofocal.lab.data.places import first_with
+from cyclofocal.lab.data.dataset import DataSet, Images, on_demand
+from cyclofocal.lab.data.files import EXTENSIONS, files, first_with
 from cyclofocal.lab.data.splits import SPLIT_NAMES, assemble
+from cyclofocal.lab.messages import MissingDataError, several
 
 IMAGENET_CLASSES = 1000
 

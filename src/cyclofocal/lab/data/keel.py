@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cyclofocal.lab.data.delimited import read_rows
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, did_you_mean
 from cyclofocal.lab.data.tables import Table, checked
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, did_you_mean
 
 MISSING = ["<null>", "?", ""]
 

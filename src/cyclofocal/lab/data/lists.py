@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, MissingImageError, several
+from cyclofocal.lab.data.dataset import DataSet, Images, Labels, on_demand
 from cyclofocal.lab.data.files import Files, files
-from cyclofocal.lab.data.images import DataSet, Images, Labels, on_demand
 from cyclofocal.lab.data.splits import assemble
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError, several
 
 LABEL_DIGITS = 9
 """No data set has more classes; a longer number is no label."""

@@ -4,8 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError
 from cyclofocal.lab.data.sheet import Sheet, check_columns, read_notations, without_unnamed
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 
 if TYPE_CHECKING:
     from pandas import DataFrame

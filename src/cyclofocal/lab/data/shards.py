@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, several
+from cyclofocal.lab.data.dataset import DataSet, Images, on_demand
 from cyclofocal.lab.data.files import decode
-from cyclofocal.lab.data.images import DataSet, Images, on_demand
 from cyclofocal.lab.data.splits import SPLIT_NAMES, assemble
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, several
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LABEL_DIGITS = 9  # no data set has more classes; a longer number is no class

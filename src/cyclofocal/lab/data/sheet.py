@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cyclofocal.lab.data.errors import did_you_mean, several
 from cyclofocal.lab.data.notation import ABSENT, Notation, read_numbers
+from cyclofocal.lab.messages import did_you_mean, several
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 
-from cyclofocal.lab.data.errors import several
-from cyclofocal.lab.data.images import DataSet, Images, Labels, Positions
+from cyclofocal.lab.data.dataset import DataSet, Images, Labels, Positions
+from cyclofocal.lab.messages import several
 
 FRACTION_SEED = 4000
 

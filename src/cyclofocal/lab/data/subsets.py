@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cyclofocal.lab.data.images import Labels, Positions
+from cyclofocal.lab.data.dataset import Labels, Positions
 from cyclofocal.lab.longtail import exponential_counts
 
 SUBSETS = ("first-4000", "5_3", "6_2", "5_3-released", "balanced-4000", "imbalanced-4000", "long-tailed")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.data.delimited import read_csv
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, several
-from cyclofocal.lab.data.images import Labels
 from cyclofocal.lab.data.parquet import read_parquet
 from cyclofocal.lab.data.sheet import check_columns, drop_row_numbers, exceeds_floats
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, several
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

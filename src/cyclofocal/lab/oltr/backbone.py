@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.models import SmallResNet
+from cyclofocal.lab.training.models import SmallResNet
 
 POOLING = 2
 """The last modules of our own networks' ``features``: a pooling and a flattening."""

@@ -7,10 +7,10 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab import draws
-from cyclofocal.lab.batches import epoch_batches
-from cyclofocal.lab.data.errors import several
+from cyclofocal.lab.messages import several
 from cyclofocal.lab.oltr.sampler import CLASS_AWARE, class_aware_batches
+from cyclofocal.lab.training import rng
+from cyclofocal.lab.training.batches import epoch_batches
 from cyclofocal.schedules import cosine, epoch_progress
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -84,7 +84,7 @@ def retrained(
     Reference: Kang et al., *Decoupling Representation and Classifier for Long-Tailed Recognition*, ICLR 2020.
     """
     _check(features, labels, classes)
-    with draws.seeded(seed, RETRAIN):
+    with rng.seeded(seed, RETRAIN):
         classifier = nn.Linear(features.shape[1], classes)
     return _fitted(classifier.to(features), features, labels, seed, criterion, fit)
 

@@ -8,7 +8,7 @@ import numpy as np
 from cyclofocal.lab import metrics
 from cyclofocal.lab.longtail import OLTR, ShotGroups
 from cyclofocal.lab.metrics import METRICS, Metric
-from cyclofocal.lab.oltr.openset import THRESHOLD, auroc, confidence, f_measure, fpr_at_95, rejecting
+from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD, auroc, confidence, f_measure, fpr_at_95, rejecting
 from cyclofocal.lab.oltr.predictions import Predictions, read
 
 OPEN_METRICS = (

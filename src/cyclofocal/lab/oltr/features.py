@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab import draws
-from cyclofocal.lab.batches import source
 from cyclofocal.lab.data import Images
-from cyclofocal.lab.data.sources import is_table
+from cyclofocal.lab.data.load import is_table
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.oltr.backbone import Backbone
-from cyclofocal.lab.oltr.first import FirstStageError, last_weights, trained_model
 from cyclofocal.lab.oltr.predictions import Predictions
-from cyclofocal.lab.oltr.recipe import StageRecipe
+from cyclofocal.lab.oltr.stage1 import FirstStageError, last_weights, trained_model
+from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.stages import load_open
-from cyclofocal.lab.predict import predict
-from cyclofocal.lab.train import Setup, start_accelerator
+from cyclofocal.lab.training import rng
+from cyclofocal.lab.training.batches import source
+from cyclofocal.lab.training.predict import predict
+from cyclofocal.lab.training.train import Setup, start_accelerator
 
 Featured = tuple[Tensor, Tensor]
 """Features (N, D) and labels (N,)."""
@@ -68,7 +68,7 @@ def features_of(folder: Path, setup: Setup) -> Features:
     recipe, title, seed = _read(folder)
     weights = last_weights(folder)
     accelerator = start_accelerator(recipe, setup)
-    with draws.kept():
+    with rng.kept():
         data = load_open(recipe, setup.root, seed)
         backbone = Backbone(
             trained_model(recipe, len(data.known.classes), seed, weights),

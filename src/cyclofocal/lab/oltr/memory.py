@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.data.errors import several
+from cyclofocal.lab.messages import several
 
 
 class CentroidMemory(nn.Module):

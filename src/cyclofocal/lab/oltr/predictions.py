@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Array, Labels
-from cyclofocal.lab.oltr.openset import UNKNOWN
+from cyclofocal.lab.oltr.open_set_metrics import UNKNOWN
 
 NAMES = ("logits", "target", "train_counts", "title")
 

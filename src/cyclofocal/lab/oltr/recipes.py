@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from cyclofocal.lab.oltr.recipe import StageRecipe, TwoStages
-from cyclofocal.lab.recipes.recipe import ASYMMETRIC, CROSS_ENTROPY, FOCAL, LossSettings
+from cyclofocal.lab.oltr.stage_recipe import StageRecipe, TwoStages
+from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, FOCAL, LossSettings
 
 
 def cyclical(gamma_pos: float, cyclical_factor: float) -> LossSettings:

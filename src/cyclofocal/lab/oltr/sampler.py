@@ -5,12 +5,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cyclofocal.lab import draws
-from cyclofocal.lab.data.errors import several
+from cyclofocal.lab.messages import several
+from cyclofocal.lab.training import rng
 
 PER_CLASS = 4
 
-CLASS_AWARE = draws.EPOCH + 1
+CLASS_AWARE = rng.EPOCH + 1
 """What is drawn for: the second part of the key, after the seed."""
 
 
@@ -43,7 +43,7 @@ def class_aware_batches(
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     members = _members(labels)
     count = images or len(labels)
-    with draws.seeded(seed, CLASS_AWARE, epoch):
+    with rng.seeded(seed, CLASS_AWARE, epoch):
         turns = _cycled(torch.arange(len(members)), -(-count // per_class))
         drawn = torch.empty(len(turns), per_class, dtype=torch.int64)
         for c, own in enumerate(members):

@@ -11,28 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab import draws
-from cyclofocal.lab.batches import check_shares, source
-from cyclofocal.lab.course import Moment
 from cyclofocal.lab.data import Images
 from cyclofocal.lab.data.splits import check_apart
-from cyclofocal.lab.epoch import Course
-from cyclofocal.lab.learner import Learner, build_learner
-from cyclofocal.lab.models import check_model
 from cyclofocal.lab.oltr.backbone import Backbone, classifier_of
 from cyclofocal.lab.oltr.evaluation import evaluate
-from cyclofocal.lab.oltr.first import FirstStageError, first_model, first_weights, trained_model
-from cyclofocal.lab.oltr.known import OpenData, hold_out, open_images
 from cyclofocal.lab.oltr.network import OpenLongTailed
+from cyclofocal.lab.oltr.open_set_data import OpenData, hold_out, open_images
 from cyclofocal.lab.oltr.predictions import Predictions, write
-from cyclofocal.lab.oltr.recipe import WEIGHT, StageRecipe, TwoStages
 from cyclofocal.lab.oltr.sampler import class_aware_batches
-from cyclofocal.lab.optim import build_criterion, optimizer_over, weight_groups
-from cyclofocal.lab.predict import predict
-from cyclofocal.lab.recipes.recipe import LossSettings
+from cyclofocal.lab.oltr.stage1 import FirstStageError, first_model, first_weights, trained_model
+from cyclofocal.lab.oltr.stage_recipe import WEIGHT, StageRecipe, TwoStages
+from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.records import RunRecord, content_hash
-from cyclofocal.lab.runs import Run, identity, run_folder
-from cyclofocal.lab.train import Setup, conclude, fit, from_main, load_data, resume, start_accelerator
+from cyclofocal.lab.training import rng
+from cyclofocal.lab.training.batches import check_shares, source
+from cyclofocal.lab.training.epoch import Course
+from cyclofocal.lab.training.learner import Learner, build_learner
+from cyclofocal.lab.training.models import check_model
+from cyclofocal.lab.training.optim import build_criterion, optimizer_over, weight_groups
+from cyclofocal.lab.training.predict import predict
+from cyclofocal.lab.training.run_folder import Run, identity, run_folder
+from cyclofocal.lab.training.schedule import Moment
+from cyclofocal.lab.training.train import Setup, conclude, fit, from_main, load_data, resume, start_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -80,14 +80,14 @@ def on_top(stages: TwoStages) -> StageRecipe:
 def train_stage(
     recipe: StageRecipe, loss: LossSettings, seed: int, setup: Setup, weights: dict[str, Tensor] | None = None
 ) -> RunRecord:
-    """Train and evaluate one stage, as :func:`cyclofocal.lab.train.train` does; the logits are kept beside the record.
+    """Train and evaluate one stage, as :func:`cyclofocal.lab.training.train.train` does, and keep the logits.
 
     Args:
         recipe: of the stage; one of stage 2 comes from :func:`on_top`.
         loss: of the stage.
         seed: of the run.
         setup: where and how.
-        weights: of the stage 1 that stage 2 begins with, from :func:`~cyclofocal.lab.oltr.first.first_weights`.
+        weights: of the stage 1 that stage 2 begins with, from :func:`~cyclofocal.lab.oltr.stage1.first_weights`.
 
     Raises:
         FirstStageError: stage 2 without weights of stage 1.
@@ -102,7 +102,7 @@ def train_stage(
     run = Run(setup.folder, what, accelerator.is_main_process) if setup.folder else None
     if run and (done := from_main(accelerator, run.finished() if accelerator.is_main_process else None)):
         return done
-    with draws.kept():
+    with rng.kept():
         data = load_open(recipe, setup.root, seed)
         check_shares(len(data.known.train), recipe.batch_size, accelerator.num_processes)
         classes = len(data.known.classes)
@@ -165,7 +165,7 @@ def build_open_learner(
     weights: dict[str, Tensor],
 ) -> OpenLearner:
     """The learner of stage 2 at its beginning, on the accelerator's device; its memory is not filled yet."""
-    from cyclofocal.lab.batchnorm import sync_batch_norm
+    from cyclofocal.lab.training.batchnorm import sync_batch_norm
 
     several = accelerator.num_processes > 1
     model = trained_model(recipe, classes, seed, weights)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.data.errors import DamagedDataError, MissingDataError, several
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, several
 from cyclofocal.lab.oltr.backbone import classifier_of
 
 UNTRAINED = "num_batches_tracked"

@@ -11,36 +11,6 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class LossSettings:
-    """One softmax loss at its settings; all five are the cyclical focal loss at some of them.
-
-    ``cyclical_factor`` ``None`` stops the clock at eta 0, the (asymmetric) focal loss; all gammas 0 is cross-entropy.
-
-    Attributes:
-        learning_rate_scale: factor of the recipe's learning rate, for losses have gradients of different size.
-        file: ``PATH:NAME`` of a loss of the user's own, which has none of the settings above; "" otherwise.
-        digest: of that file's content, so that a changed file is another loss.
-        trials: trainings by which :func:`cyclofocal.lab.tuning.tuned` chooses the settings first; 0: as they are.
-    """
-
-    name: str
-    title: str
-    gamma_pos: float = 0.0
-    gamma_neg: float = 0.0
-    gamma_hc: float = 0.0
-    cyclical_factor: float | None = None
-    label_smoothing: float = 0.0
-    learning_rate_scale: float = 1.0
-    file: str = ""
-    digest: str = ""
-    trials: int = 0
-
-    @property
-    def is_cross_entropy(self) -> bool:
-        return not self.file and self.gamma_pos == self.gamma_neg == self.gamma_hc == 0
-
-
-@dataclass(frozen=True)
 class Recipe:
     """A data set, a model, an optimiser and their settings; everything of a run but the loss and the seed.
 
@@ -50,7 +20,7 @@ class Recipe:
             test_list, test_fraction, image_key, label_key, target, digest, folds, fold, validation_fraction: what
             :func:`cyclofocal.lab.data.load` takes.
         groups: convention of many-, medium- and few-shot classes.
-        model: one of :data:`cyclofocal.lab.models.MODELS`, or any name that timm knows.
+        model: one of :data:`cyclofocal.lab.training.models.MODELS`, or any name that timm knows.
         width: channels of the first layer of our own models, or units of it; 0 is their default, and what timm's must
             have.
         pretrained: begin with timm's ImageNet weights.
@@ -241,20 +211,3 @@ LEAST = {
 """Smallest legal value."""
 
 FIELDS = tuple(field.name for field in fields(Recipe))
-
-CROSS_ENTROPY = LossSettings("ce", "cross-entropy")
-SMOOTHED = LossSettings("smoothed", "label smoothing", label_smoothing=0.1)
-FOCAL = LossSettings("focal", "focal", gamma_pos=2.0, gamma_neg=2.0)
-ASYMMETRIC = LossSettings("asymmetric", "asymmetric focal", gamma_pos=0.0, gamma_neg=4.0, label_smoothing=0.1)
-CYCLICAL = LossSettings(
-    "cyclical",
-    "cyclical focal",
-    gamma_pos=2.0,
-    gamma_neg=2.0,
-    gamma_hc=3.0,
-    cyclical_factor=4.0,
-    label_smoothing=0.1,
-)
-
-LOSSES = (CROSS_ENTROPY, SMOOTHED, FOCAL, ASYMMETRIC, CYCLICAL)
-"""Cyclical: the settings of the published CIFAR and ImageNet commands."""

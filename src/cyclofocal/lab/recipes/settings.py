@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cyclofocal.lab.data.errors import did_you_mean
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
+from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.recipe import Recipe
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import by_seed
+from cyclofocal.lab.report.findings import with_interval
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.summary import Row, Summary
 from cyclofocal.lab.report.svg import Scale, band, dot, line, picture, rectangle, text, x_axis, y_axis
-from cyclofocal.lab.report.words import with_interval
 
 Array = NDArray[np.float64]
 

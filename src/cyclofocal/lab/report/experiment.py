@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import METRICS, Metric
-from cyclofocal.lab.recipes.recipe import LossSettings, Recipe
+from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord
 
 NOT_THE_RECIPE = ("fold",)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.report.statistics import LEVEL, TIE
 from cyclofocal.lab.report.summary import Row, Summary
-from cyclofocal.lab.statistics import LEVEL, TIE
 
 LEAST_DATA_SETS = 5
 """With fewer the chi-squared distribution of Friedman's statistic is a poor guide, and nothing is concluded."""

@@ -9,7 +9,7 @@ from typing import Any
 from cyclofocal.lab.metrics import METRICS, Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import DIGITS, Experiment, Values, experiments, fold_of
-from cyclofocal.lab.statistics import (
+from cyclofocal.lab.report.statistics import (
     Difference,
     Estimate,
     differences,

@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from cyclofocal.lab.report.findings import number, p_value, with_interval
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.summary import Row, Summary
-from cyclofocal.lab.report.words import number, p_value, with_interval
 
 STYLES = {"better": "bold green", "worse": "bold red", "unclear": "dim", "too few": "dim"}
 MARKS = {"better": "+", "worse": "-", "unclear": "", "too few": ""}

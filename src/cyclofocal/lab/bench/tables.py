@@ -1,0 +1,152 @@
+"""Measurements to tables: for a terminal, and in Markdown for pages that name their records."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from cyclofocal.lab.bench.record import Measurement, Setting
+from cyclofocal.lab.report.documents import fill
+
+FEW = 3
+"""Below so many rounds a quantile says nothing and is not shown."""
+
+EXCERPT = ("torch cross_entropy", "torch cross_entropy, smoothed", "copy of the logits (floor)")
+"""What an excerpt shows besides ours."""
+
+
+def table(records: Sequence[Measurement]) -> Table:
+    """The losses that were measured on one shape, fastest first."""
+    title = f"{records[0].shape_title}: {records[0].setting}"
+    shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    shown.add_column("loss", no_wrap=True)
+    for heading in ("ms (20..80 %)", "x torch", "memory, x logits"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for record in sorted(_measured(records), key=_median):
+        style = "bold green" if record.ours else "bold" if record.loss == EXCERPT[0] else None
+        shown.add_row(
+            record.loss,
+            _spread(record.milliseconds, record.rounds, 3),
+            _spread(record.ratio, record.rounds, 2),
+            _memory([record]),
+            style=style,
+        )
+    return shown
+
+
+def remarks(records: Sequence[Measurement]) -> list[str]:
+    """What was left out of one shape's table, and why."""
+    return [f"not measured: {record.loss}: {record.skipped}" for record in records if record.skipped]
+
+
+def markdown(records: Sequence[Measurement], excerpt: bool = False) -> str:
+    """One table per setting: losses down, shapes across, each cell the ratio to torch's cross_entropy.
+
+    Args:
+        records: of any number of shapes and settings.
+        excerpt: the first setting only, and of the losses only ours, torch's and the floor.
+    """
+    settings = list(dict.fromkeys(record.setting for record in records))
+    parts = [_page_table([r for r in records if r.setting == setting], excerpt) for setting in settings]
+    return "\n\n".join(parts[:1] if excerpt else parts) + "\n"
+
+
+def paste(page: Path, records: Sequence[Measurement]) -> None:
+    """Replace the tables of a page, between ``<!-- speed: table -->`` (or ``excerpt``) and ``<!-- end of speed -->``.
+
+    Raises:
+        ValueError: the page has no such place.
+    """
+    text = fill(page, "speed", lambda what: markdown(records, what == "excerpt"))
+    page.write_text(text, encoding="utf-8")
+
+
+def overall(records: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    """Measured records by loss, the fastest over all shapes (geometric mean of the ratios) first."""
+    by_loss: dict[str, list[Measurement]] = {}
+    for record in _measured(records):
+        by_loss.setdefault(record.loss, []).append(record)
+
+    def mean(loss: str) -> float:
+        return sum(math.log(_ratio(record)) for record in by_loss[loss]) / len(by_loss[loss])
+
+    return {loss: by_loss[loss] for loss in sorted(by_loss, key=mean)}
+
+
+def significant(value: float, digits: int) -> str:
+    """A positive number with so many significant digits, but all of those before the point.
+
+    Example:
+        >>> significant(0.01234, 2), significant(1.96, 2), significant(1085.4, 2)
+        ('0.012', '2.0', '1,085')
+    """
+    if not value:
+        return "0"
+    magnitude = math.floor(math.log10(float(f"{value:.{digits - 1}e}")))
+    return f"{value:,.{max(0, digits - 1 - magnitude)}f}"
+
+
+def _measured(records: Sequence[Measurement]) -> list[Measurement]:
+    return [record for record in records if not record.skipped]
+
+
+def _median(record: Measurement) -> float:
+    assert record.milliseconds is not None
+    return record.milliseconds[1]
+
+
+def _ratio(record: Measurement) -> float:
+    assert record.ratio is not None
+    return record.ratio[1]
+
+
+def _spread(quantiles: Sequence[float] | None, rounds: int, digits: int) -> str:
+    assert quantiles is not None
+    low, middle, high = (significant(value, digits) for value in quantiles)
+    return middle if rounds < FEW or low == high == middle else f"{middle} ({low}..{high})"
+
+
+def _memory(records: Sequence[Measurement]) -> str:
+    """Smallest and largest over the shapes, where they differ."""
+    values = sorted(record.peak_memory for record in records if record.peak_memory is not None)
+    low, high = (f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in (values[0], values[-1]))
+    return low if low == high else f"{low}..{high}"
+
+
+def _page_table(records: Sequence[Measurement], excerpt: bool) -> str:
+    shapes = list(dict.fromkeys(record.shape_title for record in records))
+    lines = [f"**{_heading(records[0].setting, records)}**", ""]
+    lines += [
+        "| forward + backward, x torch cross_entropy | " + " | ".join(shapes) + " | memory, x logits |",
+        "|---|" + "---:|" * (len(shapes) + 1),
+    ]
+    for loss, measured in overall(records).items():
+        if not excerpt or loss in EXCERPT or measured[0].ours:
+            lines.append(_page_row(loss, measured, shapes))
+    left_out = dict.fromkeys(f"{r.loss} ({r.shape_title}): {r.skipped}" for r in records if r.skipped)
+    if left_out and not excerpt:
+        lines += ["", "Not measured:", "", *(f"* {reason}" for reason in left_out)]
+    return "\n".join(lines)
+
+
+def _page_row(loss: str, records: Sequence[Measurement], shapes: Sequence[str]) -> str:
+    found = {record.shape_title: record for record in records}
+    cells = []
+    for shape in shapes:
+        record = found.get(shape)
+        if record is None:
+            cells.append("–")
+        elif loss == EXCERPT[0]:
+            cells.append(f"1 = {significant(_median(record), 3)} ms")
+        else:
+            cells.append(_spread(record.ratio, record.rounds, 2))
+    cells.append(_memory(records))
+    cells = [f"**{cell}**" if records[0].ours else cell for cell in (loss, *cells)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _heading(setting: Setting, records: Sequence[Measurement]) -> str:
+    versions = records[0].versions
+    return f"{setting}; torch {versions['torch']}, Python {versions['python']}"

@@ -1,0 +1,93 @@
+"""``cyclofocal data check``: what is there of a data set, and whether its lists are the published ones."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cyclofocal.lab.data.check import check, copies
+from cyclofocal.lab.data.dataset import Images
+from cyclofocal.lab.data.folders import read_splits
+from cyclofocal.lab.data.lists import list_images
+from cyclofocal.lab.data.published import PUBLISHED, Published, differences, verified
+from cyclofocal.lab.messages import MissingDataError
+
+
+def check_data(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help=f"{', '.join(PUBLISHED)}, or an image folder or list files of your own, that of training first."
+        ),
+    ],
+    lists: Annotated[Path | None, typer.Option(help="Folder of the published list files.", file_okay=False)] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that the lists' paths begin in; by default the lists'.", file_okay=False)
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="The same list or lists elsewhere, to compare by file name and label.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 8,
+) -> None:
+    """Count images, classes, missing and unreadable files, and images that are equal byte for byte.
+
+    Exit with 1 if an image cannot be read, a list is not as published, or, in data of your own, an image is in two
+    splits or classes.
+    """
+    sound, checked = True, dict[str, Images]()
+    try:
+        for split, path, published in _splits(names, lists, images):
+            checked[path.name if path.name not in checked else split.title] = split
+            report = check(split, workers)
+            typer.echo(str(report))
+            if len(report.missing) == report.images:
+                typer.echo("  none of these images is there: is the list of another layout than the images?")
+            sound = sound and report.sound
+            if published is not None:
+                as_published, said = verified(path, report, published)
+                typer.echo(f"  {said}")
+                sound = sound and as_published
+            if against is not None and path.is_file():
+                typer.echo(f"  {differences(path, against / path.name if against.is_dir() else against)}")
+        if str(found := copies(checked, workers)):
+            typer.echo(str(found))
+        sound = sound and (names[0] in PUBLISHED or not found.faults)
+    except (MissingDataError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    raise typer.Exit(0 if sound else 1)
+
+
+def _splits(
+    names: list[str], lists: Path | None, images: Path | None
+) -> Iterator[tuple[Images, Path, Published | None]]:
+    """Each split, where it is described, and what is published of it."""
+    if names[0] in PUBLISHED and len(names) == 1:
+        if lists is None:
+            raise typer.BadParameter(f"{names[0]} needs the folder of its list files.", param_hint="--lists")
+        for file, published in PUBLISHED[names[0]].items():
+            yield list_images(lists / file, images or lists), lists / file, published
+        return
+    if lists is not None:
+        raise typer.BadParameter(
+            f"{names[0]} is not a published data set; it has no folder of lists.", param_hint="--lists"
+        )
+    for path in _own_paths(names):
+        if path.is_file():
+            yield list_images(path, images or path.parent), path, None
+        else:
+            for split in read_splits(path)[1].values():
+                yield split, Path(split.title), None
+
+
+def _own_paths(names: list[str]) -> list[Path]:
+    """One folder, or list files."""
+    paths = [Path(name) for name in names]
+    for path in paths:
+        if not path.exists():
+            raise typer.BadParameter(
+                f"{str(path)!r} is none of {', '.join(PUBLISHED)}, and no file or folder.", param_hint="NAME"
+            )
+        if len(paths) > 1 and not path.is_file():
+            raise typer.BadParameter(f"{path} is no list file; give one folder, or list files.", param_hint="NAME")
+    return paths

@@ -1,0 +1,122 @@
+"""Print to the terminal: results, warnings, and errors on one line; from the main process only."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.report import Summary
+from cyclofocal.lab.training.schedule import never_focal
+
+if TYPE_CHECKING:
+    from cyclofocal.lab.data import Images
+
+LEAST_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
+PIPED_COLUMNS = 100
+WHOLE = 3  # so many experiments are shown with all their metrics; more, in the primary one
+
+
+def show(records: Sequence[RunRecord], reference: str = "", metric: str = "", picture: Path | None = None) -> None:
+    """Print the tables of a comparison and its findings; draw the picture, if one is wanted, and say where it is.
+
+    Args:
+        records: of any number of experiments.
+        reference: name of the loss that others are compared with; "": "ce", or the first where there is none.
+        metric: key of the primary metric; "": the one that the runs were begun with.
+        picture: a .png or .svg.
+    """
+    from cyclofocal.lab.report.experiment import experiments
+    from cyclofocal.lab.report.summary import summaries
+
+    found = summaries(experiments(records), reference, metric)
+    console = Console(highlight=False)
+    console.width = max(console.width, LEAST_COLUMNS) if console.is_terminal else PIPED_COLUMNS
+    if len(found) <= WHOLE:
+        for summary in found:
+            _show_whole(console, summary)
+    if len(found) > 1:
+        _show_many(console, found)
+    if picture is not None:
+        from cyclofocal.lab.report.figure import draw
+
+        try:
+            draw(found, picture)
+        except ValueError as error:
+            console.print(f"\nno picture: {error}", markup=False)
+        else:
+            _say(console, ["", f"picture  {picture}"])
+
+
+def _show_whole(console: Console, summary: Summary) -> None:
+    from cyclofocal.lab.report.findings import conclusions, explanations
+    from cyclofocal.lab.report.terminal import table
+
+    console.print(table(summary, console.width))
+    _say(console, ["", *conclusions(summary), "", *explanations(summary)])
+
+
+def _show_many(console: Console, found: Sequence[Summary]) -> None:
+    from cyclofocal.lab.report.findings import NOT_RANKED, ranking_conclusions
+    from cyclofocal.lab.report.ranking import ranking
+    from cyclofocal.lab.report.terminal import overview, ranks
+
+    console.print(overview(found))
+    ranked = ranking(found)
+    if ranked is None:
+        _say(console, ["", NOT_RANKED])
+    else:
+        console.print()
+        console.print(ranks(ranked))
+        _say(console, ["", *ranking_conclusions(ranked), *ranked.notes])
+    _say(console, ["", "+ and -: a difference to the reference is shown."])
+    if len(found) > WHOLE:
+        _say(console, [f"{summary.experiment.title}: {note}" for summary in found for note in summary.notes])
+
+
+def _say(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+
+
+def is_main() -> bool:
+    """Whether this process speaks for all of them."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def tell_never_focal(pairs: Iterable[tuple[Recipe, LossSettings]]) -> None:
+    """Say before any training which losses will not meet their focal phase."""
+    if is_main():
+        for said in dict.fromkeys(never_focal(recipe, loss) for recipe, loss in pairs):
+            if said:
+                Console(stderr=True, highlight=False).print(said, style="yellow", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def told_in_a_line(kept: Path) -> Iterator[None]:
+    """What goes wrong is told in one line; ``kept`` is where the work so far lies."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"stopped: {kept} is kept, the same command continues", style="red", markup=False)
+        raise typer.Exit(130) from None
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def warn_of_copies(title: str, splits: Mapping[str, "Images | None"]) -> None:
+    """Warn, in the main process, of images that are equal byte for byte in two splits or two classes."""
+    from cyclofocal.lab.data.check import copies
+
+    if is_main():
+        console = Console(stderr=True, highlight=False)
+        for fault in copies(splits).faults:
+            console.print(f"warning: {title}: {fault}", style="yellow", markup=False, soft_wrap=True)

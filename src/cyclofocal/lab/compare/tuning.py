@@ -1,0 +1,200 @@
+"""Settings of a loss chosen by validation data alone, with as many trainings for every loss."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclofocal.lab.data.load import draws_test_set, is_table
+from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.training.run_folder import locked, run_folder
+from cyclofocal.lab.training.train import Setup, load_data, train
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+
+Span = tuple[float, float]
+"""Least and greatest value."""
+
+Score = tuple[float, float]
+"""Balanced accuracy on the validation data, and the negative of the NLL there, which decides between equal ones."""
+
+LEARNING_RATE_SCALE: Span = (0.3, 3.0)
+GAMMA: Span = (0.0, 5.0)
+GAMMA_HC: Span = (0.0, 3.5)  # above 3.591 the high-confidence term pushes some samples the wrong way
+CYCLICAL_FACTOR: Span = (2.0, 8.0)
+LABEL_SMOOTHING: Span = (0.0, 0.3)
+
+SPACES: dict[str, dict[str, Span]] = {
+    "ce": {},
+    "smoothed": {"label_smoothing": LABEL_SMOOTHING},
+    "focal": {"gamma": GAMMA},
+    "asymmetric": {"gamma_pos": GAMMA, "gamma_neg": GAMMA, "label_smoothing": LABEL_SMOOTHING},
+    "cyclical": {
+        "gamma_hc": GAMMA_HC,
+        "cyclical_factor": CYCLICAL_FACTOR,
+        "gamma_pos": GAMMA,
+        "gamma_neg": GAMMA,
+        "label_smoothing": LABEL_SMOOTHING,
+    },
+}
+"""What is tried of each loss beside ``learning_rate_scale``; "gamma" is ``gamma_pos`` and ``gamma_neg`` in one."""
+
+LOGARITHMIC = ("learning_rate_scale", "cyclical_factor")
+"""Tried evenly in their logarithm."""
+
+SHARED_SEED = 1_000_000
+"""Of a tuning that all seeds share: none that a comparison uses, so that no seed is nearer to it than another."""
+
+
+def tuned(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup) -> LossSettings:
+    r"""The loss at the best of ``loss.trials`` settings, found without the test set.
+
+    Every trial is a training of its own, and the best has the greatest balanced accuracy on the validation data after
+    the last epoch; of equal ones that with the smaller NLL, then the earlier. The first trial is the loss as it came,
+    the others are Optuna's tree-structured Parzen estimator's. What is tried, by the loss's name before a colon:
+
+    ==============  ======================================================================================
+    every loss      ``learning_rate_scale`` 0.3 to 3, so that cross-entropy spends its trials too
+    ``ce``          nothing else, nor of a loss of the user's own
+    ``smoothed``    ``label_smoothing`` 0 to 0.3
+    ``focal``       ``gamma_pos`` = ``gamma_neg`` 0 to 5
+    ``asymmetric``  ``gamma_pos`` and ``gamma_neg`` 0 to 5, ``label_smoothing`` 0 to 0.3
+    ``cyclical``    those, ``gamma_hc`` 0 to 3.5, ``cyclical_factor`` 2 to 8
+    ==============  ======================================================================================
+
+    The trials are runs in ``tuning/`` beside the recipe's folder and are not run again once they have ended; a greater
+    budget goes on where a smaller one stopped. A trial that diverges is spent and cannot be chosen; a rerun goes
+    through its last epoch again. Of processes that need one trial at once, one runs it and the others wait.
+
+    Args:
+        recipe: one with validation data.
+        loss: where to begin; ``trials`` at least 1.
+        seed: of the run that the settings are for; see :func:`tuning_seed`.
+        setup: of that run, whose ``folder`` is the one of
+            :func:`~cyclofocal.lab.training.run_folder.run_folder`; None keeps no trial.
+
+    Returns:
+        ``loss`` with its settings replaced; name, title and trials are the same.
+
+    Raises:
+        FloatingPointError: every trial has diverged.
+        What :func:`check_tuning` raises, before any work; what :func:`~cyclofocal.lab.training.train.train` raises.
+
+    Reference: Bergstra et al., *Algorithms for Hyper-Parameter Optimization*, NeurIPS 2011.
+    """
+    check_tuning(recipe, loss, setup.root)
+    from optuna.trial import TrialState
+
+    seed, scores = tuning_seed(recipe, seed), dict[LossSettings, Score]()
+    study, space = _study(seed), _distributions(loss)
+    study.enqueue_trial(_start(loss))
+    for number in range(loss.trials):
+        trial = study.ask(space)
+        tried = replace(loss, trials=0, **(_settings(trial.params) if number else {}))
+        score = _score(recipe, tried, seed, setup)
+        if score is None:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, score[0])
+            scores.setdefault(tried, score)
+    if not scores:
+        raise FloatingPointError(f"{loss.title}: every one of {loss.trials} trials has diverged on {recipe.name}")
+    return replace(max(scores, key=lambda tried: scores[tried]), trials=loss.trials)
+
+
+def check_tuning(recipe: Recipe, loss: LossSettings, root: Path) -> None:
+    """Refuse what cannot be tuned, before any training.
+
+    Raises:
+        ModuleNotFoundError: Optuna is not installed.
+        ValueError: no trials, a loss whose space is not known or that begins outside of it, or no validation data.
+        MissingDataError, DamagedDataError: of data that must be read to know whether it has a validation set.
+    """
+    if find_spec("optuna") is None:
+        raise ModuleNotFoundError("tuning needs optuna. From a clone: pip install '.[tuning]'")
+    if loss.trials < 1:
+        raise ValueError(f"trials is {loss.trials}; it must be at least 1 to tune {loss.title}")
+    start, space = _start(loss), search_space(loss)
+    for name, (least, greatest) in space.items():
+        if not least <= start[name] <= greatest:
+            raise ValueError(f"{name} is {start[name]}; tuning {loss.title} tries {least:g} to {greatest:g}")
+    asked = recipe.validation_images or recipe.validation_fraction or recipe.validation_list
+    if not asked and load_data(recipe, root, tuning_seed(recipe, 0)).validation is None:
+        needed = "validation_fraction" if is_table(recipe.source, recipe.target) else "validation_images"
+        raise ValueError(f"{recipe.name} has no validation data to choose settings by: {needed} is 0; set it")
+
+
+def tuning_seed(recipe: Recipe, seed: int) -> int:
+    """The run's own seed where that draws the test set, so that tuning stays within the run's own training part.
+
+    Where the test set is fixed it is :data:`SHARED_SEED`, and one tuning serves all seeds.
+
+    Example:
+        >>> from cyclofocal.lab.recipes.catalogue import RECIPES
+        >>> [tuning_seed(RECIPES[name](), 3) for name in ("digits", "fashion-mnist")]
+        [3, 1000000]
+    """
+    return seed if draws_test_set(recipe.source, recipe.target, recipe.folds) else SHARED_SEED
+
+
+def search_space(loss: LossSettings) -> dict[str, Span]:
+    """Bounds of what is tried of this loss.
+
+    Raises:
+        ValueError: a loss that is neither one of :data:`SPACES` nor the user's own.
+
+    Example:
+        >>> search_space(LossSettings("smoothed:tuned", "label smoothing, tuned"))
+        {'learning_rate_scale': (0.3, 3.0), 'label_smoothing': (0.0, 0.3)}
+    """
+    name = loss.name.partition(":")[0]
+    if not loss.file and name not in SPACES:
+        raise ValueError(f"{loss.name!r} cannot be tuned; its name must begin with one of {', '.join(SPACES)}")
+    return {"learning_rate_scale": LEARNING_RATE_SCALE, **({} if loss.file else SPACES[name])}
+
+
+def _score(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup) -> Score | None:
+    """Of one training; None where it diverges."""
+    folder = run_folder(setup.folder.parent.parent / "tuning", recipe, loss, seed) if setup.folder else None
+    try:
+        with locked(folder) if folder else nullcontext():
+            row = train(recipe, loss, seed, replace(setup, folder=folder), test=False).epochs[-1]
+    except FloatingPointError:
+        return None
+    return row["validation_balanced_accuracy"] or 0.0, -(row["validation_nll"] or 0.0)
+
+
+def _start(loss: LossSettings) -> dict[str, float]:
+    """Where the search begins: the loss as it came."""
+    return {name: getattr(loss, "gamma_pos" if name == "gamma" else name) for name in search_space(loss)}
+
+
+def _settings(params: dict[str, float]) -> dict[str, Any]:
+    """A point of the space as settings, with the three digits that a reader can use."""
+    rounded: dict[str, Any] = {name: float(f"{value:.3g}") for name, value in params.items()}
+    if "gamma" in rounded:
+        rounded["gamma_pos"] = rounded["gamma_neg"] = rounded.pop("gamma")
+    return rounded
+
+
+def _distributions(loss: LossSettings) -> "dict[str, BaseDistribution]":
+    from optuna.distributions import FloatDistribution
+
+    space = search_space(loss).items()
+    return {name: FloatDistribution(*bounds, log=name in LOGARITHMIC) for name, bounds in space}
+
+
+def _study(seed: int) -> "Study":
+    """A study in memory, for the trials themselves are on disk; nothing is printed."""
+    import optuna
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    finally:
+        optuna.logging.set_verbosity(verbosity)

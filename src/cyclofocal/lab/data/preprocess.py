@@ -1,0 +1,119 @@
+"""From a table to rows of numbers in three splits; everything that is fitted is fitted on the training rows alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cyclofocal.lab.data.dataset import DataSet, Images, Labels, Positions
+from cyclofocal.lab.data.splits import draw_fraction
+from cyclofocal.lab.data.tables import Table
+from cyclofocal.lab.messages import several
+
+
+def split_table(
+    table: Table,
+    seed: int = 0,
+    folds: int = 0,
+    fold: int = 0,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+) -> DataSet:
+    """Training, validation and test rows of one seed, every class in its share in each, prepared for a model.
+
+    Args:
+        table: all rows.
+        seed: that shuffles them.
+        folds: of a stratified cross-validation, whose fold ``fold`` is the test set; 0: none.
+        fold: in [0, folds).
+        test_fraction: of every class, where there are no folds; in (0, 1). Not used with folds.
+        validation_fraction: of every class of the rest, in [0, 1); 0: no validation set.
+
+    Raises:
+        ValueError: a class with too few rows; names it.
+    """
+    if folds and not 0 <= fold < folds:
+        raise ValueError(f"fold is {fold}; it must be in [0, {folds}), the folds")
+    if not folds and not 0 < test_fraction < 1:
+        raise ValueError(
+            f"test_fraction is {test_fraction} for {table.title}; it must be between 0 and 1, or give folds"
+        )
+    _check_counts(table, max(folds, 3 if validation_fraction else 2), folds, validation_fraction)
+    everything = np.arange(len(table))
+    rng = np.random.default_rng((seed, fold))
+    test = _fold(table.labels, seed, folds, fold) if folds else draw_fraction(table.labels, test_fraction, rng)
+    train, validation = np.setdiff1d(everything, test), everything[:0]
+    if validation_fraction:
+        validation = train[draw_fraction(table.labels[train], validation_fraction, rng)]
+        train = np.setdiff1d(train, validation)
+    _check_kept(table, train, test_fraction, validation_fraction)
+    rows = Images(table.labels, everything, table.title, prepare(table, train))
+    return DataSet(
+        table.title,
+        table.classes,
+        rows.take(train),
+        rows.take(validation) if validation_fraction else None,
+        rows.take(test),
+    )
+
+
+def prepare(table: Table, train: Positions) -> Tensor:
+    """Rows as float32 (N, inputs), by statistics of the rows ``train`` alone.
+
+    Numbers: missing ones become the median, with a column of its own that says so where any was missing; mean 0,
+    standard deviation 1. Texts: one column per text of the training rows, "missing" being one; others are all 0.
+
+    Raises:
+        ValueError: numbers so large that they are infinite afterwards.
+    """
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    numbers = table.features.select_dtypes("float64").columns
+    texts = table.features.columns.difference(numbers, sort=False)
+    impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    transformer = ColumnTransformer(
+        [("numbers", make_pipeline(impute, StandardScaler()), numbers), ("texts", encode, texts)]
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        transformer.fit(table.features.iloc[train])
+        prepared = torch.from_numpy(np.asarray(transformer.transform(table.features), dtype=np.float32))
+    if not prepared.isfinite().all():
+        largest = table.features[numbers].abs().max().sort_values(ascending=False)
+        raise ValueError(f"{table.title}: column {largest.index[0]!r} reaches {largest.iloc[0]:g}; rescale it")
+    return prepared
+
+
+def _fold(labels: Labels, seed: int, folds: int, fold: int) -> Positions:
+    from sklearn.model_selection import StratifiedKFold
+
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels)
+    return np.asarray(list(parts)[fold][1], dtype=np.intp)
+
+
+def _check_counts(table: Table, least: int, folds: int, validation_fraction: float) -> None:
+    small = [c for c, count in enumerate(table.counts) if count < least]
+    if small:
+        parts = f"{folds} folds" if folds else "a test part"
+        more = " and a validation part" if validation_fraction else ""
+        raise ValueError(
+            f"{table.title}: {parts}{more} need {least} rows or more of every class, but {_few(table, small)}; join"
+            " rare classes, remove them, or take fewer folds"
+        )
+
+
+def _check_kept(table: Table, train: Positions, test_fraction: float, validation_fraction: float) -> None:
+    emptied = np.setdiff1d(np.arange(len(table.classes)), table.labels[train])
+    if len(emptied):
+        raise ValueError(
+            f"{table.title}: test_fraction {test_fraction} and validation_fraction {validation_fraction} leave no row"
+            f" to train on of a class: {_few(table, emptied.tolist())}"
+        )
+
+
+def _few(table: Table, classes: Sequence[int]) -> str:
+    return several([f"{table.classes[c]!r} has {table.counts[c]}" for c in classes])

@@ -1,0 +1,165 @@
+"""Losses given as text: names, names with settings, and losses of the reader's own."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cyclofocal.lab.messages import did_you_mean
+from cyclofocal.lab.recipes.custom_loss import file_digest, load_loss
+from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
+from cyclofocal.lab.recipes.settings import SettingError
+
+GAMMAS = ("gamma_pos", "gamma_neg")
+SETTINGS = {
+    "ce": (),
+    "smoothed": ("label_smoothing",),
+    "focal": (*GAMMAS, "label_smoothing"),
+    "asymmetric": (*GAMMAS, "label_smoothing"),
+    "cyclical": (*GAMMAS, "gamma_hc", "cyclical_factor", "label_smoothing"),
+}
+"""What each loss can be given, in the order of a loss's full name; ``learning_rate_scale`` every one."""
+
+SCALE = "learning_rate_scale"
+
+OWN = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<path>[^=]+\.py)(?::(?P<function>\w+))?")
+"""NAME=PATH.py:FUNCTION, or PATH.py:FUNCTION."""
+
+
+def losses_in(text: str) -> list[LossSettings]:
+    """The losses of a list separated by commas, each with its settings after a colon, which commas separate too.
+
+    A loss of your own is ``PATH.py:FUNCTION``, or ``NAME=PATH.py:FUNCTION``; see
+    :func:`~cyclofocal.lab.recipes.custom_loss.load_loss`. Its file is run; the loss is not called before the number of
+    classes is known, see :func:`~cyclofocal.lab.training.train.try_own_losses`.
+
+    Raises:
+        SettingError: an unknown loss or setting, a value of another type or out of its range, a loss given twice, or
+            a loss of your own that cannot be imported. Says what would be right.
+
+    Example:
+        >>> [loss.name for loss in losses_in("ce,cyclical:gamma_hc=2,cyclical_factor=4,focal")]
+        ['ce', 'cyclical:gamma_hc=2,cyclical_factor=4', 'focal']
+    """
+    losses = [_own(item, settings) or _ours(item, settings) for item, settings in _items(text)]
+    _check_different(losses)
+    return losses
+
+
+def _items(text: str) -> list[tuple[str, list[str]]]:
+    """Each loss and its settings; what has an equals sign and is no file of its own belongs to the loss before it."""
+    items: list[tuple[str, list[str]]] = []
+    for part in (part.strip() for part in text.split(",")):
+        is_setting = "=" in part and ":" not in part.split("=")[0] and not OWN.fullmatch(part)
+        if is_setting and items:
+            items[-1][1].append(part)
+        elif OWN.fullmatch(part):
+            items.append((part, []))
+        else:
+            name, colon, setting = part.partition(":")
+            items.append((name.strip(), [setting] if colon else []))
+    return items
+
+
+def _ours(name: str, settings: list[str]) -> LossSettings:
+    known = {loss.name: loss for loss in LOSSES}
+    if name not in known:
+        raise SettingError(
+            f"{name!r} is not a loss; allowed: {', '.join(known)}, or a loss of your own, PATH.py:FUNCTION."
+            f"{did_you_mean(name, list(known))}"
+        )
+    loss = known[name]
+    if not settings:
+        return loss
+    values = _values(name, settings, (*SETTINGS[name], SCALE))
+    spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
+    told = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
+    changed = replace(loss, name=f"{name}:{spelled}", title=f"{loss.title} ({told})", **values)
+    _check_range(changed)
+    return changed
+
+
+def _own(item: str, settings: list[str]) -> LossSettings | None:
+    """A loss of the reader's own; None where ``item`` is not one."""
+    found = OWN.fullmatch(item)
+    if found is None:
+        return None
+    path, function = found["path"], found["function"]
+    name = (found["name"] or function or "").strip()
+    if function is None and settings:
+        raise SettingError(
+            f"{item!r}: your own loss has no setting but {SCALE}; write a function with the settings in it"
+        )
+    if function is None:
+        raise SettingError(f"{item!r} does not say which function of the file is the loss; give PATH.py:FUNCTION")
+    if not re.fullmatch(r"[\w.-]+", name) or name in SETTINGS:
+        taken = "is the name of one of ours" if name in SETTINGS else "is not letters, digits, '_', '-' and '.' alone"
+        raise SettingError(f"{name!r} {taken}; call your loss otherwise: NAME={path}:{function}")
+    file = f"{path}:{function}"
+    try:
+        digest = file_digest(Path(path))
+        load_loss(file, digest)
+    except (FileNotFoundError, ValueError) as error:
+        raise SettingError(str(error)) from None
+    values = _values(name, settings, (SCALE,))
+    told = "".join(f", {setting} {_short(value)}" for setting, value in values.items())
+    spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
+    return LossSettings(
+        f"{name}:{spelled}" if spelled else name, f"{name} ({file}{told})", file=file, digest=digest, **values
+    )
+
+
+def _values(loss: str, settings: list[str], allowed: tuple[str, ...]) -> dict[str, Any]:
+    """The settings as numbers, in the order of ``allowed``, so that one loss has one name."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals:
+            raise SettingError(f"{loss}:{setting}: it must be {loss}:SETTING=NUMBER, like {loss}:{allowed[0]}=1")
+        if name not in allowed:
+            raise SettingError(
+                f"{name!r} is not a setting of {loss}; allowed: {', '.join(allowed)}.{_other(name)}"
+                f"{did_you_mean(name, list(allowed))}"
+            )
+        if name in values:
+            raise SettingError(f"{name} of {loss} is given twice; give it once")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise SettingError(f"{name} of {loss} is {text!r}; it must be a number") from None
+    if not values.get(SCALE, 1.0) > 0 or values.get(SCALE) == float("inf"):
+        raise SettingError(f"{SCALE} of {loss} is {values[SCALE]}; it must be greater than 0, and finite")
+    return {name: values[name] for name in allowed if name in values}
+
+
+def _check_range(loss: LossSettings) -> None:
+    """Let the losses of the library look at their settings."""
+    from cyclofocal import CyclicalFocalLoss
+
+    factor = 4.0 if loss.cyclical_factor is None else loss.cyclical_factor
+    gammas = {name: getattr(loss, name) for name in (*GAMMAS, "gamma_hc")}
+    try:
+        CyclicalFocalLoss(**gammas, cyclical_factor=factor, label_smoothing=loss.label_smoothing)
+    except ValueError as error:
+        raise SettingError(f"{loss.name}: {error}") from None
+
+
+def _check_different(losses: list[LossSettings]) -> None:
+    for place, loss in enumerate(losses):
+        for earlier in losses[:place]:
+            if earlier.name == loss.name:
+                raise SettingError(
+                    f"{loss.name!r} is given twice; give each loss once, your own as NAME=PATH.py:FUNCTION"
+                )
+            if replace(earlier, name="", title="") == replace(loss, name="", title=""):
+                raise SettingError(f"{loss.name!r} and {earlier.name!r} are the same loss; give one of them")
+
+
+def _other(setting: str) -> str:
+    having = [name for name, settings in SETTINGS.items() if setting in settings]
+    return f" {setting} is a setting of {', '.join(having)}." if having else ""
+
+
+def _short(value: float) -> str:
+    """The shortest text that is this number."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)

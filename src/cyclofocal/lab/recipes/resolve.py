@@ -1,0 +1,96 @@
+"""From what a reader types to recipes: a name of the catalogue, a table, images of their own, tables of KEEL."""
+
+from pathlib import Path
+
+from cyclofocal.lab.data.files import EXTENSIONS
+from cyclofocal.lab.data.load import KEEL, PUBLISHED
+from cyclofocal.lab.data.tables import SUFFIXES
+from cyclofocal.lab.data.timm_datasets import PREFIXES
+from cyclofocal.lab.messages import MissingDataError, did_you_mean
+from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.image_folder import own
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.tabular import keel, keel_all, table
+
+ALL = "all"
+"""After "keel:": every table that can be used."""
+
+
+def experiments(what: str, target: str = "") -> list[Recipe]:
+    """The recipes that ``what`` means; a table is read and checked.
+
+    Args:
+        what: a name of :data:`~cyclofocal.lab.recipes.catalogue.RECIPES`; a .csv or .parquet file; "keel:NAME", or
+            "keel:all" for every table there whose classes have rows enough for its folds; a folder or list of images,
+            or another source of :func:`cyclofocal.lab.data.load`.
+        target: the column of a .csv or .parquet file that is to be predicted.
+
+    Raises:
+        MissingDataError: a path that is not there, or a package that is not installed.
+        ValueError: none of these; says the nearest name. A table without a target, or a target of something else; a
+            table that cannot be used.
+
+    Example:
+        >>> [recipe.title for recipe in experiments("digits")]
+        ['handwritten digits, long-tailed 50:1']
+    """
+    if what.startswith(KEEL) and not target:
+        name = what.removeprefix(KEEL)
+        return keel_all() if name == ALL else [keel(name)]
+    if what in RECIPES and not target:
+        return [RECIPES[what]()]
+    if Path(what).suffix.lower() in SUFFIXES:
+        return [_table(what, target)]
+    if target:
+        raise ValueError(f"target is {target!r}, but {what} is no table, which ends in {' or '.join(SUFFIXES)}")
+    if Path(what).expanduser().exists() or what.startswith((*PREFIXES, "wds/", "path:")):
+        return [own(what)]
+    raise _unknown(what)
+
+
+def check_name(name: str, root: Path = Path("data")) -> None:
+    """Refuse the name of a recipe or a published data set where images in the working folder have that name too.
+
+    Args:
+        name: as it was typed; a path such as "./digits" is the name of nothing else.
+        root: folder where published data sets are looked for; one that lies in the working folder is not another.
+
+    Raises:
+        ValueError: says how to name either.
+    """
+    path = Path(name)
+    published = name in PUBLISHED and (root / name).resolve() == path.resolve()
+    known = name in RECIPES or name in PUBLISHED or name.startswith((*PREFIXES, "wds/"))
+    if known and not published and _holds_images(path):
+        raise ValueError(
+            f"{name!r} is a name that cyclofocal knows, and there are images at {path.resolve()}; give ./{name} for"
+            " these images, or run the command in another folder for what cyclofocal knows"
+        )
+
+
+def _holds_images(path: Path) -> bool:
+    """True of a list file, and of a folder with images or shards at the depth of class folders in a split at most."""
+    entries = (entry for depth in ("*", "*/*", "*/*/*") for entry in path.glob(depth))
+    return path.is_file() or any(entry.name.lower().endswith((*EXTENSIONS, ".tar")) for entry in entries)
+
+
+def _table(path: str, target: str) -> Recipe:
+    if not Path(path).expanduser().is_file():
+        raise MissingDataError(f"{path}: no such file.{did_you_mean(path, _beside(path))}")
+    if not target:
+        raise ValueError(f"{path} is a table; name the column that is to be predicted, with --target")
+    return table(path, target)
+
+
+def _unknown(what: str) -> ValueError:
+    hint = did_you_mean(what, [*RECIPES, f"{KEEL}{ALL}", *_beside(what)])
+    return ValueError(
+        f"{what!r} is no recipe, file or folder; give a name from `cyclofocal recipes`, a folder of images, a table"
+        f" that ends in {' or '.join(SUFFIXES)}, {KEEL}NAME or {KEEL}{ALL}.{hint}"
+    )
+
+
+def _beside(path: str) -> list[str]:
+    """What lies where a path points to, as a reader would type it."""
+    folder = Path(path).expanduser().parent
+    return [str(Path(path).parent / entry.name) for entry in folder.iterdir()] if folder.is_dir() else []

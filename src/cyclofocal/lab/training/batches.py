@@ -1,0 +1,198 @@
+"""Batches of an epoch: the same samples in the same batches whatever the number of processes and of workers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cyclofocal.lab.data import Images, UnreadableImageError
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.training import rng
+from cyclofocal.lab.training.augment import augment, epoch_draws, scale
+from cyclofocal.lab.training.transforms import Key, Plain, Timm
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of a batch.
+
+    Attributes:
+        images: float32 (N, channels, height, width) on the device, or (N, inputs) of a table.
+        labels: (N,) on the device.
+        indices: of the images in the training set, on the CPU; N / aug_splits of them.
+        total: images of the batch in all processes, splits counted.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    total: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which process of how many."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch: places p and N - 1 - p go together, as mixup pairs them.
+
+        Example:
+            >>> [Share(rank, 2).of(torch.arange(7)).tolist() for rank in (0, 1)]
+            [[0, 2, 4, 6], [1, 3, 5]]
+        """
+        if self.world == 1:
+            return batch
+        place = torch.arange(len(batch))
+        return batch[torch.minimum(place, len(batch) - 1 - place) % self.world == self.rank]
+
+
+class Source(Protocol):
+    """Images as the model takes them."""
+
+    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+        """Augmented batches of the given indices."""
+
+    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Images of the given indices, not augmented."""
+
+
+def source(images: Images, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False) -> Source:
+    """In memory where the pixels are and have the model's size; else read image by image, as timm's recipes need.
+
+    Raises:
+        ValueError: rows of a table that the recipe would augment as images.
+    """
+    if images.inputs:
+        return Rows(images, recipe, device)
+    shape = (recipe.channels, recipe.image_size, recipe.image_size)
+    if images.pixels is not None and images.pixels.shape[1:] == shape and recipe.augment != "timm":
+        return InMemory(images, recipe, device)
+    return OnDemand(images, recipe, device, workers, training)
+
+
+def check_shares(images: int, batch_size: int, world: int) -> None:
+    """Every process must have its share of every batch.
+
+    Raises:
+        ValueError: the last batch of an epoch is too small for ``world`` processes.
+    """
+    last = images % batch_size or batch_size
+    if (last + 1) // 2 < world:
+        raise ValueError(
+            f"batch_size is {batch_size} for {images} images, so the last batch has {last}; {world} processes need"
+            f" {2 * world - 1} or more in every batch"
+        )
+
+
+def epoch_batches(seed: int, epoch: int, images: int, batch_size: int) -> tuple[Tensor, ...]:
+    """Indices of every batch of an epoch, all images once; the last batch may be smaller."""
+    return rng.order(seed, epoch, images).split(batch_size)
+
+
+class InMemory:
+    """The whole set on the device, augmented there."""
+
+    def __init__(self, images: Images, recipe: Recipe, device: torch.device) -> None:
+        assert images.pixels is not None
+        self.recipe, self.device = recipe, device
+        self.pixels = images.pixels.to(device)
+        self.labels = torch.from_numpy(images.labels).to(device)
+        self.scale = scale(recipe, images.white, device)
+
+    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+        drawn = epoch_draws(self.recipe, seed, epoch, len(self.labels)).to(self.device)
+        for batch in batches:
+            indices = share.of(batch)
+            own = indices.to(self.device, non_blocking=True)
+            images = augment(self.pixels[own], drawn[own] if len(drawn) else drawn, self.recipe, self.scale)
+            yield Batch(images, self.labels[own], indices, len(batch))
+
+    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            yield self.scale(self.pixels[batch.to(self.device)])
+
+
+class Rows:
+    """Rows of a table, which a model takes as they are."""
+
+    def __init__(self, images: Images, recipe: Recipe, device: torch.device) -> None:
+        if recipe.augment != "none" or recipe.cutmix:
+            raise ValueError(
+                f"{images.title} is a table; augment is {recipe.augment!r} and cutmix is {recipe.cutmix}, which are of"
+                " images and must be 'none' and 0"
+            )
+        assert images.pixels is not None
+        self.device, self.rows = device, images.pixels.to(device)
+        self.labels = torch.from_numpy(images.labels).to(device)
+
+    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+        for batch in batches:
+            indices = share.of(batch)
+            own = indices.to(self.device, non_blocking=True)
+            yield Batch(self.rows[own], self.labels[own], indices, len(batch))
+
+    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            yield self.rows[batch.to(self.device)]
+
+
+class OnDemand:
+    """Images read and transformed one by one, in worker processes if there are any."""
+
+    def __init__(self, images: Images, recipe: Recipe, device: torch.device, workers: int, training: bool) -> None:
+        self.recipe, self.device = recipe, device
+        self.labels = torch.from_numpy(images.labels)
+        self.scale = scale(recipe, 255, device)
+        self.batches: list[list[Key]] = []
+        transform = Timm(recipe) if training and recipe.augment == "timm" else Plain(recipe)
+        self.loader = DataLoader(
+            Transformed(images, transform),
+            batch_sampler=self.batches,
+            num_workers=workers,
+            collate_fn=torch.stack,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # else it would draw from the global random numbers
+        )
+
+    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+        shares = [share.of(batch) for batch in batches]
+        self.batches[:] = [[(seed, epoch, int(index)) for index in indices] for indices in shares]
+        drawn = epoch_draws(self.recipe, seed, epoch, len(self.labels))
+        for indices, batch, images in zip(shares, batches, self._loaded(), strict=True):
+            images = images.to(self.device, non_blocking=True)
+            labels = self.labels[indices].to(self.device, non_blocking=True)
+            if images.ndim == 5:
+                splits = self.recipe.aug_splits  # all first splits, then all second ones, as split batch norm expects
+                yield Batch(images.transpose(0, 1).flatten(0, 1), labels.repeat(splits), indices, len(batch) * splits)
+            else:
+                own = drawn[indices].to(self.device) if len(drawn) else drawn
+                yield Batch(augment(images, own, self.recipe, self.scale), labels, indices, len(batch))
+
+    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        self.batches[:] = [[(0, 0, int(index)) for index in batch] for batch in batches]
+        for images in self._loaded():
+            yield self.scale(images.to(self.device, non_blocking=True))
+
+    def _loaded(self) -> Iterator[Tensor]:
+        try:
+            yield from self.loader
+        except UnreadableImageError as error:  # of a worker the message is a traceback that ends in the error's own
+            raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from None
+
+
+class Transformed(Dataset):
+    """Images by key, a batch at a time, ready to be stacked."""
+
+    def __init__(self, images: Images, transform: Plain | Timm) -> None:
+        self.images, self.transform = images, transform
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Tensor]:
+        with rng.kept():  # once a batch: saving and restoring numpy's random state takes 0.1 ms
+            return [self.transform(self.images.image(key[2]), key) for key in keys]

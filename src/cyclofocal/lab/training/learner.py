@@ -1,0 +1,135 @@
+"""What learns: model, optimiser, loss and moving average, prepared by Accelerate; all that a checkpoint must hold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cyclofocal.lab.recipes.custom_loss import try_loss
+from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.training.batches import Batch
+from cyclofocal.lab.training.batchnorm import sync_batch_norm
+from cyclofocal.lab.training.models import build_model
+from cyclofocal.lab.training.optim import Criterion, build_criterion, build_optimizer
+from cyclofocal.lab.training.schedule import Moment
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class Learner:
+    """One model in training.
+
+    Attributes:
+        model: whose weights are trained and stored.
+        forward: the same as Accelerate prepared it, for precision and processes.
+        average: moving average of the weights (timm's ``ModelEmaV3``), or None.
+    """
+
+    accelerator: "Accelerator"
+    model: nn.Module
+    forward: nn.Module
+    optimizer: Any
+    criterion: Criterion
+    average: Any
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose predictions count: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def step(self, batch: Batch, images: Tensor, target: Tensor, now: Moment) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser; loss of this process's share, detached, and its logits.
+
+        The loss is weighed so that the mean over the processes is the mean over the whole batch.
+        """
+        loss, logits = self.loss(images, target, now)
+        share = len(batch.labels) * self.accelerator.num_processes / batch.total
+        self.optimizer.optimizer.zero_grad()  # the wrapper inspects the signature at every step
+        self.accelerator.backward(loss if share == 1 else loss * share)
+        if now.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), now.clip_norm)
+        self._move()
+        if self.average is not None:
+            self.average.update(self.model)
+        return loss.detach(), logits.detach()
+
+    def loss(self, images: Tensor, target: Tensor, now: Moment) -> tuple[Tensor, Tensor]:
+        """Mean loss of this process's share, and its logits."""
+        logits = self.forward(images)
+        return self.criterion(logits if now.temperature == 1 else logits / now.temperature, target), logits
+
+    def _move(self) -> None:
+        if self.accelerator.scaler is None:
+            self.optimizer.optimizer.step()  # Accelerate's wrapper looks for packages on the disk at every step
+        else:
+            self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser, clock, moving average and loss scaler."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "criterion": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
+            "average": self.average.state_dict() if self.average is not None else {},
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.load_state_dict(state["criterion"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0) -> nn.Module:
+    """The untrained model of a seed; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(recipe, classes, inputs)
+
+
+def try_own_loss(recipe: Recipe, loss: LossSettings, classes: int) -> None:
+    """Call a loss of the reader's own on targets as the recipe has them; others are not called.
+
+    Raises:
+        MissingDataError, ValueError: of :func:`~cyclofocal.lab.recipes.custom_loss.try_loss`.
+    """
+    if loss.file:
+        try_loss(loss.file, loss.digest, classes, soft=recipe.mixup > 0 or recipe.cutmix > 0)
+
+
+def build_learner(
+    recipe: Recipe,
+    loss: LossSettings,
+    classes: int,
+    seed: int,
+    accelerator: "Accelerator",
+    make: Callable[[Recipe, int, int], nn.Module] = initial_model,
+) -> Learner:
+    """A learner at its beginning, on the accelerator's device; ``make`` gives the untrained model."""
+    layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+    model = make(recipe, classes, seed).to(accelerator.device).to(memory_format=layout)
+    average = None
+    if recipe.ema_decay:
+        from timm.utils import ModelEmaV3
+
+        average = ModelEmaV3(model, decay=recipe.ema_decay)  # before anything wraps the model
+    if recipe.sync_batch_norm and accelerator.num_processes > 1:
+        model = sync_batch_norm(model)
+    try_own_loss(recipe, loss, classes)
+    criterion = build_criterion(loss)
+    if isinstance(criterion, nn.Module):
+        criterion.to(accelerator.device)
+    forward, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+    return Learner(accelerator, model, forward, optimizer, criterion, average)

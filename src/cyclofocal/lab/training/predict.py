@@ -1,0 +1,30 @@
+"""Logits of images, in evaluation mode, exactly once for each and in their order, on any number of processes."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cyclofocal.lab.training.batches import Source
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@torch.no_grad()
+def predict(model: nn.Module, source: Source, images: int, batch_size: int, accelerator: "Accelerator") -> Tensor:
+    """Logits (images, C) in float32 on the CPU, the same in every process.
+
+    Each process takes every so-manieth image; the shares are padded to one length, gathered, and put in order.
+    """
+    training = model.training
+    model.eval()
+    rank, world = accelerator.process_index, accelerator.num_processes
+    mine = torch.arange(rank, images, world)
+    if len(mine) < -(-images // world):
+        mine = torch.cat([mine, torch.zeros(1, dtype=mine.dtype)])  # dropped again below
+    with accelerator.autocast():
+        parts = [model(batch).float() for batch in source.plain(mine.split(batch_size))]
+    model.train(training)
+    gathered = accelerator.gather(torch.cat(parts))  # (world * N, C), process by process
+    return gathered.view(world, len(mine), -1).transpose(0, 1).flatten(0, 1)[:images].cpu()

@@ -1,0 +1,80 @@
+"""What is done to one image on the CPU: decoded to the model's size, and augmented as timm does."""
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.training import rng
+
+Key = tuple[int, int, int]
+"""Seed, epoch and index of an image: all that its augmentation depends on."""
+
+CROP = 0.875
+"""Of the image's shorter side, for evaluation where training uses random resized crops; timm's default."""
+
+POSTERIZING = ("Posterize", "PosterizeIncreasing", "PosterizeOriginal")
+"""timm's names of one operation with three scales, two of which end at 0 bits."""
+
+
+class Plain:
+    """Resize and centre-crop to uint8 (channels, image_size, image_size); nothing random."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        from timm.data import create_transform
+
+        self.mode = "RGB" if recipe.channels == 3 else "L"
+        self.transform: Callable[[Image.Image], Tensor] = create_transform(
+            recipe.image_size, crop_pct=CROP if recipe.augment == "timm" else 1.0, normalize=False
+        )
+
+    def __call__(self, image: Image.Image, key: Key) -> Tensor:
+        return self.transform(image.convert(self.mode))
+
+
+class Timm:
+    """timm's training augmentation, float32 (splits, channels, image_size, image_size).
+
+    Random resized crop, flip, ``auto_augment`` (without one: colour jitter) and random erasing; with
+    ``aug_splits`` the first split has the crop and the flip only. A call leaves the CPU's random numbers reseeded.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        from timm.data import auto_augment, create_transform
+        from timm.data.random_erasing import RandomErasing
+
+        self.mode = "RGB" if recipe.channels == 3 else "L"
+        self.splits = recipe.aug_splits
+        with patch.dict(auto_augment.NAME_TO_OP, dict.fromkeys(POSTERIZING, posterize)):
+            self.crop, self.policy, self.to_tensor = create_transform(
+                recipe.image_size,
+                is_training=True,
+                auto_augment=recipe.auto_augment or None,
+                interpolation="random",
+                mean=_per_channel(recipe.mean, recipe.channels),
+                std=_per_channel(recipe.std, recipe.channels),
+                separate=True,
+            )
+        self.erase = RandomErasing(recipe.random_erasing, mode="pixel", device="cpu")
+
+    def __call__(self, image: Image.Image, key: Key) -> Tensor:
+        seed, epoch, index = key
+        rng.reseed_cpu(seed, rng.AUGMENT, epoch, index)
+        cropped = self.crop(image.convert(self.mode))
+        clean = [self.to_tensor(cropped)] if self.splits > 1 else []
+        augmented = [self.erase(self.to_tensor(self.policy(cropped.copy()))) for _ in range(self.splits - len(clean))]
+        return torch.stack(clean + augmented)
+
+
+def posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
+    """Keep so many bits per channel, as timm does; of 0 bits a black image, which Pillow 13 refuses to make."""
+    from timm.data.auto_augment import posterize as at_least_one_bit
+
+    return at_least_one_bit(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values if len(values) == channels else values * channels

@@ -1,0 +1,120 @@
+"""Promise: the benchmark measures what it names, keeps what it measured, and refuses what it cannot."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cyclofocal.lab.bench import candidates as known
+from cyclofocal.lab.bench.measure import Case, measure, peak_bytes
+from cyclofocal.lab.bench.record import append, measurements, read
+from cyclofocal.lab.bench.tables import markdown, paste
+from cyclofocal.lab.commands import app
+
+LOSS = "import torch.nn.functional as F\ndef mine(logits, target):\n    return F.cross_entropy(logits, target)\n"
+
+
+def bench(*arguments):
+    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """One tiny run of the command with a loss of the user's."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "loss.py").write_text(LOSS)
+    arguments = ("--shape", "8x5", "--rounds", 2, "--default-heap", "--device", "cpu", "--against", folder / "loss.py")
+    result = bench(*arguments, "--out", folder / "b.jsonl", "--picture", folder / "b.png")
+    assert result.exit_code == 0, result.output
+    return folder, result
+
+
+def test_command_shows_stores_and_draws(command):
+    folder, result = command
+    records = {record.loss: record for record in read(folder / "b.jsonl")}
+    assert "loss.py:mine" in result.output
+    assert {"torch cross_entropy", "cyclofocal, plain", "loss.py:mine"} <= set(records)
+    own = records["loss.py:mine"]
+    assert own.shape == [8, 5]
+    assert records["torch cross_entropy"].rounds == 2
+    assert own.rounds in (1, 2)  # a loss that seems slow at first, on a busy machine, sits rounds out
+    assert own.ratio is not None
+    assert own.ratio[0] <= own.ratio[1] <= own.ratio[2]
+    assert records["torch cross_entropy"].ratio == [1.0, 1.0, 1.0]
+    assert {"python", "torch", "cyclofocal"} <= set(own.versions)
+    assert (folder / "b.png").stat().st_size > 10_000
+
+
+def test_a_page_is_filled_from_the_records(command):
+    folder, _ = command
+    page = folder / "page.md"
+    page.write_text("before\n<!-- speed: table -->\nold\n<!-- end of speed -->\nafter\n")
+    paste(page, read(folder / "b.jsonl"))
+    text = page.read_text()
+    assert "old" not in text
+    assert "loss.py:mine" in text
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    with pytest.raises(ValueError, match="has no place"):
+        paste(folder / "loss.py", read(folder / "b.jsonl"))
+
+
+def test_memory_is_the_peak_and_not_what_is_left():
+    """Two buffers of 1 MiB at once, one of them freed again."""
+
+    def step():
+        kept = torch.empty(2**18)
+        torch.empty(2**18)
+        return kept
+
+    assert peak_bytes(step, "cpu") == 2 * 2**20
+
+
+def test_a_loss_that_fails_is_left_out_and_said_so(tmp_path):
+    def broken(problem):
+        return lambda: 1 / 0
+
+    base, bad = known.candidates("cpu")[0], known.Candidate("broken", "", broken)
+    results = measure(Case((4, 3), "float32"), [base, bad], "cpu", 0.0, rounds=1)
+    assert results[1].milliseconds is None
+    assert "ZeroDivisionError" in results[1].skipped
+    append(measurements(Case((4, 3), "float32"), results, "cpu", "default"), tmp_path / "b.jsonl")
+    assert "broken" in markdown(read(tmp_path / "b.jsonl"))
+
+
+def test_a_loss_that_would_not_fit_is_left_out_before_the_memory_is_gone(monkeypatch):
+    case = Case((64, 1000), "float32")
+    monkeypatch.setattr("cyclofocal.lab.bench.measure.LARGE", 1)
+    monkeypatch.setattr("cyclofocal.lab.bench.measure.PART", 2**16)
+    monkeypatch.setattr("cyclofocal.lab.bench.measure._free_memory", lambda: 2**27)
+    light = known.Candidate("light", "", lambda problem: lambda: problem.logits.sum())
+    heavy = known.Candidate("heavy", "", lambda problem: lambda: problem.logits.repeat(2000, 1).sum())
+    first, second = measure(case, [light, heavy], "cpu", seconds=0, rounds=2)
+    assert first.rounds == 2
+    assert "GiB of memory, where 0.1 GiB are free" in second.skipped
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "b.jsonl").write_text(json.dumps({"loss": "x"}) + "\n")
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 1: not a measurement"):
+        read(tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--shape", "8"), "is not a shape"),
+        (("--shape", "8x0"), "is not a shape"),
+        (("--shape", "8x5:int8"), "is not a dtype"),
+        (("--device", "tpu"), "must be cpu or cuda"),
+        (("--against", "nowhere.py"), "does not exist"),
+        (("--picture", "speed.pdf"), r"must end in .png or .svg"),
+    ],
+    ids=str,
+)
+def test_refused_before_anything_is_measured(arguments, said, tmp_path):
+    result = bench(*arguments, "--out", tmp_path / "b.jsonl")
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "b.jsonl").exists()

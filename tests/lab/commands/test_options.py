@@ -1,0 +1,290 @@
+"""Losses given as text: every one is what its text says, has one name, and works, or is refused before any training."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from cyclofocal.lab.commands import app
+from cyclofocal.lab.commands.options import loss_names, losses_of
+from cyclofocal.lab.recipes.digits import digits
+from cyclofocal.lab.recipes.loss import CYCLICAL, LOSSES
+from cyclofocal.lab.recipes.parse_losses import SCALE, SETTINGS
+from cyclofocal.lab.recipes.resolve import experiments
+from cyclofocal.lab.training.optim import build_criterion
+from cyclofocal.lab.training.train import Setup, train, try_own_losses
+
+OWN = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+def loss(logits, target):
+    return F.cross_entropy(logits, target)
+
+class Clocked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("told", torch.zeros(()))
+    def set_progress(self, progress):
+        self.told.fill_(progress)
+    def forward(self, logits, target):
+        return (1 + self.told) * F.cross_entropy(logits, target)
+
+ready = Clocked()
+number = 3
+class Needs(Clocked):
+    def __init__(self, size):
+        super().__init__()
+class Learnt(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+def vector(logits, target):
+    return F.cross_entropy(logits, target, reduction="none")
+def plain(logits, target):
+    return 1.0
+def still(logits, target):
+    return torch.ones(())
+def nan(logits, target):
+    return logits.sum() / 0 * 0
+def broken(logits, target):
+    raise RuntimeError("no such luck")
+def of_three_classes(logits, target):
+    return F.cross_entropy(logits, target, weight=torch.ones(3))
+def of_ten_classes(logits, target):
+    return F.cross_entropy(logits, target, weight=torch.arange(1.0, 11.0))
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("log_prior", torch.linspace(1, 0.02, 10).log())
+    def forward(self, logits, target):
+        return F.cross_entropy(logits + self.log_prior, target)
+def indices_only(logits, target):
+    return F.nll_loss(logits.log_softmax(1), target.long() if target.ndim == 1 else target)
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "my_loss.py").write_text(OWN)
+    return tmp_path / "my_loss.py"
+
+
+def spelled(name, values):
+    return f"{name}:" + ",".join(f"{setting}={value!r}" for setting, value in values.items()) if values else name
+
+
+values = {name: st.floats(0, 3, width=32) for name in ("gamma_pos", "gamma_neg", "gamma_hc")} | {
+    "cyclical_factor": st.floats(1, 8, width=32),
+    "label_smoothing": st.floats(0, 1, width=32),
+    SCALE: st.floats(0.125, 4, width=32),
+}
+
+
+@given(st.data())
+def test_settings_are_those_of_the_text(data):
+    chosen = data.draw(st.lists(st.sampled_from(LOSSES), min_size=1, unique=True))
+    expected, text = [], []
+    for loss in chosen:
+        allowed = [*SETTINGS[loss.name], SCALE]
+        some = data.draw(st.permutations(data.draw(st.lists(st.sampled_from(allowed), unique=True))))
+        given_values = {name: data.draw(values[name]) for name in some}
+        text.append(spelled(loss.name, given_values))
+        expected.append(replace(loss, **given_values))
+    if len({replace(loss, name="", title="") for loss in expected}) < len(expected):
+        return  # refused, see below
+    found = losses_of(",".join(text))
+    assert [replace(loss, name="", title="") for loss in found] == [replace(e, name="", title="") for e in expected]
+    assert losses_of(",".join(loss.name for loss in found)) == found
+
+
+def test_names_are_spelled_out_in_one_way():
+    (loss,) = losses_of("cyclical: cyclical_factor=4.0 , gamma_hc=2")
+    assert loss.name == "cyclical:gamma_hc=2,cyclical_factor=4"
+    assert loss.title == "cyclical focal (gamma_hc 2, cyclical_factor 4)"
+    assert losses_of("ce,cyclical") == [LOSSES[0], CYCLICAL]
+    assert loss_names("ce,cyclical:gamma_hc=2") == "ce,cyclical:gamma_hc=2"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "cyclicl",
+            "'cyclicl' is not a loss; allowed: ce, smoothed, focal, asymmetric, cyclical, or a loss of your own",
+        ),
+        ("cyclicl", "Did you mean 'cyclical'?"),
+        ("ce,,focal", "'' is not a loss"),
+        ("gamma_hc=2", "'gamma_hc=2' is not a loss"),
+        ("cyclical:gama_hc=2", "Did you mean 'gamma_hc'?"),
+        (
+            "ce:gamma_hc=2",
+            "'gamma_hc' is not a setting of ce; allowed: learning_rate_scale. gamma_hc is a setting of cy",
+        ),
+        ("cyclical:gamma_hc", "it must be cyclical:SETTING=NUMBER"),
+        ("cyclical:", "it must be cyclical:SETTING=NUMBER"),
+        ("cyclical:gamma_hc=two", "gamma_hc of cyclical is 'two'; it must be a number"),
+        ("cyclical:gamma_hc=-1", "gamma_hc is -1.0; it must be a finite number >= 0"),
+        ("cyclical:gamma_hc=nan", "gamma_hc is nan"),
+        ("cyclical:cyclical_factor=0.5", "cyclical_factor is 0.5"),
+        ("smoothed:label_smoothing=2", "label_smoothing is 2.0; it must lie in [0, 1]"),
+        ("ce:learning_rate_scale=0", "learning_rate_scale of ce is 0.0; it must be greater than 0, and finite"),
+        ("cyclical:gamma_hc=2,gamma_hc=3", "gamma_hc of cyclical is given twice"),
+        ("ce,focal,ce", "'ce' is given twice"),
+        ("cyclical:gamma_hc=2,cyclical:gamma_hc=2.0", "'cyclical:gamma_hc=2' is given twice"),
+        ("cyclical,cyclical:gamma_hc=3", "'cyclical:gamma_hc=3' and 'cyclical' are the same loss"),
+    ],
+)
+def test_what_is_wrong_is_said(text, words):
+    with pytest.raises(typer.BadParameter, match=re.escape(words)):
+        losses_of(text)
+
+
+@pytest.mark.parametrize("name", ["loss", "Clocked", "ready"])
+def test_a_loss_of_ones_own_is_called_as_it_is(file, name):
+    ce, own = losses_of(f"ce,{file}:{name}")
+    assert (own.name, own.title, own.file) == (name, f"{name} ({file}:{name})", f"{file}:{name}")
+    logits, target = torch.randn(5, 4), torch.arange(5) % 4
+    torch.testing.assert_close(build_criterion(own)(logits, target), build_criterion(ce)(logits, target))
+
+
+def test_names_of_ones_own_and_their_learning_rate(file):
+    mine, other, focal = losses_of(f"mine={file}:loss,{SCALE}=0.5,other={file}:Clocked,focal:gamma_pos=1")
+    assert (mine.name, mine.learning_rate_scale) == (f"mine:{SCALE}=0.5", 0.5)
+    assert (other.name, focal.gamma_pos) == ("other", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("FILE", "does not say which function of the file"),
+        ("mine=FILE", "does not say which function of the file"),
+        ("ce=FILE:loss", "'ce' is the name of one of ours"),
+        ("a b=FILE:loss", "'a b' is not letters, digits"),
+        ("FILE:loss,FILE:loss", "'loss' is given twice"),
+        ("FILE:loss,mine=FILE:loss", "are the same loss"),
+        ("FILE:loss,gamma_hc=2", "'gamma_hc' is not a setting of loss; allowed: learning_rate_scale"),
+        ("FILE:los", "it has no 'los'; it has"),
+        ("FILE:number", "it is of type int; it must be a function or a torch module"),
+        ("FILE:Needs", "the class cannot be made without arguments (TypeError"),
+        ("FILE:Learnt", "it has weights (scale), which nothing would train"),
+    ],
+)
+def test_what_is_wrong_with_ones_own_is_said_with_its_file(file, text, words):
+    with pytest.raises(typer.BadParameter, match=re.escape(words)) as raised:
+        losses_of(text.replace("FILE", str(file)))
+    assert str(file) in str(raised.value) or any(word in words for word in ("twice", "same", "setting"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vector", "it gives a tensor (8,); it must give one number"),
+        ("plain", "it gives float; it must give one number as a tensor"),
+        ("still", "no gradient flows"),
+        ("nan", "it gives nan for ordinary logits; it must be finite"),
+        ("broken", "it raises RuntimeError: no such luck"),
+        ("of_three_classes", "called with logits (N, 10) and class indices (N,) it raises RuntimeError: weight tensor"),
+    ],
+)
+def test_ones_own_is_called_before_anything_is_trained(file, tmp_path, name, words):
+    losses = losses_of(f"ce,{file}:{name}")
+    with pytest.raises(ValueError, match=re.escape(f"{file}:{name}: ") + ".*" + re.escape(words)):
+        try_own_losses(digits(), losses, tmp_path)
+    for command in (
+        ("compare", "digits", "--losses"),
+        ("train", "digits", "--loss"),
+        ("reproduce", "digits", "--loss"),
+    ):
+        given = f"ce,{file}:{name}" if command[0] != "train" else f"{file}:{name}"
+        result = CliRunner().invoke(app, [*command, given, "--out", str(tmp_path / "runs")], env={"COLUMNS": "400"})
+        assert result.exit_code in (1, 2)
+        assert words in " ".join(result.output.replace("│", " ").split())
+    assert not list(tmp_path.rglob("record.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["of_ten_classes", "Counted"])
+def test_ones_own_may_have_a_weight_per_class(file, name):
+    (own,) = losses_of(f"{file}:{name}")
+    recipe = replace(digits(), epochs=1, warmup_epochs=0, model="mlp", width=4)
+    assert train(recipe, own, 0, Setup(cpu=True)).loss["file"] == f"{file}:{name}"
+
+
+def test_files_that_are_not_there_or_not_python(tmp_path):
+    with pytest.raises(typer.BadParameter, match=re.escape(f"{tmp_path}/none.py: no such file")):
+        losses_of(f"{tmp_path}/none.py:loss")
+    (tmp_path / "bad.py").write_text("def loss(:")
+    with pytest.raises(typer.BadParameter, match=r"bad.py: it cannot be imported \(SyntaxError"):
+        losses_of(f"{tmp_path}/bad.py:loss")
+
+
+def test_a_changed_file_is_another_loss(file):
+    (before,) = losses_of(f"{file}:loss")
+    file.write_text(OWN + "\n")
+    (after,) = losses_of(f"{file}:loss")
+    assert before.digest != after.digest
+    with pytest.raises(ValueError, match="its content has changed"):
+        build_criterion(before)
+
+
+def test_ones_own_is_told_the_time_and_resumes(file, tmp_path):
+    recipe = replace(digits(), epochs=3, warmup_epochs=0, model="mlp", width=4)
+    ce, own = losses_of(f"ce,{file}:Clocked")
+    records = [train(recipe, loss, 0, Setup(cpu=True, folder=tmp_path / loss.name)) for loss in (ce, own)]
+    first, last = (records[1].epochs[epoch]["train_loss"] / records[0].epochs[epoch]["train_loss"] for epoch in (0, -1))
+    assert first == pytest.approx(1, abs=1e-5)
+    assert last > 1.5
+    folder = tmp_path / "Clocked"
+    (folder / "record.jsonl").unlink()
+    sorted(folder.glob("checkpoint-*.pt"))[-1].unlink()
+    assert train(recipe, own, 0, Setup(cpu=True, folder=folder)).metrics == records[1].metrics
+
+
+def test_ones_own_that_takes_no_soft_targets_is_refused_where_images_are_mixed(file):
+    (own,) = losses_of(f"{file}:indices_only")
+    with pytest.raises(
+        ValueError, match=r"my_loss\.py:indices_only: called with logits .* probabilities .* it raises RuntimeError"
+    ):
+        train(replace(digits(), mixup=0.2, epochs=1), own, 0, Setup(cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("what", "target", "words"),
+    [
+        ("digts", "", "'digts' is no recipe, file or folder; .* Did you mean 'digits'?"),
+        ("digits", "label", "target is 'label', but digits is no table"),
+        ("none.csv", "label", "none.csv: no such file"),
+        ("none.csv", "", "none.csv: no such file"),
+    ],
+)
+def test_what_no_experiment_is(what, target, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        experiments(what, target)
+
+
+def test_a_mistyped_path_is_told_what_lies_beside_it(tmp_path):
+    (tmp_path / "people.csv").touch()
+    (tmp_path / "flowers").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"peopel.csv: no such file. Did you mean '.*people.csv'"):
+        experiments(str(tmp_path / "peopel.csv"), "label")
+    with pytest.raises(ValueError, match=r"Did you mean '.*flowers'"):
+        experiments(str(tmp_path / "flwers"))
+
+
+def test_what_an_experiment_is(tmp_path):
+    assert experiments("digits") == [digits()]
+    assert [recipe.source for recipe in experiments(str(tmp_path))] == [str(tmp_path)]
+    table = tmp_path / "people.csv"
+    table.write_text("age,label\n" + "".join(f"{i % 7},{'ab'[i % 2]}\n" for i in range(40)))
+    (recipe,) = experiments(str(table), "label")
+    assert (recipe.name, recipe.target, recipe.model) == ("people", "label", "mlp")
+    with pytest.raises(ValueError, match="name the column that is to be predicted"):
+        experiments(str(table))
+    with pytest.raises(ValueError, match="Did you mean 'label'"):
+        experiments(str(table), "lable")

@@ -1,0 +1,90 @@
+"""`cyclofocal report` writes every format from whatever it finds, and refuses nonsense before any work."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from typer.testing import CliRunner
+
+from cyclofocal.lab.commands import app
+from cyclofocal.lab.commands.output import show
+from evidence import data_sets, grid
+
+
+@pytest.fixture
+def runs(tmp_path):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    text = "".join(json.dumps(asdict(record)) + "\n" for record in grid(8))
+    (folder / "a.jsonl").write_text(text + text.splitlines()[0][:70] + "\n")
+    return folder
+
+
+def report(*arguments):
+    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+def test_every_format_at_once_and_damage_is_told(runs, tmp_path):
+    paths = [tmp_path / "out" / f"report{suffix}" for suffix in (".html", ".md", ".csv", ".tex")]
+    done = report(runs, *(word for path in paths for word in ("-o", path)))
+    assert done.exit_code == 0, done.output
+    for path, words in zip(paths, ("<!doctype html>", "## handwritten", "experiment,", r"\begin{table}"), strict=True):
+        assert words in path.read_text()
+        assert str(path) in done.output
+    assert "a.jsonl, line 25: not JSON" in " ".join(done.output.split())
+    assert "a.jsonl, line 25: not JSON" in paths[0].read_text()
+
+
+def test_without_an_output_it_is_said_on_the_terminal(runs):
+    done = report(runs / "a.jsonl", "--metric", "nll", "--reference", "focal")
+    assert "minus focal" in done.output
+    assert "cyclical focal: worse than focal; its negative log-likelihood is higher" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["runs", "-o", "a.pdf"], "'a.pdf' must end in .html, .md, .csv or .tex"),
+        (["runs", "--metric", "balanced"], "Did you mean 'balanced_accuracy'?"),
+        (["people.csv"], "is a table, not records of runs; `cyclofocal compare people.csv --target COLUMN`"),
+        (["runs", "--reference", "cycical"], "Did you mean 'cyclical'?"),
+        (["runs", "-o", "page.md"], "a page with places for evidence, which would be lost"),
+    ],
+)
+def test_what_is_refused(runs, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "page.md").write_text("<!-- evidence: a.jsonl -->\n<!-- end of evidence -->\n")
+    before = sorted(tmp_path.rglob("*"))
+    done = report(*arguments)
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.replace("│", " ").split())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_loss_edited_between_its_runs_can_be_the_reference(tmp_path):
+    mine = [replace(r, loss=r.loss | {"digest": "ab" if r.seed < 4 else "cd"}) for r in grid(8)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in mine))
+    assert "minus focal" in report(tmp_path, "--reference", "focal@ab").output
+    refused = report(tmp_path, "--reference", "focal").output.replace("│", " ")
+    assert "Did you mean 'focal@" in " ".join(refused.split())
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    done = report(tmp_path)
+    assert done.exit_code == 1
+    assert "no record of a finished run" in " ".join(done.output.split())
+
+
+def test_a_comparison_of_many_data_sets_ends_with_ranks(capsys, tmp_path):
+    show(list(data_sets(6)), picture=tmp_path / "a.png")
+    said = capsys.readouterr().out
+    assert "mean rank" in said
+    assert "Over 6 data sets" in said
+    assert (tmp_path / "a.png").exists()
+
+
+def test_a_comparison_whose_reference_failed_still_ends(capsys, tmp_path):
+    show([r for r in grid(7) if r.loss["name"] != "ce"], "ce", picture=tmp_path / "a.png")
+    assert "no picture: no loss can be compared with the reference" in capsys.readouterr().out

@@ -1,0 +1,231 @@
+"""The commands train, keep, go on and refuse; `cyclofocal recipes` lists what there is."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cyclofocal.lab import cli
+from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.resolve import check_name
+from cyclofocal.lab.records import read_records
+
+QUICK = ("--set", "epochs=2", "--cpu")
+
+
+@pytest.fixture
+def lab(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder; its exit code, output and messages."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cyclofocal", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return stop.value.code, said.out, re.sub(r"[\s│]+", " ", said.err)
+
+    return run
+
+
+def test_reproduce_keeps_its_runs_and_does_not_repeat_them(lab, tmp_path):
+    command = ("reproduce", "digits", "--loss", "ce,cyclical", "--seeds", 2, *QUICK)
+    code, out, err = lab(*command)
+    assert code == 0, err
+    folders = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "runs" / "digits").iterdir())
+    assert folders == ["ce-seed0", "ce-seed1", "cyclical-seed0", "cyclical-seed1"]
+    records = [next(iter(read_records(path))) for path in (tmp_path / "runs").glob("*/*/record.jsonl")]
+    assert {(record.loss["name"], record.seed) for record in records} == {
+        (name, seed) for name in ("ce", "cyclical") for seed in (0, 1)
+    }
+    assert all(record.command.startswith("cyclofocal reproduce digits --loss ce,cyclical") for record in records)
+    assert "digits ce seed 0: epoch 2/2, loss" in err
+    assert "minus cross-entropy" in out
+
+    code, again, err = lab(*command)
+    assert (code, again.replace(" (ended before, not run again)", "")) == (0, out)
+    assert again.count("not run again") == 4
+    assert "epoch" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "digits", *QUICK),
+        ("reproduce", "digits", *QUICK),
+        ("compare", "digits", "--epochs", 2, "--seeds", 1, "--losses", "ce,cyclical", "--workers", 1),
+    ],
+)
+def test_a_focal_phase_that_is_never_met_is_said_first(lab, arguments):
+    _, _, err = lab(*arguments)
+    said = "cyclical focal on digits: eta is 1 in both epochs, so its focal phase is never met"
+    assert said in err.partition("epoch 1/2")[0]
+    assert err.count("focal phase") == 1
+
+
+def test_tensorboard_writes_into_the_folder_of_the_run(lab, tmp_path):
+    pytest.importorskip("tensorboard")
+    code, _, err = lab("train", "digits", "--tensorboard", *QUICK)
+    assert code == 0, err
+    (events,) = (tmp_path / "runs").glob("digits/cyclical-seed0-*/digits/events.out.tfevents.*")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(events.parent)).Reload()
+    for name in ("train_loss", "train_accuracy", "eta", "learning_rate"):
+        assert [event.step for event in log.Scalars(name)] == [0, 1]
+
+
+def picture_folder(root, *, seed=0):
+    rng = np.random.default_rng(seed)
+    for split, images in (("train", 6), ("val", 2), ("test", 3)):
+        for name, level in (("dark", 60), ("light", 180)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(images):
+                pixels = np.clip(rng.normal(level, 20, size=(20, 24, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+SMALL = ("--model", "small-resnet", "--set", "width=4", "--set", "image_size=16", "--set", "batch_size=4", *QUICK)
+
+
+def test_a_folder_of_ones_own_is_trained_on(lab, tmp_path):
+    code, out, err = lab("train", "--data", picture_folder(tmp_path / "pictures"), "--loss", "ce", *SMALL)
+    assert code == 0, err
+    assert "warning" not in err
+    (path,) = (tmp_path / "runs").glob("own/ce-seed0-*/record.jsonl")
+    (record,) = read_records(path)
+    assert record.train_counts == [6, 6]
+    assert 0 <= record.epochs[-1]["validation_accuracy"] <= 1
+    assert "cross-entropy, seed 0: accuracy" in out
+
+
+def test_copies_in_a_folder_of_ones_own_are_warned_of(lab, tmp_path):
+    pictures = picture_folder(tmp_path / "pictures")
+    shutil.copy(pictures / "train" / "dark" / "0.png", pictures / "test" / "light" / "0.png")
+    code, _, err = lab("train", "--data", pictures, "--loss", "ce", *SMALL)
+    assert code == 0, err
+    copy = f"{pictures}/test/light/0.png{{}} = {pictures}/train/dark/0.png{{}}"
+    assert (
+        f"warning: {pictures}: 1 of 6 test images are training images too, byte for byte: {copy.format('', '')}" in err
+    )
+    assert f"1 images are of two classes: {copy.format(' (label 1)', ' (label 0)')}" in err
+
+
+def test_an_unreadable_picture_is_named(lab, tmp_path):
+    pictures = picture_folder(tmp_path / "pictures")
+    broken = pictures / "train" / "dark" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    code, _, err = lab("train", "--data", pictures, *SMALL)
+    assert code == 1
+    assert str(broken) in err
+
+
+def test_recipes_are_listed(lab):
+    code, out, _ = lab("recipes")
+    assert code == 0
+    for name in RECIPES:
+        assert re.search(rf"^{re.escape(name)} ", out, re.MULTILINE), name
+    for words in ("not yet run", "cyclofocal reproduce imagenet", "cyclofocal compare digits", "tresnet_m"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["reproduce", "cifar"], ["'cifar' is not a recipe", "cifar10-lt-100", "Did you mean 'cifar10"]),
+        (["reproduce", "digits", "--loss", "focus"], ["'focus' is not a loss", "Did you mean 'focal'?"]),
+        (["reproduce", "digits", "--seeds", "0"], ["0 is too few"]),
+        (["reproduce", "digits", "--set", "epoch=3"], ["--set", "'epoch' is not a field", "'epochs'?"]),
+        (["reproduce", "digits", "--set", "epochs=x"], ["--set", "epochs is 'x'; it must be a whole number"]),
+        (["reproduce", "digits", "--tracker", "wanbd"], ["'wanbd' is not a tracker", "'wandb'?"]),
+        (["train"], ["either the name of a recipe or --data"]),
+        (["train", "digits", "--data", "."], ["not both"]),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(lab, tmp_path, arguments, words):
+    code, _, err = lab(*arguments)
+    assert code == 2
+    for word in words:
+        assert word in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "digits"],
+        ["train", "--data", "digits"],
+        ["train", "digits", "--set", "source=digits"],
+        ["reproduce", "own-lt", "--set", "source=digits"],
+        ["reproduce", "own-lt", "--set", "1:source=digits"],
+    ],
+)
+def test_a_name_that_a_folder_of_images_has_too_is_refused(lab, tmp_path, arguments):
+    (tmp_path / "digits" / "cat").mkdir(parents=True)
+    (tmp_path / "digits" / "cat" / "0.png").touch()
+    code, _, err = lab(*arguments)
+    assert code == 2
+    assert "'digits' is a name that cyclofocal knows" in err
+    assert "give ./digits for these images" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+def test_names_with_one_meaning_are_not_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits" / "ce-seed0-0123").mkdir(parents=True)
+    (tmp_path / "digits" / "ce-seed0-0123" / "run.json").touch()
+    check_name("digits")  # runs of an earlier command with --out .
+    (tmp_path / "digits" / "0.jpg").touch()
+    check_name("./digits")
+    (tmp_path / "imagenet" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "imagenet" / "train" / "cat" / "0.JPEG").touch()
+    check_name("imagenet", root=Path())  # the published one
+    for name, root in (("digits", Path()), ("imagenet", Path("data"))):
+        with pytest.raises(ValueError, match=f"give ./{name} for these images"):
+            check_name(name, root)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--data", "nowhere"], ["nowhere", "no such folder or file"]),
+        (["train", "digits", "--model", "resnet180"], ["model is 'resnet180'", "did you mean 'resnet18"]),
+        (["reproduce", "cifar10-fast", "--root", "here"], ["cifar", "here"]),
+        (["train", "digits", "--set", "learning_rate=1e30"], ["the training loss is nan in epoch 0, step"]),
+        (["train", "digits", "--set", "precision=fp16", "--cpu"], ["fp16"]),
+        (["train", "digits", "--tracker", "comet_ml"], ["comet_ml is not installed"]),
+    ],
+)
+def test_what_goes_wrong_is_said_in_a_line(lab, arguments, words):
+    code, _, err = lab(*arguments, "--cpu")
+    assert code == 1
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_a_stop_says_how_to_go_on(lab, monkeypatch):
+    from cyclofocal.lab.training import run_folder as runs
+
+    real = runs.Run.keep
+
+    def stop(self, epoch, content):
+        real(self, epoch, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "keep", stop)
+        code, _, err = lab("train", "digits", *QUICK)
+    assert code == 130
+    assert "is kept, the same command continues" in err
+    code, _, err = lab("train", "digits", *QUICK)
+    assert code == 0
+    assert "epoch 1/2" not in err
+    assert "epoch 2/2" in err

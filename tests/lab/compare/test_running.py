@@ -1,0 +1,216 @@
+"""Promise: every cell of a grid is run once, whoever runs it; one that fails or is killed harms no other."""
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cyclofocal.lab.compare import display, local
+from cyclofocal.lab.compare import grid as cells_module
+from cyclofocal.lab.compare.grid import ONE_CORE, CellError, Share, finished, grid, run_cell
+from cyclofocal.lab.compare.local import run_local
+from cyclofocal.lab.recipes.digits import digits
+from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
+from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.training import checkpoint, epoch
+from cyclofocal.lab.training import run_folder as runs
+from cyclofocal.lab.training.run_folder import Run, identity, locked, run_folder
+from cyclofocal.lab.training.train import Setup, train
+
+RECIPE = replace(digits(), epochs=2, warmup_epochs=1)
+
+posix = pytest.mark.skipif(os.name != "posix", reason="forks and kills processes")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def numbers(record):
+    """All of a record but its seconds."""
+    return replace(record, seconds=0.0, epoch_seconds=[])
+
+
+def test_the_grid_is_paired_and_holds_every_fold(tmp_path):
+    crossed = replace(RECIPE, name="crossed", folds=3)
+    cells = grid([RECIPE, crossed], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path)
+    assert len(cells) == len({cell.folder for cell in cells}) == (1 + 3) * 2 * 2
+    first = cells[: len(cells) // 2]
+    assert {cell.seed for cell in first} == {0}  # a comparison that is stopped has whole pairs
+    for one, two in zip(cells[::2], cells[1::2], strict=True):
+        assert (one.recipe, one.seed) == (two.recipe, two.seed)
+        assert (one.loss, two.loss) == (CROSS_ENTROPY, CYCLICAL)
+    assert [cell.recipe.fold for cell in first if cell.recipe.folds and cell.loss == CYCLICAL] == [0, 1, 2]
+    assert "fold 3 of 3" in first[-1].title
+
+
+@pytest.mark.parametrize("name", ["keel:ecoli1", "cyclical:gamma_hc=2,cyclical_factor=4", "a/../b", "x" * 500])
+def test_any_name_gives_a_folder_within_the_root(name, tmp_path):
+    folder = run_folder(tmp_path, replace(RECIPE, name=name), replace(CYCLICAL, name=name), 0)
+    assert folder.parent.parent == tmp_path
+    assert not set(":/\\ ") & set(folder.name + folder.parent.name)
+    folder.mkdir(parents=True)
+
+
+def test_the_processes_give_the_numbers_of_this_one(tmp_path):
+    cells = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path)
+    records = dict(run_local(cells, workers=2))
+    assert records.keys() == set(cells)
+    assert finished(cells)[0] == records
+    for cell in cells[1:3]:
+        alone = train(cell.recipe, cell.loss, cell.seed, Setup(cpu=True))
+        assert numbers(records[cell]) == numbers(alone)
+        assert records[cell].threads == 1
+
+
+def test_a_run_that_fails_is_told_and_the_others_end(tmp_path):
+    recipes = [RECIPE, replace(RECIPE, name="wild", learning_rate=1e30)]
+    cells = grid(recipes, [CROSS_ENTROPY], range(1), tmp_path)
+    outcomes = {cell.recipe.name: outcome for cell, outcome in run_local(cells, workers=1)}
+    assert isinstance(outcomes["digits"], RunRecord)
+    assert isinstance(outcomes["wild"], CellError)
+    message = str(outcomes["wild"])
+    assert message.startswith("wild, cross-entropy, seed 0: FloatingPointError: ")
+    assert "the training loss is" in message
+    assert "\n" not in message
+
+
+@pytest.fixture
+def deadly(tmp_path, monkeypatch):
+    """Makes the process of a seed be killed at each of its first so many attempts, which are returned as a file."""
+    attempts = tmp_path / "attempts"
+    monkeypatch.setattr(local, "_start_method", lambda share: "fork")  # so that processes have the patch below
+    monkeypatch.setattr(local, "AGAIN", "fork")
+
+    def kill(seed, times):
+        def deadly_cell(cell, share, wait):
+            if cell.seed == seed:
+                with attempts.open("a") as file:
+                    file.write("x")
+                if len(attempts.read_text()) <= times:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return run_cell(cell, share, wait)
+
+        monkeypatch.setattr(local, "run_cell", deadly_cell)
+        return attempts
+
+    return kill
+
+
+@posix
+@pytest.mark.parametrize(("kills", "survives"), [(1, True), (9, False)])
+def test_a_killed_process_is_replaced_and_its_run_tried_once_more(kills, survives, deadly, tmp_path):
+    attempts = deadly(1, kills)
+    cells = grid([RECIPE], [CROSS_ENTROPY], range(3), tmp_path)
+    outcomes = {cell.seed: outcome for cell, outcome in run_local(cells, workers=2)}
+    assert len(attempts.read_text()) == 2
+    assert {seed for seed, outcome in outcomes.items() if isinstance(outcome, RunRecord)} == {0, 1, 2} - {
+        *(() if survives else (1,))
+    }
+    if not survives:
+        assert str(outcomes[1]) == "digits, cross-entropy, seed 1: its process was killed, twice (out of memory?)"
+    assert not multiprocessing.active_children()
+
+
+def test_closing_stops_the_runs(tmp_path):
+    cells = grid([replace(RECIPE, epochs=100_000)], [CROSS_ENTROPY], range(1), tmp_path)
+    cells += grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
+    outcomes = run_local(cells, workers=2)
+    cell, _ = next(outcomes)
+    assert cell.recipe == RECIPE
+    outcomes.close()
+    assert not multiprocessing.active_children()
+
+
+def test_two_comparisons_on_one_folder_run_every_cell_once(tmp_path):
+    cells = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(3), tmp_path)
+    one, two = run_local(cells, workers=1), run_local(cells, workers=1)
+    both = [next(one), next(two)]  # from here on both are at work
+    records, others = dict([both[0], *one]), dict([both[1], *two])
+    assert records == others  # to the seconds, so none was run twice
+    assert finished(cells) == (records, [])
+
+
+def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
+    (cell,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
+    with locked(cell.folder) as held:
+        assert held
+        assert run_cell(cell, ONE_CORE, wait=False) is None
+    assert run_cell(cell, ONE_CORE, wait=False) == finished([cell])[0][cell]
+
+
+def test_a_finished_cell_is_shared_with_the_other_commands(tmp_path, monkeypatch):
+    folder = run_folder(tmp_path, RECIPE, CYCLICAL, 1)
+    record = train(RECIPE, CYCLICAL, 1, Setup(folder=folder, cpu=True))
+    monkeypatch.setattr("cyclofocal.lab.training.train.train", None)
+    (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    assert run_cell(cell, Share()) == record
+
+
+def test_a_short_run_writes_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "save", None)
+    (cell,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
+    run_cell(cell, ONE_CORE)
+    lines = (cell.folder / "epochs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+
+
+def test_a_long_run_goes_on_from_its_checkpoint_and_then_removes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells_module, "CHECKPOINT_SECONDS", 1e-9)
+    (cell,) = grid([RECIPE], [CYCLICAL], range(1), tmp_path)
+    real = runs.Run.keep
+
+    def stop(self, epoch, content):
+        real(self, epoch, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "keep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(cell, ONE_CORE)
+    assert len(checkpoint.checkpoints(cell.folder)) == 1
+
+    begun = []
+    real_epoch = epoch.run_epoch
+    monkeypatch.setattr(
+        "cyclofocal.lab.training.train.run_epoch", lambda *args: begun.append(args[2]) or real_epoch(*args)
+    )
+    record = run_cell(cell, ONE_CORE)
+    assert begun == [1]
+    assert not checkpoint.checkpoints(cell.folder)
+    assert numbers(record) == numbers(train(RECIPE, CYCLICAL, 0, Setup(cpu=True)))
+
+
+def test_checkpoints_are_as_far_apart_as_asked(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    run = Run(tmp_path, identity(RECIPE, CYCLICAL, 0), checkpoint_seconds=30)
+    for number in range(10):
+        now[0] += 11
+        run.keep(number, {"rows": [{"epoch": number}]})
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-00008.pt", "checkpoint-00005.pt"]
+
+
+def test_time_left_is_told_from_finished_runs_of_the_same_recipe(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    cells = grid([RECIPE, replace(RECIPE, name="long")], [CROSS_ENTROPY], range(3), tmp_path)
+    record = RunRecord(
+        recipe={}, loss={}, seed=0, versions={}, device="cpu", train_counts=[], epochs=[], metrics={}, seconds=2
+    )
+    work = display.Work(cells, {cells[0]: record})  # finished before: says what a run costs, not how many run at once
+    assert work.seconds_left() is None
+    now[0] = 11.0  # two processes
+    work.end(cells[1], replace(record, seconds=20))
+    work.end(cells[2], record)
+    assert work.seconds_left() == pytest.approx((2 + 2 * 20) / 2)
+    work.end(cells[3], CellError("failed"))
+    assert work.seconds_left() == pytest.approx((2 + 20) / 2)

@@ -1,0 +1,88 @@
+"""Terminal, Markdown, CSV and LaTeX hold every number of the summary, and stay tables."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from cyclofocal.lab.report import ranking, summaries, summarise, table
+from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.export import CSV_COLUMNS, comma_separated, latex, markdown
+from evidence import data_sets, grid
+
+
+def printed(summary, columns):
+    console = Console(file=io.StringIO(), width=columns)
+    console.print(table(summary, columns))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120])
+@pytest.mark.parametrize("title", ["cyclical focal", "cyclical focal (gamma_pos 0, gamma_neg 4, gamma_hc 2)"])
+def test_the_terminal_table_fits_and_loses_nothing(title, columns):
+    records = [replace(r, loss=r.loss | {"title": title}) if r.loss["name"] == "cyclical" else r for r in grid(10)]
+    text = printed(summarise(records, "ce"), columns)
+    assert max(map(len, text.splitlines())) <= columns
+    assert "…" not in text
+    assert len(re.findall(r"\d \[.*\] +[+-]?\d.* \[.*\] +(?:\d\.\d{3}|<0\.001) +\w+", text)) == 18
+
+
+def test_one_seed_is_a_table_without_intervals():
+    assert printed(summarise(list(grid(1)), "ce"), 100).count("[") == 1  # the heading's
+
+
+def test_csv_has_a_row_per_metric_and_loss_with_all_digits():
+    (summary,) = summaries(experiments(list(grid(10))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated([summary]))))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert len(summary.rows) == 27
+    for row, text in zip(summary.rows, rows, strict=False):
+        assert float(text["mean"]) == pytest.approx(row.estimate.mean, abs=1e-8)
+        assert (text["difference"] == "") == (row.versus is None)
+        if row.versus:
+            assert float(text["corrected_p"]) == pytest.approx(row.versus.corrected_p, abs=1e-8)
+    assert {row["role"] for row in rows if row["metric"] == "balanced_accuracy"} == {"primary"}
+    of_classes = rows[27:]
+    assert {(row["role"], row["metric"]) for row in of_classes} == {("class", "accuracy")}
+    found = {(row["class"], row["loss"]): float(row["mean"]) for row in of_classes}
+    owl = [r.per_class[2] for r in grid(10) if r.loss["name"] == "cyclical"]
+    assert len(found) == len(of_classes) == 9
+    assert found["cat", "focal"] == 90
+    assert found["owl", "cyclical"] == pytest.approx(100 * sum(owl) / 10, abs=1e-8)
+
+
+def test_markdown_tables_are_rectangular_and_say_the_verdicts():
+    found = summaries(experiments(list(data_sets(2))))
+    text = markdown(found, ranking(found))
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        assert len({line.replace(r"\|", "").count("|") for line in block.splitlines()}) == 1
+    for words in ("## data set 0", "## data set 1", "better than cross-entropy", "mean rank", "| owl | 2 | 4 | 8"):
+        assert words in text
+
+
+def test_names_of_classes_are_neither_tags_nor_commands():
+    odd = [replace(r, classes=["<severe> & |", "50 %_x", "~^"]) for r in grid(2)]
+    text = markdown([summarise(odd)])
+    assert "&lt;severe> & \\|" in text
+    assert "<severe>" not in text
+    assert r"$<$severe$>$ \& \textbar{} &" in latex([summarise(odd)])
+
+
+def test_ranks_and_what_was_left_out_are_in_the_files():
+    found = summaries(experiments(list(data_sets(6))))
+    text = markdown(found, ranking(found), ["a.jsonl, line 3: not JSON; left out."])
+    assert text.startswith("## Left out\n\n* a.jsonl, line 3")
+    assert "## 6 data sets" in text
+    assert "Mean ranks over 6 data sets" in latex(found, ranking(found))
+
+
+def test_latex_is_balanced_and_escaped():
+    text = latex([summarise(list(grid(10)))])
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    assert not re.search(r"(?<!\\)[%#_]", text)
+    rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    counts = [line.replace(r"\&", "").count("&") for line in rows]
+    assert counts == [4] * 28 + [5] * 4  # the metrics, then the classes

@@ -1,0 +1,151 @@
+"""Sentences say the direction, the size, the interval and no more than is shown."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, FOCAL
+from cyclofocal.lab.report import conclusions, explanations, ranking, summaries, summarise
+from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.findings import ranking_conclusions
+from evidence import data_sets, grid, record
+
+
+def test_better_worse_and_unclear():
+    said = conclusions(summarise(list(grid(10)), "ce"))
+    assert said[0].startswith("focal: no difference to cross-entropy in balanced accuracy is shown")
+    assert said[1].startswith("cyclical focal: better than cross-entropy; its balanced accuracy is higher (+1.")
+    assert "Otherwise better in accuracy" in said[1]
+    assert "worse in negative log-likelihood, Brier score." in said[1]
+
+
+def test_a_loss_that_loses_is_said_to_lose():
+    said = conclusions(summarise(list(grid(10, gain=-0.01)), "ce"))[1]
+    assert "worse than cross-entropy; its balanced accuracy is lower (-1." in said
+
+
+def test_lower_is_better_where_it_is():
+    said = conclusions(summarise(list(grid(10)), metric="nll"))[1]
+    assert "worse than cross-entropy; its negative log-likelihood is higher (+0.10" in said
+    assert "nats" in said
+
+
+def test_unclear_says_how_many_seeds_would_be_needed():
+    said = conclusions(summarise(list(grid(10)), metric="nll"))[0]
+    assert "no difference to cross-entropy in negative log-likelihood is shown" in said
+    assert "seeds would be needed to show one of this size" in said
+
+
+@pytest.mark.parametrize("spread", [2e-4, 0.01])
+def test_no_seeds_are_asked_for_a_difference_that_rounds_to_0(spread):
+    """However far the runs are apart; its size in words, for the number shows none."""
+    gains = spread * np.array([-1, 0.5, 1, -0.5, 0.1, -0.1, 0.2, 0]) + 1e-5
+    records = [record(CROSS_ENTROPY, seed, 0.8, nll=0.5) for seed in range(8)]
+    records += [record(FOCAL, seed, 0.8 + gain, nll=0.5 + gain / 100) for seed, gain in enumerate(gains.tolist())]
+    for metric, bound in (("accuracy", "0.05 points"), ("nll", "0.0005 nats")):
+        (said,) = conclusions(summarise(records, metric=metric))
+        assert "(0.0" in said
+        assert said.endswith(f"; the difference seen is less than {bound}.")
+
+
+def test_a_shown_difference_that_rounds_to_0_has_a_size():
+    records = [record(CROSS_ENTROPY, seed, 0.8) for seed in range(8)]
+    records += [record(FOCAL, seed, 0.8001 + seed / 1e8) for seed in range(8)]
+    (said,) = conclusions(summarise(records))
+    assert "its balanced accuracy is higher by less than 0.05 points (0.0 points [0.0, 0.0], p 0.008)" in said
+
+
+def test_too_few_seeds_conclude_nothing():
+    summary = summarise(list(grid(6)), "ce")
+    assert conclusions(summary) == ["Nothing can be concluded: 6 seeds are too few, 2 comparisons need 7 or more."]
+    assert {row.versus.verdict for row in summary.rows if row.versus} == {"too few"}
+
+
+def test_a_loss_with_fewer_seeds_is_named():
+    records = [r for r in grid(8) if r.loss["name"] != "focal" or r.seed < 5]
+    said = conclusions(summarise(records))
+    assert said[0].startswith("focal: nothing can be concluded; 5 seeds are too few")
+    assert said[1].startswith("cyclical focal: better")
+
+
+def test_explanations_name_counts_convention_and_correction():
+    text = "\n".join(explanations(summarise(list(grid(10)), "ce")))
+    for words in (
+        "samples: 132 for train, 100 for test",
+        "cat: 100, dog: 30, owl: 2",
+        "many >= 40, few <= 10",
+        "Holm",
+        "2 comparisons",
+        "16 comparisons together",
+        "10 seeds",
+        "15 bins",
+        "7 can in the primary metric, 10 in the others",
+    ):
+        assert words in text
+
+
+def test_runs_that_level_out_are_not_said_to_be_equal():
+    moved = {seed: (-1) ** seed / 100 for seed in range(8)}
+    records = [record(CROSS_ENTROPY, seed, 0.8) for seed in moved]
+    unequal = [record(FOCAL, seed, 0.8 + by) for seed, by in moved.items()]
+    assert "the runs differ, and level out" in conclusions(summarise([*records, *unequal]))[0]
+    equal = [record(FOCAL, seed, 0.8) for seed in moved]
+    assert "the runs are equal" in conclusions(summarise([*records, *equal]))[0]
+
+
+def test_pairs_fewer_than_the_seeds_are_told():
+    said = conclusions(summarise([r for r in grid(9) if r.loss["name"] != "focal" or r.seed < 8]))
+    assert "8 seeds of both" in said[0]
+    assert "of both" not in said[1]
+
+
+def test_a_reader_is_told_what_a_seed_decides():
+    shared = [replace(r, recipe=r.recipe | {"source": "cifar10"}) for r in grid(2)]
+    assert any("All seeds share one test set" in line for line in explanations(summarise(shared)))
+    assert any("Each seed draws its own split" in line for line in explanations(summarise(list(grid(2)))))
+
+
+def test_the_budget_of_tuning_is_told():
+    tuned = [replace(r, loss=r.loss | {"trials": 6}) for r in grid(2)]
+    assert "Tuned: settings chosen by validation data, for each seed, out of 6 trainings of a loss." in explanations(
+        summarise(tuned)
+    )
+    shared = [replace(r, recipe=r.recipe | {"source": "cifar10"}) for r in tuned]
+    assert any("once for all seeds" in line for line in explanations(summarise(shared)))
+    assert not any("Tuned" in line for line in explanations(summarise(list(grid(2)))))
+
+
+def test_how_much_a_sample_of_a_rare_class_decides():
+    rare = [replace(r, test_counts=[50, 46, 4], recipe=r.recipe | {"test_per_class": 0}) for r in grid(2)]
+    said = "The rarest class has 4 test samples; each is 8.3 points of balanced accuracy."
+    assert said in explanations(summarise(rare))
+
+
+def test_many_classes_are_told_by_the_largest_and_the_smallest():
+    counts, names = list(range(1, 41)), [f"bird {c}" for c in range(40)]
+    many = [replace(r, train_counts=counts, per_class=[0.5] * 40, classes=names) for r in grid(2)]
+    assert "40 classes, from bird 39 (40) to bird 0 (1)." in "\n".join(explanations(summarise(many)))
+
+
+def test_records_of_before_names_and_sizes_were_kept():
+    text = "\n".join(explanations(summarise([replace(r, classes=[], test_counts=[]) for r in grid(2)])))
+    assert "Training samples per class: 0: 100, 1: 30, 2: 2." in text
+    assert "; samples:" not in text
+
+
+def test_over_data_sets_wins_and_ranks_are_told():
+    said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(12))))))
+    assert said[0].startswith("Over 12 data sets the losses' ranks differ (Friedman, p <0.001): cyclical focal (1.00)")
+    assert "cyclical focal: above cross-entropy on 12 data sets (shown on 12), level on 0, below on 0" in said[1]
+
+
+def test_few_data_sets_conclude_nothing():
+    said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(3))))))
+    assert said[0].startswith("3 data sets are too few to conclude anything")
+
+
+def test_where_no_data_set_has_seeds_enough_nothing_is_counted_as_not_shown():
+    said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(6, seeds=4))))))
+    assert "each with too few seeds to show it" in said[1]
+    assert "shown on" not in said[1]

@@ -1,0 +1,152 @@
+"""The page stands alone, says what the summary says, and works in a real browser."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from cyclofocal.lab.report import conclusions, ranking, summaries
+from cyclofocal.lab.report.charts import learning_curves
+from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.html import page
+from evidence import data_sets, grid
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+VOID = {"meta", "link", "line", "br"}
+
+PROBE = """
+<script>
+const said = {errors: [], orders: []};
+addEventListener("error", (event) => said.errors.push(event.message));
+const table = document.querySelector("table.sortable");
+const column = (index) => [...table.tBodies[0].rows].map((row) => row.cells[index].dataset.key);
+const press = (index) => { table.tHead.rows[0].cells[index].querySelector("button").click(); return column(index); };
+said.orders = [column(1), press(1), press(1), press(0)];
+said.sorted = [...table.tHead.rows[0].cells].map((head) => head.getAttribute("aria-sort"));
+said.focusable = table.querySelector("button").tabIndex;
+const shown = [...document.querySelectorAll("figure svg")].filter((svg) => svg.checkVisibility());
+const boxes = shown.map((svg) => svg.getBoundingClientRect());
+said.drawn = boxes.filter((box) => box.width > 100 && box.height > 80).length;
+said.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+document.body.dataset.said = JSON.stringify(said);
+</script>
+"""
+
+
+class Tags(HTMLParser):
+    """Which elements are left open, and all addresses that would be loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset")]
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def made(records):
+    found = summaries(experiments(list(records)))
+    return page(found, ranking(found))
+
+
+ONE, MANY = made(grid(10)), made(data_sets(6))
+
+
+@pytest.mark.parametrize("text", [ONE, MANY], ids=["one", "many"])
+def test_it_is_well_formed_and_loads_nothing(text):
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert all(address.startswith(("#", "data:")) for address in tags.addresses)
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert "default-src 'none'" in text
+
+
+def test_it_says_everything():
+    (summary,) = summaries(experiments(list(grid(10))))
+    text = html.unescape(re.sub(r"<[^>]+>", " ", ONE))
+    for sentence in conclusions(summary):
+        assert sentence in text
+    for words in (
+        *("Paired differences", "Learning curves", "Accuracy by class frequency", "Schedule of eta", "Reliability"),
+        *("Settings", "gamma_hc", "Environment", "2.14", "cyclofocal compare digits --seeds 10", "1.50 ×"),
+        *("Each class", "owl", "some CPU"),
+    ):
+        assert words in text
+
+
+def test_every_picture_says_what_it_shows():
+    pictures = re.findall(r'<svg viewBox="[^"]*"([^>]*)>', ONE)
+    labels = [re.search(r'role="img" aria-label="([^"]{20,})"', attributes) for attributes in pictures]
+    legend = ONE.count('<svg viewBox="0 0 26 10">')
+    assert len([label for label in labels if label]) == len(pictures) - legend == 9 + 3 + 3
+
+
+def test_old_records_have_no_empty_figures():
+    text = made([replace(r, per_class=[], reliability=[]) for r in grid(8)])
+    assert "Accuracy by class frequency: not drawn, the records are from before" in text
+    assert "Reliability diagrams: not drawn" in text
+    assert "Learning curves: not drawn" not in text
+
+
+@pytest.mark.parametrize(
+    ("primary", "label"),
+    [("", "balanced validation accuracy, %"), ("accuracy", " validation accuracy, %")],
+)
+def test_learning_curves_are_of_validation_data_in_the_primary_metric(primary, label):
+    epochs = [{"validation_accuracy": 0.9, "validation_balanced_accuracy": 0.6, "train_accuracy": 1.0}] * 3
+    (summary,) = summaries(experiments([replace(r, epochs=epochs) for r in grid(2)]), metric=primary)
+    assert label.strip() in learning_curves(summary)
+    assert ("balanced" in learning_curves(summary)) == (not primary)
+
+
+def test_titles_are_escaped():
+    evil = [replace(r, recipe={**r.recipe, "title": "<script>alert(1)</script>"}) for r in grid(2)]
+    assert "<script>alert" not in made(evil)
+
+
+def test_faults_are_on_the_page():
+    found = summaries(experiments(list(grid(7))))
+    assert "a.jsonl, line 3: not JSON" in page(found, None, ["a.jsonl, line 3: not JSON; left out."])
+
+
+def test_the_same_records_give_the_same_page():
+    assert made(grid(10)) == ONE
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here")
+@pytest.mark.parametrize(("text", "pictures"), [(ONE, 15), (MANY, 1)], ids=["one", "many"])
+def test_it_renders_sorts_and_has_no_error_in_a_browser(text, pictures, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=500,900"]
+    command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-said="([^"]*)"', done.stdout)
+    assert found, done.stderr
+    said = json.loads(html.unescape(found[1]))
+    before, rising, falling, names = said["orders"]
+    assert rising == sorted(before, key=float)
+    assert falling == rising[::-1]
+    assert names == sorted(names)
+    assert said["sorted"][:2] == ["ascending", None]
+    assert said["focusable"] == 0
+    assert said["drawn"] == pictures
+    assert not said["wide"]
+    assert said["errors"] == []
+    assert "CONSOLE" not in done.stderr

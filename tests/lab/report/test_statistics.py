@@ -1,0 +1,158 @@
+"""Means, intervals, differences and p are those computed by hand; little data gives no verdict."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cyclofocal.lab.report.statistics import (
+    Difference,
+    Estimate,
+    differences,
+    estimate,
+    estimates,
+    holm,
+    paired_difference,
+    pairs_needed,
+    pairs_to_resolve,
+    verdict,
+)
+
+FINITE = st.floats(-1e3, 1e3)
+
+
+def p_by_hand(differences):
+    seen = abs(sum(differences))
+    patterns = list(itertools.product((1, -1), repeat=len(differences)))
+    extreme = sum(abs(sum(s * d for s, d in zip(p, differences, strict=True))) >= seen - 1e-9 for p in patterns)
+    return extreme / len(patterns)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=2, max_size=8))
+def test_p_counts_every_sign_pattern(differences):
+    p = paired_difference([float(d) for d in differences], [0.0] * len(differences)).p
+    assert p == pytest.approx(p_by_hand(differences))
+
+
+def test_ten_pairs_that_agree_have_the_smallest_p():
+    assert paired_difference(list(range(1, 11)), [0.0] * 10).p == pytest.approx(2 / 2**10)
+
+
+def test_many_pairs_are_sampled_near_the_truth():
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0.3, 1.0, size=18)
+    p = paired_difference(differences.tolist(), [0.0] * 18).p
+    assert p == pytest.approx(p_by_hand(differences.tolist()), abs=0.005)
+
+
+@given(st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=6))
+def test_difference_turns_with_its_sides(pairs):
+    values, reference = map(list, zip(*pairs, strict=True))
+    there, back = paired_difference(values, reference), paired_difference(reference, values)
+    assert there.estimate.mean == pytest.approx(-back.estimate.mean)
+    assert there.p == pytest.approx(back.p)
+
+
+def test_pairing_removes_what_seeds_share():
+    shared = np.random.default_rng(0).normal(0, 100, size=12)
+    difference = paired_difference((shared + 1 + np.arange(12) / 100).tolist(), shared.tolist())
+    assert difference.estimate.interval[0] > 1
+    assert difference.estimate.interval[1] < 1.12
+
+
+def test_interval_holds_its_mean_about_as_often_as_it_says():
+    for n in (6, 8, 20):
+        samples = np.random.default_rng(0).normal(5, 1, size=(2000, n))
+        holds = [low <= 5 <= high for low, high in (value.interval for value in estimates(samples.tolist()))]
+        assert 0.93 <= np.mean(holds) <= 0.97
+
+
+def test_interval_is_the_same_every_time():
+    values = np.random.default_rng(1).normal(size=10).tolist()
+    assert estimate(values) == estimate(values)
+
+
+@pytest.mark.parametrize("n", [3, 5, 7, 12, 40])
+def test_intervals_are_those_of_scipy(n):
+    """Of whole numbers: of others scipy's rounding breaks ties of equal resamples, which matters for few values."""
+    level = 1 - 2 * stats.norm.sf(np.sqrt(n / (n - 1)) * stats.t.isf(0.025, n - 1))
+    for sample in np.random.default_rng(2).gamma(2.0, 1000, size=(4, n)).round():
+        drawn = {"method": "BCa", "confidence_level": level, "rng": np.random.default_rng(0)}
+        theirs = stats.bootstrap((sample,), np.mean, **drawn).confidence_interval
+        assert estimate(sample.tolist()).interval == pytest.approx((theirs.low, theirs.high), rel=1e-9)
+
+
+def test_many_samples_at_once_are_as_one_by_one():
+    samples = [np.random.default_rng(n).normal(size=n).tolist() for n in (1, 3, 3, 9, 9, 9, 17)]
+    for together, sample in zip(estimates(samples), samples, strict=True):
+        alone = estimate(sample)
+        assert (together.mean, together.n) == (alone.mean, alone.n)
+        assert together.interval == (alone.interval and pytest.approx(alone.interval))
+    assert [d.p for d in differences(samples)] == [paired_difference(s, [0.0] * len(s)).p for s in samples]
+
+
+def test_many_pairs_have_the_interval_of_the_normal_distribution():
+    difference = paired_difference(np.random.default_rng(0).normal(0.5, 1, size=400).tolist(), [0.0] * 400)
+    low, high = difference.estimate.interval
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.1)
+    assert difference.p < 0.001
+
+
+def test_so_many_pairs_would_show_the_difference_in_four_of_five_attempts():
+    differences = [1.0, -0.5, 1.5, 0.0, 0.4]
+    n = pairs_to_resolve(differences, comparisons=3)
+    size = np.mean(differences) / np.std(differences, ddof=1)
+    limit = stats.t.ppf(1 - 0.05 / 3 / 2, n - 1)
+    assert stats.nct.sf(limit, n - 1, size * np.sqrt(n)) == pytest.approx(0.8, abs=0.03)
+
+
+def test_no_number_of_pairs_shows_a_difference_of_0_and_a_clear_one_needs_the_fewest():
+    assert pairs_to_resolve([1.0, -1.0]) is None
+    assert pairs_to_resolve([0.0, 0.0]) is None
+    assert pairs_to_resolve([1.0]) is None
+    assert pairs_to_resolve([1.0, 1.001, 0.999], comparisons=4) == pairs_needed(4)
+
+
+def test_one_run_has_no_interval_and_equal_runs_one_of_width_0():
+    assert estimate([3.0]) == Estimate(3.0, None, 1)
+    assert estimate([3.0, 3.0]) == Estimate(3.0, (3.0, 3.0), 2)
+
+
+def test_what_has_no_mean_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        estimate([])
+    with pytest.raises(ValueError, match="finite"):
+        estimate([1.0, float("nan")])
+    with pytest.raises(ValueError, match="pairs"):
+        paired_difference([1.0], [1.0, 2.0])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_keeps_the_order_and_never_helps(p_values):
+    corrected = holm(p_values)
+    assert all(p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
+    assert [corrected[i] for i in np.argsort(p_values)] == sorted(corrected)
+
+
+def test_pairs_needed_is_where_significance_begins():
+    for comparisons in (1, 3, 4, 21):
+        n = pairs_needed(comparisons)
+        assert comparisons * 2 / 2**n <= 0.05 < comparisons * 2 / 2 ** (n - 1)
+
+
+def test_verdict_needs_seeds_p_and_interval():
+    clear = Difference(Estimate(1.0, (0.5, 1.5), 10), 0.002)
+    assert verdict(clear, 0.04, 21, higher_is_better=True) == "better"
+    assert verdict(clear, 0.04, 21, higher_is_better=False) == "worse"
+    assert verdict(clear, 0.06, 21, higher_is_better=True) == "unclear"
+    assert verdict(Difference(Estimate(1.0, (-0.1, 1.5), 10), 0.002), 0.04, 21, higher_is_better=True) == "unclear"
+    assert verdict(Difference(Estimate(1.0, (0.5, 1.5), 9), 0.002), 0.04, 21, higher_is_better=True) == "too few"

@@ -1,0 +1,57 @@
+"""A run says how far it is: a bar on a terminal, a line per epoch elsewhere, nothing where it was not asked to."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from cyclofocal.lab.training import progress
+from cyclofocal.lab.training.progress import Display
+
+ROW = {"epoch": 1, "train_loss": 0.25, "train_accuracy": 0.9, "validation_accuracy": 0.875, "seconds": 2.0}
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """What is shown, on a terminal or not."""
+
+    def make(terminal):
+        said = io.StringIO()
+        monkeypatch.setattr(progress, "SECONDS", -1.0)
+        monkeypatch.setattr(
+            progress, "Console", lambda **_: Console(file=said, force_terminal=terminal, width=160, highlight=False)
+        )
+        return said
+
+    return make
+
+
+def test_a_terminal_has_a_bar_with_loss_accuracy_speed_and_time_left(screen):
+    said = screen(terminal=True)
+    with Display("digits ce seed 0", steps=10, done=4, shown=True) as bar:
+        assert bar.step(32)
+        bar.show(0.5, 0.75)
+        bar.epoch(ROW, 5)
+    for words in ("digits ce seed 0", "loss 0.500", "accuracy 75.0 %", "images/s", "left"):
+        assert words in said.getvalue()
+    assert bar.bar.tasks[0].completed == 5
+    assert "epoch" not in said.getvalue()
+
+
+def test_elsewhere_there_is_a_line_per_epoch(screen):
+    said = screen(terminal=False)
+    with Display("digits ce seed 0", steps=10, done=0, shown=True) as bar:
+        assert not bar.step(32)
+        bar.epoch(ROW, 5)
+    assert said.getvalue() == (
+        "digits ce seed 0: epoch 2/5, loss 0.2500, accuracy 90.00 %, validation 87.50 %, 2.0 s\n"
+    )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_process_that_is_not_asked_says_nothing(screen, terminal):
+    said = screen(terminal)
+    with Display("digits ce seed 0", steps=10, done=0, shown=False) as bar:
+        assert not bar.step(32)
+        bar.epoch(ROW, 5)
+    assert said.getvalue() == ""

@@ -1,0 +1,216 @@
+"""A run killed at any moment goes on with the same call and ends bit-identical to one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cyclofocal.lab.data import DataSet
+from cyclofocal.lab.recipes.digits import digits
+from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
+from cyclofocal.lab.records import RunRecord, read_records
+from cyclofocal.lab.training import checkpoint
+from cyclofocal.lab.training import run_folder as runs
+from cyclofocal.lab.training.run_folder import OtherRunError
+from cyclofocal.lab.training.train import Setup, train
+
+RECIPE = replace(
+    digits(),
+    epochs=5,
+    warmup_epochs=1,
+    augment="crop-flip",
+    crop_padding=1,
+    mixup=0.3,
+    ema_decay=0.9,
+    weight_decay_range=(1e-5, 8e-5),
+    validation_images=50,
+    clock="step",
+)
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from cyclofocal.lab.recipes.loss import CYCLICAL
+from cyclofocal.lab.training.train import Setup, train
+sys.path.insert(0, {tests!r})
+from {module} import RECIPE
+
+left = {calls}
+def counted(*args, **kwargs):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **kwargs)
+
+real = {where}
+{where} = counted
+train(RECIPE, CYCLICAL, 3, Setup(folder=Path({folder!r}), cpu=True))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(RECIPE, CYCLICAL, 3, Setup(folder=folder, cpu=True))
+
+
+def go_on(folder):
+    return train(RECIPE, CYCLICAL, 3, Setup(folder=folder, cpu=True))
+
+
+def assert_same(folder, record, whole):
+    """Weights, optimiser, clock, moving average and numbers are equal to the last bit."""
+    other, expected = whole
+    assert replace(record, seconds=expected.seconds, epoch_seconds=expected.epoch_seconds) == expected
+    ours, theirs = (checkpoint.load(checkpoint.checkpoints(f)[0]) for f in (folder, other))
+    for part in ("model", "optimizer", "criterion", "average"):
+        assert_equal(ours[part], theirs[part])
+    lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(5))
+
+
+def assert_equal(a, b):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize(
+    ("where", "calls", "kept"),
+    [
+        ("torch.optim.SGD.step", 9 * 2 + 4, 2),  # in the middle of the third epoch
+        ("os.fsync", 1 + 1 + 3, 2),  # while the third checkpoint is written: run.json, an empty epochs.jsonl, then it
+    ],
+    ids=["in a step", "in a checkpoint"],
+)
+def test_killed(where, calls, kept, tmp_path, whole):
+    tests, module = os.path.split(os.path.splitext(__file__)[0])
+    code = SCRIPT.format(where=where, calls=calls, folder=str(tmp_path), tests=tests, module=module)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert len(checkpoint.checkpoints(tmp_path)) == kept
+    assert not (tmp_path / "record.jsonl").exists()
+    assert_same(tmp_path, go_on(tmp_path), whole)
+    assert not list(tmp_path.glob(".*"))
+
+
+def interrupt_after(monkeypatch, folder, epochs):
+    """Stop a run as Ctrl-C does, at the beginning of an epoch."""
+    real = runs.Run.keep
+
+    def keep(self, epoch, content):
+        real(self, epoch, content)
+        if epoch + 1 == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "keep", keep)
+        with pytest.raises(KeyboardInterrupt):
+            go_on(folder)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whole, monkeypatch, capsys):
+    interrupt_after(monkeypatch, tmp_path, 3)
+    newest, older = checkpoint.checkpoints(tmp_path)
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    newest.write_bytes(damaged)
+    record = go_on(tmp_path)
+    assert f"{newest}: damaged or cut off" in capsys.readouterr().err
+    assert older != newest
+    assert_same(tmp_path, record, whole)
+
+
+def test_with_every_checkpoint_damaged_it_begins_again(tmp_path, whole, monkeypatch, capsys):
+    interrupt_after(monkeypatch, tmp_path, 2)
+    first, second = checkpoint.checkpoints(tmp_path)
+    first.write_bytes(first.read_bytes()[:1000])
+    second.write_bytes(b"")
+    record = go_on(tmp_path)
+    said = capsys.readouterr().err
+    assert f"{first}: damaged or cut off" in said
+    assert f"{second}: not a checkpoint" in said
+    assert_same(tmp_path, record, whole)
+
+
+def test_a_row_without_its_checkpoint_is_cut_off(tmp_path, whole, monkeypatch):
+    interrupt_after(monkeypatch, tmp_path, 2)
+    with (tmp_path / "epochs.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "train_lo')
+    assert_same(tmp_path, go_on(tmp_path), whole)
+
+
+def test_a_finished_run_is_not_run_again(whole, monkeypatch):
+    folder, record = whole
+    monkeypatch.setattr("cyclofocal.lab.training.train.fit", None)
+    assert go_on(folder) == record
+    assert [line for line in read_records(folder / "record.jsonl") if isinstance(line, RunRecord)] == [record]
+
+
+def test_the_newest_two_checkpoints_are_kept(whole):
+    assert [path.name for path in checkpoint.checkpoints(whole[0])] == ["checkpoint-00004.pt", "checkpoint-00003.pt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda: (replace(RECIPE, epochs=6), CYCLICAL, 3), "epochs: 5 there, 6 now"),
+        (lambda: (RECIPE, CROSS_ENTROPY, 3), "'cyclical' there, 'ce' now"),
+        (lambda: (RECIPE, CYCLICAL, 4), "seed: 3 there, 4 now"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(change, words, whole):
+    with pytest.raises(OtherRunError, match=words):
+        train(*change(), Setup(folder=whole[0], cpu=True))
+
+
+def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 0, {"rows": [1]})
+
+    def full_disk(descriptor):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            checkpoint.save(tmp_path, 1, {"rows": [1, 2]})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000.pt"]
+    assert checkpoint.newest(tmp_path) == ({"rows": [1]}, [])
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+    """A checkpoint of the run, then other labels under the same name."""
+    recipe, folder = replace(RECIPE, epochs=2), tmp_path / "run"
+    train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
+    (folder / "record.jsonl").unlink()
+    again = train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
+    assert len(again.epochs) == 2
+    (folder / "record.jsonl").unlink()
+    monkeypatch.setattr(DataSet, "digest", "0123456789abcdef")
+    with pytest.raises(OtherRunError, match="other data"):
+        train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
