@@ -55,7 +55,6 @@ class Clocked(nn.Module):
         cyclical_in_eval: bool,
     ) -> None:
         super().__init__()
-        self._past = _Past()
         for name, count in (("total_steps", total_steps), ("accumulation", accumulation)):
             if count is not None and count < 1:
                 raise ValueError(f"{name} is {count}; it must be at least 1")
@@ -71,8 +70,8 @@ class Clocked(nn.Module):
 
     def reset_parameters(self) -> None:
         """Set the clock to the beginning of training, also after ``to_empty``. Class weights are left as they are."""
-        self.set_progress(0.0)
-        self._past.is_set = False
+        self._write(0, 0.0, self.schedule(0.0))
+        self._past = _Past()
 
     def set_progress(self, progress: float) -> None:
         """Set the clock to ``progress`` in [0, 1]; with ``total_steps`` counting resumes from there.

@@ -69,7 +69,7 @@ def test_a_loaded_state_continues_it(tmp_path):
 def test_a_scheduler_that_is_never_stepped_is_noticed():
     training = Training()
     training.scheduler.step = lambda: None
-    with pytest.warns(UserWarning, match="the clock has not moved"):
+    with pytest.warns(UserWarning, match="progress was never set"):
         training.run(100 // BATCHES)
 
 

@@ -245,5 +245,5 @@ def test_what_is_no_range_of_positive_values_is_refused(name, ends):
 
 
 def test_a_forgotten_callback_is_noticed():
-    with pytest.warns(UserWarning, match="the clock has not moved"):
+    with pytest.warns(UserWarning, match="progress was never set"):
         Trainer(**QUIET, max_steps=100).fit(Classifier(), loader())

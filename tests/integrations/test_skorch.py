@@ -135,5 +135,5 @@ def test_more_epochs_than_said_stay_at_the_end_and_say_so(data):
 
 
 def test_a_missing_callback_is_noticed(data):
-    with pytest.warns(UserWarning, match="the clock has not moved"):
+    with pytest.warns(UserWarning, match="progress was never set"):
         _net(max_epochs=100 // BATCHES).fit(*data)
