@@ -1,17 +1,25 @@
 """One run, one line: the record that every table and picture is made of."""
 
 import gzip
-import hashlib
 import json
+import math
 import os
 import platform
+import secrets
+import zlib
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from cyclofocal.lab.metrics import BINS, METRICS
+from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.schema import fault, needed, short
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,28 @@ class RunRecord:
     system: str = ""
 
 
-NAMES = {entry.name for entry in fields(RunRecord)}
-NEEDED = {entry.name for entry in fields(RunRecord) if entry.default is entry.default_factory is MISSING}
+NAMES, NEEDED = {entry.name for entry in fields(RunRecord)}, needed(RunRecord)
+FRACTIONS = {metric.key for metric in METRICS if metric.percent}
+
+LARGEST = 1e100
+"""Of a metric, whose square must be a number too."""
 
 
 class DamagedRecordError(ValueError):
-    """A line that is not a record; the message says where and why."""
+    """A line that is not a record of a run, or a file that holds none.
+
+    Attributes:
+        file: where it lies.
+        fault: what is wrong with it, in words.
+        line: its number, from 1; 0 of a whole file.
+    """
+
+    def __init__(self, file: Path, fault: str, line: int = 0) -> None:
+        super().__init__(file, fault, line)
+        self.file, self.fault, self.line = file, fault, line
+
+    def __str__(self) -> str:
+        return f"{self.file}{f', line {self.line}' if self.line else ''}: {self.fault}"
 
 
 def versions() -> dict[str, str]:
@@ -96,17 +120,6 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def content_hash(content: Any) -> str:
-    """16 hexadecimal digits of what JSON can hold, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def file_hash(path: Path) -> str:
-    """16 hexadecimal digits of the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def write_record(record: RunRecord, path: Path) -> None:
     """Write one line atomically: after a kill at any moment ``path`` holds all of it, or what it held before."""
     line = json.dumps(asdict(record), allow_nan=False) + "\n"
@@ -116,9 +129,9 @@ def write_record(record: RunRecord, path: Path) -> None:
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """After a kill at any moment ``path`` holds all the parts, or what it held before."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             for part in parts:
                 file.write(part)
             file.flush()
@@ -129,46 +142,134 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
         raise
 
 
+def not_a_file(path: Path) -> str:
+    """What lies at ``path`` in place of a file, in words; "" of a file, and of nothing."""
+    if path.is_file() or not os.path.lexists(path):
+        return ""
+    return "a folder" if path.is_dir() else "a link that leads nowhere" if path.is_symlink() else "no regular file"
+
+
 def read_records(path: Path) -> Iterator[RunRecord | DamagedRecordError]:
     """Every line of a file, or of all ``*.jsonl`` files of a folder: its record, or what is wrong with it.
 
-    A file whose name ends in ``.gz`` is unpacked on the way.
+    A record has every field in the type that :class:`RunRecord` and its recipe and loss say, and numbers and lengths
+    that one run can have. A file whose name ends in ``.gz`` is unpacked on the way.
 
     Raises:
         FileNotFoundError: no such file or folder.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"{path} does not exist; it must be a .jsonl file or a folder of them")
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-        lines = _text(file).splitlines()
-        if not lines:
-            yield DamagedRecordError(f"{file}: empty")
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield _parse(line)
-            except ValueError as error:
-                yield DamagedRecordError(f"{file}, line {number}: {error}")
+        yield from read_file(file)
 
 
-def _text(file: Path) -> str:
-    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    return content.decode("utf-8", errors="replace")
+def read_file(file: Path) -> Iterator[RunRecord | DamagedRecordError]:
+    """:func:`read_records` of one file."""
+    try:
+        lines = _lines(file)
+    except ValueError as error:
+        yield DamagedRecordError(file, str(error))
+        return
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield _parse(line)
+        except ValueError as error:
+            yield DamagedRecordError(file, str(error), number)
 
 
-def _decoded(line: str) -> Any:
+def _lines(file: Path) -> list[bytes]:
+    if found := not_a_file(file):
+        raise ValueError(f"{found}, where a file of records must be")
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not content:
+        raise ValueError("empty")
+    return content.splitlines()
+
+
+def _parse(line: bytes) -> RunRecord:
+    try:
+        content = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        content = _decoded(line)
+    given = content.keys() if isinstance(content, dict) else set()
+    if not NEEDED <= given <= NAMES:
+        raise ValueError(f"not a run record: missing {sorted(NEEDED - given)}, unknown {sorted(given - NAMES)}")
+    said = fault(content, RunRecord)
+    said = said or fault(content["recipe"], Recipe, "recipe") or fault(content["loss"], LossSettings, "loss")
+    if said:
+        raise ValueError(said)
+    record = RunRecord(**content)
+    if said := _wrong_length(record) or _out_of_range(record):
+        raise ValueError(said)
+    return record
+
+
+def _decoded(line: bytes) -> Any:
     """orjson is four times as fast; json reads NaN too, and says at which column a line is damaged."""
     try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return json.loads(line)
-
-
-def _parse(line: str) -> RunRecord:
-    try:
-        content = _decoded(line)
+        content = json.loads(line.decode())
+        orjson.dumps(content)  # refuses half a character and a whole number of more than 64 bits
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON (column {error.colno}: {error.msg}); it may have been cut off") from None
-    given = set(content) if isinstance(content, dict) else set()
-    if NEEDED - given or given - NAMES:
-        raise ValueError(f"not a run record: missing {sorted(NEEDED - given)}, unknown {sorted(given - NAMES)}")
-    return RunRecord(**content)
+    except (RecursionError, TypeError) as error:
+        raise ValueError(f"not a run record ({error})") from None
+    for name, value in content.items() if isinstance(content, dict) else ():
+        if name != "metrics" and not _is_finite(value):
+            raise ValueError(f"{name} is {short(value)}; its numbers must be finite")
+    return content
+
+
+def _is_finite(content: Any) -> bool:
+    try:
+        json.dumps(content, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _wrong_length(record: RunRecord) -> str:
+    """A list that is not as long as it must be, in words; "" if all are."""
+    for name in ("train_counts", "epochs"):
+        if not getattr(record, name):
+            return f"{name} is []; it must not be empty"
+    classes, of_classes = len(record.train_counts), "as train_counts has"
+    for name, length, why in (
+        ("classes", classes, of_classes),
+        ("per_class", classes, of_classes),
+        ("test_counts", classes, of_classes),
+        ("epoch_seconds", len(record.epochs), "as epochs has"),
+        ("reliability", BINS, "one of each bin of confidence"),
+    ):
+        if (found := len(getattr(record, name))) not in (0, length):
+            return f"{name} has {found} entries; it must have {length}, {why}"
+    for place, row in enumerate(record.reliability):
+        if len(row) != 3:
+            return f"reliability[{place}] is {short(row)}; it must be three numbers"
+    return ""
+
+
+def _out_of_range(record: RunRecord) -> str:
+    """A number that no run gives, in words; "" if there is none."""
+    if record.per_class and not record.metrics:
+        return "metrics is {}; the test set was touched, for per_class is there"
+    for key, number in record.metrics.items():
+        if number is None:
+            continue
+        if key in FRACTIONS and (number < 0 or number > 1):
+            return f"metrics.{key} is {number:g}; it must be a fraction, in [0, 1]"
+        if LARGEST < abs(number) < math.inf:
+            return f"metrics.{key} is {number:g}; it must be at most {LARGEST:g}"
+    if record.per_class and not 0 <= min(record.per_class) <= max(record.per_class) <= 1:
+        return f"per_class is {short(record.per_class)}; it must be fractions, in [0, 1]"
+    for name in ("train_counts", "test_counts", "epoch_seconds"):
+        if min(getattr(record, name), default=0) < 0:
+            return f"{name} is {short(getattr(record, name))}; it must not be negative"
+    if min(chain.from_iterable(record.reliability), default=0) < 0:
+        return "reliability holds a negative number; it counts samples"
+    return ""

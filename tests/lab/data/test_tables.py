@@ -17,10 +17,10 @@ from cyclofocal.lab.data import DamagedDataError, MissingDataError, load
 from cyclofocal.lab.data.load import load_table, table_digest
 from cyclofocal.lab.data.preprocess import prepare, split_table
 from cyclofocal.lab.data.tables import checked, read_table
+from cyclofocal.lab.hashes import file_hash
 from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.tabular import table
-from cyclofocal.lab.records import file_hash
 from cyclofocal.lab.training.train import Setup, train
 
 

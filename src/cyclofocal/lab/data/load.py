@@ -20,9 +20,9 @@ from cyclofocal.lab.data.shards import read_shards
 from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.data.tables import SUFFIXES, Table, read_table
 from cyclofocal.lab.data.timm_datasets import PREFIXES, read_host
+from cyclofocal.lab.hashes import file_hash
 from cyclofocal.lab.longtail import draw_per_class, exponential_counts
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError
-from cyclofocal.lab.records import file_hash
 
 PUBLISHED = {
     "fashion-mnist": read_fashion_mnist,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cyclofocal.lab.data import Images
 from cyclofocal.lab.data.splits import check_apart
+from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.oltr.backbone import Backbone, classifier_of
 from cyclofocal.lab.oltr.evaluation import evaluate
 from cyclofocal.lab.oltr.network import OpenLongTailed
@@ -22,7 +23,7 @@ from cyclofocal.lab.oltr.sampler import class_aware_batches
 from cyclofocal.lab.oltr.stage1 import FirstStageError, first_model, first_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import WEIGHT, StageRecipe, TwoStages
 from cyclofocal.lab.recipes.loss import LossSettings
-from cyclofocal.lab.records import RunRecord, content_hash
+from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.batches import check_shares, source
 from cyclofocal.lab.training.epoch import Course

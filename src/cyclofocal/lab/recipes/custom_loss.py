@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclofocal.lab.hashes import file_hash
 from cyclofocal.lab.messages import MissingDataError
-from cyclofocal.lab.records import file_hash
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.schema import WORDS
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
@@ -78,5 +79,4 @@ def _described(hint: Any) -> str:
     if origin is tuple:
         many = "numbers" if arguments[-1] is Ellipsis else f"{len(arguments)} numbers"
         return f"{many}, separated by commas"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return words.get(hint, f"one of {', '.join(GROUPS)}")
+    return WORDS.get(hint, f"one of {', '.join(GROUPS)}")

@@ -1,14 +1,9 @@
 """Files and folders to records: what is damaged, unfinished or no result is told, the rest is read."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from cyclofocal.lab.metrics import METRICS
-from cyclofocal.lab.records import RunRecord, read_records
-
-FRACTIONS = {metric.key for metric in METRICS if metric.percent}
+from cyclofocal.lab.records import DamagedRecordError, RunRecord, read_file
 
 OF_A_RUN = "run.json"
 """Beside it only ``record.jsonl`` holds a record; the other lines are epochs."""
@@ -63,39 +58,15 @@ def _read(file: Path) -> tuple[list[RunRecord], list[str]]:
     """Records of a file; many lines that are wrong in one way are told once."""
     records: list[RunRecord] = []
     wrong: dict[str, list[int]] = {}
-    for number, line in enumerate(read_records(file), start=1):
-        fault = _fault(line) if isinstance(line, RunRecord) else str(line).partition(": ")[2]
-        if isinstance(line, RunRecord) and not fault:
+    for line in read_file(file):
+        if isinstance(line, RunRecord):
             records.append(line)
         else:
-            wrong.setdefault(fault, []).append(number)
+            wrong.setdefault(line.fault, []).append(line.line)
     return records, [_told(file, fault, numbers) for fault, numbers in wrong.items()]
 
 
 def _told(file: Path, fault: str, numbers: Sequence[int]) -> str:
     if len(numbers) == 1:
-        return f"{file}, line {numbers[0]}: {fault}; left out."
+        return f"{DamagedRecordError(file, fault, numbers[0])}; left out."
     return f"{file}, {len(numbers)} lines from {numbers[0]} on: {fault}; left out."
-
-
-def _fault(record: RunRecord) -> str:
-    """What makes a record unusable as a whole; "" if nothing does."""
-    for name, content in (("recipe", record.recipe), ("loss", record.loss)):
-        if not (isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("name", "title"))):
-            return f"{name} is {_short(content)}; it must have a name and a title"
-    if not isinstance(record.seed, int):
-        return f"seed is {_short(record.seed)}; it must be a whole number"
-    numbers = record.metrics.values() if isinstance(record.metrics, dict) else [record.metrics]
-    for number in numbers:
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
-            return f"metrics hold {_short(number)}; they must be numbers"
-    for key in FRACTIONS & record.metrics.keys():
-        number = record.metrics[key]
-        if number is not None and (number < 0 or number > 1):
-            return f"{key} is {number:g}; it must be a fraction, in [0, 1]"
-    return ""
-
-
-def _short(content: Any) -> str:
-    text = json.dumps(content)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -12,9 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.records import RunRecord, content_hash, read_records, versions, write_atomically, write_record
+from cyclofocal.lab.records import RunRecord, read_records, versions, write_atomically, write_record
 from cyclofocal.lab.training import checkpoint
 
 Row = dict[str, Any]
