@@ -1,12 +1,23 @@
 """Every record below a folder is found once; what is wrong is named by file and line, and the rest is read."""
 
+import copy
 import json
+import os
+import random
 from dataclasses import asdict, replace
 
+import jinja2
 import pytest
+from rich.console import Console
 
-from cyclofocal.lab.records import write_record
+from cyclofocal.lab.records import DamagedRecordError, RunRecord, read_records, write_record
+from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.export import comma_separated, latex, markdown
+from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.load import read_runs
+from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.summary import summaries
+from cyclofocal.lab.report.terminal import table
 from evidence import grid
 
 RECORDS = list(grid(2))
@@ -31,7 +42,8 @@ def test_folders_are_searched_and_files_of_other_kinds_left_alone(tmp_path):
 def test_unfinished_and_tuning_runs_are_counted(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "run.json").write_text("{}")
-    (tmp_path / "t.jsonl").write_text(lines([replace(r, metrics={}) for r in RECORDS[:3]]))
+    untested = {"metrics": {}, "per_class": [], "reliability": [], "test_counts": []}
+    (tmp_path / "t.jsonl").write_text(lines([replace(r, **untested) for r in RECORDS[:3]]))
     records, said = read_runs([tmp_path])
     assert records == []
     assert said[0].startswith("1 run was not finished")
@@ -45,7 +57,10 @@ def test_unfinished_and_tuning_runs_are_counted(tmp_path):
         (lambda text: "7", "not a run record"),
         (lambda text: text.replace('"name": "digits"', '"nome": "digits"', 1), "recipe is"),
         (lambda text: text.replace('"seed": 0', '"seed": "zero"', 1), 'seed is "zero"; it must be a whole number'),
-        (lambda text: text.replace('"ece": 0.05', '"ece": "low"', 1), 'metrics hold "low"'),
+        (
+            lambda text: text.replace('"ece": 0.05', '"ece": "low"', 1),
+            'metrics.ece is "low"; it must be a number or null',
+        ),
         (lambda text: text.replace('"ece": 0.05', '"ece": 5.0', 1), "ece is 5; it must be a fraction, in [0, 1]"),
     ],
 )
@@ -74,3 +89,112 @@ def test_many_lines_of_one_fault_are_told_once(tmp_path):
 def test_a_path_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         read_runs([tmp_path / "nowhere"])
+
+
+ABSENT = object()
+VALUES = (ABSENT, None, [], [1], ["a"], [[1, 2]], {}, {"a": []}, "", "[/b]", "--metric=none", 3, -1, 2.5, True)
+REPORTS = 25
+"""Of the changed records; every one is read."""
+
+
+def places(content, path=()):
+    """Paths to all fields, and to the first and the last entry of every list."""
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in entries:
+        if isinstance(content, dict) or key in (0, len(content) - 1):
+            yield *path, key
+            yield from places(value, (*path, key))
+
+
+def changed(content, path, value):
+    content = place = copy.deepcopy(content)
+    for key in path[:-1]:
+        place = place[key]
+    if value is ABSENT:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return content
+
+
+def report(records, said):
+    """Everything that ``cyclofocal report`` can write."""
+    found = summaries(experiments(records))
+    ranked, console = ranking(found), Console(width=100)
+    with console.capture() as shown:
+        for summary in found:
+            console.print(table(summary, 100))
+    pages = page(found, ranked, said), markdown(found, ranked, said), comma_separated(found), latex(found, ranked)
+    return found[0], [*pages, shown.get()]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The page's template is compiled once."""
+    made, real = [], jinja2.Environment
+
+    def once(**options):
+        made.extend(() if made else [real(**options)])
+        return made[0]
+
+    monkeypatch.setattr(jinja2, "Environment", once)
+
+
+def test_a_changed_field_is_named_or_reported_as_it_is(tmp_path, quick):
+    """Whatever one field of one record holds, there is a report, and the numbers of the others are what they were."""
+    *others, last = grid(1)
+    whole = asdict(last)
+    cases = [(path, value) for path in dict.fromkeys(places(whole)) for value in VALUES]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(changed(whole, *case)) + "\n" for case in cases))
+    found = list(zip(cases, read_records(tmp_path / "a.jsonl"), strict=True))
+    accepted = [(case, record) for case, record in found if isinstance(record, RunRecord)]
+    for (path, value), error in found:
+        if isinstance(error, DamagedRecordError):
+            assert str(path[0]) in error.fault, (path, value)
+            assert "\n" not in str(error)
+    assert len(found) - len(accepted) > 1000
+    assert len(accepted) > 200
+
+    expected = means(summaries(experiments([*others, last]))[0])
+    for (path, value), record in random.Random(0).sample(accepted, REPORTS):
+        summary, texts = report([*others, record], ["a fault"])
+        assert means(summary) == expected, (path, value)
+        assert all(text.encode() for text in texts)
+
+
+def means(summary):
+    """Of the losses whose records were not changed."""
+    return {(row.metric.key, row.name): row.estimate.mean for row in summary.rows if row.name in ("ce", "focal")}
+
+
+@pytest.mark.parametrize("title", ["[/b]", "[red]digits", "[v2] digits"])
+def test_brackets_in_a_title_are_no_markup(title):
+    _, texts = report([replace(r, recipe={**r.recipe, "title": title}) for r in grid(1)], [])
+    assert title in texts[-1]
+
+
+def test_a_primary_metric_of_another_version_is_said():
+    summary, texts = report([replace(r, command="cyclofocal compare digits --metric kappa") for r in grid(1)], [])
+    assert summary.primary.key == "balanced_accuracy"
+    assert "The runs were begun with another primary metric, kappa" in texts[0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_what_is_no_file_is_named_and_the_rest_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text(lines(RECORDS[:2]))
+    (tmp_path / "b.jsonl").mkdir()
+    (tmp_path / "b.jsonl" / "c.jsonl").write_text(lines(RECORDS[2:3]))
+    (tmp_path / "d.jsonl").symlink_to("nowhere")
+    (tmp_path / "e.jsonl.gz").write_text(lines(RECORDS[3:4]))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").symlink_to("nowhere")
+    (tmp_path / "run" / "record.jsonl").mkdir()
+    records, said = read_runs([tmp_path])
+    assert len(records) == 3
+    for name, words in {
+        "b.jsonl": "a folder, where a file of records must be; left out.",
+        "d.jsonl": "a link that leads nowhere, where a file of records must be; left out.",
+        "e.jsonl.gz": "cannot be read (Not a gzipped file",
+        "run/record.jsonl": "a folder, where a file of records must be; left out.",
+    }.items():
+        assert sum(line.startswith(f"{tmp_path / name}: {words}") for line in said) == 1, said

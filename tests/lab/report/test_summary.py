@@ -185,3 +185,12 @@ def test_cross_entropy_is_the_reference_tuned_too_wherever_it_stands():
 def test_the_first_loss_is_the_reference_where_there_is_no_cross_entropy():
     records = [r for r in grid(6) if r.loss["name"] != CROSS_ENTROPY.name]
     assert summarise(records).reference == FOCAL.title
+
+
+def test_runs_with_another_number_of_classes_are_left_out():
+    *records, last = grid(3)
+    smaller = {"train_counts": [9, 9], "test_counts": [5, 5], "classes": ["a", "b"], "per_class": [0.5, 1.0]}
+    summary = summarise([*records, replace(last, **smaller)])
+    assert "Runs with another number of classes than the first run, left out: 1." in summary.notes
+    assert len(summary.class_rows) == 3
+    assert {row.loss: row.estimate.n for row in summary.of_metric(summary.primary)}["cyclical focal"] == 2

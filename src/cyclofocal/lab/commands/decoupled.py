@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cyclofocal.lab.commands.evaluate import PIPED_COLUMNS, definition, in_unit
@@ -68,7 +69,7 @@ def _show(title: str, evaluations: Sequence[Evaluation]) -> None:
     if not console.is_terminal:
         console.width = PIPED_COLUMNS
     metrics = {metric.key: metric for metric in shown() if metric.key in evaluations[0].numbers}
-    view = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
+    view = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=escape(title))
     view.title_style, view.title_justify = "bold", "left"
     view.add_column("classifier", no_wrap=True)
     chosen = [key for key in SHOWN if key in metrics]

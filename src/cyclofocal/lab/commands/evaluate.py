@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
@@ -91,7 +92,7 @@ def table(evaluations: Sequence[Evaluation]) -> Table:
     view = Table(box=SIMPLE_HEAD)
     view.add_column("")
     for evaluation in evaluations:
-        view.add_column(evaluation.title, justify="right")
+        view.add_column(escape(evaluation.title), justify="right")
     for metric in shown():
         if any(metric.key in evaluation.numbers for evaluation in evaluations):
             values = [evaluation.numbers.get(metric.key) for evaluation in evaluations]
@@ -103,7 +104,7 @@ def class_table(evaluations: Sequence[Evaluation]) -> Table:
     """Classes as rows, their training images and their accuracy by file."""
     view = Table("class", "training images", box=SIMPLE_HEAD)
     for evaluation in evaluations:
-        view.add_column(f"{evaluation.title}, %", justify="right")
+        view.add_column(f"{escape(evaluation.title)}, %", justify="right")
     for c, count in enumerate(evaluations[0].train_counts):
         view.add_row(str(c), str(count), *(f"{100 * evaluation.recall[c]:.1f}" for evaluation in evaluations))
     return view

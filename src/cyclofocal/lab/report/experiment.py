@@ -142,7 +142,8 @@ def _unlike(recipe: dict[str, Any], recipes: Sequence[dict[str, Any]]) -> str:
 
 
 def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]) -> Experiment:
-    records = _apart(records)
+    alike = [record for record in records if len(record.train_counts) == len(records[0].train_counts)]
+    others, records = len(records) - len(alike), _apart(alike)
     runs: dict[str, dict[tuple[int, int], RunRecord]] = {}
     doubles: dict[str, list[tuple[int, int]]] = {}
     for record in records:
@@ -155,6 +156,8 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
     titles = {name: members[0].loss["title"] for name, members in ordered.items()}
     shown = {name: t if list(titles.values()).count(t) == 1 else f"{t} ({name})" for name, t in titles.items()}
     notes = [f"{shown[name]}: {_cells(cells)} twice; the first is used." for name, cells in doubles.items()]
+    if others:
+        notes.append(f"Runs with another number of classes than the first run, left out: {others}.")
     notes += [*_mixed(ordered, shown), *_missing(ordered, shown), *_folds(ordered, shown)]
     notes += [*_of_one_answer(ordered, shown), *_never_focal(ordered, shown)]
     return Experiment(recipe, title, ordered, shown, tuple(notes))

@@ -20,6 +20,7 @@ from cyclofocal.lab.report.statistics import (
 )
 
 PRIMARY = "balanced_accuracy"
+KEYS = [metric.key for metric in METRICS]
 METRIC_OPTION = re.compile(r"--metric[ =](\w+)")
 
 
@@ -148,7 +149,8 @@ def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "
 
 def summaries(found: Sequence[Experiment], reference: str = "", metric: str = "") -> list[Summary]:
     """:func:`summarise` of each experiment, all at once, which is much faster."""
-    primary = primary_metric(metric or declared_metric(found) or PRIMARY)
+    declared = declared_metric(found)  # by a later version of the lab it may be unknown here, and the report says so
+    primary = primary_metric(metric or (declared if declared in KEYS else PRIMARY))
     reference = reference or default_reference(found)
     drafts = [_draft(experiment, reference or next(iter(experiment.runs)), primary) for experiment in found]
     cells = [(draft, key) for draft in drafts for key in draft.values]
@@ -167,7 +169,7 @@ def primary_metric(key: str) -> Metric:
     for metric in METRICS:
         if metric.key == key:
             return metric
-    raise ValueError(f"metric is {key!r}; it must be one of {', '.join(metric.key for metric in METRICS)}")
+    raise ValueError(f"metric is {key!r}; it must be one of {', '.join(KEYS)}")
 
 
 def declared_metric(found: Sequence[Experiment]) -> str:

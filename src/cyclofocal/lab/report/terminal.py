@@ -18,7 +18,8 @@ MARKS = {"better": "+", "worse": "-", "unclear": "", "too few": ""}
 def table(summary: Summary, columns: int) -> Table:
     """The rows as a table that fits 90 columns, set tighter to fit 80 where there are fewer."""
     padding = (0, 1) if columns >= 90 else (0, 0)
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding, title=summary.experiment.title)
+    title = escape(summary.experiment.title)
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding, title=title)
     shown.title_style, shown.title_justify = "bold", "left"
     shown.add_column("")  # a long name takes more lines, so that the numbers are whole
     for heading in ("mean [95 % interval]", f"minus {summary.reference}" if summary.reference else "", "p"):
