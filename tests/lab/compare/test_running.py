@@ -15,10 +15,10 @@ from cyclofocal.lab.compare.grid import ONE_CORE, CellError, Share, finished, gr
 from cyclofocal.lab.compare.local import run_local
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
-from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.records import RunRecord, write_record
 from cyclofocal.lab.training import checkpoint, epoch
 from cyclofocal.lab.training import run_folder as runs
-from cyclofocal.lab.training.run_folder import Run, identity, locked, run_folder
+from cyclofocal.lab.training.run_folder import OtherRunError, Run, identity, locked, run_folder
 from cyclofocal.lab.training.train import Setup, train
 
 RECIPE = replace(digits(), epochs=2, warmup_epochs=1)
@@ -153,6 +153,59 @@ def test_a_finished_cell_is_shared_with_the_other_commands(tmp_path, monkeypatch
     monkeypatch.setattr("cyclofocal.lab.training.train.train", None)
     (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
     assert run_cell(cell, Share()) == record
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return train(RECIPE, CYCLICAL, 1, Setup(cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 0}, "seed: 0 there, 1 now"),
+        ({"loss": {"name": "ce", "title": "cross-entropy"}}, "name: 'ce' there, 'cyclical' now"),
+        ({"metrics": {}, "per_class": []}, "test: False there"),
+    ],
+)
+def test_the_record_of_another_run_is_not_the_cells(change, words, record, tmp_path, monkeypatch):
+    """The error comes at once; nothing is trained or overwritten."""
+    monkeypatch.setattr("cyclofocal.lab.training.train.train", None)
+    (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    write_record(replace(record, **change), cell.record_path)
+    before = cell.record_path.read_bytes()
+    assert finished([cell]) == ({}, [])
+    with pytest.raises(OtherRunError, match=words) as error:
+        run_cell(cell, ONE_CORE)
+    assert str(error.value).startswith(f"{cell.record_path} is of another run (")
+    ((_, outcome),) = run_local([cell], workers=1)
+    assert str(outcome).startswith(f"{cell.title}: OtherRunError: {cell.record_path} is of another run")
+    assert cell.record_path.read_bytes() == before
+
+
+def test_the_record_of_a_node_with_other_packages_is_the_cells(record, tmp_path):
+    (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    write_record(replace(record, versions={"torch": "2.6"}), cell.record_path)
+    assert run_cell(cell, ONE_CORE).versions == {"torch": "2.6"}
+
+
+def test_a_tuned_cell_takes_the_settings_that_tuning_chose(record, tmp_path):
+    tuned = replace(CYCLICAL, name="cyclical:tuned", title="cyclical focal, tuned", trials=3)
+    (cell,) = grid([RECIPE], [tuned], [1], tmp_path)
+    chosen = {**vars(tuned), "gamma_hc": 1.5, "learning_rate_scale": 0.4}
+    write_record(replace(record, loss=chosen), cell.record_path)
+    assert finished([cell])[0][cell].loss == chosen
+    write_record(replace(record, loss={**chosen, "trials": 4}), cell.record_path)
+    assert finished([cell]) == ({}, [])
+
+
+def test_a_damaged_record_is_named_and_its_cell_runs_again(record, tmp_path, monkeypatch):
+    (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    write_record(replace(record, seconds="long"), cell.record_path)
+    found, (error,) = finished([cell])
+    assert found == {}
+    assert str(error) == f'{cell.record_path}, line 1: seconds is "long"; it must be a number'
+    assert numbers(run_cell(cell, ONE_CORE)) == numbers(record)
 
 
 def test_a_short_run_writes_no_checkpoint(tmp_path, monkeypatch):

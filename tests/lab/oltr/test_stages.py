@@ -1,6 +1,7 @@
 """Both stages run from one command, go on after a stop, and are the same on two processes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.oltr import recipes, stages
 from cyclofocal.lab.oltr.evaluation import evaluate_file
+from cyclofocal.lab.oltr.features import features_of
 from cyclofocal.lab.oltr.recipes import cyclical
 from cyclofocal.lab.oltr.stage1 import FirstStageError, first_weights, last_weights
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
@@ -22,7 +24,7 @@ from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
 from cyclofocal.lab.records import read_records
 from cyclofocal.lab.training import checkpoint
 from cyclofocal.lab.training.learner import initial_model
-from cyclofocal.lab.training.run_folder import identity
+from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, identity
 from cyclofocal.lab.training.train import Setup
 from stages import FIRST
 
@@ -179,6 +181,49 @@ def test_stages_that_do_not_fit_are_refused():
         replace(SECOND, mixup=0.2)
     with pytest.raises(ValueError, match="give one open set"):
         replace(FIRST, open_source="elsewhere")
+
+
+@pytest.mark.parametrize("name", ["record.jsonl", "checkpoint-00001.pt"])
+def test_a_second_stage_refuses_files_of_another_first(out, tmp_path, name):
+    shutil.copytree(out / "digits-1", tmp_path / "digits-1")
+    ours, theirs = (record(tmp_path, 1, loss)[1] for loss in ("ce", "cyclical"))
+    shutil.copy(theirs / name, ours)
+    with pytest.raises(FirstStageError, match="is of another run") as error:
+        train_second(STAGES, CE, 0, tmp_path, CPU)
+    assert str(error.value).startswith(str(ours / name))
+    assert "name: 'cyclical' there, 'ce' now" in str(error.value)
+
+
+def test_a_finished_stage_of_another_run_is_refused(out, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "fit", None)
+    shutil.copytree(out / "digits-1", tmp_path / "digits-1")
+    ours, theirs = (record(tmp_path, 1, loss)[1] for loss in ("ce", "cyclical"))
+    shutil.copy(theirs / "record.jsonl", ours)
+    with pytest.raises(OtherRunError, match="name: 'cyclical' there, 'ce' now"):
+        train_first(STAGES, CE, 0, tmp_path, CPU)
+
+
+def test_a_folder_in_the_place_of_the_logits_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "fit", None)
+    (tmp_path / "predictions.npz").mkdir()
+    with pytest.raises(DamagedRunError, match=r"predictions\.npz: a folder, where a run has a file"):
+        stages.train_stage(FIRST, CROSS_ENTROPY, 0, replace(CPU, folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "empty"),
+        ("[1]", "not a dictionary"),
+        ("{}", "recipe is null; it must be a dictionary"),
+        ('{"recipe": {"name": 1}}', "it must have epochs, learning_rate, source, title"),
+    ],
+)
+def test_the_features_of_a_run_that_says_not_what_it_is(content, words, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=words) as error:
+        features_of(tmp_path, CPU)
+    assert str(error.value).startswith(f"{tmp_path / 'run.json'}: ")
 
 
 def test_two_processes_give_the_numbers_of_one(out, tmp_path):

@@ -1,22 +1,28 @@
 """A run killed at any moment goes on with the same call and ends bit-identical to one that was not."""
 
+import hashlib
+import io
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from cyclofocal.lab.data import DataSet
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
-from cyclofocal.lab.records import RunRecord, read_records
+from cyclofocal.lab.records import RunRecord, read_records, write_record
 from cyclofocal.lab.training import checkpoint
 from cyclofocal.lab.training import run_folder as runs
-from cyclofocal.lab.training.run_folder import OtherRunError
+from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, Run, identity, locked
 from cyclofocal.lab.training.train import Setup, train
 
 RECIPE = replace(
@@ -214,3 +220,174 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     monkeypatch.setattr(DataSet, "digest", "0123456789abcdef")
     with pytest.raises(OtherRunError, match="other data"):
         train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
+
+
+@pytest.fixture(scope="module")
+def of_seed_4(tmp_path_factory):
+    """A run of another seed; its files fit the folder of the first in all but what they say."""
+    folder = tmp_path_factory.mktemp("other")
+    train(RECIPE, CYCLICAL, 4, Setup(folder=folder, cpu=True))
+    return folder
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """No step may be made."""
+    monkeypatch.setattr("cyclofocal.lab.training.train.fit", None)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("with_run", [True, False], ids=["with run.json", "alone"])
+def test_the_record_of_another_run_is_refused_and_left(with_run, tmp_path, whole, of_seed_4):
+    if with_run:
+        shutil.copy(whole[0] / "run.json", tmp_path)
+    shutil.copy(of_seed_4 / "record.jsonl", tmp_path)
+    with pytest.raises(OtherRunError) as error:
+        go_on(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'record.jsonl'} is of another run (seed: 4 there, 3 now); move it")
+    assert (tmp_path / "record.jsonl").read_bytes() == (of_seed_4 / "record.jsonl").read_bytes()
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_record_without_test_metrics_is_not_a_tested_run(tmp_path, whole):
+    record = replace(whole[1], metrics={}, per_class=[], reliability=[], test_counts=[])
+    write_record(record, tmp_path / "record.jsonl")
+    with pytest.raises(OtherRunError, match="test: False there"):
+        go_on(tmp_path)
+
+
+@pytest.mark.usefixtures("idle")
+def test_the_checkpoint_of_another_run_is_refused_and_left(tmp_path, whole, of_seed_4):
+    shutil.copy(whole[0] / "run.json", tmp_path)
+    copied = Path(shutil.copy(of_seed_4 / "checkpoint-00004.pt", tmp_path))
+    with pytest.raises(OtherRunError) as error:
+        go_on(tmp_path)
+    assert str(error.value).startswith(f"{copied} is of another run (seed: 4 there, 3 now)")
+    assert copied.exists()
+
+
+def test_a_checkpoint_that_does_not_say_whose_it_is_is_used(tmp_path, whole, monkeypatch):
+    interrupt_after(monkeypatch, tmp_path, 3)
+    content = checkpoint.load(checkpoint.checkpoints(tmp_path)[0])
+    del content["run"]
+    checkpoint.save(tmp_path, 2, content)
+    assert_same(tmp_path, go_on(tmp_path), whole)
+
+
+def signed(payload):
+    """A file with the header of a checkpoint, whatever is in it."""
+    return checkpoint._HEADER + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+
+
+def saved(content):
+    payload = io.BytesIO()
+    torch.save(content, payload)
+    return payload.getvalue()
+
+
+class Foreign:
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+PARTS = ("rows", "seconds", "data", "model", "optimizer", "criterion", "average")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: saved({"rows": Foreign()}), "holds posix.system, and not tensors, numbers and text alone"),
+        (lambda: saved({"rows": np.float64(1)}), "scalar, and not tensors, numbers and text alone"),
+        (lambda: pickle.dumps({"rows": []}), "torch cannot read it"),
+        (lambda: b"PK of no archive", "torch cannot read it"),
+        (lambda: b"", "torch cannot read it"),
+        (lambda: saved(dict.fromkeys(PARTS[2:], 0)), "no rows and no seconds in it"),
+        (lambda: saved([1]), "no average and no criterion and no data"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_named(make, words, tmp_path):
+    """The one before is used."""
+    run = Run(tmp_path, identity(RECIPE, CYCLICAL, 3))
+    run.keep(0, dict.fromkeys(PARTS, 0) | {"rows": [{}]})
+    newest = tmp_path / "checkpoint-00001.pt"
+    newest.write_bytes(signed(make()))
+    content, (error,) = run.resume(PARTS)
+    assert content["rows"] == [{}]
+    assert str(error).startswith(f"{newest}: ")
+    assert words in str(error)
+    assert "\n" not in str(error)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, whole, monkeypatch):
+    interrupt_after(monkeypatch, tmp_path, 1)
+    (path,) = checkpoint.checkpoints(tmp_path)
+    content = checkpoint.load(path)
+    checkpoint.save(tmp_path, 0, content | {"model": {"weight": torch.zeros(2)}})
+    with pytest.raises(DamagedRunError, match="newest checkpoint is of another model") as error:
+        go_on(tmp_path)
+    assert "\n" not in str(error.value)
+    assert path.exists()
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.skipif(os.name != "posix", reason="links")
+@pytest.mark.parametrize("target", [None, "nowhere/at/all", "itself"])
+@pytest.mark.parametrize("name", ["run.json", "epochs.jsonl", "record.jsonl", "checkpoint-00002.pt", "lock"])
+def test_something_else_in_the_place_of_a_file_is_named(name, target, tmp_path):
+    """Before any work; it is left as it is."""
+    path = tmp_path / name
+    if target is None:
+        path.mkdir()
+    else:
+        path.symlink_to(name if target == "itself" else target)
+    kind = "a link that leads nowhere" if target else "a folder"
+    with pytest.raises(DamagedRunError) as error, locked(tmp_path):
+        go_on(tmp_path)
+    assert str(error.value).startswith(f"{path}: {kind}, where a run has a file; move or remove it")
+    assert os.path.lexists(path)
+    assert path.is_symlink() == (target is not None)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b'{"recipe": {"na', "not JSON; it may have been cut off"),
+        ("{'caf\xe9': 1}".encode("latin-1"), "not JSON"),
+        (b'{"caf\xe9": 1}', "not JSON"),
+        (b"[1, 2]", "not a dictionary"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_damaged_run_json_is_named_and_left(content, words, tmp_path):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(DamagedRunError) as error:
+        go_on(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'run.json'}: {words}")
+    assert "restore it, or remove the folder" in str(error.value)
+    assert (tmp_path / "run.json").read_bytes() == content
+
+
+def test_what_a_killed_process_left_is_removed_and_no_more(tmp_path):
+    run = Run(tmp_path, identity(RECIPE, CYCLICAL, 3))
+    for name in (".record.jsonl-12.tmp", ".checkpoint-00001.pt-0a1b2c3d.tmp"):
+        (tmp_path / name).touch()
+    for name in (".notes.tmp", ".record.jsonl-mine", "run.json.tmp"):
+        (tmp_path / name).touch()
+    (tmp_path / ".epochs.jsonl-3.tmp").mkdir()
+    run.resume()
+    left = {path.name for path in tmp_path.iterdir()} - {"run.json", "epochs.jsonl"}
+    assert left == {".notes.tmp", ".record.jsonl-mine", "run.json.tmp", ".epochs.jsonl-3.tmp"}
+
+
+def test_an_unfinished_file_takes_no_name_in_use(tmp_path, monkeypatch):
+    """A folder or a link under the name that a process of this number would once have taken is left alone."""
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / f".record.jsonl-{os.getpid()}.tmp").symlink_to("precious")
+    (tmp_path / f".run.json-{os.getpid()}.tmp").mkdir()
+    run = Run(tmp_path, identity(RECIPE, CYCLICAL, 3))
+    run.finish(RunRecord({}, {}, 0, {}, "cpu", [], [], {}, 1.0))
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "record.jsonl").is_file()

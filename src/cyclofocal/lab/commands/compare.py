@@ -210,7 +210,7 @@ def _run_with_progress(cells: list[Cell], backend: Backend) -> tuple[list[RunRec
                 else:
                     done[cell] = outcome
     except (BackendError, KeyboardInterrupt) as error:
-        kept = sum(cell.record_path.exists() for cell in cells)
+        kept = len(finished(cells)[0])
         reason = f"{error}; " if isinstance(error, BackendError) else ""
         said = f"stopped: {reason}{kept} of {len(cells)} runs are kept, the same command continues"
         console.print(said, style="red", markup=False, soft_wrap=True)

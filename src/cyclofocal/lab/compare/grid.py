@@ -7,14 +7,26 @@ from typing import TYPE_CHECKING
 
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.records import DamagedRecordError, RunRecord, read_records
-from cyclofocal.lab.training.run_folder import locked, run_folder
+from cyclofocal.lab.records import DamagedRecordError, RunRecord
+from cyclofocal.lab.training.run_folder import (
+    DamagedRunError,
+    OtherRunError,
+    check_same,
+    identity,
+    identity_of,
+    locked,
+    run_folder,
+    stored_record,
+)
 
 if TYPE_CHECKING:
     from cyclofocal.lab.training.train import Setup
 
 CHECKPOINT_SECONDS = 30.0
 """Between two checkpoints of a cell; shorter runs write none."""
+
+NOT_TUNED = ("name", "title", "file", "digest", "trials")
+"""Fields of a loss that tuning leaves as they are."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +106,20 @@ def folds(recipe: Recipe) -> list[Recipe]:
 
 
 def finished(cells: Iterable[Cell]) -> tuple[dict[Cell, RunRecord], list[DamagedRecordError]]:
-    """Records of the cells that have one, and what is wrong with files that hold none (they will run again)."""
+    """Records of the cells that have one, and what is wrong with files that hold none (they will run again).
+
+    A cell whose folder holds the record of another run has none; :func:`run_cell` says so.
+    """
     records: dict[Cell, RunRecord] = {}
     damaged: list[DamagedRecordError] = []
     for cell in cells:
-        for line in read_records(cell.record_path) if cell.record_path.exists() else ():
-            if isinstance(line, RunRecord):
-                records[cell] = line
-            else:
-                damaged.append(line)
+        try:
+            record, faults = _stored(cell)
+        except (DamagedRunError, OtherRunError):
+            continue
+        damaged += faults
+        if record is not None:
+            records[cell] = record
     return records, damaged
 
 
@@ -116,6 +133,10 @@ def run_cell(cell: Cell, share: Share, wait: bool = True) -> RunRecord | None:
 
     Returns:
         The record, which is on disk; None where another process runs the cell and ``wait`` is False.
+
+    Raises:
+        OtherRunError, DamagedRunError: the cell's folder holds what is not its own.
+        What training raises.
     """
     import torch
 
@@ -125,8 +146,8 @@ def run_cell(cell: Cell, share: Share, wait: bool = True) -> RunRecord | None:
     with locked(cell.folder, wait) as held:
         if not held:
             return None
-        if cell in (done := finished([cell])[0]):
-            return done[cell]
+        if (done := _stored(cell)[0]) is not None:
+            return done
         setup = Setup(
             cell.root,
             cell.folder,
@@ -141,6 +162,18 @@ def failure(cell: Cell, error: BaseException) -> CellError:
     """The error of a cell, in one line."""
     said = " ".join(str(error).split())
     return CellError(f"{cell.title}: {type(error).__name__}{f': {said}' if said else ''}")
+
+
+def _stored(cell: Cell) -> tuple[RunRecord | None, list[DamagedRecordError]]:
+    """The cell's record, and what is damaged."""
+    record, damaged = stored_record(cell.record_path)
+    if record is not None:
+        asked = identity(cell.recipe, cell.loss, cell.seed)
+        asked["versions"] = record.versions  # of the node that ran it; a report tells where they are mixed
+        if cell.loss.trials:
+            asked["loss"] = record.loss | {name: asked["loss"][name] for name in NOT_TUNED}
+        check_same(cell.record_path, identity_of(record), asked)
+    return record, damaged
 
 
 def _settled(cell: Cell, setup: "Setup") -> LossSettings:

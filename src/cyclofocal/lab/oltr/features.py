@@ -1,6 +1,5 @@
 """What the network of a run that has ended makes of its images: their features, and the classifier it has for them."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,12 @@ from cyclofocal.lab.oltr.predictions import Predictions
 from cyclofocal.lab.oltr.stage1 import FirstStageError, last_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.stages import load_open
+from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.schema import fault
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.batches import source
 from cyclofocal.lab.training.predict import predict
+from cyclofocal.lab.training.run_folder import stored_identity
 from cyclofocal.lab.training.train import Setup, start_accelerator
 
 Featured = tuple[Tensor, Tensor]
@@ -98,15 +100,19 @@ def _read(folder: Path) -> tuple[StageRecipe, str, int]:
     """Recipe, title and seed of a run, from its folder."""
     if not (folder / "run.json").is_file():
         raise FirstStageError(f"{folder}: no run there; it must be a folder with a run.json")
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = stored_identity(folder)
+    said = fault(run.get("recipe"), StageRecipe, "recipe") or fault(run.get("loss"), LossSettings, "loss")
+    if said or not isinstance(run.get("seed"), int):
+        raise FirstStageError(f"{folder / 'run.json'}: {said or 'it has no seed'}")
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in run["recipe"].items()
     }
-    fields |= {"groups": ShotGroups(**fields["groups"]), "precision": "no"}
     try:
-        recipe = StageRecipe(**fields)
-    except TypeError:
+        recipe = StageRecipe(**fields | {"groups": ShotGroups(**fields["groups"]), "precision": "no"})
+    except (KeyError, TypeError):
         raise FirstStageError(f"{folder}: a run of another version of cyclofocal; run it again") from None
+    except ValueError as error:
+        raise FirstStageError(f"{folder / 'run.json'}: {error}") from None
     if recipe.stage == 2:
         raise FirstStageError(f"{folder}: a stage 2, whose classifier is not linear; give the folder of its stage 1")
     if is_table(recipe.source, recipe.target):

@@ -1,6 +1,5 @@
 """The first stage: its network, and its weights at the end, which a second stage or another classifier begins with."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from cyclofocal.lab.oltr.weights import load_weights
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import checkpoint
 from cyclofocal.lab.training.learner import initial_model
-from cyclofocal.lab.training.run_folder import OtherRunError, Run
+from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, Run, stored_identity
 
 
 class FirstStageError(ValueError):
@@ -62,7 +61,7 @@ def first_weights(folder: Path, wanted: dict[str, Any]) -> dict[str, Tensor]:
             raise FirstStageError(f"{folder}: no run there")
         Run(folder, wanted, writes=False)
         return last_weights(folder)
-    except (FirstStageError, OtherRunError) as error:
+    except (FirstStageError, OtherRunError, DamagedRunError) as error:
         raise FirstStageError(f"{error}; {needed}") from None
 
 
@@ -71,9 +70,10 @@ def last_weights(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         FirstStageError: the run has not ended, or its last checkpoint is damaged.
+        OtherRunError, DamagedRunError: the folder holds what is not its own.
     """
-    found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    if Run(folder, found, writes=False).finished() is None:
+    run = Run(folder, stored_identity(folder), writes=False)
+    if run.finished() is None:
         raise FirstStageError(f"{folder}: this run has not ended; let it end first")
     content, damaged = checkpoint.newest(folder)
     if damaged:
@@ -83,5 +83,9 @@ def last_weights(folder: Path) -> dict[str, Tensor]:
             f"{folder}: no checkpoint, and so no weights; `cyclofocal compare` leaves none. Run it again by `cyclofocal"
             " train` or `cyclofocal reproduce`, which do, with the same settings and another --out"
         )
+    content, damaged = run.newest(("model", "average"))
+    if content is None or damaged:
+        fault = str(damaged[0]) if damaged else f"{folder}: no checkpoint"
+        raise FirstStageError(f"{fault}; remove the folder and run it again")
     average = content["average"]  # of timm, which wraps the model
     return {name.removeprefix("module."): value for name, value in average.items()} if average else content["model"]

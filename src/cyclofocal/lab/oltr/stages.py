@@ -31,7 +31,7 @@ from cyclofocal.lab.training.learner import Learner, build_learner
 from cyclofocal.lab.training.models import check_model
 from cyclofocal.lab.training.optim import build_criterion, optimizer_over, weight_groups
 from cyclofocal.lab.training.predict import predict
-from cyclofocal.lab.training.run_folder import Run, identity, run_folder
+from cyclofocal.lab.training.run_folder import Run, identity, refuse_obstacle, run_folder
 from cyclofocal.lab.training.schedule import Moment
 from cyclofocal.lab.training.train import Setup, conclude, fit, from_main, load_data, resume, start_accelerator
 
@@ -100,7 +100,10 @@ def train_stage(
         raise FirstStageError(f"stage is {recipe.stage}; stage 2 begins with weights of stage 1, and stage 1 with none")
     accelerator = start_accelerator(recipe, setup)
     what = identity(recipe, loss, seed)
-    run = Run(setup.folder, what, accelerator.is_main_process) if setup.folder else None
+    run = None
+    if setup.folder:
+        run = Run(setup.folder, what, accelerator.is_main_process)
+        refuse_obstacle(setup.folder / PREDICTIONS)
     if run and (done := from_main(accelerator, run.finished() if accelerator.is_main_process else None)):
         return done
     with rng.kept():

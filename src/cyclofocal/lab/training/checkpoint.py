@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,33 +37,56 @@ def save(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
     return path
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """Content of a checkpoint, on the CPU.
 
+    Args:
+        path: of the file.
+        needed: names that must be in it.
+
     Raises:
-        DamagedCheckpointError: cut off, changed, or never a checkpoint.
+        DamagedCheckpointError: cut off, changed, never a checkpoint, or without a name that is needed.
     """
-    written = path.read_bytes()
+    try:
+        written = path.read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     header, _, payload = written.partition(b"\n")
     if not header.startswith(_HEADER):
         raise DamagedCheckpointError(f"{path}: not a checkpoint, or its beginning is damaged")
     if hashlib.sha256(payload).hexdigest().encode() != header.removeprefix(_HEADER):
         raise DamagedCheckpointError(f"{path}: damaged or cut off, its SHA-256 is not the one written with it")
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, for a pickle can fail anywhere
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        said = f"holds {named[1]}, and not tensors, numbers and text alone" if named else "torch cannot read it"
+        raise DamagedCheckpointError(f"{path}: {said}") from None
+    found = content.keys() if isinstance(content, dict) else set()
+    if missing := sorted(set(needed) - found):
+        raise DamagedCheckpointError(f"{path}: no {' and no '.join(missing)} in it")
+    return content
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of a folder, the newest first."""
+    """Checkpoints of a folder, which need not be there, the newest first."""
     names = re.compile(r"checkpoint-\d+\.pt")
+    if not folder.is_dir():
+        return []
     return sorted((path for path in folder.iterdir() if names.fullmatch(path.name)), reverse=True)
 
 
-def newest(folder: Path) -> tuple[dict[str, Any] | None, list[DamagedCheckpointError]]:
-    """Content of the newest whole checkpoint, None where there is none; and what is wrong with newer ones."""
+def newest(folder: Path, needed: Iterable[str] = ()) -> tuple[dict[str, Any] | None, list[DamagedCheckpointError]]:
+    """Content of the newest whole checkpoint, None where there is none; and what is wrong with newer ones.
+
+    Args:
+        folder: of the run.
+        needed: names that must be in it.
+    """
     damaged: list[DamagedCheckpointError] = []
     for path in checkpoints(folder):
         try:
-            return load(path), damaged
+            return load(path, needed), damaged
         except DamagedCheckpointError as error:
             damaged.append(error)
     return None, damaged

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -15,7 +15,16 @@ from filelock import FileLock, Timeout
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.records import RunRecord, read_records, versions, write_atomically, write_record
+from cyclofocal.lab.records import (
+    DamagedRecordError,
+    RunRecord,
+    not_a_file,
+    read_records,
+    versions,
+    write_atomically,
+    write_record,
+)
+from cyclofocal.lab.schema import short
 from cyclofocal.lab.training import checkpoint
 
 Row = dict[str, Any]
@@ -23,9 +32,19 @@ Row = dict[str, Any]
 LONGEST = 80
 """Letters of a readable part of a path; the whole is in run.json."""
 
+FILES = ("run.json", "epochs.jsonl", "record.jsonl")
+"""Files of a run; its checkpoints are the others."""
+
+LEFTOVER = re.compile(r"\.(run\.json|epochs\.jsonl|record\.jsonl|checkpoint-\d+\.pt)-\w+\.tmp")
+"""Name of a file that a killed process was writing."""
+
 
 class OtherRunError(ValueError):
-    """A folder that holds another run than the one asked for; the message says in what they differ."""
+    """A folder or file of another run than the one asked for; the message says in what they differ."""
+
+
+class DamagedRunError(ValueError):
+    """A file of a run that cannot be used; the message begins with its path, and says what to do."""
 
 
 def run_folder(root: Path, recipe: Recipe, loss: LossSettings, seed: int) -> Path:
@@ -40,8 +59,72 @@ def run_folder(root: Path, recipe: Recipe, loss: LossSettings, seed: int) -> Pat
 
 def identity(recipe: Recipe, loss: LossSettings, seed: int) -> dict[str, Any]:
     """All that decides the numbers of a run, as JSON has it."""
-    content = {"recipe": asdict(recipe), "loss": asdict(loss), "seed": seed, "versions": _versions()}
-    return json.loads(json.dumps(content))
+    content = {"recipe": vars(recipe), "loss": vars(loss), "seed": seed, "versions": _versions()}
+    return json.loads(json.dumps(content, default=asdict))  # asdict of all would copy every value
+
+
+def identity_of(record: RunRecord) -> dict[str, Any]:
+    """The :func:`identity` of the run that a record is of, with ``"test": False`` if the test set was left alone."""
+    content = {"recipe": record.recipe, "loss": record.loss, "seed": record.seed, "versions": record.versions}
+    return content if record.metrics else content | {"test": False}
+
+
+def stored_identity(folder: Path) -> dict[str, Any]:
+    """The :func:`identity` of the run that a folder holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedRunError: ``run.json`` says no such thing.
+    """
+    path = folder / "run.json"
+    refuse_obstacle(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        wrong = "" if isinstance(found, dict) else "not a dictionary"
+    except (ValueError, RecursionError):
+        wrong = "empty" if not path.stat().st_size else "not JSON; it may have been cut off"
+    if wrong:
+        raise DamagedRunError(
+            f"{path}: {wrong}. It says which run the folder holds: restore it, or remove the folder, or use another"
+        )
+    return found
+
+
+def stored_record(path: Path) -> tuple[RunRecord | None, list[DamagedRecordError]]:
+    """The record of a run that has ended, None where there is none or a damaged one; and what is damaged.
+
+    Raises:
+        DamagedRunError: there is something else than a file.
+    """
+    refuse_obstacle(path)
+    lines = list(read_records(path)) if path.exists() else []
+    records = [line for line in lines if isinstance(line, RunRecord)]
+    return next(iter(records), None), [line for line in lines if isinstance(line, DamagedRecordError)]
+
+
+def check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuse a file of another run.
+
+    Raises:
+        OtherRunError: says in what the two differ.
+    """
+    if differences := _differences(found, asked):
+        raise OtherRunError(
+            f"{path} is of another run ({'; '.join(differences)}); move it out of this folder, and run the same"
+            " command again"
+        )
+
+
+def refuse_obstacle(path: Path) -> None:
+    """Refuse a folder, or a link that leads nowhere, in the place of a file of a run.
+
+    Raises:
+        DamagedRunError: says what lies there.
+    """
+    if found := not_a_file(path):
+        raise DamagedRunError(
+            f"{path}: {found}, where a run has a file; move or remove it, and run the same command again"
+        )
 
 
 @contextmanager
@@ -54,8 +137,12 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     Args:
         folder: of the run; it is made.
         wait: until another process lets go of it; else False is given at once.
+
+    Raises:
+        DamagedRunError: something else lies in the place of the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_obstacle(folder / "lock")
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=-1 if wait else 0)
@@ -80,32 +167,53 @@ class Run:
 
     Raises:
         OtherRunError: the folder holds a run of another recipe, loss, seed or version.
+        DamagedRunError: a file in it cannot be used, or something else lies in its place.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any], writes: bool = True, checkpoint_seconds: float = 0) -> None:
         self.folder, self.identity, self.writes = folder, run, writes
         self.checkpoint_seconds, self.kept_at = checkpoint_seconds, time.monotonic()
         self.record_path, self.epochs_path = folder / "record.jsonl", folder / "epochs.jsonl"
+        for path in (*map(folder.joinpath, FILES), *checkpoint.checkpoints(folder)):
+            refuse_obstacle(path)
         if (folder / "run.json").exists():
-            self._check(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+            self._check(stored_identity(folder))
         elif writes:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "run.json", json.dumps(run, indent=1).encode())
 
     def finished(self) -> RunRecord | None:
-        """The record of a run that has ended; None where there is none, or a damaged one."""
-        if not self.record_path.exists():
-            return None
-        for line in read_records(self.record_path):
-            if isinstance(line, RunRecord):
-                return line
-        return None
+        """The record of a run that has ended; None where there is none, or a damaged one.
 
-    def resume(self) -> tuple[dict[str, Any] | None, list[checkpoint.DamagedCheckpointError]]:
-        """Newest whole checkpoint and what is wrong with newer ones; rows after it are cut off."""
-        for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink()
-        content, damaged = checkpoint.newest(self.folder)
+        Raises:
+            OtherRunError: it is the record of another run.
+        """
+        record, _ = stored_record(self.record_path)
+        if record is not None:
+            check_same(self.record_path, identity_of(record), self.identity)
+        return record
+
+    def newest(
+        self, needed: Iterable[str] = ()
+    ) -> tuple[dict[str, Any] | None, list[checkpoint.DamagedCheckpointError]]:
+        """Newest whole checkpoint that has all that is needed, and what is wrong with newer ones.
+
+        Raises:
+            OtherRunError: it is a checkpoint of another run.
+        """
+        content, damaged = checkpoint.newest(self.folder, needed)
+        if content is not None and "run" in content:  # older ones do not say whose they are
+            check_same(checkpoint.checkpoints(self.folder)[len(damaged)], content["run"], self.identity)
+        return content, damaged
+
+    def resume(
+        self, needed: Iterable[str] = ()
+    ) -> tuple[dict[str, Any] | None, list[checkpoint.DamagedCheckpointError]]:
+        """:meth:`newest`; rows after it are cut off."""
+        content, damaged = self.newest({"rows", *needed})
+        for leftover in self.folder.iterdir():
+            if LEFTOVER.fullmatch(leftover.name) and leftover.is_file():
+                leftover.unlink()
         rows = content["rows"] if content else []
         write_atomically(self.epochs_path, "".join(map(_line, rows)).encode())
         return content, damaged
@@ -115,7 +223,7 @@ class Run:
         with self.epochs_path.open("a", encoding="utf-8") as file:
             file.write(_line(content["rows"][-1]))
         if time.monotonic() - self.kept_at >= self.checkpoint_seconds:
-            checkpoint.save(self.folder, epoch, content)
+            checkpoint.save(self.folder, epoch, content | {"run": self.identity})
             self.kept_at = time.monotonic()
 
     def finish(self, record: RunRecord) -> None:
@@ -152,6 +260,8 @@ def _differences(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
         there, here = found.get(key), asked.get(key)
         if isinstance(there, dict) and isinstance(here, dict):
             said += _differences(there, here)
+        elif isinstance(here, dict):
+            said.append(f"{key}: {short(there)} there")
         elif there != here:
             said.append(f"{key}: {there!r} there, {here!r} now")
     return said

@@ -28,7 +28,7 @@ from cyclofocal.lab.training.mixup import build_mixer
 from cyclofocal.lab.training.models import check_model
 from cyclofocal.lab.training.predict import predict
 from cyclofocal.lab.training.progress import Display
-from cyclofocal.lab.training.run_folder import OtherRunError, Row, Run, identity
+from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, Row, Run, identity
 from cyclofocal.lab.training.schedule import never_focal
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ LOADED = (
     *("label_key", "target", "digest", "folds", "fold", "validation_fraction"),
 )
 """Fields of a recipe that :func:`~cyclofocal.lab.data.load` takes as they are."""
+
+RESUMED = ("rows", "seconds", "data", "model", "optimizer", "criterion", "average")
+"""Names in a checkpoint that a run is resumed from."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = N
 
     Raises:
         FloatingPointError: the loss, or a logit of the validation set, is no longer finite; says where.
-        OtherRunError: the folder holds another run.
+        OtherRunError: the folder holds another run, or its record or checkpoint.
+        DamagedRunError: a file in the folder cannot be used.
         MissingDataError, DamagedDataError, ValueError: before the first step.
     """
     started, setup = time.perf_counter(), setup or Setup()
@@ -213,10 +217,11 @@ def resume(learner: Learner, run: Run, data: DataSet) -> tuple[list[Row], float]
 
     Raises:
         OtherRunError: the run began on other data.
+        DamagedRunError: the checkpoint is of another model.
     """
     content = None
     if learner.accelerator.is_main_process:
-        content, damaged = run.resume()
+        content, damaged = run.resume(RESUMED)
         for error in damaged:
             print(f"damaged checkpoint, the one before is used: {error}", file=sys.stderr)
     content = from_main(learner.accelerator, content)
@@ -227,7 +232,14 @@ def resume(learner: Learner, run: Run, data: DataSet) -> tuple[list[Row], float]
             f"{run.folder}: this run began on other data: the labels or names of {data.title} have changed since;"
             " remove the folder to begin anew"
         )
-    learner.load_state_dict(content)
+    try:
+        learner.load_state_dict(content)
+    except (KeyError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise DamagedRunError(
+            f"{run.folder}: its newest checkpoint is of another model or optimiser ({said}); move it out of the folder,"
+            " and run the same command again"
+        ) from None
     return content["rows"], content["seconds"]
 
 
