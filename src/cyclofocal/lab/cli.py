@@ -7,13 +7,17 @@ NEEDED = ("jinja2", "matplotlib", "numpy", "orjson", "rich", "scipy", "sklearn",
 
 
 def main() -> None:
-    """Run the command line; without the lab's packages, say how to get them."""
+    """Run the command line; without the lab's packages, say how to get them. Report a file that fails in one line."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         sys.exit(f"cyclofocal: the lab needs {', '.join(missing)}. From a clone: pip install '.[lab]'")
     from cyclofocal.lab.commands import app
+    from cyclofocal.lab.commands.output import in_a_line
 
-    app()
+    try:
+        app()
+    except OSError as error:
+        sys.exit(f"cyclofocal: {in_a_line(error)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The commands train, keep, go on and refuse; `cyclofocal recipes` lists what there is."""
 
+import errno
+import json
+import os
 import re
 import shutil
 import sys
@@ -66,6 +69,52 @@ def test_a_focal_phase_that_is_never_met_is_said_first(lab, arguments):
     said = "cyclical focal on digits: eta is 1 in both epochs, so its focal phase is never met"
     assert said in err.partition("epoch 1/2")[0]
     assert err.count("focal phase") == 1
+
+
+def test_a_damaged_record_is_named_and_the_run_runs_again(lab, tmp_path):
+    assert lab("train", "digits", *QUICK)[0] == 0
+    (path,) = (tmp_path / "runs").glob("*/*/record.jsonl")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "metrics": {"nll": "low"}}))
+    code, again, err = lab("train", "digits", *QUICK)
+    assert code == 0, err
+    assert f"damaged record, will run again: {path.relative_to(tmp_path)}, line 1: metrics.nll is" in err
+    assert "not run again" not in again
+    assert json.loads(path.read_text())["metrics"] == content["metrics"]
+
+
+def test_a_record_of_another_seed_stops_the_command_in_a_line(lab, tmp_path):
+    for seed in (0, 1):
+        assert lab("train", "digits", "--seed", seed, *QUICK)[0] == 0
+    first, second = sorted((tmp_path / "runs" / "digits").iterdir())
+    (first / "record.jsonl").write_bytes((second / "record.jsonl").read_bytes())
+    code, _, err = lab("train", "digits", *QUICK)
+    assert code == 1
+    assert "record.jsonl is of another run (seed: 1 there, 0 now); move it out of this folder" in err
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_stops_the_command_in_a_line(lab, monkeypatch):
+    real = Path.mkdir
+
+    def full(self, *arguments, **options):
+        if self.name.startswith("cyclical-seed0"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    code, _, err = lab("train", "digits", *QUICK)
+    assert code == 1
+    assert re.search(r"stopped: runs/digits/cyclical-seed0-\w+: No space left on device; mend that", err), err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_report_on_a_full_disk_ends_in_a_line(lab, tmp_path):
+    records = Path(__file__).parents[3] / "results" / "fashion-mnist.jsonl"
+    (tmp_path / "page.tex").symlink_to("/dev/full")
+    code, _, _ = lab("report", records, "-o", "page.tex")
+    assert "No space left on device; mend that and give the same command again" in code
+    assert "\n" not in code
 
 
 def test_tensorboard_writes_into_the_folder_of_the_run(lab, tmp_path):

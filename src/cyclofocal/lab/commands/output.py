@@ -48,8 +48,9 @@ def show(records: Sequence[RunRecord], reference: str = "", metric: str = "", pi
 
         try:
             draw(found, picture)
-        except ValueError as error:
-            console.print(f"\nno picture: {error}", markup=False)
+        except (OSError, ValueError) as error:
+            said = in_a_line(error, picture) if isinstance(error, OSError) else error
+            console.print(f"\nno picture: {said}", markup=False, soft_wrap=True)
         else:
             _say(console, ["", f"picture  {picture}"])
 
@@ -107,7 +108,10 @@ def told_in_a_line(kept: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print(f"stopped: {kept} is kept, the same command continues", style="red", markup=False)
         raise typer.Exit(130) from None
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except OSError as error:
+        console.print(f"stopped: {in_a_line(error, kept)}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except (ValueError, FloatingPointError) as error:
         console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
@@ -120,3 +124,15 @@ def warn_of_copies(title: str, splits: Mapping[str, "Images | None"]) -> None:
         console = Console(stderr=True, highlight=False)
         for fault in copies(splits).faults:
             console.print(f"warning: {title}: {fault}", style="yellow", markup=False, soft_wrap=True)
+
+
+def in_a_line(error: OSError, place: Path | None = None) -> str:
+    """The file, what the system says of it, and what to do; the message alone where it is our own.
+
+    Args:
+        error: of reading or writing.
+        place: what is named where the system names no file.
+    """
+    if error.strerror is None:
+        return " ".join(str(error).split())
+    return f"{error.filename or place or 'a file'}: {error.strerror}; mend that and give the same command again"

@@ -140,13 +140,23 @@ def _run_all(
         try_own_losses(recipe, losses, root)
     records = []
     for loss, seed, folder in runs:
-        again = (folder / "record.jsonl").exists()
         setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
         with told_in_a_line(folder), locked(folder) if is_main() else nullcontext():
+            again = is_main() and _ended_before(folder / "record.jsonl")
             records.append(train_one(recipe, loss, seed, setup))
         if is_main():
             typer.echo(_told(records[-1], folder) + (" (ended before, not run again)" if again else ""))
     _compare(records, losses)
+
+
+def _ended_before(path: Path) -> bool:
+    """True if there is a whole record; report what is wrong with a damaged one."""
+    from cyclofocal.lab.training.run_folder import stored_record
+
+    record, damaged = stored_record(path)
+    for error in damaged:
+        typer.echo(f"damaged record, will run again: {error}", err=True)
+    return record is not None
 
 
 def _compare(records: list[RunRecord], losses: list[LossSettings]) -> None:
@@ -158,11 +168,15 @@ def _compare(records: list[RunRecord], losses: list[LossSettings]) -> None:
 
 
 def _told(record: RunRecord, folder: Path) -> str:
-    numbers = record.metrics
+    accuracy, nll, ece = (record.metrics.get(key) for key in ("accuracy", "nll", "ece"))
     return (
-        f"{record.loss['title']}, seed {record.seed}: accuracy {100 * (numbers['accuracy'] or 0):.2f} %,"
-        f" NLL {numbers['nll']:.4f}, ECE {100 * (numbers['ece'] or 0):.2f} %, {record.seconds:.0f} s, {folder}"
+        f"{record.loss['title']}, seed {record.seed}: accuracy {_percent(accuracy)},"
+        f" NLL {'none' if nll is None else f'{nll:.4f}'}, ECE {_percent(ece)}, {record.seconds:.0f} s, {folder}"
     )
+
+
+def _percent(fraction: float | None) -> str:
+    return "none" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def _trackers(tensorboard: bool, others: list[str] | None) -> tuple[str, ...]:

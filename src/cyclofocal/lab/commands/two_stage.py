@@ -86,11 +86,9 @@ def _of_stage(settings: Sequence[str], stage: int) -> list[str]:
 def _tell(record: RunRecord) -> None:
     if not is_main():
         return
-    numbers = {name: "none" if value is None else f"{100 * value:.1f}" for name, value in record.metrics.items()}
-    line = (
-        f"{record.recipe['title']}, {record.loss['title']}, seed {record.seed}: many/medium/few/all"
-        f" {numbers['many']}/{numbers['medium']}/{numbers['few']}/{numbers['accuracy']} %"
-    )
-    if "f_oltr" in numbers:
-        line += f", open set: F (oltr) {numbers['f_oltr']} %, AUROC {numbers['auroc']} %"
+    found = {name: f"{100 * value:.1f}" for name, value in record.metrics.items() if value is not None}
+    groups = "/".join(found.get(name, "none") for name in ("many", "medium", "few", "accuracy"))
+    line = f"{record.recipe['title']}, {record.loss['title']}, seed {record.seed}: many/medium/few/all {groups} %"
+    if "f_oltr" in record.metrics:
+        line += f", open set: F (oltr) {found.get('f_oltr', 'none')} %, AUROC {found.get('auroc', 'none')} %"
     typer.echo(f"{line}, {record.seconds:.0f} s")

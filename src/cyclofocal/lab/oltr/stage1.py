@@ -11,7 +11,6 @@ from cyclofocal.lab.oltr.backbone import Narrowed
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.weights import load_weights
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.training import checkpoint
 from cyclofocal.lab.training.learner import initial_model
 from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, Run, stored_identity
 
@@ -75,7 +74,7 @@ def last_weights(folder: Path) -> dict[str, Tensor]:
     run = Run(folder, stored_identity(folder), writes=False)
     if run.finished() is None:
         raise FirstStageError(f"{folder}: this run has not ended; let it end first")
-    content, damaged = checkpoint.newest(folder)
+    content, damaged = run.newest(("model", "average"))
     if damaged:
         raise FirstStageError(f"{damaged[0]}; remove the folder and run it again")
     if content is None:
@@ -83,9 +82,5 @@ def last_weights(folder: Path) -> dict[str, Tensor]:
             f"{folder}: no checkpoint, and so no weights; `cyclofocal compare` leaves none. Run it again by `cyclofocal"
             " train` or `cyclofocal reproduce`, which do, with the same settings and another --out"
         )
-    content, damaged = run.newest(("model", "average"))
-    if content is None or damaged:
-        fault = str(damaged[0]) if damaged else f"{folder}: no checkpoint"
-        raise FirstStageError(f"{fault}; remove the folder and run it again")
     average = content["average"]  # of timm, which wraps the model
     return {name.removeprefix("module."): value for name, value in average.items()} if average else content["model"]
