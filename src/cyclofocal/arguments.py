@@ -3,7 +3,7 @@
 import functools
 import math
 import warnings
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,18 +17,37 @@ REDUCTIONS = ("mean", "sum", "none")
 LOGITS_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class SoftmaxSettings(NamedTuple):
+    """Settings of the softmax loss that no call changes the kind of: plain numbers; see ``functional``."""
+
+    gamma_pos: float
+    gamma_neg: float
+    gamma_hc: float
+    ignore_index: int
+    label_smoothing: float
+
+
+class SigmoidSettings(NamedTuple):
+    """Settings of the sigmoid loss, plain numbers too."""
+
+    gamma_pos: float
+    gamma_neg: float
+    gamma_hc: float
+    alpha: float | None
+    probability_margin: float
+    label_smoothing: float
+
+
 def check_softmax_call(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
     eta: float | Tensor,
-    gammas: dict[str, float],
-    ignore_index: int,
+    settings: SoftmaxSettings,
     reduction: str,
-    label_smoothing: float,
 ) -> None:
     """Refuse what ``F.cross_entropy`` refuses and what the cyclical focal loss adds; see ``functional``."""
-    _check_settings(eta, gammas, reduction, label_smoothing)
+    _check_settings(eta, settings, reduction)
     check_logits_dtype("logits", logits)
     if logits.dim() == 0:
         raise ValueError("logits is a scalar; it must be (C,), (N, C) or (N, C, d1, ...)")
@@ -39,9 +58,9 @@ def check_softmax_call(
         raise ValueError(f"logits of shape {tuple(logits.shape)} has no class; dimension {class_dim} must be >= 1")
     check_class_weight("weight", weight, classes)
     if target.is_floating_point():
-        _check_probabilities(logits, target, ignore_index)
+        _check_probabilities(logits, target, settings.ignore_index)
     else:
-        _check_indices(logits, target, class_dim, ignore_index)
+        _check_indices(logits, target, class_dim, settings.ignore_index)
 
 
 def check_sigmoid_call(
@@ -50,15 +69,12 @@ def check_sigmoid_call(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     eta: float | Tensor,
-    gammas: dict[str, float],
-    alpha: float | None,
-    probability_margin: float,
+    settings: SigmoidSettings,
     reduction: str,
-    label_smoothing: float,
 ) -> None:
     """Refuse what ``F.binary_cross_entropy_with_logits`` refuses and what this loss adds; see ``functional``."""
-    _check_settings(eta, gammas, reduction, label_smoothing)
-    check_sides(alpha, probability_margin)
+    _check_settings(eta, settings, reduction)
+    check_sides(settings.alpha, settings.probability_margin)
     check_logits_dtype("logits", logits)
     _check_device(logits, target=target, weight=weight, pos_weight=pos_weight)
     if target.shape != logits.shape:
@@ -75,6 +91,12 @@ def check_sigmoid_call(
                 f"target has values from {low} to {high}; a sigmoid target must lie in [0, 1]"
                 " (class indices belong to cyclical_focal_loss)"
             )
+
+
+def check_at_least(name: str, value: float | None, least: float = 1, remedy: str = "") -> None:
+    """Refuse a number below ``least``, and nan; None stands for a number that was not given."""
+    if value is not None and not value >= least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}{remedy}")
 
 
 def check_unit_interval(name: str, value: float | Tensor) -> None:
@@ -125,19 +147,18 @@ def is_transformed(grad: Tensor | None = None) -> bool:
     )
 
 
-def _check_settings(eta: float | Tensor, gammas: dict[str, float], reduction: str, label_smoothing: float) -> None:
+def _check_settings(eta: float | Tensor, settings: SoftmaxSettings | SigmoidSettings, reduction: str) -> None:
     if isinstance(eta, Tensor) and eta.dim() > 0:
         raise ValueError(f"eta has shape {tuple(eta.shape)}; it must be a float or a 0-d tensor")
     check_unit_interval("eta", eta)
-    check_gammas(**gammas)
+    check_gammas(settings.gamma_pos, settings.gamma_neg, settings.gamma_hc)
     check_reduction(reduction)
-    check_unit_interval("label_smoothing", label_smoothing)
+    check_unit_interval("label_smoothing", settings.label_smoothing)
 
 
-def are_usual(
-    eta: float, gamma_pos: float, gamma_neg: float, gamma_hc: float, ignore_index: int, label_smoothing: float
-) -> bool:
+def are_usual(eta: float, settings: SoftmaxSettings) -> bool:
     """Whether nothing about these settings is to be said: neither an error nor a warning."""
+    gamma_pos, gamma_neg, gamma_hc, _, label_smoothing = settings
     return (
         0 <= eta <= 1
         and 0 <= label_smoothing <= 1
@@ -177,6 +198,11 @@ def _warn_not_monotone() -> None:
         " class in a band (for 4: from p = 0.155 to 0.442), where its gradient pushes the wrong way; 2 or 3 is usual",
         stacklevel=5,
     )
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of the loss, and of everything that it is computed from, for logits of ``dtype``."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def check_logits_dtype(name: str, tensor: Tensor) -> None:

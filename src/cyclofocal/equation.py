@@ -13,21 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings
+
 Eta = float | Tensor
 
 
-def softmax_rows(
-    log_p: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    eta: Eta,
-    gamma_pos: float,
-    gamma_neg: float,
-    gamma_hc: float,
-    ignore_index: int,
-    label_smoothing: float,
-) -> Tensor:
+def softmax_rows(log_p: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: SoftmaxSettings) -> Tensor:
     """Loss of every row. ``log_p`` is (N, C, ...); ``target`` class indices (N, ...) or probabilities (N, C, ...)."""
+    gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing = settings
     classes = log_p.shape[1]
     other = label_smoothing / classes
     own = 1 - label_smoothing + other
@@ -54,10 +47,10 @@ def softmax_rows(
     return torch.where(ignored, 0.0, -rows)
 
 
-def softmax_denominator(target: Tensor, weight: Tensor | None, ignore_index: int, rows: int) -> Tensor | int:
+def softmax_denominator(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor | int:
     """What the mean divides by in torch: the class weights of the targets that count, or the number of rows."""
     if target.is_floating_point():
-        return rows
+        return target.numel() // target.shape[1]
     counts = target != ignore_index
     if weight is None:
         return counts.sum()
@@ -70,14 +63,10 @@ def sigmoid_elements(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     eta: Eta,
-    gamma_pos: float,
-    gamma_neg: float,
-    gamma_hc: float,
-    alpha: float | None,
-    probability_margin: float,
-    label_smoothing: float,
+    settings: SigmoidSettings,
 ) -> Tensor:
     """Loss of every element; all tensors broadcast to the shape of ``logits``, ``target`` in [0, 1]."""
+    gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing = settings
     target = target * (1 - label_smoothing) + label_smoothing / 2
     log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
     yes = _mix((gamma_pos * log_not_p).exp(), (1 + log_p.exp()) ** gamma_hc, eta) * log_p

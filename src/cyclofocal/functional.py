@@ -3,8 +3,15 @@
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_sigmoid_call, check_softmax_call, without_subclass
-from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, compute_dtype, loss, usual_softmax
+from cyclofocal.arguments import (
+    SigmoidSettings,
+    SoftmaxSettings,
+    check_sigmoid_call,
+    check_softmax_call,
+    compute_dtype,
+    without_subclass,
+)
+from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, loss, usual_softmax
 
 
 def cyclical_focal_loss(
@@ -68,15 +75,14 @@ def cyclical_focal_loss(
 
     Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
     """
-    settings = (gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
+    settings = SoftmaxSettings(gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
     value = usual_softmax(logits, target, weight, eta, settings, reduction)
     if value is not None:
         return value
-    gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
     logits, target, weight = without_subclass(logits), without_subclass(target), without_subclass(weight)
     eta = without_subclass(eta)
-    check_softmax_call(logits, target, weight, eta, gammas, ignore_index, reduction, label_smoothing)
-    dtype = compute_dtype(logits)
+    check_softmax_call(logits, target, weight, eta, settings, reduction)
+    dtype = compute_dtype(logits.dtype)
     target = target.to(dtype if target.is_floating_point() else torch.int64)
     weight = None if weight is None else weight.to(dtype)
     if logits.dim() > 1:
@@ -145,14 +151,11 @@ def binary_cyclical_focal_loss(
     Reference: T.-Y. Lin et al., arXiv 1708.02002 (focal); E. Ben-Baruch et al., arXiv 2009.14119 (ASL);
     L. N. Smith, arXiv 2202.08978 (the cycle).
     """
-    gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
+    settings = SigmoidSettings(gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing)
     logits, target, weight = without_subclass(logits), without_subclass(target), without_subclass(weight)
     pos_weight, eta = without_subclass(pos_weight), without_subclass(eta)
-    check_sigmoid_call(
-        logits, target, weight, pos_weight, eta, gammas, alpha, probability_margin, reduction, label_smoothing
-    )
-    dtype = compute_dtype(logits)
+    check_sigmoid_call(logits, target, weight, pos_weight, eta, settings, reduction)
+    dtype = compute_dtype(logits.dtype)
     weight = None if weight is None else weight.to(dtype)
     pos_weight = None if pos_weight is None else pos_weight.to(dtype)
-    settings = (gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing)
     return loss(SIGMOID, (logits, target.to(dtype), weight, pos_weight), eta, settings, reduction)

@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclofocal.arguments import (
+    SoftmaxSettings,
     can_read,
+    check_at_least,
     check_class_weight,
     check_logits_dtype,
     check_softmax_call,
+    compute_dtype,
     is_traced,
     is_transformed,
     without_subclass,
@@ -85,17 +88,15 @@ def linear_cyclical_focal_loss(
 
     Reference: P.-L. Hsu et al., *Liger Kernel*, arXiv 2410.10989, for the gradients made in the forward pass.
     """
-    gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
+    settings = SoftmaxSettings(gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
     check_no_gradient("linear_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
     hidden, weight, target = without_subclass(hidden), without_subclass(weight), without_subclass(target)
     bias, class_weight, eta = without_subclass(bias), without_subclass(class_weight), without_subclass(eta)
     logits = _check_layer(hidden, weight, target, bias)
     check_factor_per_class(class_weight, logits)
     target = target.reshape(logits.shape if target.is_floating_point() else logits.shape[:1])
-    check_softmax_call(logits, target, None, eta, gammas, ignore_index, reduction, label_smoothing)
-    if chunk_rows is not None and chunk_rows < 1:
-        raise ValueError(f"chunk_rows is {chunk_rows}; it must be at least 1, or None to choose it by the memory taken")
-    settings = (gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
+    check_softmax_call(logits, target, None, eta, settings, reduction)
+    check_at_least("chunk_rows", chunk_rows, remedy=", or None to choose it by the memory taken")
     tensors = (target, class_weight, hidden.reshape(-1, hidden.shape[-1]), weight, bias)
     value = _loss(tensors, eta, settings, reduction, chunk_rows)
     return value.view(hidden.shape[:-1]) if reduction == "none" else value
@@ -157,7 +158,7 @@ class _Call(NamedTuple):
     """What a pass over the chunks needs beyond tensors."""
 
     eta: Eta
-    settings: tuple[Any, ...]
+    settings: SoftmaxSettings
     reduction: str
     rows: int
     multiplied: torch.dtype
@@ -170,7 +171,7 @@ Gradients = list[Tensor | None]
 """Of hidden, weight and bias."""
 
 
-def _loss(tensors: Tensors, eta: Eta, settings: tuple[Any, ...], reduction: str, chunk_rows: int | None) -> Tensor:
+def _loss(tensors: Tensors, eta: Eta, settings: SoftmaxSettings, reduction: str, chunk_rows: int | None) -> Tensor:
     target, class_weight, hidden, weight, bias = tensors
     device = hidden.device.type
     if isinstance(eta, Tensor):  # a clock may move its tensor before backward
@@ -179,7 +180,7 @@ def _loss(tensors: Tensors, eta: Eta, settings: tuple[Any, ...], reduction: str,
     multiplied = _product_dtype(hidden)
     row_bytes = classes * multiplied.itemsize
     rows = chunk_rows or max(1, CHUNK.get(device, CHUNK_ELSEWHERE) // row_bytes, features // 4)
-    added = torch.float64 if multiplied == torch.float64 else torch.float32
+    added = compute_dtype(multiplied)
     call = _Call(eta, settings, reduction, rows, multiplied, added)
     target = target.to(added if target.is_floating_point() else torch.int64)
     tensors = (target, None if class_weight is None else class_weight.to(added), hidden, weight, bias)
@@ -220,7 +221,7 @@ def _by_equation(call: _Call, tensors: Tensors) -> Tensor:
     target, class_weight, hidden, weight, bias = tensors
     bias = None if bias is None else bias.to(call.multiplied)
     logits = F.linear(hidden.to(call.multiplied), weight.to(call.multiplied), bias)
-    return SOFTMAX.equation(logits, target, class_weight, call.eta, *call.settings, call.reduction)
+    return SOFTMAX.equation(logits, target, class_weight, call.eta, call.settings, call.reduction)
 
 
 def _differentiable(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
@@ -260,7 +261,8 @@ def _loss_and_gradients(
     value = losses if call.reduction == "none" else losses.sum()
     if call.reduction == "mean":
         value *= (scale := _scale(target, class_weight, call))
-        nothing = torch.all(target == call.settings[3]) if len(target) else value.isnan()  # then 0, as in torch
+        ignore_index = call.settings.ignore_index
+        nothing = torch.all(target == ignore_index) if len(target) else value.isnan()  # then 0, as in torch
         sums = [None if total is None else total.mul_(scale.masked_fill(nothing, 0)) for total in sums]
     return value, [None if t is None or s is None else s.to(t.dtype) for s, t in zip(sums, layer, strict=True)]
 
@@ -276,18 +278,16 @@ def _replace(
 ) -> None:
     """Write the losses of a chunk and, where asked, over its logits their gradient."""
     block = max(1, BLOCK.get(logits.device.type, BLOCK_ELSEWHERE) // logits.shape[1])
-    fused, eta = SOFTMAX.fused, call.eta
-    if is_traced():
-        fused, eta = SOFTMAX.operator(), torch.as_tensor(call.eta, dtype=losses.dtype, device=losses.device)
+    compute = SOFTMAX.traced if is_traced() else SOFTMAX.fused
     for x, t, row in zip(logits.split(block), target.split(block), losses.split(block), strict=True):
-        loss, grad = fused(x, t, class_weight, eta, *call.settings, "none", with_grad)
+        loss, grad = compute(x, t, class_weight, call.eta, call.settings, "none", with_grad=with_grad)
         row.copy_(loss)
-        if with_grad:
+        if grad is not None and with_grad:
             x.copy_(grad)
 
 
 def _scale(target: Tensor, class_weight: Tensor | None, call: _Call) -> Tensor:
-    denominator = softmax_denominator(target, class_weight, call.settings[3], len(target))
+    denominator = softmax_denominator(target, class_weight, call.settings.ignore_index)
     return 1 / torch.as_tensor(denominator, dtype=call.added, device=target.device)
 
 

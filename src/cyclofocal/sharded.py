@@ -12,8 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cyclofocal.arguments import check_softmax_call, is_transformed
-from cyclofocal.kernels.operators import compute_dtype
+from cyclofocal.arguments import SoftmaxSettings, check_softmax_call, compute_dtype, is_transformed
 from cyclofocal.kernels.plain import chunks, row_scale
 from cyclofocal.kernels.terms import Terms
 from cyclofocal.linear import check_factor_per_class, check_no_gradient
@@ -81,7 +80,7 @@ def sharded_cyclical_focal_loss(
 
     Reference: M. Shoeybi et al., *Megatron-LM*, arXiv 1909.08053, for cross-entropy over sharded logits.
     """
-    gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
+    settings = SoftmaxSettings(gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
     check_no_gradient("sharded_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError("there is no process group; call torch.distributed.init_process_group first")
@@ -95,13 +94,12 @@ def sharded_cyclical_focal_loss(
     sizes = _check_shards(logits, target, group, shard_sizes)
     joined = logits.new_empty(()).expand(len(logits), sum(sizes))  # one number in memory
     check_factor_per_class(class_weight, joined)
-    check_softmax_call(joined, target, None, eta, gammas, ignore_index, reduction, label_smoothing)
+    check_softmax_call(joined, target, None, eta, settings, reduction)
 
     eta = eta.detach().clone() if isinstance(eta, Tensor) else eta  # a clock may move its tensor before backward
-    terms = Terms.of(eta, gamma_pos, gamma_neg, gamma_hc)
     first = sum(sizes[: dist.get_rank(group)])
-    call = _Call(group, first, sum(sizes), terms, ignore_index, label_smoothing, reduction)
-    weight = None if class_weight is None else class_weight.to(compute_dtype(logits))
+    call = _Call(group, first, sum(sizes), Terms.of(eta, settings), settings, reduction)
+    weight = None if class_weight is None else class_weight.to(compute_dtype(logits.dtype))
     return _ShardedLoss.apply(call, target.to(torch.int64), weight, logits)
 
 
@@ -165,13 +163,12 @@ class _Call(NamedTuple):
     """This rank's first class."""
     classes: int
     terms: Terms
-    ignore_index: int
-    label_smoothing: float
+    settings: SoftmaxSettings
     reduction: str
 
     @property
     def other(self) -> float:
-        return self.label_smoothing / self.classes
+        return self.settings.label_smoothing / self.classes
 
 
 class _ShardedLoss(torch.autograd.Function):
@@ -179,15 +176,15 @@ class _ShardedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, target: Tensor, weight: Tensor | None, logits: Tensor) -> Tensor:
-        dtype = compute_dtype(logits)
+        dtype, ignore_index = compute_dtype(logits.dtype), call.settings.ignore_index
         index = target.unsqueeze(1)
         place = index.clamp(0, call.classes - 1)
-        ignored = index == call.ignore_index
+        ignored = index == ignore_index
         per_class = None if weight is None else weight[call.first : call.first + logits.shape[1]].unsqueeze(0)
         highest = _highest(logits, dtype, call.group)
         total, own, *others = _sums(call, logits, highest, place, per_class)
 
-        factor = torch.full_like(total, 1 - call.label_smoothing + call.other)
+        factor = torch.full_like(total, 1 - call.settings.label_smoothing + call.other)
         factor.masked_fill_((place != index) & ~ignored, torch.nan)
         factor = factor if weight is None else factor * weight[place]
         s = total.log()
@@ -198,7 +195,7 @@ class _ShardedLoss(torch.autograd.Function):
             shrink = call.terms.shrink(total, call.other)
             slopes = call.terms.add_others(rows, own_slopes, others, s, shrink, count, call.other)
         rows = -rows.masked_fill(ignored, 0).squeeze(1)
-        ctx.call, ctx.scale = call, row_scale(target, weight, call.ignore_index, len(target), dtype, call.reduction)
+        ctx.call, ctx.scale = call, row_scale(target, weight, ignore_index, dtype, call.reduction)
         ctx.save_for_backward(logits, place, ignored, per_class, highest, total, own_slopes, slopes)
         return rows if call.reduction == "none" else rows.sum() * ctx.scale
 

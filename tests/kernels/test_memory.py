@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cyclofocal import kernels
+from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.kernels import native, operators
 from cyclofocal.linear import linear_cyclical_focal_loss
@@ -112,14 +113,12 @@ def test_pointers_are_never_taken_to_other_memory(family):
     """The one place that C reads from checks every tensor, whoever calls it."""
     logits, indices, factors = torch.randn(4, 3), torch.randint(3, (4,)), torch.rand(3)
     if family == "softmax":
-        right, rest = [logits, indices, factors], (0.4, 2.0, 2.0, 3.0, -100, 0.1, "mean", True)
+        right, settings = [logits, indices, factors], SoftmaxSettings(2.0, 2.0, 3.0, -100, 0.1)
     else:
-        right, rest = (
-            [logits, torch.rand(4, 3), torch.rand(4, 3), factors],
-            (0.4, 2.0, 2.0, 3.0, None, 0.0, 0.1, "mean", True),
-        )
+        right = [logits, torch.rand(4, 3), torch.rand(4, 3), factors]
+        settings = SigmoidSettings(2.0, 2.0, 3.0, None, 0.0, 0.1)
     kernel = getattr(native, family)
-    kernel(*right, *rest)
+    kernel(*right, 0.4, settings, "mean", with_grad=True)
     wrong = [
         lambda t: sliced(t),
         lambda t: t[:-1],
@@ -133,5 +132,5 @@ def test_pointers_are_never_taken_to_other_memory(family):
         tensors = list(right)
         tensors[place] = damage(tensors[place])
         with pytest.raises(ValueError, match="a kernel must be given"):
-            kernel(*tensors, *rest)
+            kernel(*tensors, 0.4, settings, "mean", with_grad=True)
     assert operators.SOFTMAX.fused is not kernel

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings
 from cyclofocal.kernels import native
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
@@ -26,7 +27,8 @@ def _instructions(request, monkeypatch):
 
 def softmax(x, target, weight=None, eta=0.4, ignore_index=-100, e=0.1, reduction="none", with_grad=True, **gammas):
     g = PAPER | gammas
-    return native.softmax(x, target, weight, eta, *g.values(), ignore_index, e, reduction, with_grad, strict=False)
+    settings = SoftmaxSettings(*g.values(), ignore_index, e)
+    return native.softmax(x, target, weight, eta, settings, reduction, with_grad=with_grad, strict=False)
 
 
 def softmax_truth(x, target, weight=None, eta=0.4, ignore_index=-100, e=0.1, reduction="none", dtype=None, **gammas):
@@ -272,7 +274,8 @@ def test_eta_as_a_tensor():
 
 
 def sigmoid(x, y, w=None, pw=None, eta=0.4, alpha=None, margin=0.0, e=0.1, reduction="none", with_grad=True, **gammas):
-    return native.sigmoid(x, y, w, pw, eta, *(PAPER | gammas).values(), alpha, margin, e, reduction, with_grad)
+    settings = SigmoidSettings(*(PAPER | gammas).values(), alpha, margin, e)
+    return native.sigmoid(x, y, w, pw, eta, settings, reduction, with_grad=with_grad)
 
 
 def sigmoid_truth(x, y, w=None, pw=None, eta=0.4, alpha=None, margin=0.0, e=0.1, reduction="none", **gammas):
@@ -355,12 +358,14 @@ def test_one_openmp_runtime():
         pytest.skip("looks into /proc")
     script = """
 import os, torch
+from cyclofocal.arguments import SoftmaxSettings
 from cyclofocal.kernels import native
 torch.set_num_threads(2)
 x = torch.randn(1000, 1000)
 x.exp()
 before = len(os.listdir("/proc/self/task"))
-native.softmax(x.unsqueeze(-1), torch.zeros(1000, 1, dtype=torch.long), None, 0.5, 2, 2, 3, -100, 0.1, "mean", True)
+target, settings = torch.zeros(1000, 1, dtype=torch.long), SoftmaxSettings(2, 2, 3, -100, 0.1)
+native.softmax(x.unsqueeze(-1), target, None, 0.5, settings, "mean", with_grad=True)
 maps = {line.split()[-1] for line in open("/proc/self/maps") if "gomp" in line or "omp5" in line or "libomp" in line}
 print(len(maps), before, len(os.listdir("/proc/self/task")))
 """

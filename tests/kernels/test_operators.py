@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from cyclofocal import kernels
+from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.kernels import operators
 
@@ -26,10 +27,10 @@ def backend(request, monkeypatch):
 
 
 def by_equation(logits, target, weight, eta, gammas, ignore_index, smoothing, reduction):
-    settings = (*gammas, ignore_index, smoothing)
+    settings = SoftmaxSettings(*gammas, ignore_index, smoothing)
     target = target.to(logits.dtype) if target.is_floating_point() else target
     weight = None if weight is None else weight.to(logits.dtype)
-    return operators.SOFTMAX.equation(logits, target, weight, eta, *settings, reduction)
+    return operators.SOFTMAX.equation(logits, target, weight, eta, settings, reduction)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -76,10 +77,10 @@ def test_sigmoid_is_the_equation_in_value_and_gradient(backend, reduction, margi
     shapes = [None, (5,), (4, 3, 5), (3, 1), (1,)]
     for w, pw, alpha, gammas in itertools.product(shapes, shapes, (None, 0.25), ((2.0, 2.0, 3.0), (0.5, 1.3, 2.0))):
         weight, pos_weight = (None if s is None else torch.rand(s, dtype=torch.float64) for s in (w, pw))
-        settings = (*gammas, alpha, margin, 0.1)
+        settings = SigmoidSettings(*gammas, alpha, margin, 0.1)
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         value = operators.loss(operators.SIGMOID, (ours, y, weight, pos_weight), 0.4, settings, reduction)
-        expected = operators.SIGMOID.equation(theirs, y, weight, pos_weight, 0.4, *settings, reduction)
+        expected = operators.SIGMOID.equation(theirs, y, weight, pos_weight, 0.4, settings, reduction)
         torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-13)
         cotangent = torch.randn(value.shape, dtype=torch.float64)
         for got, wanted in zip(
@@ -230,11 +231,11 @@ def test_gradients_of_large_inputs_are_cut_in_chunks_without_seams(monkeypatch, 
 
     x = torch.randn(shape, dtype=torch.float64)
     target = x.flip(0).softmax(1) if soft else torch.randint(7, shape[:1] + shape[2:])
-    call = (None, 0.4, 2.0, 2.0, 3.0, -100 if soft else 3, 0.1, "mean", True)
-    whole = plain.softmax(x, target, *call)
+    call = (None, 0.4, SoftmaxSettings(2.0, 2.0, 3.0, -100 if soft else 3, 0.1), "mean")
+    whole = plain.softmax(x, target, *call, with_grad=True)
     for elements in (8, 100, 400, 800):
         monkeypatch.setitem(plain.CHUNK, "cpu", elements)
-        for got, expected in zip(plain.softmax(x, target, *call), whole, strict=True):
+        for got, expected in zip(plain.softmax(x, target, *call, with_grad=True), whole, strict=True):
             torch.testing.assert_close(got, expected)
 
 
@@ -248,8 +249,8 @@ def test_the_plain_version_reads_nothing_back_from_a_device(monkeypatch, chunk, 
     monkeypatch.setattr(plain, "CHUNK_ELSEWHERE", chunk)
     x, target, weight, eta = (t.to("meta") for t in (X, SOFT if soft else T, WEIGHT, torch.tensor(0.4)))
     for class_weight, reduction in itertools.product((None, weight), ("mean", "none")):
-        settings = (eta, 2.0, gamma_neg, 3.0, -100, 0.1, reduction)
-        value, gradient = plain.softmax(x, target, class_weight, *settings, with_grad=True, strict=False)
+        call = (eta, SoftmaxSettings(2.0, gamma_neg, 3.0, -100, 0.1), reduction)
+        value, gradient = plain.softmax(x, target, class_weight, *call, with_grad=True, strict=False)
         assert value.shape == (T.shape if reduction == "none" else ())
         assert gradient.shape == X.shape
 

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from cyclofocal import kernels
+from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.kernels import operators, triton_backend, triton_terms
 
@@ -42,16 +43,18 @@ def cast(value, dtype):
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def by_equation(family, x, tensors, *call, dtype=torch.float64):
+def by_equation(family, x, tensors, eta, *settings_and_reduction, dtype=torch.float64):
+    *settings, reduction = settings_and_reduction
     x = x.detach().to(dtype).requires_grad_()
-    value = family.equation(x, *(cast(t, dtype) for t in tensors), *call)
+    value = family.equation(x, *(cast(t, dtype) for t in tensors), eta, family.settings(*settings), reduction)
     return value.detach().double(), torch.autograd.grad(value.sum(), x)[0].double()
 
 
 def assert_right(family, x, tensors, *call):
     """No further from the float64 truth than the equation in the dtype that is computed in, and a little."""
     fused = {operators.SOFTMAX: triton_backend.softmax, operators.SIGMOID: triton_backend.sigmoid}[family]
-    ours = fused(x, *tensors, *call, True)
+    eta, *settings, reduction = call
+    ours = fused(x, *tensors, eta, family.settings(*settings), reduction, with_grad=True)
     assert ours[0].dtype == compute(x.dtype)
     assert ours[1].dtype == x.dtype
     assert ours[1].shape == x.shape
@@ -62,8 +65,8 @@ def assert_right(family, x, tensors, *call):
         assert mine.shape == truth.shape
         gap, allowed = (mine.double() - truth).abs().max(), (plain - truth).abs().max() + little * truth.abs().max()
         assert gap <= allowed + 1e-300, (call, gap, allowed)
-    if call[-1] == "mean":
-        alone = fused(x, *tensors, *call, False)
+    if reduction == "mean":
+        alone = fused(x, *tensors, eta, family.settings(*settings), reduction, with_grad=False)
         assert alone[1] is None
         assert torch.equal(alone[0], ours[0])
 
@@ -117,7 +120,8 @@ def test_softmax_at_every_exponent(gammas):
 
 
 def softmax(x, target, weight=None, eta=0.4, gammas=(2.0, 2.0, 3.0), ignore_index=-100, e=0.1, reduction="none"):
-    return triton_backend.softmax(x, target, weight, eta, *gammas, ignore_index, e, reduction, True)
+    settings = SoftmaxSettings(*gammas, ignore_index, e)
+    return triton_backend.softmax(x, target, weight, eta, settings, reduction, with_grad=True)
 
 
 def one_hot(target, x):
@@ -281,7 +285,8 @@ def test_eta_as_a_tensor_is_eta_as_a_number():
 
 
 def sigmoid(x, y, eta=0.4, gammas=(2.0, 2.0, 3.0), margin=0.0, e=0.1, reduction="none"):
-    return triton_backend.sigmoid(x, y, None, None, eta, *gammas, None, margin, e, reduction, True)
+    settings = SigmoidSettings(*gammas, None, margin, e)
+    return triton_backend.sigmoid(x, y, None, None, eta, settings, reduction, with_grad=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -292,14 +297,14 @@ def test_sigmoid_is_the_equation(dtype, shape):
     for k, (weighted, pos) in enumerate(itertools.product((False, True), ("none", "last", "full"))):
         pos_weight = None if pos == "none" or not shape else torch.rand(shape[-1:] if pos == "last" else shape).to(y)
         settings = ((None, 0.25)[k % 2], (0.0, 0.05)[k // 2 % 2], (0.0, 0.2)[k // 3 % 2])
-        options = (*GAMMAS[k % 5], *settings, REDUCTIONS[k % 3])
+        settings, reduction = SigmoidSettings(*GAMMAS[k % 5], *settings), REDUCTIONS[k % 3]
         tensors = (y, weight if weighted else None, pos_weight)
         if x.numel():
-            assert_right(operators.SIGMOID, x, tensors, 0.4, *options)
+            assert_right(operators.SIGMOID, x, tensors, 0.4, *settings, reduction)
         else:
-            loss, grad = triton_backend.sigmoid(x, *tensors, 0.4, *options, True)
+            loss, grad = triton_backend.sigmoid(x, *tensors, 0.4, settings, reduction, with_grad=True)
             assert grad.shape == shape
-            assert {"mean": loss.isnan().all(), "sum": loss.sum() == 0, "none": loss.numel() == 0}[options[-1]]
+            assert {"mean": loss.isnan().all(), "sum": loss.sum() == 0, "none": loss.numel() == 0}[reduction]
 
 
 def test_sigmoid_saturation():

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_index_values, check_memory
+from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings, check_index_values, check_memory, compute_dtype
 from cyclofocal.kernels.plain import scale_
 
 __all__ = ["available", "instructions", "reason", "scale_", "sigmoid", "softmax"]
@@ -60,13 +60,9 @@ def _functions() -> tuple[Callable[[bytes], int], Callable[[bytes], int]]:
     return library.cyclofocal_softmax, library.cyclofocal_sigmoid
 
 
-def _loss_dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype is torch.float64 else torch.float32
-
-
 def _new_loss(logits: Tensor, shape: torch.Size | None) -> Tensor:
     """Of this shape, or without dimensions. ``torch.empty`` would take the default device, and longer."""
-    dtype = _loss_dtype(logits)
+    dtype = compute_dtype(logits.dtype)
     if shape is None:
         return torch.empty_like(_DOUBLE if dtype is torch.float64 else _FLOAT)
     return logits.new_empty(shape, dtype=dtype)
@@ -77,12 +73,9 @@ def softmax(
     target: Tensor,
     weight: Tensor | None,
     eta: float | Tensor,
-    gamma_pos: float,
-    gamma_neg: float,
-    gamma_hc: float,
-    ignore_index: int,
-    label_smoothing: float,
+    settings: SoftmaxSettings,
     reduction: str,
+    *,
     with_grad: bool,
     strict: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
@@ -93,7 +86,7 @@ def softmax(
     nan of its row if not ``strict``.
     """
     shape, count, soft = logits.shape, logits.numel(), target.dtype.is_floating_point
-    dtype = _loss_dtype(logits)
+    dtype = compute_dtype(logits.dtype)
     check_memory("logits", logits, _FLOAT, logits.dtype, count)
     check_memory("target", target, _FLOAT, dtype if soft else torch.int64, count if soft else count // shape[1])
     check_memory("weight", weight, _FLOAT, dtype, shape[1])
@@ -109,7 +102,7 @@ def softmax(
         shape[0],
         shape[1],
         math.prod(shape[2:]),
-        ignore_index,
+        settings.ignore_index,
         soft,
         0,
         0,
@@ -119,16 +112,16 @@ def softmax(
         instructions(),
         strict,
         eta,
-        gamma_pos,
-        gamma_neg,
-        gamma_hc,
-        label_smoothing,
+        settings.gamma_pos,
+        settings.gamma_neg,
+        settings.gamma_hc,
+        settings.label_smoothing,
         0.0,
         0.0,
     )
     if failure := _functions()[0](call):
         if failure == 2:
-            check_index_values(target, shape[1], ignore_index)
+            check_index_values(target, shape[1], settings.ignore_index)
         raise MemoryError("the loss found no memory for its scratch")
     return loss, grad
 
@@ -139,18 +132,14 @@ def sigmoid(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     eta: float | Tensor,
-    gamma_pos: float,
-    gamma_neg: float,
-    gamma_hc: float,
-    alpha: float | None,
-    probability_margin: float,
-    label_smoothing: float,
+    settings: SigmoidSettings,
     reduction: str,
+    *,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient of ``logits`` of any shape; ``target`` and ``weight`` have the same, ``pos_weight`` too or
     the last dimension's. All tensors contiguous, those but the logits in the dtype of the loss."""
-    count, dtype = logits.numel(), _loss_dtype(logits)
+    count, dtype = logits.numel(), compute_dtype(logits.dtype)
     period = 0 if pos_weight is None else pos_weight.numel()
     check_memory("logits", logits, _FLOAT, logits.dtype, count)
     check_memory("target", target, _FLOAT, dtype, count)
@@ -171,19 +160,19 @@ def sigmoid(
         0,
         False,
         period,
-        alpha is not None,
+        settings.alpha is not None,
         _DTYPES[logits.dtype],
         _REDUCTIONS[reduction],
         torch.get_num_threads(),
         instructions(),
         0,
         eta,
-        gamma_pos,
-        gamma_neg,
-        gamma_hc,
-        label_smoothing,
-        alpha or 0.0,
-        probability_margin,
+        settings.gamma_pos,
+        settings.gamma_neg,
+        settings.gamma_hc,
+        settings.label_smoothing,
+        settings.alpha or 0.0,
+        settings.probability_margin,
     )
     if _functions()[1](call):
         raise MemoryError("the loss found no memory")

@@ -12,11 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclofocal import equation, kernels
-from cyclofocal.arguments import REDUCTIONS, are_usual, has_memory, is_traced, is_transformed
+from cyclofocal.arguments import (
+    REDUCTIONS,
+    SigmoidSettings,
+    SoftmaxSettings,
+    are_usual,
+    compute_dtype,
+    has_memory,
+    is_traced,
+    is_transformed,
+)
 from cyclofocal.equation import Eta
 from cyclofocal.kernels import native, plain
 
-Settings = tuple[Any, ...]
+Settings = SoftmaxSettings | SigmoidSettings
 
 
 class Family(NamedTuple):
@@ -25,8 +34,18 @@ class Family(NamedTuple):
     fused: Callable[..., tuple[Tensor, Tensor | None]]
     equation: Callable[..., Tensor]
     operator: Callable[[], Callable[..., tuple[Tensor, Tensor]]]
+    settings: Callable[..., Settings]
+    tensors: int
+    """Number of tensors in a call: logits, target and weights."""
     class_dim: bool
     """Whether an unreduced loss lacks dimension 1 of the logits."""
+
+    def traced(self, *call: Any, with_grad: bool) -> tuple[Tensor, Tensor]:
+        """The same as ``fused`` by the operator of torch.library, whose arguments are flat."""
+        logits, eta, settings, reduction = call[0], *call[self.tensors :]
+        # A number would become a constant of the graph, and each new one a graph of its own; a sum does not.
+        eta = torch.zeros((), dtype=compute_dtype(logits.dtype), device=logits.device) + eta
+        return self.operator()(*call[: self.tensors], eta, *settings, reduction, with_grad)
 
 
 def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings: Settings, reduction: str) -> Tensor:
@@ -37,8 +56,7 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
         tensors: logits, target, weight and, for the sigmoid, pos_weight; all but the logits in the dtype that is
             computed in (float64 for float64 logits, otherwise float32), index targets in int64.
         eta: float or 0-d tensor.
-        settings: softmax: gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing;
-            sigmoid: gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing.
+        settings: those of the family.
         reduction: "mean", "sum" or "none".
     """
     logits = tensors[0]
@@ -50,19 +68,17 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
         or torch.jit.is_tracing()  # what torch.jit.trace records should run without this library
         or (differentiate and any(isinstance(t, Tensor) and t.requires_grad for t in others))
     ):
-        return family.equation(*tensors, eta, *settings, reduction)
+        return family.equation(*tensors, eta, settings, reduction)
     differentiate = differentiate and logits.requires_grad
     if is_traced() or not has_memory(logits):
-        # A number would become a constant of the graph, and each new one a graph of its own; a sum does not.
-        eta = torch.zeros((), dtype=compute_dtype(logits), device=logits.device) + eta
-        return family.operator()(*tensors, eta, *settings, reduction, differentiate)[0]
+        return family.traced(*tensors, eta, settings, reduction, with_grad=differentiate)[0]
     if differentiate:
         return _Loss.apply(logits, tensors[1:], (family, eta, settings, reduction))
-    return family.fused(*tensors, eta, *settings, reduction, False)[0]
+    return family.fused(*tensors, eta, settings, reduction, with_grad=False)[0]
 
 
 def usual_softmax(
-    logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: Settings, reduction: str
+    logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: SoftmaxSettings, reduction: str
 ) -> Tensor | None:
     """The usual call, checked in little more than one expression; None if it is another, or not right.
 
@@ -85,15 +101,11 @@ def usual_softmax(
         if type(eta) is not Tensor or eta.dim() or eta.requires_grad or not eta.is_cpu:
             return None
         eta = eta.item()
-    if not are_usual(eta, *settings):
+    if not are_usual(eta, settings):
         return None
     if logits.requires_grad and torch.is_grad_enabled():
         return _Loss.apply(logits, (target, None), (family, eta, settings, reduction))
-    return family.fused(logits, target, None, eta, *settings, reduction, False)[0]
-
-
-def compute_dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return family.fused(logits, target, None, eta, settings, reduction, with_grad=False)[0]
 
 
 class _Loss(torch.autograd.Function):
@@ -104,7 +116,7 @@ class _Loss(torch.autograd.Function):
         ctx: Any, logits: Tensor, others: tuple[Tensor | None, ...], call: tuple[Family, Eta, Settings, str]
     ) -> Tensor:
         family, eta, settings, reduction = ctx.call = call
-        value, ctx.grad = family.fused(logits, *others, eta, *settings, reduction, True)
+        value, ctx.grad = family.fused(logits, *others, eta, settings, reduction, with_grad=True)
         ctx.save_for_backward(logits, *others)
         return value
 
@@ -116,7 +128,7 @@ class _Loss(torch.autograd.Function):
         grad, ctx.grad = ctx.grad, None  # handed over, so that nobody else sees it change
         if grad is None:  # a second backward through the same graph
             logits, *others = ctx.saved_tensors
-            grad = family.fused(logits, *others, eta, *settings, reduction, True)[1]
+            grad = family.fused(logits, *others, eta, settings, reduction, with_grad=True)[1]
         if is_transformed(grad_loss):  # a batch of gradients, or one with a tangent: nothing can be written in place
             ctx.grad, grad = grad, (grad * _spread(family, grad_loss, reduction)).to(grad.dtype)
         elif reduction == "none":
@@ -137,7 +149,7 @@ def _differentiable(
 ) -> Tensor:
     """The gradient as something that can be differentiated again."""
     with torch.enable_grad():
-        value = family.equation(*tensors, eta, *settings, reduction)
+        value = family.equation(*tensors, eta, settings, reduction)
         return torch.autograd.grad(value, tensors[0], grad_loss, create_graph=True)[0]
 
 
@@ -146,17 +158,25 @@ def _spread(family: Family, grad_loss: Tensor, reduction: str) -> Tensor:
 
 
 def _fused_softmax(
-    logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, *settings: Any
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    eta: Eta,
+    settings: SoftmaxSettings,
+    reduction: str,
+    *,
+    with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Call the backend with contiguous tensors, (N, C, ...); their indices have been looked at where they can be."""
     logits = _roomy(logits)
     softmax = kernels.backend(logits.device.type).softmax
     if not _rows_last(logits):
-        return softmax(*_as_memory(logits, target, weight), eta, *settings, False)
+        tensors = _as_memory(logits, target, weight)
+        return softmax(*tensors, eta, settings, reduction, with_grad=with_grad, strict=False)
     shape, classes = logits.movedim(1, -1).shape, logits.shape[1]
     rows = target.movedim(1, -1).reshape(-1, classes) if target.is_floating_point() else target.reshape(-1)
     tensors = _as_memory(logits.movedim(1, -1).reshape(-1, classes), rows, weight)
-    value, grad = softmax(*tensors, eta, *settings, False)
+    value, grad = softmax(*tensors, eta, settings, reduction, with_grad=with_grad, strict=False)
     return value.view(shape[:-1]) if value.dim() else value, None if grad is None else grad.view(shape).movedim(-1, 1)
 
 
@@ -166,7 +186,15 @@ def _rows_last(logits: Tensor) -> bool:
 
 
 def _fused_sigmoid(
-    logits: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, eta: Eta, *settings: Any
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    eta: Eta,
+    settings: SigmoidSettings,
+    reduction: str,
+    *,
+    with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Call the backend with contiguous tensors of one shape."""
     logits = _roomy(logits)
@@ -174,7 +202,8 @@ def _fused_sigmoid(
     if pos_weight is not None and pos_weight.shape != logits.shape[-1:]:
         pos_weight = pos_weight.expand(logits.shape)
     sigmoid = kernels.backend(logits.device.type).sigmoid
-    return sigmoid(*_as_memory(logits, target, weight, pos_weight), eta, *settings)
+    tensors = _as_memory(logits, target, weight, pos_weight)
+    return sigmoid(*tensors, eta, settings, reduction, with_grad=with_grad)
 
 
 def _as_memory(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -184,25 +213,28 @@ def _as_memory(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _softmax_equation(
-    logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, *settings_and_reduction: Any
+    logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: SoftmaxSettings, reduction: str
 ) -> Tensor:
-    *settings, reduction = settings_and_reduction
-    log_p = F.log_softmax(logits, 1, dtype=compute_dtype(logits))
-    rows = equation.softmax_rows(log_p, target, weight, _cast(eta, log_p), *settings)
+    log_p = F.log_softmax(logits, 1, dtype=compute_dtype(logits.dtype))
+    rows = equation.softmax_rows(log_p, target, weight, _cast(eta, log_p), settings)
     if reduction == "none":
         return rows
-    total = rows.sum()
-    return (
-        total if reduction == "sum" else total / equation.softmax_denominator(target, weight, settings[3], rows.numel())
-    )
+    if reduction == "sum":
+        return rows.sum()
+    return rows.sum() / equation.softmax_denominator(target, weight, settings.ignore_index)
 
 
 def _sigmoid_equation(
-    logits: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, eta: Eta, *rest: Any
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    eta: Eta,
+    settings: SigmoidSettings,
+    reduction: str,
 ) -> Tensor:
-    *settings, reduction = rest
-    x = logits.to(compute_dtype(logits))
-    elements = equation.sigmoid_elements(x, target, weight, pos_weight, _cast(eta, x), *settings)
+    x = logits.to(compute_dtype(logits.dtype))
+    elements = equation.sigmoid_elements(x, target, weight, pos_weight, _cast(eta, x), settings)
     return elements if reduction == "none" else elements.sum() if reduction == "sum" else elements.mean()
 
 
@@ -210,10 +242,14 @@ def _cast(eta: Eta, like: Tensor) -> Eta:
     return eta.to(like.dtype) if isinstance(eta, Tensor) else eta
 
 
-SOFTMAX = Family(_fused_softmax, _softmax_equation, lambda: torch.ops.cyclofocal.softmax, class_dim=True)
+SOFTMAX = Family(
+    _fused_softmax, _softmax_equation, lambda: torch.ops.cyclofocal.softmax, SoftmaxSettings, tensors=3, class_dim=True
+)
+SIGMOID = Family(
+    _fused_sigmoid, _sigmoid_equation, lambda: torch.ops.cyclofocal.sigmoid, SigmoidSettings, tensors=4, class_dim=False
+)
 _USUAL = {backend: SOFTMAX._replace(fused=backend.softmax) for backend in (native, plain)}
 _USUAL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-SIGMOID = Family(_fused_sigmoid, _sigmoid_equation, lambda: torch.ops.cyclofocal.sigmoid, class_dim=False)
 
 _library = torch.library.Library("cyclofocal", "DEF")
 _GAMMAS = "Tensor eta, float gamma_pos, float gamma_neg, float gamma_hc"
@@ -225,17 +261,18 @@ _SCHEMAS = {
 }
 
 
-def _register(name: str, family: Family, tensors: int) -> None:
+def _register(name: str, family: Family) -> None:
     """Operator ``cyclofocal::name``: implementation, shapes for tracing, gradient."""
 
-    def run(logits: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
-        value, grad = family.fused(logits, *call)
-        return value, logits.new_empty(0) if grad is None else grad
+    def run(*call: Any) -> tuple[Tensor, Tensor]:
+        tensors, (eta, *settings, reduction, with_grad) = call[: family.tensors], call[family.tensors :]
+        value, grad = family.fused(*tensors, eta, family.settings(*settings), reduction, with_grad=with_grad)
+        return value, tensors[0].new_empty(0) if grad is None else grad
 
     def fake(logits: Tensor, *call: Any) -> tuple[Tensor, Tensor]:
         *_, reduction, with_grad = call
         unreduced = logits.shape[:1] + logits.shape[2:] if family.class_dim else logits.shape
-        value = logits.new_empty(unreduced if reduction == "none" else (), dtype=compute_dtype(logits))
+        value = logits.new_empty(unreduced if reduction == "none" else (), dtype=compute_dtype(logits.dtype))
         if not with_grad:
             return value, logits.new_empty(0)
         dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
@@ -244,18 +281,18 @@ def _register(name: str, family: Family, tensors: int) -> None:
         return value, logits.new_empty(logits.shape, dtype=dtype)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs[: tensors + 1], output[1])
-        ctx.rest = inputs[tensors + 1 :]
+        ctx.save_for_backward(*inputs[: family.tensors + 1], output[1])
+        ctx.rest = inputs[family.tensors + 1 :]
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, eta, grad = ctx.saved_tensors
         *settings, reduction, _with_grad = ctx.rest
         if torch.is_grad_enabled():
-            grad = _differentiable(family, tuple(inputs), eta, tuple(settings), reduction, grad_loss)
+            grad = _differentiable(family, tuple(inputs), eta, family.settings(*settings), reduction, grad_loss)
         else:
             grad = (grad * _spread(family, grad_loss, reduction)).to(inputs[0].dtype)
-        return grad, *(None,) * (tensors + len(ctx.rest))
+        return grad, *(None,) * (family.tensors + len(ctx.rest))
 
     _library.define(name + _SCHEMAS[name])
     _library.impl(name, run, "CompositeExplicitAutograd")
@@ -263,5 +300,5 @@ def _register(name: str, family: Family, tensors: int) -> None:
     torch.library.register_autograd(f"cyclofocal::{name}", backward, setup_context=setup, lib=_library)
 
 
-_register("softmax", SOFTMAX, tensors=3)
-_register("sigmoid", SIGMOID, tensors=4)
+_register("softmax", SOFTMAX)
+_register("sigmoid", SIGMOID)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_index_values
+from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings, check_index_values, compute_dtype
 from cyclofocal.equation import Eta, softmax_denominator
 from cyclofocal.kernels.terms import Sides, Terms, number
 
@@ -28,12 +28,9 @@ def softmax(
     target: Tensor,
     weight: Tensor | None,
     eta: Eta,
-    gamma_pos: float,
-    gamma_neg: float,
-    gamma_hc: float,
-    ignore_index: int,
-    label_smoothing: float,
+    settings: SoftmaxSettings,
     reduction: str,
+    *,
     with_grad: bool,
     strict: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
@@ -50,7 +47,7 @@ def softmax(
         The loss in that dtype, (N, ...) for reduction "none" and 0-d otherwise; the gradient like ``logits``, divided
         by the mean's denominator, or None.
     """
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    dtype, ignore_index = compute_dtype(logits.dtype), settings.ignore_index
     shape, classes = logits.shape, logits.shape[1]
     soft = target.is_floating_point()
     all_count = not soft and _all_count(target, classes, ignore_index)
@@ -58,11 +55,18 @@ def softmax(
         check_index_values(target, classes, ignore_index)
     grad = torch.empty_like(logits) if with_grad else None
     rows = logits.new_empty(shape[:1] + shape[2:], dtype=dtype) if reduction == "none" else None
-    scale = row_scale(target, weight, ignore_index, logits.numel() // classes, dtype, reduction, all_count)
-    other = label_smoothing / classes
+    scale = row_scale(target, weight, ignore_index, dtype, reduction, all_count)
+    other = settings.label_smoothing / classes
     parts = list(chunks(logits, target, grad, rows))
-    terms, scratch = Terms.of(eta, gamma_pos, gamma_neg, gamma_hc), _Scratch() if len(parts) > 1 else None
-    call = _Call(terms, weight, 1 - label_smoothing + other, other, scale, None if all_count else ignore_index, scratch)
+    call = _Call(
+        terms=Terms.of(eta, settings),
+        weight=weight,
+        own=1 - settings.label_smoothing + other,
+        other=other,
+        scale=scale,
+        ignore_index=None if all_count else ignore_index,
+        scratch=_Scratch() if len(parts) > 1 else None,
+    )
     total: Tensor | None = None
     for x, y, out, place in parts:
         row, by_logits = (_soft_chunk if soft else _index_chunk)(call, x.to(dtype), y, out)
@@ -83,13 +87,9 @@ def sigmoid(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     eta: Eta,
-    gamma_pos: float,
-    gamma_neg: float,
-    gamma_hc: float,
-    alpha: float | None,
-    probability_margin: float,
-    label_smoothing: float,
+    settings: SigmoidSettings,
     reduction: str,
+    *,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and its gradient by the logits, of any shape; see ``native.sigmoid`` for the other tensors."""
@@ -99,6 +99,7 @@ def sigmoid(
     x, targets = logits.view(-1, period), target.view(-1, period)
     weights = None if weight is None else weight.view(-1, period)
     positives = pos_weight if pos_weight is None or period > 1 else pos_weight.view(-1, 1)
+    gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing = settings
     terms = Sides(number(eta), gamma_pos, gamma_neg, gamma_hc, probability_margin)
     elements = torch.empty_like(targets) if reduction == "none" else None
     total = target.new_zeros(())
@@ -175,7 +176,6 @@ def row_scale(
     target: Tensor,
     weight: Tensor | None,
     ignore_index: int,
-    rows: int,
     dtype: torch.dtype,
     reduction: str,
     all_count: bool = False,
@@ -184,9 +184,9 @@ def row_scale(
     if reduction != "mean":
         return 1.0
     if all_count and weight is None:
-        denominator: Eta = rows
+        denominator: Eta = target.numel()
     else:
-        denominator = number(softmax_denominator(target, weight, ignore_index, rows))
+        denominator = number(softmax_denominator(target, weight, ignore_index))
     if isinstance(denominator, Tensor):
         return 1 / denominator.to(dtype)
     return 1 / denominator if denominator else torch.nan

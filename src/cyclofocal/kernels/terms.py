@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cyclofocal.arguments import SoftmaxSettings
 from cyclofocal.equation import Eta, other_term, power
 
 
@@ -37,9 +38,10 @@ class Terms(NamedTuple):
     gamma_hc: float
 
     @classmethod
-    def of(cls, eta: Eta, gamma_pos: float, gamma_neg: float, gamma_hc: float) -> "Terms":
+    def of(cls, eta: Eta, settings: SoftmaxSettings) -> "Terms":
         """A gamma_neg so small that p^gamma_neg is 1 counts as 0: the sums below are divided by it."""
-        return cls(number(eta), gamma_pos, gamma_neg if gamma_neg > 1e-20 else 0.0, gamma_hc)
+        gamma_neg = settings.gamma_neg if settings.gamma_neg > 1e-20 else 0.0
+        return cls(number(eta), settings.gamma_pos, gamma_neg, settings.gamma_hc)
 
     def own(self, log_p: Tensor, factor: Eta) -> tuple[Tensor, Tensor, Tensor]:
         """``factor`` times term and derivative of the target class, and its p."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_memory
+from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings, check_memory, compute_dtype
 from cyclofocal.equation import Eta, softmax_denominator
 
 OLDEST = (3, 4)  # older ones do not pass float64 numbers
@@ -59,12 +59,9 @@ def softmax(
     target: Tensor,
     weight: Tensor | None,
     eta: Eta,
-    gamma_pos: float,
-    gamma_neg: float,
-    gamma_hc: float,
-    ignore_index: int,
-    label_smoothing: float,
+    settings: SoftmaxSettings,
     reduction: str,
+    *,
     with_grad: bool,
     strict: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
@@ -77,6 +74,7 @@ def softmax(
     from cyclofocal.kernels.triton_indices import softmax_by_index
     from cyclofocal.kernels.triton_probabilities import softmax_by_probabilities
 
+    gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing = settings
     shape, classes = logits.shape, logits.shape[1]
     rows = shape.numel() // classes
     soft, mean = target.is_floating_point(), reduction == "mean"
@@ -85,7 +83,7 @@ def softmax(
     check_memory("logits", logits, logits, logits.dtype, shape.numel())
     check_memory("target", target, logits, loss.dtype if soft else torch.int64, shape.numel() if soft else rows)
     check_memory("weight", weight, logits, loss.dtype, classes)
-    denominator = softmax_denominator(target, weight, ignore_index, rows) if mean else 1
+    denominator = softmax_denominator(target, weight, ignore_index) if mean else 1
     eta, pointer = _eta(eta, logits)
     other = label_smoothing / classes
     numbers = (eta, gamma_pos, gamma_neg, gamma_hc, 1 - label_smoothing + other, other)
@@ -105,7 +103,7 @@ def softmax(
         ALIGNED=plan.aligned,
         ROWS=plan.rows,
         BLOCK=plan.block,
-        **_constants(logits, gamma_pos, gamma_neg, gamma_hc, reduction),
+        **_constants(logits, settings, reduction),
     )
     return _reduced(loss, reduction, denominator), grad
 
@@ -116,19 +114,16 @@ def sigmoid(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     eta: Eta,
-    gamma_pos: float,
-    gamma_neg: float,
-    gamma_hc: float,
-    alpha: float | None,
-    probability_margin: float,
-    label_smoothing: float,
+    settings: SigmoidSettings,
     reduction: str,
+    *,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss and gradient of ``logits`` of any shape; ``target`` and ``weight`` have the same, ``pos_weight`` too or
     the last dimension's. All tensors contiguous, those but the logits in the dtype of the loss."""
     from cyclofocal.kernels.triton_sigmoid import sigmoid_elements
 
+    gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing = settings
     count = logits.numel()
     programs = -(-count // TILE)
     loss, grad = _results(logits, logits.shape, programs, reduction, with_grad)
@@ -148,7 +143,7 @@ def sigmoid(
         (logits, target, weight, pos_weight, pointer, loss, grad, *numbers, count, period),
         MARGIN=probability_margin != 0,
         BLOCK=TILE,
-        **_constants(logits, gamma_pos, gamma_neg, gamma_hc, reduction),
+        **_constants(logits, settings, reduction),
     )
     return _reduced(loss, reduction, count), grad
 
@@ -161,9 +156,8 @@ def scale_(grad: Tensor, factor: Tensor) -> None:
     if flat.data_ptr() != grad.data_ptr():  # an order of dimensions that no operator here makes
         grad.mul_(factor)
         return
-    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    count = flat.numel()
-    _launch(scale_elements, -(-count // TILE), 4, (flat, factor.to(dtype), count), WIDE=count >= WIDE, BLOCK=TILE)
+    count, factor = flat.numel(), factor.to(compute_dtype(grad.dtype))
+    _launch(scale_elements, -(-count // TILE), 4, (flat, factor, count), WIDE=count >= WIDE, BLOCK=TILE)
 
 
 class _Plan(NamedTuple):
@@ -211,8 +205,7 @@ def _results(
     logits: Tensor, shape: torch.Size, programs: int, reduction: str, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Room for the losses, or for one sum of each program, and for the gradient."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss = logits.new_empty(shape if reduction == "none" else programs, dtype=dtype)
+    loss = logits.new_empty(shape if reduction == "none" else programs, dtype=compute_dtype(logits.dtype))
     return loss, torch.empty_like(logits) if with_grad else None
 
 
@@ -231,11 +224,9 @@ def _eta(eta: Eta, logits: Tensor) -> tuple[float, Tensor | None]:
     return 0.0, eta.to(logits.device, non_blocking=True)
 
 
-def _constants(
-    logits: Tensor, gamma_pos: float, gamma_neg: float, gamma_hc: float, reduction: str
-) -> dict[str, int | bool]:
+def _constants(logits: Tensor, settings: SoftmaxSettings | SigmoidSettings, reduction: str) -> dict[str, int | bool]:
     """What is compiled into a kernel of either family."""
-    gammas = {"POS": gamma_pos, "NEG": gamma_neg, "HC": gamma_hc}
+    gammas = {"POS": settings.gamma_pos, "NEG": settings.gamma_neg, "HC": settings.gamma_hc}
     whole = {name: int(gamma) if gamma in range(9) else -1 for name, gamma in gammas.items()}
     return {**whole, "REDUCED": reduction != "none", "WIDE": logits.numel() >= WIDE}
 
