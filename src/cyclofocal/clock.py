@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.arguments import can_read
+from cyclofocal.arguments import can_read, check_at_least
 from cyclofocal.schedules import cyclical_eta
 
 CLOCK = ("step", "progress", "eta")
@@ -55,9 +55,9 @@ class Clocked(nn.Module):
         cyclical_in_eval: bool,
     ) -> None:
         super().__init__()
-        for name, count in (("total_steps", total_steps), ("accumulation", accumulation)):
-            if count is not None and count < 1:
-                raise ValueError(f"{name} is {count}; it must be at least 1")
+        self._past = _Past()
+        check_at_least("total_steps", total_steps)
+        check_at_least("accumulation", accumulation)
         self.cyclical_factor = cyclical_factor
         self.schedule = schedule or functools.partial(cyclical_eta, cyclical_factor=cyclical_factor)
         self.total_steps = total_steps
@@ -70,8 +70,8 @@ class Clocked(nn.Module):
 
     def reset_parameters(self) -> None:
         """Set the clock to the beginning of training, also after ``to_empty``. Class weights are left as they are."""
-        self._write(0, 0.0, self.schedule(0.0))
-        self._past = _Past()
+        self.set_progress(0.0)
+        self._past.is_set = False
 
     def set_progress(self, progress: float) -> None:
         """Set the clock to ``progress`` in [0, 1]; with ``total_steps`` counting resumes from there.

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_unit_interval
+from cyclofocal.arguments import check_at_least, check_unit_interval
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -66,8 +66,7 @@ def epoch_progress(epoch: int, epochs: int) -> float:
         >>> [cyclical_eta(epoch_progress(epoch, 2)) for epoch in range(2)]  # the focal phase is never met
         [1.0, 1.0]
     """
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}; it must be at least 1")
+    check_at_least("epochs", epochs)
     if not 0 <= epoch < epochs:
         raise ValueError(f"epoch is {epoch}; counted from 0 it must lie in [0, {epochs - 1}] for {epochs} epochs")
     return epoch / (epochs - 1) if epochs > 1 else 0.0
@@ -107,8 +106,7 @@ def repeated(progress: Number, cycles: int) -> Number:
         [0.0, 0.5, 0.0, 0.5, 1.0]
     """
     check_unit_interval("progress", progress)
-    if cycles < 1:
-        raise ValueError(f"cycles is {cycles}; it must be at least 1")
+    check_at_least("cycles", cycles)
     turns = progress * cycles
     if isinstance(turns, Tensor):
         return torch.where(progress < 1, turns - turns.floor(), 1.0)

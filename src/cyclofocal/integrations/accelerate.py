@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
 from cyclofocal.integrations.host import require_host
 
@@ -41,8 +42,7 @@ class LossScheduler:
 
     def __init__(self, accelerator: "Accelerator", criterion: Loss, total_steps: int) -> None:
         check_criterion(criterion)
-        if total_steps < 1:
-            raise ValueError(f"total_steps is {total_steps}; it must be at least 1")
+        check_at_least("total_steps", total_steps)
         self.accelerator = accelerator
         self.criterion = criterion.to(accelerator.device)
         self.total_steps = total_steps

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
 from cyclofocal.losses import BinaryCyclicalFocalLoss
 
@@ -187,8 +188,7 @@ class BoostedLoss:
 
     def __init__(self, criterion: Loss, num_boost_round: int) -> None:
         check_criterion(criterion)
-        if num_boost_round < 1:
-            raise ValueError(f"num_boost_round is {num_boost_round}; it must be at least 1")
+        check_at_least("num_boost_round", num_boost_round)
         self.criterion = criterion
         self.num_boost_round = num_boost_round
         self._settings: dict[str, Any] = criterion.gammas | {"label_smoothing": criterion.label_smoothing}

@@ -2,6 +2,7 @@
 
 import warnings
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 
 Loss = CyclicalFocalLoss | BinaryCyclicalFocalLoss
@@ -29,10 +30,8 @@ def set_clock(criterion: Loss, steps_done: int, total_steps: int) -> float:
         >>> [set_clock(criterion, steps_done, total_steps=5) for steps_done in range(6)]
         [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
-    if total_steps < 1:
-        raise ValueError(f"total_steps is {total_steps}; it must be at least 1")
-    if steps_done < 0:
-        raise ValueError(f"steps_done is {steps_done}; it must be at least 0")
+    check_at_least("total_steps", total_steps)
+    check_at_least("steps_done", steps_done, 0)
     if steps_done > total_steps:
         message = f"more optimiser steps than total_steps={total_steps}; the clock stays at progress 1"
         warnings.warn(message, stacklevel=3)  # always the same, so that Python says it once

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
 from cyclofocal.integrations.host import require_host
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
@@ -62,8 +63,7 @@ class CyclicalFocalCallback(Callback):
         temperature: Range | None = None,
         gradient_clip_val: Range | None = None,
     ) -> None:
-        if total_steps is not None and total_steps < 1:
-            raise ValueError(f"total_steps is {total_steps}; it must be at least 1")
+        check_at_least("total_steps", total_steps)
         ranges = {"weight_decay": weight_decay, "temperature": temperature, "gradient_clip_val": gradient_clip_val}
         for name, ends in ranges.items():
             if ends is not None and not _is_range(ends):

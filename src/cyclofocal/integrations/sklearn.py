@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.host import require_host
 from cyclofocal.losses import CyclicalFocalLoss
 
@@ -151,8 +152,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
 
     def _check_settings(self) -> None:
         for name in ("max_epochs", "batch_size", "n_iter_no_change"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            check_at_least(name, getattr(self, name))
         if not all(units >= 1 for units in self._layers()):
             raise ValueError(f"hidden_layer_sizes is {self.hidden_layer_sizes}; every layer needs at least 1 unit")
         if not 0 < self.validation_fraction < 1:

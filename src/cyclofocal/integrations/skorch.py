@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
 from cyclofocal.integrations.host import require_host
 
@@ -50,8 +51,7 @@ class CyclicalFocalCallback(Callback):
     """
 
     def __init__(self, total_epochs: int | None = None) -> None:
-        if total_epochs is not None and total_epochs < 1:
-            raise ValueError(f"total_epochs is {total_epochs}; it must be at least 1")
+        check_at_least("total_epochs", total_epochs)
         self.total_epochs = total_epochs
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:  # noqa: N803

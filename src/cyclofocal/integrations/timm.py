@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
 from cyclofocal.integrations.host import require_host
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
@@ -89,9 +90,8 @@ class LossScheduler:
 
     def __init__(self, lr_scheduler: Any, criterion: Loss, num_epochs: int, updates_per_epoch: int) -> None:
         check_criterion(criterion)
-        for name, count in (("num_epochs", num_epochs), ("updates_per_epoch", updates_per_epoch)):
-            if count < 1:
-                raise ValueError(f"{name} is {count}; it must be at least 1")
+        check_at_least("num_epochs", num_epochs)
+        check_at_least("updates_per_epoch", updates_per_epoch)
         self.lr_scheduler = lr_scheduler
         self.criterion = criterion
         self.num_epochs = num_epochs
