@@ -214,19 +214,19 @@ def check_logits_dtype(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_memory(name: str, tensor: Tensor | None, like: Tensor, dtype: torch.dtype, count: int) -> None:
-    """Refuse memory that a kernel would misread: it takes ``count`` numbers side by side, on the device of ``like``."""
-    if tensor is None or (
+def check_memory(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype, count: int) -> None:
+    """Refuse memory that a kernel would misread: it takes ``count`` numbers side by side, on this device."""
+    if (
         tensor.dtype is dtype
         and tensor.numel() == count
         and tensor.is_contiguous()
         and not tensor.is_neg()
-        and tensor.device == like.device
+        and tensor.device == device
     ):
         return
     raise ValueError(
         f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)} and strides {tensor.stride()} on {tensor.device}; a"
-        f" kernel must be given {count} contiguous numbers of {dtype} on {like.device}"
+        f" kernel must be given {count} contiguous numbers of {dtype} on {device}"
     )
 
 

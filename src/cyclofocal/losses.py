@@ -126,7 +126,7 @@ class CyclicalFocalLoss(_Loss):
         loss = functional.cyclical_focal_loss(
             logits,
             target,
-            self.weight,
+            self._buffers["weight"],
             eta=eta,
             **self._gammas_now(),
             ignore_index=self.ignore_index,
@@ -200,10 +200,10 @@ class BinaryCyclicalFocalLoss(_Loss):
         loss = functional.binary_cyclical_focal_loss(
             logits,
             target,
-            self.weight,
+            self._buffers["weight"],
             eta=eta,
             **self._gammas_now(),
-            pos_weight=self.pos_weight,
+            pos_weight=self._buffers["pos_weight"],
             alpha=self.alpha if training_form else None,
             probability_margin=self.probability_margin if training_form else 0.0,
             reduction=self.reduction,

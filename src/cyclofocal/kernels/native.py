@@ -26,7 +26,8 @@ INSTRUCTIONS = ("baseline", "avx2", "avx512")
 _pack = struct.Struct("=6q12q7d").pack
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
-_FLOAT, _DOUBLE = (torch.empty((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64))
+_CPU = torch.device("cpu")
+_SCALARS = {dtype: torch.empty((), dtype=dtype, device=_CPU) for dtype in (torch.float32, torch.float64)}
 
 
 @functools.cache
@@ -60,14 +61,6 @@ def _functions() -> tuple[Callable[[bytes], int], Callable[[bytes], int]]:
     return library.cyclofocal_softmax, library.cyclofocal_sigmoid
 
 
-def _new_loss(logits: Tensor, shape: torch.Size | None) -> Tensor:
-    """Of this shape, or without dimensions. ``torch.empty`` would take the default device, and longer."""
-    dtype = compute_dtype(logits.dtype)
-    if shape is None:
-        return torch.empty_like(_DOUBLE if dtype is torch.float64 else _FLOAT)
-    return logits.new_empty(shape, dtype=dtype)
-
-
 def softmax(
     logits: Tensor,
     target: Tensor,
@@ -87,11 +80,14 @@ def softmax(
     """
     shape, count, soft = logits.shape, logits.numel(), target.dtype.is_floating_point
     dtype = compute_dtype(logits.dtype)
-    check_memory("logits", logits, _FLOAT, logits.dtype, count)
-    check_memory("target", target, _FLOAT, dtype if soft else torch.int64, count if soft else count // shape[1])
-    check_memory("weight", weight, _FLOAT, dtype, shape[1])
+    check_memory("logits", logits, _CPU, logits.dtype, count)
+    check_memory("target", target, _CPU, dtype if soft else torch.int64, count if soft else count // shape[1])
+    if weight is not None:
+        check_memory("weight", weight, _CPU, dtype, shape[1])
     grad = torch.empty_like(logits) if with_grad else None
-    loss = _new_loss(logits, shape[:1] + shape[2:] if reduction == "none" else None)
+    # torch.empty would take the default device, and longer
+    unreduced = reduction == "none"
+    loss = logits.new_empty(shape[:1] + shape[2:], dtype=dtype) if unreduced else torch.empty_like(_SCALARS[dtype])
     call = _pack(
         logits.data_ptr(),
         target.data_ptr(),
@@ -141,12 +137,15 @@ def sigmoid(
     the last dimension's. All tensors contiguous, those but the logits in the dtype of the loss."""
     count, dtype = logits.numel(), compute_dtype(logits.dtype)
     period = 0 if pos_weight is None else pos_weight.numel()
-    check_memory("logits", logits, _FLOAT, logits.dtype, count)
-    check_memory("target", target, _FLOAT, dtype, count)
-    check_memory("weight", weight, _FLOAT, dtype, count)
-    check_memory("pos_weight", pos_weight, _FLOAT, dtype, count if period in (0, count) else logits.shape[-1])
+    check_memory("logits", logits, _CPU, logits.dtype, count)
+    check_memory("target", target, _CPU, dtype, count)
+    if weight is not None:
+        check_memory("weight", weight, _CPU, dtype, count)
+    if pos_weight is not None:
+        check_memory("pos_weight", pos_weight, _CPU, dtype, count if period in (0, count) else logits.shape[-1])
     grad = torch.empty_like(logits) if with_grad else None
-    loss = _new_loss(logits, logits.shape if reduction == "none" else None)
+    unreduced = reduction == "none"
+    loss = torch.empty_like(logits, dtype=dtype) if unreduced else torch.empty_like(_SCALARS[dtype])
     call = _pack(
         logits.data_ptr(),
         target.data_ptr(),

@@ -89,7 +89,8 @@ def usual_softmax(
     if (
         not (type(logits) is type(target) is Tensor and weight is None and logits.is_cpu and target.is_cpu)
         or not (target.dtype is torch.int64 and logits.dtype in _USUAL_DTYPES and reduction in REDUCTIONS)
-        or not (len(shape) > 1 and shape[1] and target.shape == shape[:1] + shape[2:])
+        or not (len(shape) > 1 and shape[1])
+        or target.shape != (shape[:1] if len(shape) == 2 else shape[:1] + shape[2:])
         or not (logits.is_contiguous() and target.is_contiguous())
         or is_traced()
         or is_transformed()

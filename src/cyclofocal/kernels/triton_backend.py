@@ -80,9 +80,10 @@ def softmax(
     soft, mean = target.is_floating_point(), reduction == "mean"
     plan = _plan(shape, elements=16 if soft or logits.dtype == torch.float64 else 32)
     loss, grad = _results(logits, shape[:1] + shape[2:], plan.programs, reduction, with_grad)
-    check_memory("logits", logits, logits, logits.dtype, shape.numel())
-    check_memory("target", target, logits, loss.dtype if soft else torch.int64, shape.numel() if soft else rows)
-    check_memory("weight", weight, logits, loss.dtype, classes)
+    check_memory("logits", logits, logits.device, logits.dtype, shape.numel())
+    check_memory("target", target, logits.device, loss.dtype if soft else torch.int64, shape.numel() if soft else rows)
+    if weight is not None:
+        check_memory("weight", weight, logits.device, loss.dtype, classes)
     denominator = softmax_denominator(target, weight, ignore_index) if mean else 1
     eta, pointer = _eta(eta, logits)
     other = label_smoothing / classes
@@ -128,10 +129,14 @@ def sigmoid(
     programs = -(-count // TILE)
     loss, grad = _results(logits, logits.shape, programs, reduction, with_grad)
     period = count if pos_weight is None else pos_weight.numel()
-    check_memory("logits", logits, logits, logits.dtype, count)
-    check_memory("target", target, logits, loss.dtype, count)
-    check_memory("weight", weight, logits, loss.dtype, count)
-    check_memory("pos_weight", pos_weight, logits, loss.dtype, count if period == count else logits.shape[-1])
+    check_memory("logits", logits, logits.device, logits.dtype, count)
+    check_memory("target", target, logits.device, loss.dtype, count)
+    if weight is not None:
+        check_memory("weight", weight, logits.device, loss.dtype, count)
+    if pos_weight is not None:
+        check_memory(
+            "pos_weight", pos_weight, logits.device, loss.dtype, count if period == count else logits.shape[-1]
+        )
     eta, pointer = _eta(eta, logits)
     sides = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     scale = 1 / max(count, 1) if reduction == "mean" else 1.0
