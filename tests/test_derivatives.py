@@ -40,7 +40,7 @@ calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 @pytest.fixture(params=AVAILABLE, autouse=True)
 def backend(request, monkeypatch):
-    monkeypatch.setattr(kernels, "forced", request.param)
+    monkeypatch.setattr(kernels, "forced_backend", request.param)
 
 
 @calls

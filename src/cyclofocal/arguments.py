@@ -156,7 +156,7 @@ def _check_settings(eta: float | Tensor, settings: SoftmaxSettings | SigmoidSett
     check_unit_interval("label_smoothing", settings.label_smoothing)
 
 
-def are_usual(eta: float, settings: SoftmaxSettings) -> bool:
+def needs_no_check(eta: float, settings: SoftmaxSettings) -> bool:
     """Whether nothing about these settings is to be said: neither an error nor a warning."""
     gamma_pos, gamma_neg, gamma_hc, _, label_smoothing = settings
     return (

@@ -134,7 +134,7 @@ class Clocked(nn.Module):
         if not can_read(step):
             self._advance_on_device()
             return
-        count, last = step.item() + 1, self.total_steps - 1
+        count, last = int(step.item()) + 1, self.total_steps - 1
         progress = min(count // self.accumulation, last) / max(last, 1)
         self._write(count, progress, self.schedule(progress))
 

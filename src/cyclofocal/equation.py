@@ -22,28 +22,28 @@ def softmax_rows(log_p: Tensor, target: Tensor, weight: Tensor | None, eta: Eta,
     """Loss of every row. ``log_p`` is (N, C, ...); ``target`` class indices (N, ...) or probabilities (N, C, ...)."""
     gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing = settings
     classes = log_p.shape[1]
-    other = label_smoothing / classes
-    own = 1 - label_smoothing + other
+    non_target_prob = label_smoothing / classes
+    target_prob = 1 - label_smoothing + non_target_prob
     by_class = (1, -1) + (1,) * (log_p.dim() - 2)
 
     if target.is_floating_point():
-        rows = target * own * own_term(log_p, eta, gamma_pos, gamma_hc)
+        rows = target * target_prob * target_term(log_p, eta, gamma_pos, gamma_hc)
         rows = torch.where(target == 0, 0.0, rows)  # nothing is asked of a class, even if it is masked (-inf)
-        if other:
-            rows = rows + (1 - target) * other * other_term(log_p, eta, gamma_neg)
+        if non_target_prob:
+            rows = rows + (1 - target) * non_target_prob * non_target_term(log_p, eta, gamma_neg)
         return -(rows if weight is None else rows * weight.view(by_class)).sum(1)
 
     ignored = target == ignore_index
     index = target.masked_fill(ignored, 0).unsqueeze(1)
     log_p_target = log_p.gather(1, index).squeeze(1)
-    rows = own * own_term(log_p_target, eta, gamma_pos, gamma_hc)
+    rows = target_prob * target_term(log_p_target, eta, gamma_pos, gamma_hc)
     if weight is not None:
         rows = rows * weight[index.squeeze(1)]
-    if other:
-        others = other_term(log_p, eta, gamma_neg)
-        others = others if weight is None else others * weight.view(by_class)
-        not_target = torch.arange(classes, device=log_p.device).view(by_class) != index
-        rows = rows + other * torch.where(not_target, others, 0.0).sum(1)
+    if non_target_prob:
+        terms = non_target_term(log_p, eta, gamma_neg)
+        terms = terms if weight is None else terms * weight.view(by_class)
+        is_non_target = torch.arange(classes, device=log_p.device).view(by_class) != index
+        rows = rows + non_target_prob * torch.where(is_non_target, terms, 0.0).sum(1)
     return torch.where(ignored, 0.0, -rows)
 
 
@@ -69,18 +69,18 @@ def sigmoid_elements(
     gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing = settings
     target = target * (1 - label_smoothing) + label_smoothing / 2
     log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
-    yes = _mix((gamma_pos * log_not_p).exp(), (1 + log_p.exp()) ** gamma_hc, eta) * log_p
+    pos = _mix((gamma_pos * log_not_p).exp(), (1 + log_p.exp()) ** gamma_hc, eta) * log_p
     if probability_margin == 0:
         focal, not_p = (gamma_neg * log_p).exp(), log_not_p.exp()
     else:
         p = (log_p.exp() - probability_margin).clamp(min=0)
         focal, not_p, log_not_p = power(p, gamma_neg), 1 - p, torch.log1p(-p)
-    no = _mix(focal, (1 + not_p) ** gamma_hc, eta) * log_not_p
+    neg = _mix(focal, (1 + not_p) ** gamma_hc, eta) * log_not_p
 
-    yes = yes if pos_weight is None else yes * pos_weight
+    pos = pos if pos_weight is None else pos * pos_weight
     if alpha is not None:
-        yes, no = alpha * yes, (1 - alpha) * no
-    elements = -(target * yes + (1 - target) * no)
+        pos, neg = alpha * pos, (1 - alpha) * neg
+    elements = -(target * pos + (1 - target) * neg)
     return elements if weight is None else elements * weight
 
 
@@ -94,7 +94,7 @@ def power(base: Tensor, exponent: float) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, base) ** exponent)
 
 
-def own_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> Tensor:
+def target_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> Tensor:
     """log p of the target class times its weight, which tends to 1 as p tends to 0."""
     masked = log_p == -torch.inf
     finite = log_p.masked_fill(masked, 0.0)
@@ -102,7 +102,7 @@ def own_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> Tens
     return torch.where(masked, log_p, _mix(focal, (1 + finite.exp()) ** gamma_hc, eta) * finite)
 
 
-def other_term(log_p: Tensor, eta: Eta, gamma_neg: float) -> Tensor:
+def non_target_term(log_p: Tensor, eta: Eta, gamma_neg: float) -> Tensor:
     """log p of a class that is not the target times its weight; p^gamma * log p tends to 0 as p tends to 0."""
     if gamma_neg == 0:
         return log_p

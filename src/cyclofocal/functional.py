@@ -11,7 +11,7 @@ from cyclofocal.arguments import (
     compute_dtype,
     without_subclass,
 )
-from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, loss, usual_softmax
+from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, fast_softmax, loss
 
 
 def cyclical_focal_loss(
@@ -76,7 +76,7 @@ def cyclical_focal_loss(
     Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
     """
     settings = SoftmaxSettings(gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
-    value = usual_softmax(logits, target, weight, eta, settings, reduction)
+    value = fast_softmax(logits, target, weight, eta, settings, reduction)
     if value is not None:
         return value
     logits, target, weight = without_subclass(logits), without_subclass(target), without_subclass(weight)

@@ -154,15 +154,15 @@ def _product_dtype(tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-class _Call(NamedTuple):
+class LinearCall(NamedTuple):
     """What a pass over the chunks needs beyond tensors."""
 
     eta: Eta
     settings: SoftmaxSettings
     reduction: str
     rows: int
-    multiplied: torch.dtype
-    added: torch.dtype
+    matmul_dtype: torch.dtype
+    sum_dtype: torch.dtype
 
 
 Tensors = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]
@@ -177,13 +177,13 @@ def _loss(tensors: Tensors, eta: Eta, settings: SoftmaxSettings, reduction: str,
     if isinstance(eta, Tensor):  # a clock may move its tensor before backward
         eta = eta.item() if can_read(eta) else eta.detach().clone()
     classes, features = weight.shape
-    multiplied = _product_dtype(hidden)
-    row_bytes = classes * multiplied.itemsize
+    matmul_dtype = _product_dtype(hidden)
+    row_bytes = classes * matmul_dtype.itemsize
     rows = chunk_rows or max(1, CHUNK.get(device, CHUNK_ELSEWHERE) // row_bytes, features // 4)
-    added = compute_dtype(multiplied)
-    call = _Call(eta, settings, reduction, rows, multiplied, added)
-    target = target.to(added if target.is_floating_point() else torch.int64)
-    tensors = (target, None if class_weight is None else class_weight.to(added), hidden, weight, bias)
+    sum_dtype = compute_dtype(matmul_dtype)
+    call = LinearCall(eta, settings, reduction, rows, matmul_dtype, sum_dtype)
+    target = target.to(sum_dtype if target.is_floating_point() else torch.int64)
+    tensors = (target, None if class_weight is None else class_weight.to(sum_dtype), hidden, weight, bias)
     if is_transformed() or torch.jit.is_tracing():
         return _by_equation(call, tensors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
@@ -195,10 +195,10 @@ class _LinearLoss(torch.autograd.Function):
     """Gradients are made in forward and handed over in backward; a second backward makes them again."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, *tensors: Any) -> Tensor:
-        ctx.call, ctx.wanted = call, ctx.needs_input_grad[3:]
+    def forward(ctx: Any, call: LinearCall, *tensors: Any) -> Tensor:
+        ctx.call, ctx.needs_grad = call, ctx.needs_input_grad[3:]
         ctx.save_for_backward(*tensors)
-        now = (False,) * 3 if call.reduction == "none" else ctx.wanted
+        now = (False,) * 3 if call.reduction == "none" else ctx.needs_grad
         value, grads = _loss_and_gradients(call, tensors, now)
         ctx.grads = grads if any(now) else None
         return value
@@ -210,17 +210,17 @@ class _LinearLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None  # handed over, so that nobody else sees it change
         per_row = grad_loss if ctx.call.reduction == "none" else None
         if grads is None:
-            grads = _loss_and_gradients(ctx.call, ctx.saved_tensors, ctx.wanted, per_row)[1]
+            grads = _loss_and_gradients(ctx.call, ctx.saved_tensors, ctx.needs_grad, per_row)[1]
         if per_row is None and not (grad_loss.device.type == "cpu" and grad_loss.item() == 1):
             grads = [grad if grad is None else grad.mul_(grad_loss) for grad in grads]
         return None, None, None, *grads
 
 
-def _by_equation(call: _Call, tensors: Tensors) -> Tensor:
+def _by_equation(call: LinearCall, tensors: Tensors) -> Tensor:
     """The same loss with the logits as a whole: for second derivatives, function transforms and tracing."""
     target, class_weight, hidden, weight, bias = tensors
-    bias = None if bias is None else bias.to(call.multiplied)
-    logits = F.linear(hidden.to(call.multiplied), weight.to(call.multiplied), bias)
+    bias = None if bias is None else bias.to(call.matmul_dtype)
+    logits = F.linear(hidden.to(call.matmul_dtype), weight.to(call.matmul_dtype), bias)
     return SOFTMAX.equation(logits, target, class_weight, call.eta, call.settings, call.reduction)
 
 
@@ -230,40 +230,40 @@ def _differentiable(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
     layer = ctx.saved_tensors[2:]
     with torch.enable_grad():
         value = _by_equation(ctx.call, ctx.saved_tensors)
-        wanted = [tensor for tensor, is_wanted in zip(layer, ctx.wanted, strict=True) if is_wanted]
-        grads = iter(torch.autograd.grad(value, wanted, grad_loss, create_graph=create_graph))
-    return [next(grads) if is_wanted else None for is_wanted in ctx.wanted]
+        needs_grad = [tensor for tensor, is_wanted in zip(layer, ctx.needs_grad, strict=True) if is_wanted]
+        grads = iter(torch.autograd.grad(value, needs_grad, grad_loss, create_graph=create_graph))
+    return [next(grads) if is_wanted else None for is_wanted in ctx.needs_grad]
 
 
 def _loss_and_gradients(
-    call: _Call, tensors: Tensors, wanted: tuple[bool, ...], per_row: Tensor | None = None
+    call: LinearCall, tensors: Tensors, needs_grad: tuple[bool, ...], per_row: Tensor | None = None
 ) -> tuple[Tensor, Gradients]:
-    """Loss, and the gradients that are wanted; ``per_row`` multiplies a row's share of them."""
+    """Loss, and the gradients that are needed; ``per_row`` multiplies a row's share of them."""
     target, class_weight, hidden, weight, bias = tensors
     layer = (hidden, weight, bias)
     sums = [
-        torch.zeros_like(t, dtype=call.added) if w and t is not None else None
-        for t, w in zip(layer, wanted, strict=True)
+        torch.zeros_like(t, dtype=call.sum_dtype) if w and t is not None else None
+        for t, w in zip(layer, needs_grad, strict=True)
     ]
-    weight, bias = weight.to(call.multiplied), None if bias is None else bias.to(call.multiplied)
+    weight, bias = weight.to(call.matmul_dtype), None if bias is None else bias.to(call.matmul_dtype)
     buffer = weight.new_empty(min(call.rows, len(hidden)), len(weight))
-    losses = hidden.new_empty(len(hidden), dtype=call.added)
+    losses = hidden.new_empty(len(hidden), dtype=call.sum_dtype)
     with torch.autocast(hidden.device.type, enabled=False):
         for start in range(0, len(hidden), call.rows):
             rows = slice(start, start + call.rows)
-            chunk = hidden[rows].to(call.multiplied)
+            chunk = hidden[rows].to(call.matmul_dtype)
             logits = _linear(chunk, weight, bias, out=buffer[: len(chunk)])
-            _replace(call, logits, target[rows], class_weight, losses[rows], any(wanted))
+            _compute_chunk(call, logits, target[rows], class_weight, losses[rows], any(needs_grad))
             if per_row is not None:
                 logits *= per_row[rows, None]
-            if any(wanted):
+            if any(needs_grad):
                 _add_gradients(sums, rows, logits, chunk, weight)
     value = losses if call.reduction == "none" else losses.sum()
     if call.reduction == "mean":
         value *= (scale := _scale(target, class_weight, call))
         ignore_index = call.settings.ignore_index
-        nothing = torch.all(target == ignore_index) if len(target) else value.isnan()  # then 0, as in torch
-        sums = [None if total is None else total.mul_(scale.masked_fill(nothing, 0)) for total in sums]
+        none_counted = torch.all(target == ignore_index) if len(target) else value.isnan()  # then 0, as in torch
+        sums = [None if total is None else total.mul_(scale.masked_fill(none_counted, 0)) for total in sums]
     return value, [None if t is None or s is None else s.to(t.dtype) for s, t in zip(sums, layer, strict=True)]
 
 
@@ -273,8 +273,8 @@ def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) ->
     return torch.addmm(bias, hidden, weight.t(), out=out)
 
 
-def _replace(
-    call: _Call, logits: Tensor, target: Tensor, class_weight: Tensor | None, losses: Tensor, with_grad: bool
+def _compute_chunk(
+    call: LinearCall, logits: Tensor, target: Tensor, class_weight: Tensor | None, losses: Tensor, with_grad: bool
 ) -> None:
     """Write the losses of a chunk and, where asked, over its logits their gradient."""
     block = max(1, BLOCK.get(logits.device.type, BLOCK_ELSEWHERE) // logits.shape[1])
@@ -286,21 +286,21 @@ def _replace(
             x.copy_(grad)
 
 
-def _scale(target: Tensor, class_weight: Tensor | None, call: _Call) -> Tensor:
+def _scale(target: Tensor, class_weight: Tensor | None, call: LinearCall) -> Tensor:
     denominator = softmax_denominator(target, class_weight, call.settings.ignore_index)
-    return 1 / torch.as_tensor(denominator, dtype=call.added, device=target.device)
+    return 1 / torch.as_tensor(denominator, dtype=call.sum_dtype, device=target.device)
 
 
 def _add_gradients(sums: Gradients, rows: slice, grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
     """What the gradient of a chunk of logits adds to those of hidden, weight and bias."""
-    of_hidden, of_weight, of_bias = sums
-    if of_hidden is not None:
-        of_hidden[rows] = grad @ weight
-    if of_bias is not None:
-        of_bias += grad.sum(0, dtype=of_bias.dtype)
-    if of_weight is not None and of_weight.dtype == grad.dtype:
-        of_weight.addmm_(grad.t(), hidden)
-    elif of_weight is not None:  # multiplied in half precision, added in float32, in parts to keep the product small
+    grad_hidden, grad_weight, grad_bias = sums
+    if grad_hidden is not None:
+        grad_hidden[rows] = grad @ weight
+    if grad_bias is not None:
+        grad_bias += grad.sum(0, dtype=grad_bias.dtype)
+    if grad_weight is not None and grad_weight.dtype == grad.dtype:
+        grad_weight.addmm_(grad.t(), hidden)
+    elif grad_weight is not None:  # multiplied in half precision, added in float32, in parts to keep the product small
         classes = max(1, BLOCK.get(grad.device.type, BLOCK_ELSEWHERE) * 4 // hidden.shape[1])
-        for part, columns in zip(of_weight.split(classes), grad.split(classes, 1), strict=True):
+        for part, columns in zip(grad_weight.split(classes), grad.split(classes, 1), strict=True):
             part += (columns.t() @ hidden).to(part.dtype)  # as one operation it would take six times as long

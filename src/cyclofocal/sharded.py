@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cyclofocal.arguments import SoftmaxSettings, check_softmax_call, compute_dtype, is_transformed
 from cyclofocal.kernels.plain import chunks, row_scale
-from cyclofocal.kernels.terms import Terms
+from cyclofocal.kernels.terms import SoftmaxTerms
 from cyclofocal.linear import check_factor_per_class, check_no_gradient
 
 
@@ -98,7 +98,7 @@ def sharded_cyclical_focal_loss(
 
     eta = eta.detach().clone() if isinstance(eta, Tensor) else eta  # a clock may move its tensor before backward
     first = sum(sizes[: dist.get_rank(group)])
-    call = _Call(group, first, sum(sizes), Terms.of(eta, settings), settings, reduction)
+    call = ShardedCall(group, first, sum(sizes), SoftmaxTerms.of(eta, settings), settings, reduction)
     weight = None if class_weight is None else class_weight.to(compute_dtype(logits.dtype))
     return _ShardedLoss.apply(call, target.to(torch.int64), weight, logits)
 
@@ -155,19 +155,19 @@ def _check_shards(logits: Tensor, target: Tensor, group: Any, shard_sizes: Seque
     return sizes
 
 
-class _Call(NamedTuple):
+class ShardedCall(NamedTuple):
     """What forward and backward need beyond tensors."""
 
     group: Any
     first: int
     """This rank's first class."""
     classes: int
-    terms: Terms
+    terms: SoftmaxTerms
     settings: SoftmaxSettings
     reduction: str
 
     @property
-    def other(self) -> float:
+    def non_target_prob(self) -> float:
         return self.settings.label_smoothing / self.classes
 
 
@@ -175,28 +175,30 @@ class _ShardedLoss(torch.autograd.Function):
     """Everything (N, 1) here is a row's and the same on every rank."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, target: Tensor, weight: Tensor | None, logits: Tensor) -> Tensor:
+    def forward(ctx: Any, call: ShardedCall, target: Tensor, weight: Tensor | None, logits: Tensor) -> Tensor:
         dtype, ignore_index = compute_dtype(logits.dtype), call.settings.ignore_index
         index = target.unsqueeze(1)
-        place = index.clamp(0, call.classes - 1)
+        safe_index = index.clamp(0, call.classes - 1)
         ignored = index == ignore_index
         per_class = None if weight is None else weight[call.first : call.first + logits.shape[1]].unsqueeze(0)
-        highest = _highest(logits, dtype, call.group)
-        total, own, *others = _sums(call, logits, highest, place, per_class)
+        row_max = _row_max(logits, dtype, call.group)
+        sum_exp, target_x, *non_target_sums = _sums(call, logits, row_max, safe_index, per_class)
 
-        factor = torch.full_like(total, 1 - call.settings.label_smoothing + call.other)
-        factor.masked_fill_((place != index) & ~ignored, torch.nan)
-        factor = factor if weight is None else factor * weight[place]
-        s = total.log()
-        rows, own_slopes, _ = call.terms.own(own - s, factor)
-        slopes = own_slopes
-        if call.other:
-            count = call.classes - 1 if weight is None else weight.sum() - weight[place]
-            shrink = call.terms.shrink(total, call.other)
-            slopes = call.terms.add_others(rows, own_slopes, others, s, shrink, count, call.other)
+        factor = torch.full_like(sum_exp, 1 - call.settings.label_smoothing + call.non_target_prob)
+        factor.masked_fill_((safe_index != index) & ~ignored, torch.nan)
+        factor = factor if weight is None else factor * weight[safe_index]
+        lse = sum_exp.log()
+        rows, target_d_log_p, _ = call.terms.target(target_x - lse, factor)
+        sum_d_log_p = target_d_log_p
+        if call.non_target_prob:
+            count = call.classes - 1 if weight is None else weight.sum() - weight[safe_index]
+            scale = call.terms.power_scale(sum_exp, call.non_target_prob)
+            sum_d_log_p = call.terms.add_non_target_rows(
+                rows, target_d_log_p, non_target_sums, lse, scale, count, call.non_target_prob
+            )
         rows = -rows.masked_fill(ignored, 0).squeeze(1)
         ctx.call, ctx.scale = call, row_scale(target, weight, ignore_index, dtype, call.reduction)
-        ctx.save_for_backward(logits, place, ignored, per_class, highest, total, own_slopes, slopes)
+        ctx.save_for_backward(logits, safe_index, ignored, per_class, row_max, sum_exp, target_d_log_p, sum_d_log_p)
         return rows if call.reduction == "none" else rows.sum() * ctx.scale
 
     @staticmethod
@@ -205,80 +207,81 @@ class _ShardedLoss(torch.autograd.Function):
             raise RuntimeError(
                 "sharded_cyclical_focal_loss has no second derivative, so its backward cannot create a graph"
             )
-        logits, place, ignored, per_class, *rows = ctx.saved_tensors
+        logits, safe_index, ignored, per_class, *rows = ctx.saved_tensors
         grad = torch.empty_like(logits)
         batched = is_transformed(grad_loss)  # then nothing can be written in place
         upstream = torch.ones((), dtype=grad_loss.dtype, device=grad_loss.device) if batched else grad_loss
         factor = (-upstream * ctx.scale).expand(len(logits)).unsqueeze(1)
-        for out, z, of_row, unasked, *others in chunks(grad, logits, place, ignored, factor, *rows):
-            out.copy_(_gradient(ctx.call, z, of_row, per_class, *others).masked_fill_(unasked, 0))
+        for out, z, index, ignored_rows, *of_chunk in chunks(grad, logits, safe_index, ignored, factor, *rows):
+            out.copy_(_gradient(ctx.call, z, index, per_class, of_chunk).masked_fill_(ignored_rows, 0))
         if batched:
             grad = grad * (grad_loss.unsqueeze(1) if ctx.call.reduction == "none" else grad_loss)
         return None, None, None, grad
 
 
-def _highest(logits: Tensor, dtype: torch.dtype, group: Any) -> Tensor:
+def _row_max(logits: Tensor, dtype: torch.dtype, group: Any) -> Tensor:
     """Largest logit of every row over all ranks."""
     if logits.shape[1]:
-        highest = logits.detach().amax(1, keepdim=True).to(dtype)
+        row_max = logits.detach().amax(1, keepdim=True).to(dtype)
     else:
-        highest = logits.new_full((len(logits), 1), -torch.inf, dtype=dtype)
-    dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
-    return highest
+        row_max = logits.new_full((len(logits), 1), -torch.inf, dtype=dtype)
+    dist.all_reduce(row_max, dist.ReduceOp.MAX, group=group)
+    return row_max
 
 
-def _sums(call: _Call, logits: Tensor, highest: Tensor, place: Tensor, per_class: Tensor | None) -> Tensor:
-    """Over all classes of all ranks, with x the logit less the highest: exp(x); the target's x; with label smoothing
-    what the sums of the other classes follow from."""
-    kinds = 2 if not call.other else 3 if not call.terms.gamma_neg else 5
-    sums = highest.new_zeros(kinds, *highest.shape)
-    for z, top, of_row, *outs in chunks(logits, highest, place, *sums):
-        x = z - top
+def _sums(call: ShardedCall, logits: Tensor, row_max: Tensor, safe_index: Tensor, per_class: Tensor | None) -> Tensor:
+    """Sums over all classes of all ranks, with x the logit less the row's largest: of exp(x); the target's x; with
+    label smoothing, those of ``SoftmaxTerms.row_sums``."""
+    n_sums = 2 if not call.non_target_prob else 3 if not call.terms.gamma_neg else 5
+    sums = row_max.new_zeros(n_sums, *row_max.shape)
+    for z, chunk_max, index, *outs in chunks(logits, row_max, safe_index, *sums):
+        x = z - chunk_max
         e = x.exp()
-        at, mine = _locate(call, of_row, x.shape[1])
-        found = [e.sum(1, keepdim=True), torch.where(mine, x.gather(1, at), 0.0)]
-        if call.other:
-            found += call.terms.sums(x, e, per_class, _clear(at, mine))[0]
+        column, is_local = _locate(call, index, x.shape[1])
+        found = [e.sum(1, keepdim=True), torch.where(is_local, x.gather(1, column), 0.0)]
+        if call.non_target_prob:
+            found += call.terms.row_sums(x, e, per_class, _zero_target(column, is_local))[0]
         for out, of_chunk in zip(outs, found, strict=True):
             out.copy_(of_chunk)
     dist.all_reduce(sums, group=call.group)
     return sums
 
 
-def _locate(call: _Call, place: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _locate(call: ShardedCall, safe_index: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Columns of the targets on this rank, and which targets are on this rank at all."""
-    at = place - call.first
-    return at.clamp(0, classes - 1), (at >= 0) & (at < classes)
+    column = safe_index - call.first
+    return column.clamp(0, classes - 1), (column >= 0) & (column < classes)
 
 
-def _put(tensor: Tensor, at: Tensor, mine: Tensor, value: Tensor) -> Tensor:
-    return tensor.scatter_(1, at, torch.where(mine, value, tensor.gather(1, at)))
+def _set_target(tensor: Tensor, column: Tensor, is_local: Tensor, value: Tensor) -> Tensor:
+    return tensor.scatter_(1, column, torch.where(is_local, value, tensor.gather(1, column)))
 
 
-def _clear(at: Tensor, mine: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda of_classes: _put(of_classes, at, mine, torch.zeros_like(at, dtype=of_classes.dtype))
+def _zero_target(column: Tensor, is_local: Tensor) -> Callable[[Tensor], Tensor]:
+    def zero_target(tensor: Tensor) -> Tensor:
+        return _set_target(tensor, column, is_local, torch.zeros_like(column, dtype=tensor.dtype))
+
+    return zero_target
 
 
 def _gradient(
-    call: _Call,
+    call: ShardedCall,
     logits: Tensor,
-    place: Tensor,
+    safe_index: Tensor,
     per_class: Tensor | None,
-    factor: Tensor,
-    highest: Tensor,
-    total: Tensor,
-    own_slopes: Tensor,
-    slopes: Tensor,
+    rows: Sequence[Tensor],
 ) -> Tensor:
     """Of a chunk of this rank's logits."""
-    x = logits - highest
+    factor, row_max, sum_exp, target_d_log_p, sum_d_log_p = rows
+    x = logits - row_max
     e = x.exp()
-    at, mine = _locate(call, place, x.shape[1])
-    at_target = factor * (own_slopes - x.gather(1, at).exp() / total * slopes)
-    if call.other:
-        focal, products = call.terms.factors(x, e, per_class, _clear(at, mine))
-    grad = e.mul_((factor * slopes / total).neg_())
-    if call.other:
-        factor = factor * call.other
-        call.terms.spread(grad, focal, products, total.log(), call.terms.shrink(total, factor), per_class, factor)
-    return _put(grad, at, mine, at_target)
+    column, is_local = _locate(call, safe_index, x.shape[1])
+    at_target = factor * (target_d_log_p - x.gather(1, column).exp() / sum_exp * sum_d_log_p)
+    if call.non_target_prob:
+        focal, products = call.terms.power_terms(x, e, per_class, _zero_target(column, is_local))
+    grad = e.mul_((factor * sum_d_log_p / sum_exp).neg_())
+    if call.non_target_prob:
+        factor = factor * call.non_target_prob
+        scale = call.terms.power_scale(sum_exp, factor)
+        call.terms.add_non_target_grad(grad, focal, products, sum_exp.log(), scale, per_class, factor)
+    return _set_target(grad, column, is_local, at_target)

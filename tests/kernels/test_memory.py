@@ -18,7 +18,7 @@ GAMMAS = {"gamma_pos": 1.5, "gamma_neg": 2.0, "gamma_hc": 3.0}
 
 @pytest.fixture(params=AVAILABLE)
 def backend(request, monkeypatch):
-    monkeypatch.setattr(kernels, "forced", request.param)
+    monkeypatch.setattr(kernels, "forced_backend", request.param)
     return request.param
 
 

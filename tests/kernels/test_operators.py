@@ -22,7 +22,7 @@ WEIGHT = torch.rand(5)
 
 @pytest.fixture(params=AVAILABLE)
 def backend(request, monkeypatch):
-    monkeypatch.setattr(kernels, "forced", request.param)
+    monkeypatch.setattr(kernels, "forced_backend", request.param)
     return request.param
 
 
@@ -256,14 +256,14 @@ def test_the_plain_version_reads_nothing_back_from_a_device(monkeypatch, chunk, 
 
 
 def test_describe_and_force(monkeypatch):
-    monkeypatch.setattr(kernels, "forced", "")
+    monkeypatch.setattr(kernels, "forced_backend", "")
     assert set(kernels.describe()) == {"cpu", "cuda", "other", "native", "triton"}
-    monkeypatch.setattr(kernels, "forced", "plain")
+    monkeypatch.setattr(kernels, "forced_backend", "plain")
     assert kernels.describe()["cpu"] == "plain"
-    monkeypatch.setattr(kernels, "forced", "fast")
+    monkeypatch.setattr(kernels, "forced_backend", "fast")
     with pytest.raises(ValueError, match="'fast'; it must be native, triton or plain"):
         F.relu(cyclical_focal_loss(X, T, eta=0.5))
-    monkeypatch.setattr(kernels, "forced", "native")
+    monkeypatch.setattr(kernels, "forced_backend", "native")
     with pytest.raises(RuntimeError, match="cannot serve tensors on mps"):
         kernels.backend("mps")
 

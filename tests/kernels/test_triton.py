@@ -64,7 +64,7 @@ def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, m
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     exponents = {"POS": 2, "NEG": -1, "HC": 3}
     tile = {"ROWS": 2, "BLOCK": 128, "ALIGNED": 4, "class_stride": 1, "LOWEST": torch.finfo(torch.float32).min}
-    one = dict.fromkeys(("BLOCK", "ROWS", "ALIGNED", "classes", "positions", "tiles"), 1) | {"OTHERS": False}
+    one = dict.fromkeys(("BLOCK", "ROWS", "ALIGNED", "classes", "positions", "tiles"), 1) | {"SMOOTHED": False}
     none = dict.fromkeys(("weight", "denominator", "eta_pointer", "grad"))
     names = ("target", "weight", "pos_weight", "denominator", "eta_pointer", "loss")
     floats = dict.fromkeys(names, "*fp32") | {"logits": "*bf16", "grad": "*bf16"}
@@ -81,8 +81,8 @@ def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, m
 @pytest.fixture
 def _afresh(monkeypatch):
     """As in a new process, where nothing has been chosen yet."""
-    caches = (kernels._backend, triton_backend._misfit)
-    monkeypatch.setattr(kernels, "forced", "")
+    caches = (kernels._backend, triton_backend._version_problem)
+    monkeypatch.setattr(kernels, "forced_backend", "")
     for name, cache in itertools.product(FREE, caches):
         monkeypatch.delenv(name, raising=False)
         cache.cache_clear()
@@ -103,11 +103,11 @@ def test_it_says_where_it_can_serve(monkeypatch):
     told = kernels.describe()
     assert told["triton"] == "available"
     assert told["cpu"] != "triton"  # unless it is asked for
-    monkeypatch.setattr(kernels, "forced", "triton")
+    monkeypatch.setattr(kernels, "forced_backend", "triton")
     assert kernels.describe()["cpu"] == "triton"
     with pytest.raises(RuntimeError, match=r"cannot serve tensors on mps: it is for GPUs \(or the CPU"):
         kernels.backend("mps")
-    triton_backend._misfit.cache_clear()
+    triton_backend._version_problem.cache_clear()
     monkeypatch.setattr(triton_backend, "OLDEST", (99, 0))
     assert "too old: 99.0 or later is needed" in triton_backend.reason()
 

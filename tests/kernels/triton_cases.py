@@ -323,7 +323,7 @@ def test_sigmoid_saturation():
 
 
 def test_the_public_functions_are_served(monkeypatch):
-    monkeypatch.setattr(kernels, "forced", "triton")
+    monkeypatch.setattr(kernels, "forced_backend", "triton")
     assert kernels.describe()[DEVICE] == "triton"
     target, soft = torch.randint(5, (2, 4, 3)), torch.rand(2, 5, 4, 3)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -331,7 +331,7 @@ def test_the_public_functions_are_served(monkeypatch):
         for loss_fn, y in ((cyclical_focal_loss, target), (binary_cyclical_focal_loss, soft)):
             results = []
             for name in ("triton", "plain"):
-                monkeypatch.setattr(kernels, "forced", name)
+                monkeypatch.setattr(kernels, "forced_backend", name)
                 value = loss_fn(x, y, eta=torch.tensor(0.4), label_smoothing=0.1)
                 results.append((value.detach(), *torch.autograd.grad(3 * value, x)))
             torch.testing.assert_close(*results)

@@ -53,12 +53,12 @@ def sigmoid_derivatives(
     """
     scores, target = np.asarray(scores, np.float64), np.asarray(target, np.float64)
     target = target * (1 - label_smoothing) + label_smoothing / 2
-    yes = target * pos_weight * (1.0 if alpha is None else alpha)
-    no = (1 - target) * (1.0 if alpha is None else 1 - alpha)
-    first_yes, second_yes, fixed_yes = _side(scores, eta, gamma_pos, gamma_hc)
-    first_no, second_no, fixed_no = _side(-scores, eta, gamma_neg, gamma_hc)
-    hessian = np.maximum(yes * second_yes + no * second_no, yes * fixed_yes + no * fixed_no)
-    return yes * first_yes - no * first_no, np.maximum(hessian, SMALLEST_HESSIAN)
+    pos = target * pos_weight * (1.0 if alpha is None else alpha)
+    neg = (1 - target) * (1.0 if alpha is None else 1 - alpha)
+    first_pos, second_pos, fixed_pos = _side(scores, eta, gamma_pos, gamma_hc)
+    first_neg, second_neg, fixed_neg = _side(-scores, eta, gamma_neg, gamma_hc)
+    hessian = np.maximum(pos * second_pos + neg * second_neg, pos * fixed_pos + neg * fixed_neg)
+    return pos * first_pos - neg * first_neg, np.maximum(hessian, SMALLEST_HESSIAN)
 
 
 def _side(z: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, Array, Array]:
@@ -116,14 +116,14 @@ def softmax_derivatives(
     factor = factor if weight is None else factor * np.asarray(weight, np.float64)
     log_p, q = _log_softmax(scores)
     p = np.exp(log_p)
-    own = _own_terms(log_p, p, q, eta, gamma_pos, gamma_hc)
-    others = _other_terms(log_p, p, eta, gamma_neg)
-    w, u, v = (factor * np.where(true, *terms) for terms in zip(own, others, strict=True))
+    target_terms = _target_terms(log_p, p, q, eta, gamma_pos, gamma_hc)
+    non_target_terms = _non_target_terms(log_p, p, eta, gamma_neg)
+    w, u, v = (factor * np.where(true, *terms) for terms in zip(target_terms, non_target_terms, strict=True))
     total_u, total_v = u.sum(1, keepdims=True), v.sum(1, keepdims=True)
-    others_u = np.where(true, np.where(true, 0, u).sum(1, keepdims=True), total_u - u)
+    non_target_u = np.where(true, np.where(true, 0, u).sum(1, keepdims=True), total_u - u)
     exact = v * q**2 + p**2 * np.where(true, np.where(true, 0, v).sum(1, keepdims=True), total_v - v) - p * q * total_u
     fixed = p * q * w.sum(1, keepdims=True)
-    return u * q - p * others_u, np.maximum(np.maximum(exact, fixed), SMALLEST_HESSIAN)
+    return u * q - p * non_target_u, np.maximum(np.maximum(exact, fixed), SMALLEST_HESSIAN)
 
 
 def _log_softmax(scores: Array) -> tuple[Array, Array]:
@@ -139,7 +139,7 @@ def _log_softmax(scores: Array) -> tuple[Array, Array]:
     return log_p, np.maximum(q, np.finfo(np.float64).tiny)  # never 0: it is raised to gamma - 2
 
 
-def _own_terms(log_p: Array, p: Array, q: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, ...]:
+def _target_terms(log_p: Array, p: Array, q: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, ...]:
     """Weight, u and v of the true class."""
     hard, easy = (1 - eta) * q**gamma, eta * (1 + p) ** gamma_hc
     slope = gamma_hc * easy * p / (1 + p)  # p dw/dp of the easy part
@@ -150,7 +150,7 @@ def _own_terms(log_p: Array, p: Array, q: Array, eta: float, gamma: float, gamma
     return hard + easy, u, v - slope * (log_p + 2) - bend * log_p
 
 
-def _other_terms(log_p: Array, p: Array, eta: float, gamma: float) -> tuple[Array, ...]:
+def _non_target_terms(log_p: Array, p: Array, eta: float, gamma: float) -> tuple[Array, ...]:
     """Weight, u and v of the other classes."""
     hard = (1 - eta) * p**gamma
     u = -(hard + eta + gamma * hard * log_p)

@@ -81,12 +81,12 @@ def cyclical_focal_loss(
     log_p = jax.nn.log_softmax(logits)
     finite = jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)  # a class may be masked with -inf: 0 * log 0 is 0
     log_p = jnp.where(labels == 0, finite, log_p)
-    other = label_smoothing / logits.shape[-1]
+    non_target_prob = label_smoothing / logits.shape[-1]
     hard = _power(-jnp.expm1(log_p), gamma_pos)
-    own = _mix(hard, (1 + jnp.exp(log_p)) ** gamma_hc, eta) * log_p
-    loss = labels * (1 - label_smoothing + other) * own
-    if other:
-        loss += (1 - labels) * other * _mix(jnp.exp(gamma_neg * finite), 1.0, eta) * finite
+    target_term = _mix(hard, (1 + jnp.exp(log_p)) ** gamma_hc, eta) * log_p
+    loss = labels * (1 - label_smoothing + non_target_prob) * target_term
+    if non_target_prob:
+        loss += (1 - labels) * non_target_prob * _mix(jnp.exp(gamma_neg * finite), 1.0, eta) * finite
     return -loss.sum(-1)
 
 
@@ -130,10 +130,10 @@ def binary_cyclical_focal_loss(
         raise ValueError(f"labels has shape {labels.shape}, logits {logits.shape}; they must agree")
     labels = labels * (1 - label_smoothing) + label_smoothing / 2
     log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-    yes = _mix(jnp.exp(gamma_pos * log_not_p), (1 + jnp.exp(log_p)) ** gamma_hc, eta) * log_p
-    no = _mix(jnp.exp(gamma_neg * log_p), (1 + jnp.exp(log_not_p)) ** gamma_hc, eta) * log_not_p
-    side_yes, side_no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    return -(side_yes * labels * yes + side_no * (1 - labels) * no)
+    pos = _mix(jnp.exp(gamma_pos * log_not_p), (1 + jnp.exp(log_p)) ** gamma_hc, eta) * log_p
+    neg = _mix(jnp.exp(gamma_neg * log_p), (1 + jnp.exp(log_not_p)) ** gamma_hc, eta) * log_not_p
+    side_pos, side_neg = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    return -(side_pos * labels * pos + side_neg * (1 - labels) * neg)
 
 
 def _check_static(**settings: Any) -> None:

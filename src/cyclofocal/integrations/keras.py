@@ -195,12 +195,12 @@ class CyclicalFocalLoss(_Clocked):
         least = -6e4 if self.dtype == "float16" else -3e38
         finite = ops.maximum(log_p, least)  # a class may be masked with -inf: 0 * log 0 is 0
         log_p = ops.where(y_true == 0, finite, log_p)
-        other = self.label_smoothing / classes
+        non_target_prob = self.label_smoothing / classes
         hard = _power(-ops.expm1(log_p), self.gamma_pos)
-        own = self._weigh(hard, (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
-        rows = y_true * (1 - self.label_smoothing + other) * own
-        if other:
-            rows = rows + (1 - y_true) * other * self._weigh(ops.exp(self.gamma_neg * finite), 1.0) * finite
+        target_term = self._weigh(hard, (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
+        rows = y_true * (1 - self.label_smoothing + non_target_prob) * target_term
+        if non_target_prob:
+            rows = rows + (1 - y_true) * non_target_prob * self._weigh(ops.exp(self.gamma_neg * finite), 1.0) * finite
         return -ops.sum(rows, axis=-1)
 
 
@@ -243,10 +243,10 @@ class BinaryCyclicalFocalLoss(_Clocked):
             raise ValueError(f"labels have shape {tuple(y_true.shape)}, logits {tuple(y_pred.shape)}; they must agree")
         y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / 2
         log_p, log_not_p = ops.log_sigmoid(y_pred), ops.log_sigmoid(-y_pred)
-        yes = self._weigh(ops.exp(self.gamma_pos * log_not_p), (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
-        no = self._weigh(ops.exp(self.gamma_neg * log_p), (1 + ops.exp(log_not_p)) ** self.gamma_hc) * log_not_p
-        side_yes, side_no = (1.0, 1.0) if self.alpha is None else map(self._in_training, (self.alpha, 1 - self.alpha))
-        return -ops.mean(side_yes * y_true * yes + side_no * (1 - y_true) * no, axis=-1)
+        pos = self._weigh(ops.exp(self.gamma_pos * log_not_p), (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
+        neg = self._weigh(ops.exp(self.gamma_neg * log_p), (1 + ops.exp(log_not_p)) ** self.gamma_hc) * log_not_p
+        side_pos, side_neg = (1.0, 1.0) if self.alpha is None else map(self._in_training, (self.alpha, 1 - self.alpha))
+        return -ops.mean(side_pos * y_true * pos + side_neg * (1 - y_true) * neg, axis=-1)
 
 
 class CyclicalFocalCallback(keras.callbacks.Callback):

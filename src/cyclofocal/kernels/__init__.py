@@ -4,7 +4,7 @@
 * **triton**: the same for GPUs;
 * **plain**: the closed form in torch, for every other device, and the fallback.
 
-``CYCLOFOCAL_BACKEND=native|triton|plain`` forces one, for debugging; it is read at import, into ``forced``.
+``CYCLOFOCAL_BACKEND=native|triton|plain`` forces one, for debugging; it is read at import, into ``forced_backend``.
 ``describe()`` says which is used where and why.
 """
 
@@ -16,7 +16,7 @@ from types import ModuleType
 BACKENDS = {"native": "cyclofocal.kernels.native", "triton": "cyclofocal.kernels.triton_backend"}
 FORCE = "CYCLOFOCAL_BACKEND"
 
-forced = os.environ.get(FORCE, "")
+forced_backend = os.environ.get(FORCE, "")
 """The backend asked for; empty for the fastest. (To look into the environment takes as long as checking a call.)"""
 
 
@@ -24,10 +24,10 @@ def backend(device: str) -> ModuleType:
     """The module that computes on this device type ("cpu", "cuda", ...): it has ``softmax`` and ``sigmoid``.
 
     Raises:
-        ValueError: ``forced`` is no backend.
+        ValueError: ``forced_backend`` is no backend.
         RuntimeError: it cannot serve this device, with the reason.
     """
-    return _backend(device, forced)
+    return _backend(device, forced_backend)
 
 
 def describe() -> dict[str, str]:
@@ -44,26 +44,26 @@ def describe() -> dict[str, str]:
 def _serving(device: str) -> str:
     try:
         return backend(device).__name__.rsplit(".", 1)[-1].removesuffix("_backend")
-    except RuntimeError as misfit:
-        return str(misfit)
+    except RuntimeError as error:
+        return str(error)
 
 
 @functools.cache
-def _backend(device: str, forced: str) -> ModuleType:
-    if forced and forced not in (*BACKENDS, "plain"):
-        raise ValueError(f"{FORCE} is {forced!r}; it must be native, triton or plain, or not set")
-    natural = {"cpu": "native", "cuda": "triton"}.get(device, "plain")
-    wanted = forced or natural
-    if wanted != "plain":
-        reason = _reason(wanted) or _misfit(wanted, device)
+def _backend(device: str, forced_backend: str) -> ModuleType:
+    if forced_backend and forced_backend not in (*BACKENDS, "plain"):
+        raise ValueError(f"{FORCE} is {forced_backend!r}; it must be native, triton or plain, or not set")
+    fastest = {"cpu": "native", "cuda": "triton"}.get(device, "plain")
+    chosen = forced_backend or fastest
+    if chosen != "plain":
+        reason = _reason(chosen) or _unsupported(chosen, device)
         if not reason:
-            return importlib.import_module(BACKENDS[wanted])
-        if forced:
-            raise RuntimeError(f"{FORCE}={forced} cannot serve tensors on {device}: {reason}")
+            return importlib.import_module(BACKENDS[chosen])
+        if forced_backend:
+            raise RuntimeError(f"{FORCE}={forced_backend} cannot serve tensors on {device}: {reason}")
     return importlib.import_module("cyclofocal.kernels.plain")
 
 
-def _misfit(name: str, device: str) -> str:
+def _unsupported(name: str, device: str) -> str:
     if name == "native" and device != "cpu":
         return "it is for the CPU"
     if name == "triton" and device != "cuda" and not (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):

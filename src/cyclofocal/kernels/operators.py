@@ -16,11 +16,11 @@ from cyclofocal.arguments import (
     REDUCTIONS,
     SigmoidSettings,
     SoftmaxSettings,
-    are_usual,
     compute_dtype,
     has_memory,
     is_traced,
     is_transformed,
+    needs_no_check,
 )
 from cyclofocal.equation import Eta
 from cyclofocal.kernels import native, plain
@@ -77,7 +77,7 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
     return family.fused(*tensors, eta, settings, reduction, with_grad=False)[0]
 
 
-def usual_softmax(
+def fast_softmax(
     logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: SoftmaxSettings, reduction: str
 ) -> Tensor | None:
     """The usual call, checked in little more than one expression; None if it is another, or not right.
@@ -88,21 +88,21 @@ def usual_softmax(
     shape = logits.shape
     if (
         not (type(logits) is type(target) is Tensor and weight is None and logits.is_cpu and target.is_cpu)
-        or not (target.dtype is torch.int64 and logits.dtype in _USUAL_DTYPES and reduction in REDUCTIONS)
+        or not (target.dtype is torch.int64 and logits.dtype in _FAST_DTYPES and reduction in REDUCTIONS)
         or not (len(shape) > 1 and shape[1])
         or target.shape != (shape[:1] if len(shape) == 2 else shape[:1] + shape[2:])
         or not (logits.is_contiguous() and target.is_contiguous())
         or is_traced()
         or is_transformed()
         or logits.is_neg()
-        or (family := _USUAL.get(kernels.backend("cpu"))) is None
+        or (family := _FAST.get(kernels.backend("cpu"))) is None
     ):
         return None
     if isinstance(eta, Tensor):
         if type(eta) is not Tensor or eta.dim() or eta.requires_grad or not eta.is_cpu:
             return None
         eta = eta.item()
-    if not are_usual(eta, settings):
+    if not needs_no_check(eta, settings):
         return None
     if logits.requires_grad and torch.is_grad_enabled():
         return _Loss.apply(logits, (target, None), (family, eta, settings, reduction))
@@ -131,16 +131,16 @@ class _Loss(torch.autograd.Function):
             logits, *others = ctx.saved_tensors
             grad = family.fused(logits, *others, eta, settings, reduction, with_grad=True)[1]
         if is_transformed(grad_loss):  # a batch of gradients, or one with a tangent: nothing can be written in place
-            ctx.grad, grad = grad, (grad * _spread(family, grad_loss, reduction)).to(grad.dtype)
+            ctx.grad, grad = grad, (grad * _upstream(family, grad_loss, reduction)).to(grad.dtype)
         elif reduction == "none":
-            grad.mul_(_spread(family, grad_loss, reduction))
+            grad.mul_(_upstream(family, grad_loss, reduction))
         elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the usual factor
             kernels.backend(grad.device.type).scale_(grad, grad_loss)
         # autograd itself rounds a float32 gradient to float16 for float16 logits
         return grad, None, None
 
 
-def _roomy(logits: Tensor) -> Tensor:
+def _upcast_half(logits: Tensor) -> Tensor:
     """Half precision with few exponents as float32: its gradient would underflow before the loss scale reaches it."""
     return logits.float() if logits.dtype == torch.float16 else logits
 
@@ -154,7 +154,7 @@ def _differentiable(
         return torch.autograd.grad(value, tensors[0], grad_loss, create_graph=True)[0]
 
 
-def _spread(family: Family, grad_loss: Tensor, reduction: str) -> Tensor:
+def _upstream(family: Family, grad_loss: Tensor, reduction: str) -> Tensor:
     return grad_loss.unsqueeze(1) if family.class_dim and reduction == "none" else grad_loss
 
 
@@ -169,9 +169,9 @@ def _fused_softmax(
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Call the backend with contiguous tensors, (N, C, ...); their indices have been looked at where they can be."""
-    logits = _roomy(logits)
+    logits = _upcast_half(logits)
     softmax = kernels.backend(logits.device.type).softmax
-    if not _rows_last(logits):
+    if not _is_channels_last(logits):
         tensors = _as_memory(logits, target, weight)
         return softmax(*tensors, eta, settings, reduction, with_grad=with_grad, strict=False)
     shape, classes = logits.movedim(1, -1).shape, logits.shape[1]
@@ -181,7 +181,7 @@ def _fused_softmax(
     return value.view(shape[:-1]) if value.dim() else value, None if grad is None else grad.view(shape).movedim(-1, 1)
 
 
-def _rows_last(logits: Tensor) -> bool:
+def _is_channels_last(logits: Tensor) -> bool:
     """Channels-last memory: the classes of a position lie side by side, so positions are rows already."""
     return logits.dim() > 2 and not logits.is_contiguous() and logits.movedim(1, -1).is_contiguous()
 
@@ -198,7 +198,7 @@ def _fused_sigmoid(
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Call the backend with contiguous tensors of one shape."""
-    logits = _roomy(logits)
+    logits = _upcast_half(logits)
     weight = None if weight is None else weight.expand(logits.shape)
     if pos_weight is not None and pos_weight.shape != logits.shape[-1:]:
         pos_weight = pos_weight.expand(logits.shape)
@@ -249,8 +249,8 @@ SOFTMAX = Family(
 SIGMOID = Family(
     _fused_sigmoid, _sigmoid_equation, lambda: torch.ops.cyclofocal.sigmoid, SigmoidSettings, tensors=4, class_dim=False
 )
-_USUAL = {backend: SOFTMAX._replace(fused=backend.softmax) for backend in (native, plain)}
-_USUAL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_FAST = {backend: SOFTMAX._replace(fused=backend.softmax) for backend in (native, plain)}
+_FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 _library = torch.library.Library("cyclofocal", "DEF")
 _GAMMAS = "Tensor eta, float gamma_pos, float gamma_neg, float gamma_hc"
@@ -277,7 +277,7 @@ def _register(name: str, family: Family) -> None:
         if not with_grad:
             return value, logits.new_empty(0)
         dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
-        if family.class_dim and _rows_last(logits):
+        if family.class_dim and _is_channels_last(logits):
             return value, logits.new_empty(logits.movedim(1, -1).shape, dtype=dtype).movedim(-1, 1)
         return value, logits.new_empty(logits.shape, dtype=dtype)
 
@@ -292,7 +292,7 @@ def _register(name: str, family: Family) -> None:
         if torch.is_grad_enabled():
             grad = _differentiable(family, tuple(inputs), eta, family.settings(*settings), reduction, grad_loss)
         else:
-            grad = (grad * _spread(family, grad_loss, reduction)).to(inputs[0].dtype)
+            grad = (grad * _upstream(family, grad_loss, reduction)).to(inputs[0].dtype)
         return grad, *(None,) * (family.tensors + len(ctx.rest))
 
     _library.define(name + _SCHEMAS[name])

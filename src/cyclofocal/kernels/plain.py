@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings, check_index_values, compute_dtype
 from cyclofocal.equation import Eta, softmax_denominator
-from cyclofocal.kernels.terms import Sides, Terms, number
+from cyclofocal.kernels.terms import SigmoidTerms, SoftmaxTerms, as_float_if_cpu
 
 CHUNK = {"cpu": 2**20}  # elements; on the CPU the two or three buffers of a chunk should stay in cache
 CHUNK_ELSEWHERE = 2**24
@@ -50,28 +50,28 @@ def softmax(
     dtype, ignore_index = compute_dtype(logits.dtype), settings.ignore_index
     shape, classes = logits.shape, logits.shape[1]
     soft = target.is_floating_point()
-    all_count = not soft and _all_count(target, classes, ignore_index)
-    if strict and not soft and not all_count:
+    none_ignored = not soft and _none_ignored(target, classes, ignore_index)
+    if strict and not soft and not none_ignored:
         check_index_values(target, classes, ignore_index)
     grad = torch.empty_like(logits) if with_grad else None
     rows = logits.new_empty(shape[:1] + shape[2:], dtype=dtype) if reduction == "none" else None
-    scale = row_scale(target, weight, ignore_index, dtype, reduction, all_count)
-    other = settings.label_smoothing / classes
+    scale = row_scale(target, weight, ignore_index, dtype, reduction, none_ignored)
+    non_target_prob = settings.label_smoothing / classes
     parts = list(chunks(logits, target, grad, rows))
-    call = _Call(
-        terms=Terms.of(eta, settings),
+    call = ChunkCall(
+        terms=SoftmaxTerms.of(eta, settings),
         weight=weight,
-        own=1 - settings.label_smoothing + other,
-        other=other,
+        target_prob=1 - settings.label_smoothing + non_target_prob,
+        non_target_prob=non_target_prob,
         scale=scale,
-        ignore_index=None if all_count else ignore_index,
+        ignore_index=None if none_ignored else ignore_index,
         scratch=_Scratch() if len(parts) > 1 else None,
     )
     total: Tensor | None = None
-    for x, y, out, place in parts:
+    for x, y, out, losses in parts:
         row, by_logits = (_soft_chunk if soft else _index_chunk)(call, x.to(dtype), y, out)
-        if place is not None:
-            place.copy_(row.squeeze(1))
+        if losses is not None:
+            losses.copy_(row.squeeze(1))
         else:
             total = row.sum() if total is None else total + row.sum()
         if out is not None and by_logits is not None and out is not by_logits:
@@ -100,28 +100,28 @@ def sigmoid(
     weights = None if weight is None else weight.view(-1, period)
     positives = pos_weight if pos_weight is None or period > 1 else pos_weight.view(-1, 1)
     gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing = settings
-    terms = Sides(number(eta), gamma_pos, gamma_neg, gamma_hc, probability_margin)
+    terms = SigmoidTerms(as_float_if_cpu(eta), gamma_pos, gamma_neg, gamma_hc, probability_margin)
     elements = torch.empty_like(targets) if reduction == "none" else None
     total = target.new_zeros(())
     grad = torch.empty_like(x) if with_grad else None
     scale = 1 / logits.numel() if reduction == "mean" and logits.numel() else 1.0
     for start in range(0, len(x), step):
         n = slice(start, start + step)
-        yes = targets[n] * (1 - label_smoothing) + label_smoothing / 2
-        no = 1 - yes
+        pos = targets[n] * (1 - label_smoothing) + label_smoothing / 2
+        neg = 1 - pos
         if positives is not None:
-            yes = yes * (positives if period > 1 else positives[n])
+            pos = pos * (positives if period > 1 else positives[n])
         if alpha is not None:
-            yes, no = yes * alpha, no * (1 - alpha)
+            pos, neg = pos * alpha, neg * (1 - alpha)
         if weights is not None:
-            yes, no = yes * weights[n], no * weights[n]
-        loss, slope = terms.of(x[n].to(target.dtype), yes, no, with_grad)
+            pos, neg = pos * weights[n], neg * weights[n]
+        loss, by_logits = terms.loss_and_grad(x[n].to(target.dtype), pos, neg, with_grad)
         if elements is not None:
             elements[n] = loss
         else:
             total += loss.sum()
-        if grad is not None and slope is not None:
-            grad[n] = slope.mul_(scale)
+        if grad is not None and by_logits is not None:
+            grad[n] = by_logits.mul_(scale)
     grad = None if grad is None else grad.view(logits.shape)
     if elements is not None:
         return elements.view(logits.shape), grad
@@ -162,7 +162,7 @@ def chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
             yield tuple(None if tensor is None else tensor[part] for tensor in tensors)
 
 
-def _all_count(target: Tensor, classes: int, ignore_index: int) -> bool:
+def _none_ignored(target: Tensor, classes: int, ignore_index: int) -> bool:
     """Whether surely every index is that of a class and none is ignored; False where asking would stall the device."""
     if target.device.type != "cpu" or 0 <= ignore_index < classes:
         return False
@@ -178,15 +178,15 @@ def row_scale(
     ignore_index: int,
     dtype: torch.dtype,
     reduction: str,
-    all_count: bool = False,
+    none_ignored: bool = False,
 ) -> Eta:
     """What the sum of the rows, and so the gradient, is multiplied by."""
     if reduction != "mean":
         return 1.0
-    if all_count and weight is None:
+    if none_ignored and weight is None:
         denominator: Eta = target.numel()
     else:
-        denominator = number(softmax_denominator(target, weight, ignore_index))
+        denominator = as_float_if_cpu(softmax_denominator(target, weight, ignore_index))
     if isinstance(denominator, Tensor):
         return 1 / denominator.to(dtype)
     return 1 / denominator if denominator else torch.nan
@@ -195,22 +195,22 @@ def row_scale(
 class _Scratch(dict[str, Tensor]):
     """Memory for the large tensors of a chunk, by name: that of the chunk before, which is still in cache."""
 
-    def room(self, name: str, like: Tensor) -> Tensor:
+    def buffer(self, name: str, like: Tensor) -> Tensor:
         """For a tensor of this shape; the first chunk is the largest."""
         if name not in self:
             self[name] = torch.empty_like(like, memory_format=torch.contiguous_format)
-        room = self[name]
-        return room if room.shape == like.shape else room.view(-1)[: like.numel()].view(like.shape)
+        buffer = self[name]
+        return buffer if buffer.shape == like.shape else buffer.view(-1)[: like.numel()].view(like.shape)
 
 
-class _Call(NamedTuple):
+class ChunkCall(NamedTuple):
     """What is the same for all chunks."""
 
-    terms: Terms
+    terms: SoftmaxTerms
     weight: Tensor | None
-    own: float
+    target_prob: float
     """What label smoothing leaves to the true class."""
-    other: float
+    non_target_prob: float
     """What it gives to every other one."""
     scale: Eta
     ignore_index: int | None
@@ -218,73 +218,74 @@ class _Call(NamedTuple):
     scratch: _Scratch | None
     """None if there is one chunk only."""
 
-    def room(self, name: str, like: Tensor) -> Tensor | None:
+    def buffer(self, name: str, like: Tensor) -> Tensor | None:
         """Where to put a tensor of this shape; None leaves it to torch."""
-        return None if self.scratch is None else self.scratch.room(name, like)
+        return None if self.scratch is None else self.scratch.buffer(name, like)
 
     def exponentials(self, logits: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
         """The logits less the largest of their row, and e to these, in ``out`` if that fits."""
-        x = torch.sub(logits, logits.amax(1, keepdim=True), out=self.room("x", logits))
-        room = out if out is not None and out.dtype == x.dtype else self.room("e", x)
+        x = torch.sub(logits, logits.amax(1, keepdim=True), out=self.buffer("x", logits))
+        buffer = out if out is not None and out.dtype == x.dtype else self.buffer("e", x)
         # exp2 takes a third as long as exp, which would be half of what all of this takes
-        return x, torch.mul(x, LOG2_E, out=room).exp2_()
+        return x, torch.mul(x, LOG2_E, out=buffer).exp2_()
 
 
-def _soft_chunk(call: _Call, logits: Tensor, target: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _soft_chunk(call: ChunkCall, logits: Tensor, target: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Loss rows (N, 1, ...) and, unless ``out`` is None, the gradient, there if it fits. The target: probabilities."""
     x, e = call.exponentials(logits, out)
-    total = e.sum(1, keepdim=True)
-    log_p, p = x.sub_(total.log()), e.div_(total)
-    own_terms, own_slopes, _ = call.terms.own(log_p, call.own)
-    loss = target * own_terms.masked_fill_(target == 0, 0)
-    slope = target * own_slopes
-    if call.other:
-        other_terms, other_slopes = call.terms.other(log_p)
-        loss += call.other * (1 - target) * other_terms
-        slope += call.other * (1 - target) * other_slopes
+    sum_exp = e.sum(1, keepdim=True)
+    log_p, p = x.sub_(sum_exp.log()), e.div_(sum_exp)
+    target_terms, target_d_log_p, _ = call.terms.target(log_p, call.target_prob)
+    loss = target * target_terms.masked_fill_(target == 0, 0)
+    d_log_p = target * target_d_log_p
+    if call.non_target_prob:
+        non_target_terms, non_target_d_log_p = call.terms.non_target(log_p)
+        loss += call.non_target_prob * (1 - target) * non_target_terms
+        d_log_p += call.non_target_prob * (1 - target) * non_target_d_log_p
     if call.weight is not None:
         per_class = _along_classes(call.weight, log_p)
-        loss, slope = loss * per_class, slope * per_class
+        loss, d_log_p = loss * per_class, d_log_p * per_class
     rows = loss.sum(1, keepdim=True) * -call.scale
     if out is None:
         return rows, None
-    slope *= -call.scale
-    return rows, torch.addcmul(slope, p, slope.sum(1, keepdim=True), value=-1, out=p)
+    d_log_p *= -call.scale
+    return rows, torch.addcmul(d_log_p, p, d_log_p.sum(1, keepdim=True), value=-1, out=p)
 
 
-def _index_chunk(call: _Call, logits: Tensor, target: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _index_chunk(call: ChunkCall, logits: Tensor, target: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The same for class indices (N, ...)."""
     terms, weight = call.terms, call.weight
-    own: Eta = -call.own * call.scale
-    other: Eta = -call.other * call.scale
+    target_factor: Eta = -call.target_prob * call.scale
+    non_target_factor: Eta = -call.non_target_prob * call.scale
     classes, index = logits.shape[1], target.unsqueeze(1)
     x, e = call.exponentials(logits, out)
-    total = e.sum(1, keepdim=True)
-    s = total.log()
-    place, ignored = index, None
+    sum_exp = e.sum(1, keepdim=True)
+    lse = sum_exp.log()
+    safe_index, ignored = index, None
     if call.ignore_index is not None:
-        place, ignored = index.clamp(0, classes - 1), index == call.ignore_index
-        own = own * torch.ones_like(total).masked_fill_((place != index) & ~ignored, torch.nan)
+        safe_index, ignored = index.clamp(0, classes - 1), index == call.ignore_index
+        unknown = (safe_index != index) & ~ignored
+        target_factor = target_factor * torch.ones_like(sum_exp).masked_fill_(unknown, torch.nan)
     if weight is not None:
-        own = own * weight[place]
-    rows, own_slopes, own_p = terms.own(x.gather(1, place) - s, own)
-    slopes = own_slopes
-    if call.other:
-        count = classes - 1 if weight is None else weight.sum() - weight[place]
+        target_factor = target_factor * weight[safe_index]
+    rows, target_d_log_p, target_p = terms.target(x.gather(1, safe_index) - lse, target_factor)
+    sum_d_log_p = target_d_log_p
+    if call.non_target_prob:
+        count = classes - 1 if weight is None else weight.sum() - weight[safe_index]
         per_class = None if weight is None else _along_classes(weight, x)
-        shrink, zero = terms.shrink(total, other), torch.zeros_like(s)
-        sums, focal, products = terms.sums(
-            x, e, per_class, lambda of_classes: of_classes.scatter_(1, place, zero), call.room("focal", x)
+        power_scale, zero = terms.power_scale(sum_exp, non_target_factor), torch.zeros_like(lse)
+        sums, focal, products = terms.row_sums(
+            x, e, per_class, lambda of_classes: of_classes.scatter_(1, safe_index, zero), call.buffer("focal", x)
         )
-        slopes = terms.add_others(rows, own_slopes, sums, s, shrink, count, other)
+        sum_d_log_p = terms.add_non_target_rows(rows, target_d_log_p, sums, lse, power_scale, count, non_target_factor)
     if ignored is not None:
         rows.masked_fill_(ignored, 0.0 * call.scale)  # nan if nothing counts at all, as in torch
     if out is None:
         return rows, None
-    grad = e.mul_((slopes / total).neg_())
-    if call.other:
-        terms.spread(grad, focal, products, s, shrink, per_class, other)
-    grad.scatter_(1, place, torch.addcmul(own_slopes, own_p, slopes, value=-1))
+    grad = e.mul_((sum_d_log_p / sum_exp).neg_())
+    if call.non_target_prob:
+        terms.add_non_target_grad(grad, focal, products, lse, power_scale, per_class, non_target_factor)
+    grad.scatter_(1, safe_index, torch.addcmul(target_d_log_p, target_p, sum_d_log_p, value=-1))
     return rows, grad if ignored is None else grad.masked_fill_(ignored, 0)
 
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclofocal.arguments import SoftmaxSettings
-from cyclofocal.equation import Eta, other_term, power
+from cyclofocal.equation import Eta, non_target_term, power
 
 
-def number(value: Eta) -> Eta:
+def as_float_if_cpu(value: Eta) -> Eta:
     """A Python float where reading it stalls nothing: torch is quicker with it."""
     return value.item() if isinstance(value, Tensor) and value.device.type == "cpu" else value
 
@@ -29,7 +29,7 @@ def _may_be_infinite(sums: Tensor) -> bool:
     return sums.device.type != "cpu" or not sums.min().item() > -torch.inf
 
 
-class Terms(NamedTuple):
+class SoftmaxTerms(NamedTuple):
     """The two kinds of terms of the loss and their derivatives by log p."""
 
     eta: Eta
@@ -38,37 +38,37 @@ class Terms(NamedTuple):
     gamma_hc: float
 
     @classmethod
-    def of(cls, eta: Eta, settings: SoftmaxSettings) -> "Terms":
+    def of(cls, eta: Eta, settings: SoftmaxSettings) -> "SoftmaxTerms":
         """A gamma_neg so small that p^gamma_neg is 1 counts as 0: the sums below are divided by it."""
         gamma_neg = settings.gamma_neg if settings.gamma_neg > 1e-20 else 0.0
-        return cls(number(eta), settings.gamma_pos, gamma_neg, settings.gamma_hc)
+        return cls(as_float_if_cpu(eta), settings.gamma_pos, gamma_neg, settings.gamma_hc)
 
-    def own(self, log_p: Tensor, factor: Eta) -> tuple[Tensor, Tensor, Tensor]:
+    def target(self, log_p: Tensor, factor: Eta) -> tuple[Tensor, Tensor, Tensor]:
         """``factor`` times term and derivative of the target class, and its p."""
         finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # p * log p is 0 at p = 0
         p, not_p = finite.exp(), torch.expm1(finite).neg_()
-        focal, steep = self._focal(not_p)
-        twice = 1 + p
-        easy_steep = twice ** (self.gamma_hc - 1)
-        weight = torch.lerp(focal, easy_steep * twice, self.eta).mul_(factor)
-        by_log_p = p * finite
-        slope = _add_product(weight, easy_steep, by_log_p, self.eta * self.gamma_hc * factor)
-        slope = _add_product(slope, steep, by_log_p, (self.eta - 1) * self.gamma_pos * factor)
-        return weight * log_p, slope, p
+        focal, focal_m1 = self._focal(not_p)
+        one_plus_p = 1 + p
+        easy_m1 = one_plus_p ** (self.gamma_hc - 1)
+        weight = torch.lerp(focal, easy_m1 * one_plus_p, self.eta).mul_(factor)
+        p_log_p = p * finite
+        d_log_p = _add_product(weight, easy_m1, p_log_p, self.eta * self.gamma_hc * factor)
+        d_log_p = _add_product(d_log_p, focal_m1, p_log_p, (self.eta - 1) * self.gamma_pos * factor)
+        return weight * log_p, d_log_p, p
 
     def _focal(self, not_p: Tensor) -> tuple[Tensor, Tensor]:
         """(1-p)^gamma and (1-p)^(gamma-1), the latter times log p with its limit 0 at p = 1 also for gamma < 1."""
         if self.gamma_pos == 2:
             return not_p * not_p, not_p
         if self.gamma_pos >= 1:
-            steep = not_p ** (self.gamma_pos - 1)
-            return steep * not_p, steep
+            focal_m1 = not_p ** (self.gamma_pos - 1)
+            return focal_m1 * not_p, focal_m1
         focal = power(not_p, self.gamma_pos)
         return focal, torch.where(not_p == 0, 0.0, focal / not_p)
 
-    def other(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    def non_target(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
         """Term and derivative of any other class."""
-        term = other_term(log_p, self.eta, self.gamma_neg)
+        term = non_target_term(log_p, self.eta, self.gamma_neg)
         if self.gamma_neg == 0:
             return term, torch.ones_like(log_p)
         finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)
@@ -79,17 +79,17 @@ class Terms(NamedTuple):
     # times its weight if there are class weights.
 
     @property
-    def level(self) -> Eta:
+    def constant_slope(self) -> Eta:
         """What every derivative tends to as p tends to 0."""
         return self.eta if self.gamma_neg else 1.0
 
-    def factors(
+    def power_terms(
         self,
         x: Tensor,
         e: Tensor,
         per_class: Tensor | None,
-        clear: Callable[[Tensor], Tensor],
-        room: Tensor | None = None,
+        zero_target: Callable[[Tensor], Tensor],
+        buffer: Tensor | None = None,
         masked: bool = True,
     ) -> tuple[Tensor | None, Tensor]:
         """The focal factors, and their products with x; None and x for g = 0.
@@ -98,82 +98,82 @@ class Terms(NamedTuple):
             x: (N, C, ...), overwritten by the products.
             e: exp(x).
             per_class: class weights that broadcast to x, or None.
-            clear: puts 0 at every target.
-            room: where to put the focal factors.
+            zero_target: puts 0 at every target.
+            buffer: where to put the focal factors.
             masked: whether an x may be -inf.
         """
         if not self.gamma_neg:
             return None, x
         squares = self.gamma_neg == 2
-        focal = clear(torch.mul(e, e, out=room) if squares else torch.mul(x, self.gamma_neg, out=room).exp_())
+        focal = zero_target(torch.mul(e, e, out=buffer) if squares else torch.mul(x, self.gamma_neg, out=buffer).exp_())
         focal = focal if per_class is None else focal.mul_(per_class)
         if masked:
             x.clamp_(min=torch.finfo(x.dtype).min)  # p * log p is 0 at p = 0
         return focal, x.mul_(focal)
 
-    def sums(
+    def row_sums(
         self,
         x: Tensor,
         e: Tensor,
         per_class: Tensor | None,
-        clear: Callable[[Tensor], Tensor],
-        room: Tensor | None = None,
+        zero_target: Callable[[Tensor], Tensor],
+        buffer: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor | None, Tensor]:
-        """Row sums of x and of both ``factors``, as far as there are any; and these."""
-        of_x = _sum(clear(x), per_class)
-        focal, products = self.factors(x, e, per_class, clear, room, masked=_may_be_infinite(of_x))
-        return [of_x] if focal is None else [of_x, _sum(focal), _sum(products)], focal, products
+        """Row sums of x and of both ``power_terms``, as far as there are any; and these."""
+        x_sum = _sum(zero_target(x), per_class)
+        focal, products = self.power_terms(x, e, per_class, zero_target, buffer, masked=_may_be_infinite(x_sum))
+        return [x_sum] if focal is None else [x_sum, _sum(focal), _sum(products)], focal, products
 
-    def shrink(self, total: Tensor, factor: Eta) -> Tensor:
-        """``factor`` (1 - eta) g exp(-g s), which focal factors are multiplied by. ``total`` is exp(s)."""
-        return total.pow(-self.gamma_neg).mul_((1 - self.eta) * self.gamma_neg * factor)
+    def power_scale(self, sum_exp: Tensor, factor: Eta) -> Tensor:
+        """``factor`` (1 - eta) g exp(-g s), which focal factors are multiplied by. ``sum_exp`` is exp(s)."""
+        return sum_exp.pow(-self.gamma_neg).mul_((1 - self.eta) * self.gamma_neg * factor)
 
-    def add_others(
+    def add_non_target_rows(
         self,
         rows: Tensor,
-        slopes: Tensor,
+        sum_d_log_p: Tensor,
         sums: list[Tensor],
-        s: Tensor,
-        shrink: Tensor,
+        lse: Tensor,
+        scale: Tensor,
         count: Tensor | int,
         factor: Eta,
     ) -> Tensor:
-        """Add ``factor`` times the terms to ``rows``, and return the same of their derivatives and ``slopes``.
+        """Add ``factor`` times the terms to ``rows``, and return the same of their derivatives and ``sum_d_log_p``.
 
         Args:
-            rows, slopes, s, shrink: (N, 1, ...).
-            sums: from ``sums``, over all classes.
+            rows, sum_d_log_p, lse, scale: (N, 1, ...).
+            sums: from ``row_sums``, over all classes.
             count: of the other classes, or their weights' sum.
         """
-        level = self.level * factor
-        easy = torch.sub(sums[0], s, alpha=count) if isinstance(count, int) else sums[0] - s * count
-        if isinstance(level, Tensor):
-            rows.add_(torch.where(level == 0, 0.0, level * easy))  # masked classes make it infinite
-        elif level:
-            rows.add_(easy, alpha=level)
-        slopes = slopes + level * count
+        constant = self.constant_slope * factor
+        easy = torch.sub(sums[0], lse, alpha=count) if isinstance(count, int) else sums[0] - lse * count
+        if isinstance(constant, Tensor):
+            rows.add_(torch.where(constant == 0, 0.0, constant * easy))  # masked classes make it infinite
+        elif constant:
+            rows.add_(easy, alpha=constant)
+        sum_d_log_p = sum_d_log_p + constant * count
         if not self.gamma_neg:
-            return slopes
+            return sum_d_log_p
         _, focal, products = sums
-        hard = torch.addcmul(products, s, focal, value=-1)
-        rows.addcmul_(shrink, hard, value=1 / self.gamma_neg)
-        return slopes.addcmul_(shrink, torch.add(hard, focal, alpha=1 / self.gamma_neg))
+        hard = torch.addcmul(products, lse, focal, value=-1)
+        rows.addcmul_(scale, hard, value=1 / self.gamma_neg)
+        return sum_d_log_p.addcmul_(scale, torch.add(hard, focal, alpha=1 / self.gamma_neg))
 
-    def spread(
+    def add_non_target_grad(
         self,
         grad: Tensor,
         focal: Tensor | None,
         products: Tensor,
-        s: Tensor,
-        shrink: Tensor,
+        lse: Tensor,
+        scale: Tensor,
         per_class: Tensor | None,
         factor: Eta,
     ) -> None:
         """Add ``factor`` times every derivative to ``grad``; overwrites ``products``."""
         if focal is not None:
-            grad.addcmul_(products.addcmul_(focal, 1 / self.gamma_neg - s), shrink)
-        level = self.level * factor
-        grad.add_(level if per_class is None else level * per_class)
+            grad.addcmul_(products.addcmul_(focal, 1 / self.gamma_neg - lse), scale)
+        constant = self.constant_slope * factor
+        grad.add_(constant if per_class is None else constant * per_class)
 
 
 def _add_product(base: Tensor, a: Tensor, b: Tensor, factor: Eta) -> Tensor:
@@ -184,7 +184,7 @@ def _sum(terms: Tensor, per_class: Tensor | None = None) -> Tensor:
     return (terms if per_class is None else terms * per_class).sum(1, keepdim=True)
 
 
-class Sides(NamedTuple):
+class SigmoidTerms(NamedTuple):
     """Loss of yes-or-no logits, and its derivative."""
 
     eta: Eta
@@ -193,37 +193,37 @@ class Sides(NamedTuple):
     gamma_hc: float
     margin: float
 
-    def of(self, x: Tensor, yes: Tensor, no: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-        """``yes`` and ``no`` are the factors of the two sides."""
+    def loss_and_grad(self, x: Tensor, pos: Tensor, neg: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+        """``pos`` and ``neg`` are the factors of the two sides."""
         log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
         p, not_p = log_p.exp(), log_not_p.exp()
-        slope = p * not_p  # dp/dx
+        dp_dx = p * not_p
         focal = (self.gamma_pos * log_not_p).exp()
         weight = self._mix(focal, 1 + p)
-        loss = -yes * weight * log_p
+        loss = -pos * weight * log_p
         grad = None
         if with_grad:
-            by_x = self.eta * self._easy_slope(1 + p) * slope - (1 - self.eta) * self.gamma_pos * focal * p
-            grad = -yes * (weight * not_p + by_x * log_p)
+            dw_dx = self.eta * self._d_easy(1 + p) * dp_dx - (1 - self.eta) * self.gamma_pos * focal * p
+            grad = -pos * (weight * not_p + dw_dx * log_p)
 
         if self.margin:
             p = (p - self.margin).clamp_(min=0)
-            slope = torch.where(p > 0, slope, 0.0)
+            dp_dx = torch.where(p > 0, dp_dx, 0.0)
             log_not_p, focal = torch.log1p(-p), power(p, self.gamma_neg)
-            focal_slope = self.gamma_neg * torch.where(p > 0, focal / torch.where(p > 0, p, 1.0), 0.0) * slope
-            log_slope = slope / (1 - p)
+            d_focal = self.gamma_neg * torch.where(p > 0, focal / torch.where(p > 0, p, 1.0), 0.0) * dp_dx
+            d_log_not_p = dp_dx / (1 - p)
         else:
             focal = (self.gamma_neg * log_p).exp()
-            focal_slope, log_slope = self.gamma_neg * focal * not_p, p
+            d_focal, d_log_not_p = self.gamma_neg * focal * not_p, p
         weight = self._mix(focal, 2 - p)
-        loss -= no * weight * log_not_p
+        loss -= neg * weight * log_not_p
         if grad is not None:
-            by_x = (1 - self.eta) * focal_slope - self.eta * self._easy_slope(2 - p) * slope
-            grad -= no * (by_x * log_not_p - weight * log_slope)
+            dw_dx = (1 - self.eta) * d_focal - self.eta * self._d_easy(2 - p) * dp_dx
+            grad -= neg * (dw_dx * log_not_p - weight * d_log_not_p)
         return loss, grad
 
-    def _mix(self, focal: Tensor, twice: Tensor) -> Tensor:
-        return focal + self.eta * (twice**self.gamma_hc - focal)
+    def _mix(self, focal: Tensor, one_plus_p: Tensor) -> Tensor:
+        return focal + self.eta * (one_plus_p**self.gamma_hc - focal)
 
-    def _easy_slope(self, twice: Tensor) -> Tensor:
-        return self.gamma_hc * twice ** (self.gamma_hc - 1)
+    def _d_easy(self, one_plus_p: Tensor) -> Tensor:
+        return self.gamma_hc * one_plus_p ** (self.gamma_hc - 1)

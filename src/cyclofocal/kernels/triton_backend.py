@@ -34,7 +34,7 @@ def reason() -> str:
             return "torch sees no GPU (CUDA or ROCm)"
         if torch.version.hip is None and torch.cuda.get_device_capability() < (7, 0):
             return "triton needs a GPU of compute capability 7.0 or later"
-    return _misfit()
+    return _version_problem()
 
 
 def available() -> bool:
@@ -43,7 +43,7 @@ def available() -> bool:
 
 
 @functools.cache
-def _misfit() -> str:
+def _version_problem() -> str:
     """Why the triton that is installed does not serve."""
     try:
         import triton
@@ -86,8 +86,8 @@ def softmax(
         check_memory("weight", weight, logits.device, loss.dtype, classes)
     denominator = softmax_denominator(target, weight, ignore_index) if mean else 1
     eta, pointer = _eta(eta, logits)
-    other = label_smoothing / classes
-    numbers = (eta, gamma_pos, gamma_neg, gamma_hc, 1 - label_smoothing + other, other)
+    non_target_prob = label_smoothing / classes
+    numbers = (eta, gamma_pos, gamma_neg, gamma_hc, 1 - label_smoothing + non_target_prob, non_target_prob)
     arguments: tuple[Any, ...]
     if soft:
         arguments = (logits, target, weight, pointer, loss, grad, *numbers, 1 / max(rows, 1) if mean else 1.0)
@@ -100,7 +100,7 @@ def softmax(
         plan.warps,
         (*arguments, classes, plan.positions, plan.tiles, *plan.strides),
         LOWEST=torch.finfo(loss.dtype).min,
-        OTHERS=other != 0,
+        SMOOTHED=non_target_prob != 0,
         ALIGNED=plan.aligned,
         ROWS=plan.rows,
         BLOCK=plan.block,

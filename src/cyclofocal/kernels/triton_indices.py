@@ -16,25 +16,25 @@ from cyclofocal.kernels.triton_terms import (
     block_of_classes,
     class_weights,
     finite,
+    known_multiple,
+    load_eta,
     log1p,
-    mixing,
-    multiple,
     power_of_exp,
-    put_loss,
     rows_of_program,
     side_weight,
+    store_loss,
 )
 
 
 @triton.jit
-def _other_sums(
-    logits, weight, start, asked, index, own_x, own_weight, gamma_neg, classes, class_stride,
-    LOWEST: tl.constexpr, NEG: tl.constexpr, OTHERS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+def _non_target_sums(
+    logits, weight, start, counted, index, target_x, target_weight, gamma_neg, classes, class_stride,
+    LOWEST: tl.constexpr, NEG: tl.constexpr, SMOOTHED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Of every row, with u = x - maximum and class weights w: the last block of u and of e^u, the maximum, and the
     sums over all classes but the true one of e^u, w e^(gamma u), w e^(gamma u) u, w u and w."""
-    dtype: tl.constexpr = own_x.dtype
-    top = tl.maximum(own_x, LOWEST)  # finite, so that a block of masked classes subtracts no infinities
+    dtype: tl.constexpr = target_x.dtype
+    row_max = tl.maximum(target_x, LOWEST)  # finite, so that a block of masked classes subtracts no infinities
     u = tl.full((ROWS, BLOCK), 0.0, dtype)
     e = tl.full((ROWS, BLOCK), 0.0, dtype)
     exps = tl.full((ROWS,), 0.0, dtype)
@@ -44,26 +44,26 @@ def _other_sums(
     weights = tl.full((ROWS,), 0.0, dtype)
     for begin in range(0, classes, BLOCK):
         lane = begin + tl.arange(0, BLOCK)
-        offsets, inside = block_of_classes(start, asked, begin, classes, class_stride, BLOCK)
+        offsets, inside = block_of_classes(start, counted, begin, classes, class_stride, BLOCK)
         x = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(dtype)
-        is_other = (lane < classes)[None, :] & (lane[None, :] != index[:, None])
-        u = tl.where(is_other, x, float("-inf"))
-        higher = tl.maximum(top, tl.max(u, 1))
-        shift = finite(top - higher)
+        is_non_target = (lane < classes)[None, :] & (lane[None, :] != index[:, None])
+        u = tl.where(is_non_target, x, float("-inf"))
+        higher = tl.maximum(row_max, tl.max(u, 1))
+        shift = finite(row_max - higher)
         fade = tl.exp(shift)
-        top = higher
-        u -= top[:, None]
+        row_max = higher
+        u -= row_max[:, None]
         e = tl.exp(u)
         exps = exps * fade + tl.sum(e, 1)
-        if OTHERS:
-            term = tl.where(is_other, u, 0.0)
+        if SMOOTHED:
+            term = tl.where(is_non_target, u, 0.0)
             size = tl.minimum(classes - begin, BLOCK).to(dtype)
             if weight is not None:
                 w = class_weights(weight, begin, classes, BLOCK)
                 term *= w[None, :]
                 size = tl.sum(w, 0)
             logs += shift * weights + tl.sum(term, 1)
-            weights += size - tl.where((index >= begin) & (index < begin + BLOCK), own_weight, 0.0)
+            weights += size - tl.where((index >= begin) & (index < begin + BLOCK), target_weight, 0.0)
             if NEG != 0:
                 term = power_of_exp(e, u, gamma_neg, NEG)
                 if weight is not None:
@@ -71,12 +71,12 @@ def _other_sums(
                 fade = power_of_exp(fade, shift, gamma_neg, NEG)
                 power_logs = fade * (power_logs + shift * powers) + tl.sum(term * finite(u), 1)
                 powers = fade * powers + tl.sum(term, 1)
-    return u, e, top, exps, powers, power_logs, logs, weights
+    return u, e, row_max, exps, powers, power_logs, logs, weights
 
 
 @triton.jit
-def _own_part(
-    u, exps, weight, eta, gamma_pos, gamma_hc, own, POS: tl.constexpr, HC: tl.constexpr
+def _target_part(
+    u, exps, weight, eta, gamma_pos, gamma_hc, target_prob, POS: tl.constexpr, HC: tl.constexpr
 ):  # fmt: skip
     """What the true class, at u below the maximum, adds to loss, S and its own gradient; p; the sum of all exponentials
     as its inverse and logarithm."""
@@ -87,13 +87,13 @@ def _own_part(
     not_p = exps * inverse  # without the true class in the sum nothing cancels as p goes to 1
     log_p = tl.where(u > -40, -log1p(exps / e), u - log_sum)
     value, slope = side_weight(p, not_p, eta, gamma_pos, gamma_hc, POS, HC)
-    factor = -own * weight
+    factor = -target_prob * weight
     h = factor * (value + finite(log_p) * p * slope)
     return factor * value * log_p, h, not_p * h, p, inverse, log_sum
 
 
 @triton.jit
-def _other_part(
+def _non_target_part(
     powers, power_logs, logs, weights, inverse, log_sum, focal, flat, gamma_neg, NEG: tl.constexpr
 ):  # fmt: skip
     """What the other classes add to the loss and to S: of their weights one part is focal, one flat."""
@@ -111,13 +111,13 @@ def _other_part(
 
 @triton.jit
 def _index_gradient(
-    u, e, is_own, own_gradient, total, inverse, log_sum, focal, flat, gamma_neg, weight, begin, classes,
-    NEG: tl.constexpr, OTHERS: tl.constexpr, BLOCK: tl.constexpr,
+    u, e, is_target, target_grad, total, inverse, log_sum, focal, flat, gamma_neg, weight, begin, classes,
+    NEG: tl.constexpr, SMOOTHED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a block of classes."""
     p = e * inverse[:, None]
     gradient = -p * total[:, None]
-    if OTHERS:
+    if SMOOTHED:
         h = flat
         if NEG != 0:
             log_p = finite(u - log_sum[:, None])
@@ -125,53 +125,53 @@ def _index_gradient(
         if weight is not None:
             h *= class_weights(weight, begin, classes, BLOCK)[None, :]
         gradient += h
-    return tl.where(is_own, own_gradient[:, None], gradient)
+    return tl.where(is_target, target_grad[:, None], gradient)
 
 
 # Without alignment along classes, a thread of an image holds whole rows, and nothing passes between threads.
 @triton.jit(do_not_specialize_on_alignment=["class_stride"])
 def softmax_by_index(
     logits, target, weight, denominator, eta_pointer, loss, grad,
-    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, own: tl.float64,
-    other: tl.float64, ignore_index, classes, positions, tiles, batch_stride, position_stride, class_stride,
-    LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, OTHERS: tl.constexpr,
+    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, target_prob: tl.float64,
+    non_target_prob: tl.float64, ignore_index, classes, positions, tiles, batch_stride, position_stride, class_stride,
+    LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, SMOOTHED: tl.constexpr,
     REDUCED: tl.constexpr, ALIGNED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A class index per row. OTHERS: label smoothing asks something of the other classes too."""
+    """A class index per row. SMOOTHED: label smoothing asks something of the other classes too."""
     dtype: tl.constexpr = loss.dtype.element_ty
-    eta = mixing(eta, eta_pointer, dtype)
+    eta = load_eta(eta, eta_pointer, dtype)
     gamma_pos = tl.full((), gamma_pos, dtype)
     gamma_neg = tl.full((), gamma_neg, dtype)
     gamma_hc = tl.full((), gamma_hc, dtype)
-    flat = -tl.full((), other, dtype)
+    flat = -tl.full((), non_target_prob, dtype)
     focal = flat * (1 - eta)
     if NEG != 0:
         flat *= eta
-    classes = multiple(classes, ALIGNED)
-    row, start, live = rows_of_program(positions, tiles, batch_stride, position_stride, ALIGNED, WIDE, ROWS)
-    index = tl.load(target + row, mask=live, other=0)
-    asked = live & (index != ignore_index)  # of the other rows nothing is read
-    known = asked & (index >= 0) & (index < classes)
-    own_x = tl.load(logits + start + index.to(start.dtype) * class_stride, mask=known, other=0.0).to(dtype)
-    own_weight = tl.where(known, 1.0, float("nan")).to(dtype)  # an index out of range spoils its row
+    classes = known_multiple(classes, ALIGNED)
+    row, start, valid = rows_of_program(positions, tiles, batch_stride, position_stride, ALIGNED, WIDE, ROWS)
+    index = tl.load(target + row, mask=valid, other=0)
+    counted = valid & (index != ignore_index)  # of the other rows nothing is read
+    known = counted & (index >= 0) & (index < classes)
+    target_x = tl.load(logits + start + index.to(start.dtype) * class_stride, mask=known, other=0.0).to(dtype)
+    target_weight = tl.where(known, 1.0, float("nan")).to(dtype)  # an index out of range spoils its row
     if weight is not None:
-        own_weight = tl.load(weight + index, mask=known, other=float("nan"))
+        target_weight = tl.load(weight + index, mask=known, other=float("nan"))
     index = tl.where(known, index, -1).to(tl.int32)
-    u, e, top, exps, powers, power_logs, logs, weights = _other_sums(
-        logits, weight, start, asked, index, own_x, own_weight, gamma_neg, classes, class_stride,
-        LOWEST, NEG, OTHERS, ROWS, BLOCK,
+    u, e, row_max, exps, powers, power_logs, logs, weights = _non_target_sums(
+        logits, weight, start, counted, index, target_x, target_weight, gamma_neg, classes, class_stride,
+        LOWEST, NEG, SMOOTHED, ROWS, BLOCK,
     )  # fmt: skip
-    value, total, own_gradient, p, inverse, log_sum = _own_part(
-        own_x - top, exps, own_weight, eta, gamma_pos, gamma_hc, tl.full((), own, dtype), POS, HC
+    value, total, target_grad, p, inverse, log_sum = _target_part(
+        target_x - row_max, exps, target_weight, eta, gamma_pos, gamma_hc, tl.full((), target_prob, dtype), POS, HC
     )
-    if OTHERS:
-        others, others_total = _other_part(
+    if SMOOTHED:
+        non_target_value, non_target_total = _non_target_part(
             powers, power_logs, logs, weights, inverse, log_sum, focal, flat, gamma_neg, NEG
         )
-        value += others
-        total += others_total
-        own_gradient -= p * others_total
-    put_loss(loss, tl.where(asked, value, 0.0), row, live, REDUCED)
+        value += non_target_value
+        total += non_target_total
+        target_grad -= p * non_target_total
+    store_loss(loss, tl.where(counted, value, 0.0), row, valid, REDUCED)
 
     if grad is not None:
         scale = tl.full((), 1.0, dtype)
@@ -180,13 +180,13 @@ def softmax_by_index(
         last = (classes - 1) // BLOCK * BLOCK
         for done in range(0, classes, BLOCK):
             begin = last - done
-            offsets, inside = block_of_classes(start, live, begin, classes, class_stride, BLOCK)
+            offsets, inside = block_of_classes(start, valid, begin, classes, class_stride, BLOCK)
             if done > 0:
-                u = tl.load(logits + offsets, mask=inside & asked[:, None], other=0.0).to(dtype) - top[:, None]
+                u = tl.load(logits + offsets, mask=inside & counted[:, None], other=0.0).to(dtype) - row_max[:, None]
                 e = tl.exp(u)
-            is_own = (begin + tl.arange(0, BLOCK))[None, :] == index[:, None]
+            is_target = (begin + tl.arange(0, BLOCK))[None, :] == index[:, None]
             gradient = _index_gradient(
-                u, e, is_own, own_gradient * scale, total * scale, inverse, log_sum, focal * scale, flat * scale,
-                gamma_neg, weight, begin, classes, NEG, OTHERS, BLOCK,
+                u, e, is_target, target_grad * scale, total * scale, inverse, log_sum, focal * scale, flat * scale,
+                gamma_neg, weight, begin, classes, NEG, SMOOTHED, BLOCK,
             )  # fmt: skip
-            tl.store(grad + offsets, tl.where(asked[:, None], gradient, 0.0), mask=inside)
+            tl.store(grad + offsets, tl.where(counted[:, None], gradient, 0.0), mask=inside)

@@ -13,41 +13,43 @@ from cyclofocal.kernels.triton_terms import (
     block_of_classes,
     class_weights,
     finite,
-    mixing,
-    multiple,
+    known_multiple,
+    load_eta,
     one_minus_exp,
     power_of_exp,
-    put_loss,
     rows_of_program,
     side_weight,
+    store_loss,
 )
 
 
 @triton.jit
 def _soft_terms(
-    x, y, weight, inside, begin, top, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc, own, other, classes,
-    POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, OTHERS: tl.constexpr, BLOCK: tl.constexpr,
+    x, y, weight, inside, begin, row_max, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc, target_prob,
+    non_target_prob, classes, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, SMOOTHED: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Of a block of classes with target probabilities y: parts of the loss, h and p."""
-    u = x - top[:, None]
+    u = x - row_max[:, None]
     p = tl.exp(u) * inverse[:, None]
     log_p = u - log_sum[:, None]
     log_p = tl.where(log_p > 0, 0.0, log_p)  # by rounding
     log = finite(log_p)
-    is_class = -own * y
+    target_factor = -target_prob * y
     side, slope = side_weight(p, one_minus_exp(log), eta, gamma_pos, gamma_hc, POS, HC)
-    value = tl.where(is_class == 0, 0.0, is_class * side * log_p)  # nothing is asked of a class, even if it is masked
-    h = is_class * (side + log * p * slope)
-    if OTHERS:
-        is_not = -other * (1 - y)
-        other_value = log_p
-        other_slope = tl.full(p.shape, 1.0, p.dtype)
+    # a target of 0 adds nothing, even for a masked class
+    value = tl.where(target_factor == 0, 0.0, target_factor * side * log_p)
+    h = target_factor * (side + log * p * slope)
+    if SMOOTHED:
+        non_target_factor = -non_target_prob * (1 - y)
+        non_target_value = log_p
+        non_target_slope = tl.full(p.shape, 1.0, p.dtype)
         if NEG != 0:
             focal = (1 - eta) * power_of_exp(p, log, gamma_neg, NEG)
-            other_value = focal * log + tl.where(eta == 0, 0.0, eta * log_p)
-            other_slope = focal * (1 + gamma_neg * log) + eta
-        value += tl.where(is_not == 0, 0.0, is_not * other_value)
-        h += is_not * other_slope
+            non_target_value = focal * log + tl.where(eta == 0, 0.0, eta * log_p)
+            non_target_slope = focal * (1 + gamma_neg * log) + eta
+        value += tl.where(non_target_factor == 0, 0.0, non_target_factor * non_target_value)
+        h += non_target_factor * non_target_slope
     if weight is not None:
         w = class_weights(weight, begin, classes, BLOCK)[None, :]
         value *= w
@@ -57,41 +59,42 @@ def _soft_terms(
 
 @triton.jit
 def _log_sum_exp(
-    logits, start, live, classes, class_stride, dtype: tl.constexpr, LOWEST: tl.constexpr, ROWS: tl.constexpr,
+    logits, start, valid, classes, class_stride, dtype: tl.constexpr, LOWEST: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The last block of logits, the maxima of the rows, and their sums of exponentials relative to those."""
     x = tl.full((ROWS, BLOCK), 0.0, dtype)
-    top = tl.full((ROWS,), LOWEST, dtype)
+    row_max = tl.full((ROWS,), LOWEST, dtype)
     exps = tl.full((ROWS,), 0.0, dtype)
     for begin in range(0, classes, BLOCK):
-        offsets, inside = block_of_classes(start, live, begin, classes, class_stride, BLOCK)
+        offsets, inside = block_of_classes(start, valid, begin, classes, class_stride, BLOCK)
         x = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(dtype)
-        higher = tl.maximum(top, tl.max(x, 1))
-        exps = exps * tl.exp(finite(top - higher)) + tl.sum(tl.exp(x - higher[:, None]), 1)
-        top = higher
-    return x, top, exps
+        higher = tl.maximum(row_max, tl.max(x, 1))
+        exps = exps * tl.exp(finite(row_max - higher)) + tl.sum(tl.exp(x - higher[:, None]), 1)
+        row_max = higher
+    return x, row_max, exps
 
 
 @triton.jit(do_not_specialize_on_alignment=["class_stride"])
 def softmax_by_probabilities(
     logits, target, weight, eta_pointer, loss, grad,
-    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, own: tl.float64,
-    other: tl.float64, scale: tl.float64, classes, positions, tiles, batch_stride, position_stride, class_stride,
-    LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, OTHERS: tl.constexpr,
+    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, target_prob: tl.float64,
+    non_target_prob: tl.float64, scale: tl.float64, classes, positions, tiles, batch_stride, position_stride,
+    class_stride,
+    LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, SMOOTHED: tl.constexpr,
     REDUCED: tl.constexpr, ALIGNED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A distribution over the classes per row: its terms are known only when maximum and divisor are."""
     dtype: tl.constexpr = loss.dtype.element_ty
-    eta = mixing(eta, eta_pointer, dtype)
+    eta = load_eta(eta, eta_pointer, dtype)
     gamma_pos = tl.full((), gamma_pos, dtype)
     gamma_neg = tl.full((), gamma_neg, dtype)
     gamma_hc = tl.full((), gamma_hc, dtype)
-    own = tl.full((), own, dtype)
-    other = tl.full((), other, dtype)
-    classes = multiple(classes, ALIGNED)
-    row, start, live = rows_of_program(positions, tiles, batch_stride, position_stride, ALIGNED, WIDE, ROWS)
-    x, top, exps = _log_sum_exp(logits, start, live, classes, class_stride, dtype, LOWEST, ROWS, BLOCK)
+    target_prob = tl.full((), target_prob, dtype)
+    non_target_prob = tl.full((), non_target_prob, dtype)
+    classes = known_multiple(classes, ALIGNED)
+    row, start, valid = rows_of_program(positions, tiles, batch_stride, position_stride, ALIGNED, WIDE, ROWS)
+    x, row_max, exps = _log_sum_exp(logits, start, valid, classes, class_stride, dtype, LOWEST, ROWS, BLOCK)
     inverse = 1 / exps
     log_sum = tl.log(exps)
     rows = tl.full((ROWS,), 0.0, dtype)
@@ -101,26 +104,26 @@ def softmax_by_probabilities(
     last = (classes - 1) // BLOCK * BLOCK
     for done in range(0, classes, BLOCK):
         begin = last - done
-        offsets, inside = block_of_classes(start, live, begin, classes, class_stride, BLOCK)
+        offsets, inside = block_of_classes(start, valid, begin, classes, class_stride, BLOCK)
         if done > 0:
             x = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(dtype)
         y = tl.load(target + offsets, mask=inside, other=0.0)
         value, h, p = _soft_terms(
-            x, y, weight, inside, begin, top, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc, own, other,
-            classes, POS, NEG, HC, OTHERS, BLOCK,
+            x, y, weight, inside, begin, row_max, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc,
+            target_prob, non_target_prob, classes, POS, NEG, HC, SMOOTHED, BLOCK,
         )  # fmt: skip
         rows += tl.sum(value, 1)
         total += tl.sum(h, 1)
-    put_loss(loss, rows, row, live, REDUCED)
+    store_loss(loss, rows, row, valid, REDUCED)
 
     if grad is not None:
         for begin in range(0, classes, BLOCK):
-            offsets, inside = block_of_classes(start, live, begin, classes, class_stride, BLOCK)
+            offsets, inside = block_of_classes(start, valid, begin, classes, class_stride, BLOCK)
             if begin > 0:
                 x = tl.load(logits + offsets, mask=inside, other=float("-inf")).to(dtype)
                 y = tl.load(target + offsets, mask=inside, other=0.0)
                 value, h, p = _soft_terms(
-                    x, y, weight, inside, begin, top, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc, own,
-                    other, classes, POS, NEG, HC, OTHERS, BLOCK,
+                    x, y, weight, inside, begin, row_max, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc,
+                    target_prob, non_target_prob, classes, POS, NEG, HC, SMOOTHED, BLOCK,
                 )  # fmt: skip
             tl.store(grad + offsets, tl.full((), scale, dtype) * (h - p * total[:, None]), mask=inside)

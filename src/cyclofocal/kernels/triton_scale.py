@@ -9,12 +9,12 @@ import triton.language as tl
 @triton.jit
 def scale_elements(grad, factor, count, WIDE: tl.constexpr, BLOCK: tl.constexpr):
     """Nothing is read or written but the factor where it is 1."""
-    number = tl.load(factor)
-    if number != 1:
+    value = tl.load(factor)
+    if value != 1:
         program = tl.program_id(0)
         if WIDE:
             program = program.to(tl.int64)
-        place = program * BLOCK + tl.arange(0, BLOCK)
-        live = place < count
-        scaled = tl.load(grad + place, mask=live, other=0.0).to(number.dtype) * number
-        tl.store(grad + place, scaled, mask=live)
+        offset = program * BLOCK + tl.arange(0, BLOCK)
+        valid = offset < count
+        scaled = tl.load(grad + offset, mask=valid, other=0.0).to(value.dtype) * value
+        tl.store(grad + offset, scaled, mask=valid)

@@ -1,15 +1,15 @@
-"""The Triton kernel of the sigmoid family: loss and gradient of independent yes-or-no logits."""
+"""The Triton kernel of the sigmoid family: loss and gradient of independent binary logits."""
 # mypy: ignore-errors
 # ruff: noqa: N803
 
 import triton
 import triton.language as tl
 
-from cyclofocal.kernels.triton_terms import finite, log1p, mixing, put_loss, side_weight
+from cyclofocal.kernels.triton_terms import finite, load_eta, log1p, side_weight, store_loss
 
 
 @triton.jit
-def _yes_or_no(
+def _positive_and_negative(
     x, eta, gamma_pos, gamma_neg, gamma_hc, margin,
     POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, MARGIN: tl.constexpr,
 ):  # fmt: skip
@@ -23,8 +23,8 @@ def _yes_or_no(
     slope = p * not_p
     log_p = tl.where(x > 0, 0.0, x) - softplus
     weight, weight_slope = side_weight(p, not_p, eta, gamma_pos, gamma_hc, POS, HC)
-    yes = weight * log_p
-    yes_slope = weight * not_p + finite(log_p) * slope * weight_slope
+    pos = weight * log_p
+    pos_slope = weight * not_p + finite(log_p) * slope * weight_slope
 
     log_not_p = tl.where(x > 0, -x, 0.0) - softplus
     log_slope = -p
@@ -36,15 +36,15 @@ def _yes_or_no(
         log_not_p = tl.where(p > 0.5, tl.log(not_p), log1p(-p))  # each where the other loses digits
         log_slope = -slope / not_p
     weight, weight_slope = side_weight(not_p, p, eta, gamma_neg, gamma_hc, NEG, HC)
-    no_slope = weight * log_slope - finite(log_not_p) * slope * weight_slope
-    return yes, yes_slope, weight * log_not_p, no_slope
+    neg_slope = weight * log_slope - finite(log_not_p) * slope * weight_slope
+    return pos, pos_slope, weight * log_not_p, neg_slope
 
 
 @triton.jit
 def sigmoid_elements(
     logits, target, weight, pos_weight, eta_pointer, loss, grad,
-    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, yes_factor: tl.float64,
-    no_factor: tl.float64, margin: tl.float64, label_smoothing: tl.float64, scale: tl.float64, count, period,
+    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, pos_factor: tl.float64,
+    neg_factor: tl.float64, margin: tl.float64, label_smoothing: tl.float64, scale: tl.float64, count, period,
     POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, MARGIN: tl.constexpr,
     REDUCED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -53,25 +53,25 @@ def sigmoid_elements(
     program = tl.program_id(0)
     if WIDE:
         program = program.to(tl.int64)
-    place = program * BLOCK + tl.arange(0, BLOCK)
-    live = place < count
-    yes, yes_slope, no, no_slope = _yes_or_no(
-        tl.load(logits + place, mask=live, other=0.0).to(dtype), mixing(eta, eta_pointer, dtype),
+    offset = program * BLOCK + tl.arange(0, BLOCK)
+    valid = offset < count
+    pos, pos_slope, neg, neg_slope = _positive_and_negative(
+        tl.load(logits + offset, mask=valid, other=0.0).to(dtype), load_eta(eta, eta_pointer, dtype),
         tl.full((), gamma_pos, dtype), tl.full((), gamma_neg, dtype), tl.full((), gamma_hc, dtype),
         tl.full((), margin, dtype), POS, NEG, HC, MARGIN,
     )  # fmt: skip
     smoothing = tl.full((), label_smoothing, dtype)
-    y = tl.load(target + place, mask=live, other=0.0) * (1 - smoothing) + smoothing / 2
-    is_yes = -y * tl.full((), yes_factor, dtype)
-    is_no = (y - 1) * tl.full((), no_factor, dtype)
+    y = tl.load(target + offset, mask=valid, other=0.0) * (1 - smoothing) + smoothing / 2
+    pos_scale = -y * tl.full((), pos_factor, dtype)
+    neg_scale = (y - 1) * tl.full((), neg_factor, dtype)
     if pos_weight is not None:
-        is_yes *= tl.load(pos_weight + place % period, mask=live, other=0.0)
+        pos_scale *= tl.load(pos_weight + offset % period, mask=valid, other=0.0)
     if weight is not None:
-        w = tl.load(weight + place, mask=live, other=0.0)
-        is_yes *= w
-        is_no *= w
-    value = tl.where(is_yes == 0, 0.0, is_yes * yes) + tl.where(is_no == 0, 0.0, is_no * no)
-    put_loss(loss, value, place, live, REDUCED)
+        w = tl.load(weight + offset, mask=valid, other=0.0)
+        pos_scale *= w
+        neg_scale *= w
+    value = tl.where(pos_scale == 0, 0.0, pos_scale * pos) + tl.where(neg_scale == 0, 0.0, neg_scale * neg)
+    store_loss(loss, value, offset, valid, REDUCED)
     if grad is not None:
-        gradient = tl.full((), scale, dtype) * (is_yes * yes_slope + is_no * no_slope)
-        tl.store(grad + place, gradient, mask=live)
+        gradient = tl.full((), scale, dtype) * (pos_scale * pos_slope + neg_scale * neg_slope)
+        tl.store(grad + offset, gradient, mask=valid)

@@ -73,22 +73,22 @@ def side_weight(p, not_p, eta, gamma, gamma_hc, WHOLE: tl.constexpr, HC: tl.cons
 
 
 @triton.jit
-def mixing(eta, eta_pointer, dtype: tl.constexpr):
+def load_eta(eta, eta_pointer, dtype: tl.constexpr):
     """Eta from device memory, where a schedule left it, or as the number that was passed."""
     return tl.load(eta_pointer).to(dtype) if eta_pointer is not None else tl.full((), eta, dtype)
 
 
 @triton.jit
-def put_loss(loss, values, place, live, REDUCED: tl.constexpr):
+def store_loss(loss, values, offset, valid, REDUCED: tl.constexpr):
     """Every value, or their sum in the program's own place: no atomics, so the order of addition is always the same."""
     if REDUCED:
-        tl.store(loss + tl.program_id(0), tl.sum(tl.where(live, values, 0.0), 0))
+        tl.store(loss + tl.program_id(0), tl.sum(tl.where(valid, values, 0.0), 0))
     else:
-        tl.store(loss + place, values, mask=live)
+        tl.store(loss + offset, values, mask=valid)
 
 
 @triton.jit
-def multiple(number, ALIGNED: tl.constexpr):
+def known_multiple(number, ALIGNED: tl.constexpr):
     """The same, but known to be a multiple, which makes for wide loads; by itself Triton looks for 16 only."""
     return number // ALIGNED * ALIGNED
 
@@ -103,7 +103,7 @@ def rows_of_program(
         program = program.to(tl.int64)
     sample = program // tiles
     position = program % tiles * ROWS + tl.arange(0, ROWS)
-    start = sample * batch_stride + position * multiple(position_stride, ALIGNED)
+    start = sample * batch_stride + position * known_multiple(position_stride, ALIGNED)
     return sample * positions + position, start, position < positions
 
 

@@ -234,12 +234,12 @@ def _in_words(error: Exception) -> str:
 @contextlib.contextmanager
 def _forced(backend: str) -> Iterator[None]:
     """Ours is computed by this backend, whatever else is forced; "" leaves it as it is."""
-    before = kernels.forced
-    kernels.forced = backend or before
+    before = kernels.forced_backend
+    kernels.forced_backend = backend or before
     try:
         yield
     finally:
-        kernels.forced = before
+        kernels.forced_backend = before
 
 
 @contextlib.contextmanager
