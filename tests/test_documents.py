@@ -24,7 +24,7 @@ NEEDS = {  # where it is not the name alone
 HOSTS = {path.stem for path in (ROOT / "src/cyclofocal/integrations").glob("*.py")} - {
     "__init__",
     "host",
-    "clock",
+    "progress",
     "boosting",
 }
 MODULES = [m.name for m in pkgutil.walk_packages(cyclofocal.__path__, "cyclofocal.") if not m.name.endswith("_native")]

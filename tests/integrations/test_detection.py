@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cyclofocal import BinaryCyclicalFocalLoss
-from cyclofocal.integrations.clock import set_clock
+from cyclofocal.integrations.progress import set_clock
 from cyclofocal.schedules import cyclical_eta
 
 pytest.importorskip("torchvision")

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cyclofocal.arguments import check_at_least
-from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
+from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 from cyclofocal.losses import BinaryCyclicalFocalLoss
 
 Array = NDArray[np.float64]

@@ -3,8 +3,8 @@
 from typing import Any
 
 from cyclofocal.integrations.boosting import Array, BoostedLoss
-from cyclofocal.integrations.clock import Loss
 from cyclofocal.integrations.host import require_host
+from cyclofocal.integrations.progress import Loss
 
 require_host("lightgbm", "4.0")
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from cyclofocal.arguments import check_at_least
-from cyclofocal.integrations.clock import Loss, check_criterion, set_clock
 from cyclofocal.integrations.host import require_host
+from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 
 require_host("skorch", "1.0")
 

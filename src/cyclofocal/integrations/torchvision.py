@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cyclofocal.integrations.clock import check_criterion
 from cyclofocal.integrations.host import require_host
+from cyclofocal.integrations.progress import check_criterion
 from cyclofocal.losses import BinaryCyclicalFocalLoss
 
 require_host("torchvision", "0.15")

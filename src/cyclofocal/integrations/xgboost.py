@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from cyclofocal.integrations.boosting import Array, BoostedLoss
-from cyclofocal.integrations.clock import Loss
 from cyclofocal.integrations.host import require_host
+from cyclofocal.integrations.progress import Loss
 
 require_host("xgboost", "2.1", twin="xgboost-cpu")
 
