@@ -154,6 +154,27 @@ def test_a_clock_that_nobody_moves_is_noticed():
         train(criterion, 1)
 
 
+def test_a_second_training_that_sets_no_progress_warns():
+    criterion = CyclicalFocalLoss()
+    criterion.set_progress(1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(criterion, 250)
+    criterion.end_training()
+    assert criterion.progress == 1
+    with pytest.warns(UserWarning, match="progress was never set in 100 training steps"):
+        train(criterion, 100)
+
+
+def test_end_training_leaves_a_loss_that_counts_alone():
+    criterion = CyclicalFocalLoss(total_steps=5)
+    train(criterion, 2)
+    criterion.end_training()
+    assert train(criterion, 3) == [0.5, 0.75, 1.0]
+    with pytest.warns(UserWarning, match="more training steps than total_steps=5"):
+        train(criterion, 1)
+
+
 def test_drop_in_for_cross_entropy_in_a_loop_that_knows_nothing_of_epochs():
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, T), batch_size=2)
     model = nn.Linear(4, 4)

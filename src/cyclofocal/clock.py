@@ -28,7 +28,7 @@ class _Past:
     forwards: int = 0
     """Training forwards, for the two warnings."""
     is_set: bool = False
-    """True if ``set_progress`` or ``load_state_dict`` has set the clock."""
+    """True if ``set_progress`` or ``load_state_dict`` has set the clock, and no ``end_training`` came after."""
     last_eta: float | Tensor | None = None
     """Eta of the last forward outside of a backward pass."""
     uncounted: int = 0
@@ -70,8 +70,8 @@ class Clocked(nn.Module):
 
     def reset_parameters(self) -> None:
         """Set the clock to the beginning of training, also after ``to_empty``. Class weights are left as they are."""
-        self.set_progress(0.0)
-        self._past.is_set = False
+        self._write(0, 0.0, self.schedule(0.0))
+        self._past.forwards, self._past.is_set = 0, False
 
     def set_progress(self, progress: float) -> None:
         """Set the clock to ``progress`` in [0, 1]; with ``total_steps`` counting resumes from there.
@@ -84,6 +84,15 @@ class Clocked(nn.Module):
         step = 0 if self.total_steps is None else round(progress * (self.total_steps - 1)) * self.accumulation
         self._write(step, progress, eta)
         self._past.forwards, self._past.is_set = step, True
+
+    def end_training(self) -> None:
+        """Mark the end of a training whose progress was set: the progress stays, but counts as not set.
+
+        A training that follows without a new ``set_progress`` then warns again. With ``total_steps`` this changes
+        nothing, as the loss itself sees the end.
+        """
+        if self.total_steps is None:
+            self._past.forwards, self._past.is_set = 0, False
 
     def extra_repr(self) -> str:
         settings = [f"cyclical_factor={self.cyclical_factor}"]
@@ -163,8 +172,8 @@ class Clocked(nn.Module):
         if self.total_steps is None:
             if past.forwards == STALE_STEPS and not past.is_set:
                 warnings.warn(
-                    f"{STALE_STEPS} training steps and progress was never set, so eta is still at its initial value:"
-                    " call set_progress every epoch, or give total_steps at construction",
+                    f"progress was never set in {STALE_STEPS} training steps, so eta does not change; call set_progress"
+                    " every epoch, or give total_steps at construction",
                     stacklevel=4,
                 )
         elif past.forwards == self.total_steps * self.accumulation + 1:

@@ -81,6 +81,14 @@ def test_more_steps_than_said_stay_at_the_end_and_say_so():
     assert training.criterion.progress == 1
 
 
+def test_a_second_training_without_the_scheduler_warns():
+    training = Training()
+    training.run(EPOCHS)
+    training.scheduler.step = lambda: None
+    with pytest.warns(UserWarning, match="progress was never set"):
+        training.run(100 // BATCHES)
+
+
 def test_a_wrong_call_is_refused():
     accelerator = Accelerator(cpu=True)
     with pytest.raises(TypeError, match="CrossEntropyLoss"):

@@ -247,3 +247,11 @@ def test_what_is_no_range_of_positive_values_is_refused(name, ends):
 def test_a_forgotten_callback_is_noticed():
     with pytest.warns(UserWarning, match="progress was never set"):
         Trainer(**QUIET, max_steps=100).fit(Classifier(), loader())
+
+
+def test_a_second_fit_without_the_callback_warns():
+    module = Classifier()
+    fit(module, CyclicalFocalCallback(), max_steps=4)
+    assert module.criterion.progress == 1
+    with pytest.warns(UserWarning, match="progress was never set"):
+        Trainer(**QUIET, max_steps=100).fit(module, loader())

@@ -137,3 +137,10 @@ def test_more_epochs_than_said_stay_at_the_end_and_say_so(data):
 def test_a_missing_callback_is_noticed(data):
     with pytest.warns(UserWarning, match="progress was never set"):
         _net(max_epochs=100 // BATCHES).fit(*data)
+
+
+def test_a_second_training_without_the_callback_warns(data):
+    net = _net(CyclicalFocalCallback()).fit(*data)
+    net.callbacks_ = [pair for pair in net.callbacks_ if not isinstance(pair[1], CyclicalFocalCallback)]
+    with pytest.warns(UserWarning, match="progress was never set"):
+        net.partial_fit(*data, epochs=100 // BATCHES)

@@ -147,3 +147,16 @@ def test_a_scheduler_that_the_loop_never_steps_is_noticed():
         criterion(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))
     with pytest.warns(UserWarning, match="progress was never set"):
         criterion(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))
+
+
+def test_a_second_training_without_a_scheduler_warns():
+    criterion = create_loss()
+    scheduler = LossScheduler(None, criterion, num_epochs=2, updates_per_epoch=2)
+    for update in range(1, 5):
+        criterion(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))
+        scheduler.step_update(update)
+    assert criterion.progress == 1
+    for _ in range(99):
+        criterion(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))
+    with pytest.warns(UserWarning, match="progress was never set"):
+        criterion(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))

@@ -102,6 +102,8 @@ class CyclicalFocalCallback(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not at the end of training, where weight averaging puts its averages in place."""
         self._restore(pl_module)
+        for loss in self._losses:
+            loss.end_training()
         self._losses = []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ def set_clock(criterion: Loss, steps_done: int, total_steps: int) -> float:
     """Set the clock of ``criterion`` for the optimiser step that comes after ``steps_done`` of ``total_steps``.
 
     The first step is at progress 0, the last at 1. It depends on the two counts alone, so resuming needs no memory and
-    telling the time twice changes nothing. After the last step the clock stays at 1; further steps raise a warning.
+    a second call changes nothing. After the last step the clock stays at 1 and the training counts as ended; further
+    steps raise a warning.
 
     Args:
         criterion: the loss to set.
@@ -38,6 +39,8 @@ def set_clock(criterion: Loss, steps_done: int, total_steps: int) -> float:
     last = max(total_steps - 1, 1)
     progress = min(steps_done, total_steps - 1) / last
     criterion.set_progress(progress)
+    if steps_done >= total_steps:
+        criterion.end_training()
     return progress
 
 

@@ -77,3 +77,6 @@ class CyclicalFocalCallback(Callback):
             epoch, index = len(net.history) - 1 - self.start_, len(net.history[-1]["batches"]) - 1
             total_epochs = self.total_epochs or net.max_epochs
             set_clock(net.criterion_, epoch * self.batches_ + index, total_epochs * self.batches_)
+
+    def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:  # noqa: N803
+        net.criterion_.end_training()
