@@ -142,7 +142,7 @@ def test_computes_only_the_gradients_that_are_needed(wanted, reduction, monkeypa
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_no_worse_than_layer_and_loss(dtype):
-    """Sixty chunks: gradients added in the dtype itself would be several times worse."""
+    """Use sixty chunks: gradients added in half precision would be several times worse."""
     rows, classes, features = 480, 40, 16
     hidden, weight = torch.randn(rows, features).to(dtype), torch.randn(classes, features).to(dtype)
     bias, target = torch.randn(classes).to(dtype), torch.randint(0, classes, (rows,))
@@ -197,7 +197,7 @@ def test_second_derivative(reduction):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Peak of the bytes in tensors made since the beginning and still alive."""
+    """Track the peak of bytes in tensors that were made since the start and still live."""
 
     def __init__(self):
         super().__init__()
@@ -220,10 +220,10 @@ class LiveBytes(TorchDispatchMode):
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_never_holds_more_than_a_tenth_of_the_logits(reduction, monkeypatch):
-    """The shape of the promise, 4,096 rows and 100,000 classes, with a fiftieth of the classes and of the chunk."""
+    """Use a fiftieth of the documented 100,000 classes, and of the chunk, with 4,096 rows."""
     rows, features, classes = 4096, 32, 2000
-    monkeypatch.setitem(linear.CHUNK, "cpu", linear.CHUNK["cpu"] // 50)
-    monkeypatch.setitem(linear.BLOCK, "cpu", linear.BLOCK["cpu"] // 50)
+    monkeypatch.setitem(linear.CHUNK_BYTES, "cpu", linear.CHUNK_BYTES["cpu"] // 50)
+    monkeypatch.setitem(linear.BLOCK_LOGITS, "cpu", linear.BLOCK_LOGITS["cpu"] // 50)
     hidden, weight = torch.randn(rows, features).requires_grad_(), torch.randn(classes, features).requires_grad_()
     bias, target = torch.zeros(classes, requires_grad=True), torch.randint(0, classes, (rows,))
     gradients_bytes, logits_bytes = sum(t.nbytes for t in (hidden, weight, bias)), rows * classes * 4

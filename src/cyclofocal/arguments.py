@@ -1,4 +1,4 @@
-"""What a call may look like. Everything else is refused here, before any work, with what to do instead."""
+"""Checks of arguments: a wrong call is refused before any work, with the value, the rule and the remedy."""
 
 import functools
 import math
@@ -18,7 +18,7 @@ LOGITS_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class SoftmaxSettings(NamedTuple):
-    """Settings of the softmax loss that no call changes the kind of: plain numbers; see ``functional``."""
+    """Numbers that define the softmax loss; see ``functional.cyclical_focal_loss``."""
 
     gamma_pos: float
     gamma_neg: float
@@ -28,7 +28,7 @@ class SoftmaxSettings(NamedTuple):
 
 
 class SigmoidSettings(NamedTuple):
-    """Settings of the sigmoid loss, plain numbers too."""
+    """Numbers that define the sigmoid loss; see ``functional.binary_cyclical_focal_loss``."""
 
     gamma_pos: float
     gamma_neg: float
@@ -46,7 +46,7 @@ def check_softmax_call(
     settings: SoftmaxSettings,
     reduction: str,
 ) -> None:
-    """Refuse what ``F.cross_entropy`` refuses and what the cyclical focal loss adds; see ``functional``."""
+    """Refuse a softmax call that ``F.cross_entropy`` would refuse, and settings out of range."""
     _check_settings(eta, settings, reduction)
     check_logits_dtype("logits", logits)
     if logits.dim() == 0:
@@ -72,7 +72,7 @@ def check_sigmoid_call(
     settings: SigmoidSettings,
     reduction: str,
 ) -> None:
-    """Refuse what ``F.binary_cross_entropy_with_logits`` refuses and what this loss adds; see ``functional``."""
+    """Refuse a sigmoid call that ``F.binary_cross_entropy_with_logits`` would refuse, and settings out of range."""
     _check_settings(eta, settings, reduction)
     check_sides(settings.alpha, settings.probability_margin)
     check_logits_dtype("logits", logits)
@@ -112,7 +112,7 @@ def check_unit_interval(name: str, value: float | Tensor) -> None:
 
 
 def can_read(tensor: Tensor) -> bool:
-    """True if the values can be read here: on the CPU, outside of tracing and function transforms."""
+    """Return True if the values can be read here: on the CPU, outside of tracing and function transforms."""
     return (
         tensor.is_cpu
         and not is_traced()
@@ -122,24 +122,24 @@ def can_read(tensor: Tensor) -> bool:
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """True for a tensor or an ordinary subclass of it; False for fake, distributed and other wrappers."""
+    """Return True for a tensor or an ordinary subclass; False for fake, distributed and other wrappers."""
     return type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
 
 
 def without_subclass(value: Value) -> Value:
-    """An ordinary subclass (a mask of torchvision, an image of MONAI) as the tensor that it is."""
+    """Return an ordinary subclass (a mask of torchvision, an image of MONAI) as a plain tensor."""
     if isinstance(value, Tensor) and type(value) is not Tensor and not torch.compiler.is_compiling():
         return cast(Value, value.as_subclass(Tensor)) if has_memory(value) else value
     return value
 
 
 def is_traced() -> bool:
-    """True where operations are recorded, or seen by a dispatch mode, which a call into C would escape."""
+    """Return True where operations are recorded, or seen by a dispatch mode, which a call into C would escape."""
     return torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def is_transformed(grad: Tensor | None = None) -> bool:
-    """True inside ``torch.func`` transforms and levels of forward-mode differentiation, and for a batched ``grad``."""
+    """Return True inside ``torch.func`` transforms and forward-mode differentiation, and for a batched ``grad``."""
     return (
         torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
@@ -157,7 +157,7 @@ def _check_settings(eta: float | Tensor, settings: SoftmaxSettings | SigmoidSett
 
 
 def needs_no_check(eta: float, settings: SoftmaxSettings) -> bool:
-    """Whether nothing about these settings is to be said: neither an error nor a warning."""
+    """Return True if the settings need no error or warning."""
     gamma_pos, gamma_neg, gamma_hc, _, label_smoothing = settings
     return (
         0 <= eta <= 1
@@ -185,14 +185,14 @@ def check_gammas(gamma_pos: float, gamma_neg: float, gamma_hc: float) -> None:
 
 def check_sides(alpha: float | None, probability_margin: float) -> None:
     if alpha is not None and not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it must lie in [0, 1], or be None to weigh both sides alike")
+        raise ValueError(f"alpha is {alpha}; it must lie in [0, 1], or be None to weigh both sides equally")
     if not 0 <= probability_margin < 1:
         raise ValueError(f"probability_margin is {probability_margin}; it must lie in [0, 1)")
 
 
 @functools.cache
 def _warn_not_monotone() -> None:
-    """Once in a process."""
+    """Warn once per process that the high-confidence loss is not monotone."""
     warnings.warn(
         f"a gamma_hc above {MONOTONE_GAMMA_HC} makes the high-confidence loss rise with the probability of the true"
         " class in a band (for 4: from p = 0.155 to 0.442), where its gradient pushes the wrong way; 2 or 3 is usual",
@@ -206,7 +206,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def check_logits_dtype(name: str, tensor: Tensor) -> None:
-    """Refuse what the losses are not computed in."""
+    """Refuse a dtype in which the losses are not computed."""
     _check_floating(name, tensor)
     if tensor.dtype not in LOGITS_DTYPES:
         raise TypeError(
@@ -215,7 +215,7 @@ def check_logits_dtype(name: str, tensor: Tensor) -> None:
 
 
 def check_memory(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype, count: int) -> None:
-    """Refuse memory that a kernel would misread: it takes ``count`` numbers side by side, on this device."""
+    """Refuse memory that a kernel would misread: it needs ``count`` contiguous numbers on this device."""
     if (
         tensor.dtype is dtype
         and tensor.numel() == count
@@ -242,7 +242,7 @@ def _check_device(logits: Tensor, **others: Tensor | None) -> None:
 
 
 def check_class_weight(name: str, weight: Tensor | None, classes: int) -> None:
-    """Refuse what is not one floating-point factor per class."""
+    """Refuse a class weight that is not one floating-point factor per class."""
     if weight is None:
         return
     _check_floating(name, weight)
@@ -279,7 +279,7 @@ def _check_indices(logits: Tensor, target: Tensor, class_dim: int, ignore_index:
         if target.shape == logits.shape:
             raise ValueError(
                 f"target is {target.dtype} of the logits' shape {tuple(target.shape)}: if it is one-hot over classes"
-                " pass target.float(); if each logit is its own yes or no use binary_cyclical_focal_loss"
+                " pass target.float(); if each logit is a binary decision use binary_cyclical_focal_loss"
             )
         raise ValueError(
             f"target has shape {tuple(target.shape)}; for logits of shape {tuple(logits.shape)} class indices must"
@@ -290,7 +290,7 @@ def _check_indices(logits: Tensor, target: Tensor, class_dim: int, ignore_index:
 
 
 def check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
-    """Refuse an index that is neither a class nor ignored."""
+    """Raise IndexError for an index that is neither a class nor ignored."""
     low, high = _bounds(target)
     if low >= 0 and high < classes:
         return  # the common case: one pass over the target
@@ -308,7 +308,7 @@ def check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
 
 
 def _bounds(target: Tensor) -> tuple[float, float]:
-    """Least and largest value."""
+    """Return the smallest and the largest value."""
     target = target.detach()
     if target.dtype in (torch.uint16, torch.uint32, torch.uint64):
         target = target.to(torch.int64)

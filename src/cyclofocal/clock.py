@@ -1,4 +1,4 @@
-"""The clock of a loss module: the progress of training, and the eta that follows from it."""
+"""Clock of a loss module: the progress of training, and the eta that follows from it."""
 
 import copy
 import functools
@@ -15,14 +15,14 @@ from cyclofocal.schedules import cyclical_eta
 
 CLOCK = ("step", "progress", "eta")
 STALE_STEPS = 100
-"""Training steps at an eta that was never set, after which a warning is due."""
+"""Training steps without any progress set, after which the loss warns."""
 
 
 @dataclass(slots=True)
 class _Past:
-    """Forwards so far, as far as Python alone needs them. The buffers are the clock.
+    """Counts of past forwards that only Python needs; the clock itself is in the buffers.
 
-    An object of its own because a module takes a microsecond to set an attribute.
+    They are in an object rather than in the module because setting an attribute of a module takes a microsecond.
     """
 
     forwards: int = 0
@@ -30,7 +30,7 @@ class _Past:
     is_set: bool = False
     """True if ``set_progress`` or ``load_state_dict`` has set the clock, and no ``end_training`` came after."""
     last_eta: float | Tensor | None = None
-    """Eta of the last forward outside of a backward pass."""
+    """Eta of the last forward outside a backward pass."""
     uncounted: int = 0
     """Training forwards without gradients that a backward pass may run again with them (reentrant checkpoints)."""
 
@@ -39,7 +39,7 @@ class Clocked(nn.Module):
     """A loss whose eta follows the progress of training; see :class:`cyclofocal.CyclicalFocalLoss`.
 
     A training forward uses eta and then advances the clock. Activation checkpointing runs a forward a second time,
-    inside of the backward pass: that one takes the eta of the first and does not count again.
+    inside the backward pass: it uses the eta of the first and is not counted again.
     """
 
     step: Tensor
@@ -69,7 +69,7 @@ class Clocked(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set the clock to the beginning of training, also after ``to_empty``. Class weights are left as they are."""
+        """Set the clock to the beginning of training, also after ``to_empty``. Class weights do not change."""
         self._write(0, 0.0, self.schedule(0.0))
         self._past.forwards, self._past.is_set = 0, False
 
@@ -86,10 +86,10 @@ class Clocked(nn.Module):
         self._past.forwards, self._past.is_set = step, True
 
     def end_training(self) -> None:
-        """Mark the end of a training whose progress was set: the progress stays, but counts as not set.
+        """Mark the end of a training, so that a second training without ``set_progress`` warns again.
 
-        A training that follows without a new ``set_progress`` then warns again. With ``total_steps`` this changes
-        nothing, as the loss itself sees the end.
+        Progress and eta stay at their last values. With ``total_steps`` this changes nothing: the loss itself counts
+        to the end.
         """
         if self.total_steps is None:
             self._past.forwards, self._past.is_set = 0, False
@@ -104,7 +104,7 @@ class Clocked(nn.Module):
         return self.training or self.cyclical_in_eval
 
     def _eta_now(self) -> float | Tensor:
-        """Eta of this forward: a number where reading it is free, otherwise a copy, as the buffer may move first."""
+        """Return eta of this forward: a number where reading it is free, otherwise a copy, as the buffer may change."""
         if not self._in_training_form():
             return 0.0
         if torch.compiler.is_compiling():
@@ -118,7 +118,7 @@ class Clocked(nn.Module):
         return eta.item() if can_read(eta) else eta.clone()
 
     def _advance(self, eta: float | Tensor) -> None:
-        """Count a training forward that had this eta, once, however often it runs."""
+        """Count a training forward that used this eta, once, even if it is recomputed."""
         if not self.training:
             return
         if torch.compiler.is_compiling():
@@ -148,14 +148,14 @@ class Clocked(nn.Module):
         self._write(count, progress, self.schedule(progress))
 
     def _advance_on_device(self) -> None:
-        """Advance without reading anything back: no stall, no recompilation."""
+        """Advance without reading from the device: no synchronisation, no recompilation."""
         self.step += ~torch.ops.cyclofocal.runs_again(self.step) if torch.compiler.is_compiling() else 1
         progress, eta = self._at(self.step)
         self.progress.copy_(progress)
         self.eta.copy_(eta)
 
     def _at(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Progress and eta after so many forwards."""
+        """Return progress and eta after ``step`` forwards."""
         assert self.total_steps is not None
         last = self.total_steps - 1
         done = torch.div(step, self.accumulation, rounding_mode="floor").clamp(max=last)
@@ -184,7 +184,7 @@ class Clocked(nn.Module):
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Clocked":
-        """Move the clock with the module but never round or lose it: .half() and to_empty() are for weights."""
+        """Move the clock with the module, but never round or lose it: .half() and to_empty() are for weights."""
         before = {name: getattr(self, name) for name in CLOCK}
         super()._apply(fn, recurse)
         for name, value in before.items():
@@ -204,25 +204,25 @@ class Clocked(nn.Module):
         self._past.is_set = True
 
     def _replicate_for_data_parallel(self) -> "Clocked":
-        """A replica on another device has its own past, as it has buffers of its own."""
+        """Give a replica on another device a separate past, as it has separate buffers."""
         replica = super()._replicate_for_data_parallel()
         replica._past = copy.copy(self._past)
         return replica
 
 
 def _in_backward() -> bool:
-    """True inside of a backward pass of this thread."""
+    """Return True inside a backward pass of this thread."""
     return torch._C._current_graph_task_id() >= 0
 
 
 def _runs_again(step: Tensor) -> Tensor:
-    """0-d bool on the device of ``step``: True in the recomputation of a checkpoint, which runs in a backward pass with
-    hooks on what it saves. (A reentrant checkpoint has none, and did not count in its forward.)"""
+    """Return a 0-d bool on the device of ``step``: True in the recomputation of a checkpoint, which runs in a backward
+    pass with hooks on saved tensors. (A reentrant checkpoint has none, and its forward was not counted.)"""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return torch.full((), _in_backward() and hooks is not None, device=step.device)
 
 
 _library = torch.library.Library("cyclofocal", "FRAGMENT")
-_library.define("runs_again(Tensor step) -> Tensor")  # asked when a compiled graph runs, not when it is traced
+_library.define("runs_again(Tensor step) -> Tensor")  # evaluated when a compiled graph runs, not when it is traced
 _library.impl("runs_again", _runs_again, "CompositeExplicitAutograd")
 torch.library.register_fake("cyclofocal::runs_again", lambda step: step.new_empty((), dtype=torch.bool), lib=_library)

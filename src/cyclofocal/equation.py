@@ -1,4 +1,4 @@
-"""The two losses as the paper writes them, one line of torch per line of mathematics.
+"""The two losses as in the paper, one line of torch per line of mathematics.
 
 Differentiable any number of times and through ``torch.func``; finite wherever the mathematics is. The fused
 kernels compute the same numbers faster and fall back to these for second derivatives and function transforms.
@@ -19,7 +19,7 @@ Eta = float | Tensor
 
 
 def softmax_rows(log_p: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: SoftmaxSettings) -> Tensor:
-    """Loss of every row. ``log_p`` is (N, C, ...); ``target`` class indices (N, ...) or probabilities (N, C, ...)."""
+    """Return the loss of every row; ``log_p`` (N, C, ...), ``target`` indices (N, ...) or probabilities (N, C, ...)."""
     gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing = settings
     classes = log_p.shape[1]
     non_target_prob = label_smoothing / classes
@@ -28,7 +28,7 @@ def softmax_rows(log_p: Tensor, target: Tensor, weight: Tensor | None, eta: Eta,
 
     if target.is_floating_point():
         rows = target * target_prob * target_term(log_p, eta, gamma_pos, gamma_hc)
-        rows = torch.where(target == 0, 0.0, rows)  # nothing is asked of a class, even if it is masked (-inf)
+        rows = torch.where(target == 0, 0.0, rows)  # a target of 0 adds nothing, even for a masked class (-inf)
         if non_target_prob:
             rows = rows + (1 - target) * non_target_prob * non_target_term(log_p, eta, gamma_neg)
         return -(rows if weight is None else rows * weight.view(by_class)).sum(1)
@@ -48,7 +48,7 @@ def softmax_rows(log_p: Tensor, target: Tensor, weight: Tensor | None, eta: Eta,
 
 
 def softmax_denominator(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor | int:
-    """What the mean divides by in torch: the class weights of the targets that count, or the number of rows."""
+    """Return the divisor of torch's mean: the summed class weights of the targets that count, or the number of rows."""
     if target.is_floating_point():
         return target.numel() // target.shape[1]
     counts = target != ignore_index
@@ -65,7 +65,7 @@ def sigmoid_elements(
     eta: Eta,
     settings: SigmoidSettings,
 ) -> Tensor:
-    """Loss of every element; all tensors broadcast to the shape of ``logits``, ``target`` in [0, 1]."""
+    """Return the loss of every element; all tensors broadcast to the shape of ``logits``, ``target`` in [0, 1]."""
     gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing = settings
     target = target * (1 - label_smoothing) + label_smoothing / 2
     log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
@@ -85,7 +85,7 @@ def sigmoid_elements(
 
 
 def power(base: Tensor, exponent: float) -> Tensor:
-    """``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at base 0 for exponents below 1."""
+    """Return ``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at 0 for exponents below 1."""
     if exponent == 0:
         return torch.ones_like(base)
     if exponent >= 1:
@@ -95,7 +95,7 @@ def power(base: Tensor, exponent: float) -> Tensor:
 
 
 def target_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> Tensor:
-    """log p of the target class times its weight, which tends to 1 as p tends to 0."""
+    """Return log p of the target class times its weight, which tends to 1 as p tends to 0."""
     masked = log_p == -torch.inf
     finite = log_p.masked_fill(masked, 0.0)
     focal = power(-torch.expm1(finite), gamma_pos)
@@ -103,7 +103,7 @@ def target_term(log_p: Tensor, eta: Eta, gamma_pos: float, gamma_hc: float) -> T
 
 
 def non_target_term(log_p: Tensor, eta: Eta, gamma_neg: float) -> Tensor:
-    """log p of a class that is not the target times its weight; p^gamma * log p tends to 0 as p tends to 0."""
+    """Return log p of a non-target class times its weight; p^gamma * log p tends to 0 as p tends to 0."""
     if gamma_neg == 0:
         return log_p
     masked = log_p == -torch.inf
@@ -114,5 +114,5 @@ def non_target_term(log_p: Tensor, eta: Eta, gamma_neg: float) -> Tensor:
 
 
 def _mix(hard: Tensor, easy: Tensor | float, eta: Eta) -> Tensor:
-    """From the focal weight at eta 0 to the high-confidence one at eta 1; exactly 1 where both are."""
+    """Interpolate from the focal weight at eta 0 to the high-confidence weight at eta 1; exactly 1 where both are 1."""
     return hard + eta * (easy - hard)

@@ -109,7 +109,7 @@ def binary_cyclical_focal_loss(
 ) -> Tensor:
     r"""Cyclical focal loss over sigmoids: multi-label, binary segmentation, dense detection.
 
-    Each logit is its own yes or no. With p its sigmoid, y the target, p_t the probability of the true side:
+    Each logit is a binary decision. With p its sigmoid, y the target, p_t the probability of the true side:
 
     .. math::
         L = -y\,w(p, \gamma_{pos})\log p - (1-y)\,w(1-p, \gamma_{neg})\log(1-p), \qquad

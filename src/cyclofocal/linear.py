@@ -1,4 +1,4 @@
-"""The last linear layer and the loss together, chunk by chunk, so that the logits never exist as a whole."""
+"""Last linear layer and loss together, chunk by chunk, so that the full logits are never stored."""
 
 import math
 from typing import Any, NamedTuple
@@ -22,10 +22,10 @@ from cyclofocal.arguments import (
 from cyclofocal.equation import Eta, softmax_denominator
 from cyclofocal.kernels.operators import SOFTMAX
 
-CHUNK = {"cpu": 144 * 2**20}  # bytes of logits; fewer would read and write the layer's weight too often
-CHUNK_ELSEWHERE = 2**28
-BLOCK = {"cpu": 2**20}  # logits that their gradient replaces at a time, while both are in cache
-BLOCK_ELSEWHERE = 2**25
+CHUNK_BYTES = {"cpu": 144 * 2**20}  # of logits; fewer would read and write the layer's weight too often
+CHUNK_BYTES_ELSEWHERE = 2**28
+BLOCK_LOGITS = {"cpu": 2**20}  # that their gradient replaces at a time, while both are in cache
+BLOCK_LOGITS_ELSEWHERE = 2**25
 
 
 @torch._disable_dynamo  # what torch.compiler.disable does, but without loading the compiler at import
@@ -49,9 +49,9 @@ def linear_cyclical_focal_loss(
 
     .. math:: L(W h + b, t)
 
-    with L of :func:`cyclofocal.cyclical_focal_loss`. The rows are taken in chunks: logits, their gradient and what it
-    adds to the gradients of hidden, weight and bias, all in the forward pass ("none": in the backward pass, which
-    computes the logits of a chunk once more). Gradients are summed over the chunks in float32.
+    with L of :func:`cyclofocal.cyclical_focal_loss`. The rows are taken in chunks: their logits and all gradients are
+    computed in the forward pass ("none": in the backward pass, which computes the logits of a chunk again). Gradients
+    are summed over the chunks in float32.
 
     Limits: those of ``cyclical_focal_loss(F.linear(hidden, weight, bias), target, ...)``, which it equals.
 
@@ -103,7 +103,7 @@ def linear_cyclical_focal_loss(
 
 
 def check_no_gradient(function: str, **tensors: Any) -> None:
-    """Refuse a tensor whose gradient would be asked for and not given."""
+    """Refuse a tensor that requires a gradient which ``function`` does not compute."""
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled():
             raise ValueError(
@@ -113,14 +113,14 @@ def check_no_gradient(function: str, **tensors: Any) -> None:
 
 
 def check_factor_per_class(class_weight: Tensor | None, logits: Tensor) -> None:
-    """Refuse what is not one floating-point factor for every column of (N, C) logits, on their device."""
+    """Refuse a class weight that is not one floating-point factor per column of (N, C) logits, on their device."""
     check_class_weight("class_weight", class_weight, logits.shape[1])
     if class_weight is not None and class_weight.device != logits.device:
         raise ValueError(f"class_weight is on {class_weight.device}, not on {logits.device}; move it there")
 
 
 def _check_layer(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
-    """Refuse what ``F.linear`` refuses; a stand-in for its output, (N, C) in shape and one number in memory."""
+    """Refuse a call that ``F.linear`` would refuse; return a stand-in of its output (N, C) without memory."""
     check_logits_dtype("hidden", hidden)
     if hidden.dim() == 0:
         raise ValueError("hidden is a scalar; it must be (..., D)")
@@ -147,7 +147,7 @@ def _check_layer(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | 
 
 
 def _product_dtype(tensor: Tensor) -> torch.dtype:
-    """Dtype in which ``F.linear`` takes a tensor: autocast leaves float64 alone."""
+    """Return the dtype in which ``F.linear`` takes a tensor: autocast does not change float64."""
     device = tensor.device.type
     if tensor.is_floating_point() and tensor.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -155,7 +155,7 @@ def _product_dtype(tensor: Tensor) -> torch.dtype:
 
 
 class LinearCall(NamedTuple):
-    """What a pass over the chunks needs beyond tensors."""
+    """Arguments of a pass over the chunks that are not tensors."""
 
     eta: Eta
     settings: SoftmaxSettings
@@ -168,7 +168,7 @@ class LinearCall(NamedTuple):
 Tensors = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]
 """Target, class_weight, hidden (N, D), weight, bias."""
 Gradients = list[Tensor | None]
-"""Of hidden, weight and bias."""
+"""Gradients of hidden, weight and bias."""
 
 
 def _loss(tensors: Tensors, eta: Eta, settings: SoftmaxSettings, reduction: str, chunk_rows: int | None) -> Tensor:
@@ -179,7 +179,7 @@ def _loss(tensors: Tensors, eta: Eta, settings: SoftmaxSettings, reduction: str,
     classes, features = weight.shape
     matmul_dtype = _product_dtype(hidden)
     row_bytes = classes * matmul_dtype.itemsize
-    rows = chunk_rows or max(1, CHUNK.get(device, CHUNK_ELSEWHERE) // row_bytes, features // 4)
+    rows = chunk_rows or max(1, CHUNK_BYTES.get(device, CHUNK_BYTES_ELSEWHERE) // row_bytes, features // 4)
     sum_dtype = compute_dtype(matmul_dtype)
     call = LinearCall(eta, settings, reduction, rows, matmul_dtype, sum_dtype)
     target = target.to(sum_dtype if target.is_floating_point() else torch.int64)
@@ -192,7 +192,7 @@ def _loss(tensors: Tensors, eta: Eta, settings: SoftmaxSettings, reduction: str,
 
 
 class _LinearLoss(torch.autograd.Function):
-    """Gradients are made in forward and handed over in backward; a second backward makes them again."""
+    """Autograd function that computes gradients in forward; a second backward computes them again."""
 
     @staticmethod
     def forward(ctx: Any, call: LinearCall, *tensors: Any) -> Tensor:
@@ -207,7 +207,7 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or is_transformed(grad_loss):
             return None, None, None, *_differentiable(ctx, grad_loss)
-        grads, ctx.grads = ctx.grads, None  # handed over, so that nobody else sees it change
+        grads, ctx.grads = ctx.grads, None  # passed on, so that no other holder sees it change
         per_row = grad_loss if ctx.call.reduction == "none" else None
         if grads is None:
             grads = _loss_and_gradients(ctx.call, ctx.saved_tensors, ctx.needs_grad, per_row)[1]
@@ -217,7 +217,7 @@ class _LinearLoss(torch.autograd.Function):
 
 
 def _by_equation(call: LinearCall, tensors: Tensors) -> Tensor:
-    """The same loss with the logits as a whole: for second derivatives, function transforms and tracing."""
+    """Compute the loss from the full logits: for second derivatives, function transforms and tracing."""
     target, class_weight, hidden, weight, bias = tensors
     bias = None if bias is None else bias.to(call.matmul_dtype)
     logits = F.linear(hidden.to(call.matmul_dtype), weight.to(call.matmul_dtype), bias)
@@ -225,7 +225,7 @@ def _by_equation(call: LinearCall, tensors: Tensors) -> Tensor:
 
 
 def _differentiable(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
-    """Gradients that can be differentiated again, or belong to a batch of ``grad_loss``."""
+    """Return gradients that can be differentiated again, or belong to a batch of ``grad_loss``."""
     create_graph = torch.is_grad_enabled()
     layer = ctx.saved_tensors[2:]
     with torch.enable_grad():
@@ -238,7 +238,7 @@ def _differentiable(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
 def _loss_and_gradients(
     call: LinearCall, tensors: Tensors, needs_grad: tuple[bool, ...], per_row: Tensor | None = None
 ) -> tuple[Tensor, Gradients]:
-    """Loss, and the gradients that are needed; ``per_row`` multiplies a row's share of them."""
+    """Return the loss and the gradients that are needed; ``per_row`` multiplies a row's share of them."""
     target, class_weight, hidden, weight, bias = tensors
     layer = (hidden, weight, bias)
     sums = [
@@ -276,8 +276,8 @@ def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) ->
 def _compute_chunk(
     call: LinearCall, logits: Tensor, target: Tensor, class_weight: Tensor | None, losses: Tensor, with_grad: bool
 ) -> None:
-    """Write the losses of a chunk and, where asked, over its logits their gradient."""
-    block = max(1, BLOCK.get(logits.device.type, BLOCK_ELSEWHERE) // logits.shape[1])
+    """Write the losses of a chunk and, if needed, the gradient over the logits."""
+    block = max(1, BLOCK_LOGITS.get(logits.device.type, BLOCK_LOGITS_ELSEWHERE) // logits.shape[1])
     compute = SOFTMAX.traced if is_traced() else SOFTMAX.fused
     for x, t, row in zip(logits.split(block), target.split(block), losses.split(block), strict=True):
         loss, grad = compute(x, t, class_weight, call.eta, call.settings, "none", with_grad=with_grad)
@@ -292,7 +292,7 @@ def _scale(target: Tensor, class_weight: Tensor | None, call: LinearCall) -> Ten
 
 
 def _add_gradients(sums: Gradients, rows: slice, grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
-    """What the gradient of a chunk of logits adds to those of hidden, weight and bias."""
+    """Add the contribution of a chunk of logits to the gradients of hidden, weight and bias."""
     grad_hidden, grad_weight, grad_bias = sums
     if grad_hidden is not None:
         grad_hidden[rows] = grad @ weight
@@ -300,7 +300,7 @@ def _add_gradients(sums: Gradients, rows: slice, grad: Tensor, hidden: Tensor, w
         grad_bias += grad.sum(0, dtype=grad_bias.dtype)
     if grad_weight is not None and grad_weight.dtype == grad.dtype:
         grad_weight.addmm_(grad.t(), hidden)
-    elif grad_weight is not None:  # multiplied in half precision, added in float32, in parts to keep the product small
-        classes = max(1, BLOCK.get(grad.device.type, BLOCK_ELSEWHERE) * 4 // hidden.shape[1])
+    elif grad_weight is not None:  # multiplied in half precision, added in float32, in parts to limit the product
+        classes = max(1, BLOCK_LOGITS.get(grad.device.type, BLOCK_LOGITS_ELSEWHERE) * 4 // hidden.shape[1])
         for part, columns in zip(grad_weight.split(classes), grad.split(classes, 1), strict=True):
             part += (columns.t() @ hidden).to(part.dtype)  # as one operation it would take six times as long

@@ -1,4 +1,4 @@
-"""The losses as modules: settings, and a clock that follows the progress of training."""
+"""Loss modules: settings, and a clock that follows the progress of training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ from cyclofocal.arguments import check_gammas, check_reduction, check_sides, che
 from cyclofocal.clock import Clocked
 
 _PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
-"""The exponents of eval mode: cross-entropy."""
+"""Exponents of eval mode: cross-entropy."""
 
 
 class _Loss(Clocked):
-    """The settings that both losses share."""
+    """Settings that both losses share."""
 
     weight: Tensor | None
 
@@ -51,32 +51,33 @@ class CyclicalFocalLoss(_Loss):
     The progress of training can be set in two ways:
 
     * ``criterion.set_progress(p)`` with p in [0, 1], for example ``schedules.epoch_progress(epoch, epochs)`` at the
-      start of every epoch, as in the paper;
+      start of every epoch, as in the paper; ``criterion.end_training()`` after the last one makes a second training
+      that forgets this warn;
     * ``total_steps=n`` at construction: every forward in training mode with gradients enabled then advances it by
       one, from 0 at the first to 1 at the n-th. With gradient accumulation give ``accumulation=k``: every k-th
-      forward advances it, and n counts optimiser steps. Past the end it stays at 1 and says so once (not from
+      forward advances it, and n counts optimiser steps. Past the end it stays at 1 and a warning says so once (not
       inside a compiled graph).
 
     The clock lives in the 0-d buffers ``step``, ``progress`` and ``eta``: part of ``state_dict``, moved by ``.to()``,
-    kept in float32 by ``.half()``, started by ``to_empty()`` after construction on the meta device, never read back
-    from an accelerator. A loss under ``torch.compile`` follows it without recompiling; inside ``torch.func``
-    transforms use ``set_progress`` or the function, as nothing can advance there.
+    float32 even after ``.half()``, initialised by ``to_empty()`` after construction on the meta device, never read
+    back from an accelerator. A loss under ``torch.compile`` follows it without recompiling; inside ``torch.func``
+    transforms use ``set_progress`` or the function, as no step is counted there.
 
-    What activation checkpointing recomputes has the eta of its forward and is not counted again. Other repeated
+    A forward that activation checkpointing recomputes has the same eta and is not counted again. Other repeated
     forwards are counted: give ``accumulation=2`` for the two forwards of a SAM step, and use ``set_progress`` with
     LBFGS, whose steps have no fixed number of forwards, and after warm-up steps that are not part of the training.
 
     In eval mode the loss is plain cross-entropy with the same weights, ignore_index, reduction and label smoothing,
-    and nothing advances; ``cyclical_in_eval=True`` keeps the training form.
+    and progress does not change; ``cyclical_in_eval=True`` applies the training form there too.
 
     Args:
         weight, ignore_index, reduction, label_smoothing: as in ``nn.CrossEntropyLoss``.
         gamma_pos, gamma_neg, gamma_hc: exponents of the true class, of the others and of the high-confidence part.
         cyclical_factor: the turn from easy to hard and back is at progress 1/cyclical_factor, >= 1.
-        schedule: another function from progress to eta, on floats and tensors, in place of ``cyclical_eta``.
+        schedule: another function from progress to eta, of floats and of tensors, in place of ``cyclical_eta``.
         total_steps: optimiser steps of the whole training; None: ``set_progress`` sets the progress.
         accumulation: forwards per optimiser step, >= 1.
-        cyclical_in_eval: keep the training form in eval mode.
+        cyclical_in_eval: apply the training form in eval mode too.
 
     Shape: as in ``nn.CrossEntropyLoss``. Raises: what the function raises, at construction where it can be known.
 
@@ -121,7 +122,7 @@ class CyclicalFocalLoss(_Loss):
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of ``logits`` (N, C, ...) against class indices (N, ...) or probabilities (N, C, ...)."""
+        """Return the loss of ``logits`` (N, C, ...) against class indices (N, ...) or probabilities (N, C, ...)."""
         eta = self._eta_now()
         loss = functional.cyclical_focal_loss(
             logits,
@@ -195,7 +196,7 @@ class BinaryCyclicalFocalLoss(_Loss):
         self.register_buffer("pos_weight", pos_weight)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of ``logits`` of any shape against a ``target`` of the same shape, in [0, 1]."""
+        """Return the loss of ``logits`` of any shape against a ``target`` of the same shape, in [0, 1]."""
         eta, training_form = self._eta_now(), self._in_training_form()
         loss = functional.binary_cyclical_focal_loss(
             logits,

@@ -1,4 +1,4 @@
-"""The clock: everything that varies over training is a pure function of progress in [0, 1].
+"""Schedules: everything that varies over training is a pure function of progress in [0, 1].
 
 Every function takes Python floats or tensors and returns the same kind. Tensors work under ``torch.compile``.
 """

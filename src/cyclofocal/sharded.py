@@ -1,8 +1,8 @@
-"""The loss of logits whose classes are spread over the ranks of a process group.
+"""Loss of logits whose classes are spread over the ranks of a process group.
 
-Two sums over the classes need all ranks: the softmax's own and, with label smoothing, those of the other classes'
-terms. All of the latter follow from sums that know nothing of the former (``kernels.terms``), so one exchange for the
-rows' largest logits and one for all sums do.
+Two sums over the classes need all ranks: that of the softmax and, with label smoothing, those of the other classes'
+terms. The latter follow from sums that do not depend on the former (``kernels.terms``), so one exchange for the rows'
+largest logits and one for all sums are enough.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,7 +112,7 @@ def _is_dtensor(tensor: Tensor) -> bool:
 
 
 def _unwrap(logits: Any, group: Any, shard_sizes: Sequence[int] | None) -> tuple[Tensor, Any, list[int]]:
-    """The local columns of a DTensor, the group that shares them, and all its shard sizes."""
+    """Return the local columns of a DTensor, their process group, and all shard sizes."""
     from torch.distributed.tensor import Shard
 
     if group is not None or shard_sizes is not None:
@@ -131,7 +131,7 @@ def _unwrap(logits: Any, group: Any, shard_sizes: Sequence[int] | None) -> tuple
 
 
 def _check_shards(logits: Tensor, target: Tensor, group: Any, shard_sizes: Sequence[int] | None) -> list[int]:
-    """Classes of every rank."""
+    """Check the shards; return the number of classes of every rank."""
     if logits.dim() != 2:
         raise ValueError(f"logits has shape {tuple(logits.shape)}; a shard must be (N, C_local)")
     if _is_dtensor(target):
@@ -156,11 +156,11 @@ def _check_shards(logits: Tensor, target: Tensor, group: Any, shard_sizes: Seque
 
 
 class ShardedCall(NamedTuple):
-    """What forward and backward need beyond tensors."""
+    """Arguments of forward and backward that are not tensors."""
 
     group: Any
     first: int
-    """This rank's first class."""
+    """First class of this rank."""
     classes: int
     terms: SoftmaxTerms
     settings: SoftmaxSettings
@@ -172,7 +172,7 @@ class ShardedCall(NamedTuple):
 
 
 class _ShardedLoss(torch.autograd.Function):
-    """Everything (N, 1) here is a row's and the same on every rank."""
+    """Autograd function of the sharded loss; every (N, 1) tensor is per row and equal on all ranks."""
 
     @staticmethod
     def forward(ctx: Any, call: ShardedCall, target: Tensor, weight: Tensor | None, logits: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class _ShardedLoss(torch.autograd.Function):
 
 
 def _row_max(logits: Tensor, dtype: torch.dtype, group: Any) -> Tensor:
-    """Largest logit of every row over all ranks."""
+    """Return the largest logit of every row over all ranks."""
     if logits.shape[1]:
         row_max = logits.detach().amax(1, keepdim=True).to(dtype)
     else:
@@ -230,7 +230,7 @@ def _row_max(logits: Tensor, dtype: torch.dtype, group: Any) -> Tensor:
 
 
 def _sums(call: ShardedCall, logits: Tensor, row_max: Tensor, safe_index: Tensor, per_class: Tensor | None) -> Tensor:
-    """Sums over all classes of all ranks, with x the logit less the row's largest: of exp(x); the target's x; with
+    """Sum over all classes of all ranks, with x the logit less the row's largest: of exp(x); the target's x; with
     label smoothing, those of ``SoftmaxTerms.row_sums``."""
     n_sums = 2 if not call.non_target_prob else 3 if not call.terms.gamma_neg else 5
     sums = row_max.new_zeros(n_sums, *row_max.shape)
@@ -248,7 +248,7 @@ def _sums(call: ShardedCall, logits: Tensor, row_max: Tensor, safe_index: Tensor
 
 
 def _locate(call: ShardedCall, safe_index: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Columns of the targets on this rank, and which targets are on this rank at all."""
+    """Return the columns of the targets on this rank, and a mask of the targets that are on this rank."""
     column = safe_index - call.first
     return column.clamp(0, classes - 1), (column >= 0) & (column < classes)
 
@@ -271,7 +271,7 @@ def _gradient(
     per_class: Tensor | None,
     rows: Sequence[Tensor],
 ) -> Tensor:
-    """Of a chunk of this rank's logits."""
+    """Return the gradient of a chunk of this rank's logits."""
     factor, row_max, sum_exp, target_d_log_p, sum_d_log_p = rows
     x = logits - row_max
     e = x.exp()

@@ -1,4 +1,4 @@
-"""Promise: what a booster gets are the derivatives of the loss, and the Hessian is positive."""
+"""Promise: a booster gets the derivatives of the loss, and the Hessian is positive."""
 
 import numpy as np
 import pytest
@@ -116,7 +116,7 @@ def test_a_round_is_taken_once_by_each_booster():
         loss.set_round(round_, boosters)
         for _ in range(boosters):
             loss.derivatives(scores, scores, None)
-        with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        with pytest.raises(RuntimeError, match="progress of this loss is never set"):
             loss.derivatives(scores, scores, None)
 
 
@@ -132,13 +132,13 @@ def test_a_wrong_call_is_refused():
     with pytest.raises(ValueError, match=r"scores have shape \(3, 1\)"):
         probabilities(np.zeros((3, 1)))
     binary, several = BoostedLoss(BinaryCyclicalFocalLoss(), 10), BoostedLoss(CyclicalFocalLoss(), 10)
-    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+    with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         binary.derivatives(np.zeros(2), np.zeros(2), None)
     binary.set_round(0)
     several.set_round(0)
     with pytest.raises(ValueError, match="for several classes give a CyclicalFocalLoss"):
         binary.derivatives(np.zeros((2, 3)), np.zeros(2), None)
-    with pytest.raises(ValueError, match=r"labels reach from 0\.0 to 2\.0"):
+    with pytest.raises(ValueError, match=r"labels range from 0\.0 to 2\.0"):
         binary.derivatives(np.zeros(2), np.array([0.0, 2]), None)
     with pytest.raises(ValueError, match="set num_class"):
         several.derivatives(np.zeros(2), np.zeros(2), None)

@@ -1,4 +1,4 @@
-"""Promise: the Keras losses are the torch ones on the torch and jax backends, and compiled training moves eta."""
+"""Promise: the Keras losses are the torch ones on the torch and jax backends, and compiled training updates eta."""
 
 import os
 import subprocess
@@ -105,7 +105,7 @@ def test_eta_moves_in_compiled_training_and_it_learns(data):
 
 
 def test_the_loss_really_follows_it(data):
-    """With a learning rate of 0 the running mean of the losses is known."""
+    """Use a learning rate of 0, so that the running mean of the losses is known."""
     model, seen = _fit(data, keras.optimizers.SGD(0.0))
     logits = torch.from_numpy(keras.ops.convert_to_numpy(model(data[0])).copy())
     target = torch.from_numpy(data[1])
@@ -118,7 +118,7 @@ def test_the_loss_really_follows_it(data):
     assert seen.losses == pytest.approx(means, rel=1e-4, abs=1e-6)
 
 
-def test_validation_and_what_comes_after_training_is_plain_cross_entropy(data):
+def test_validation_and_inference_use_plain_cross_entropy(data):
     for loss in (CyclicalFocalLoss(), BinaryCyclicalFocalLoss(alpha=0.25)):
         target = data[1] if isinstance(loss, CyclicalFocalLoss) else np.eye(3, dtype=np.float32)[data[1]]
         model, seen = _fit((data[0], target), loss=loss, validation_data=(data[0], target))
@@ -131,7 +131,7 @@ def test_validation_and_what_comes_after_training_is_plain_cross_entropy(data):
         assert model.evaluate(data[0], target, verbose=0, return_dict=True)["loss"] == expected
 
 
-def test_one_logit_takes_labels_without_its_dimension_and_others_are_refused():
+def test_binary_labels_may_lack_the_last_dimension():
     labels, logits = np.array([1.0, 0.0, 1.0, 0.0], np.float32), np.array([[3.0], [-3.0], [2.0], [-1.0]], np.float32)
     loss = BinaryCyclicalFocalLoss(gamma_pos=0, gamma_neg=0, gamma_hc=0)
     loss.set_progress(0.5)
@@ -252,8 +252,8 @@ def test_settings_survive_a_configuration():
         assert again.get_config() == loss.get_config()
 
 
-def test_a_clock_that_nobody_moves_is_noticed(data):
-    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+def test_progress_that_is_never_set_warns(data):
+    with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         CyclicalFocalLoss()([0], [[1.0, 2.0]])
     model, loss = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)]), CyclicalFocalLoss()
     model.compile(loss=loss)
@@ -265,9 +265,9 @@ def test_a_later_fit_without_the_callback_is_refused(data):
     loss = CyclicalFocalLoss()
     model, _ = _fit(data, loss=loss, epochs=1)
     weights = model.get_weights()[0]
-    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+    with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         model.fit(*data, verbose=0)
-    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+    with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         model.fit(*data, verbose=0)
     np.testing.assert_array_equal(model.get_weights()[0], weights)
     model.evaluate(*data, verbose=0)
@@ -282,7 +282,7 @@ def test_a_callback_that_fit_is_not_given_is_noticed(data):
     model, loss = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)]), CyclicalFocalLoss()
     model.compile(loss=loss, metrics=[loss.clock])
     CyclicalFocalCallback(loss)
-    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+    with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         model.fit(*data, verbose=0)
 
 

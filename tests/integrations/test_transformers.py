@@ -1,4 +1,4 @@
-"""Promise: in the Trainer the loss is the host's own but for its gammas, accumulated alike, on time."""
+"""Promise: in the Trainer, at gammas 0, the loss is the model's, is accumulated like it, and eta follows the steps."""
 
 import math
 
@@ -61,7 +61,7 @@ MODELS = {
 
 
 def build(kind):
-    """In double precision, so that only a wrong gradient differs."""
+    """Use double precision, so that only a wrong gradient differs."""
     torch.manual_seed(0)
     return MODELS[kind]().double()
 
@@ -220,7 +220,7 @@ def test_half_of_it_the_second_time_is_refused(tmp_path):
     weights = [weight.clone() for weight in trainer.model.parameters()]
     trainer.compute_loss(trainer.model.train(), trainer.data_collator(data[:2]))  # to look at it is right
     again = Trainer(trainer.model, trainer.args, train_dataset=data, compute_loss_func=loss)
-    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+    with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         again.train()
     for old, new in zip(weights, trainer.model.parameters(), strict=True):
         torch.testing.assert_close(new, old)
@@ -297,7 +297,7 @@ def test_a_model_that_does_not_fit_is_refused_by_name(kind, options, message, tm
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_decoder_inputs_made_of_the_labels_are_accepted(kind, tmp_path):
-    """As DataCollatorForSeq2Seq makes them; nothing of the check is left on the model."""
+    """Inputs of DataCollatorForSeq2Seq pass, and the check leaves no hook on the model."""
     from transformers import default_data_collator
 
     def collate(rows):

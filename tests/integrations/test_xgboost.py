@@ -49,7 +49,7 @@ def test_a_rare_class_is_learnt_and_eta_follows_the_rounds(binary_table, watch):
     assert average_precision_score(binary_table[3], scores) > 0.8  # chance: 0.09
 
 
-def test_several_classes_are_learnt_and_their_trees_are_one_round(digits_table, watch):
+def test_trees_of_several_classes_are_one_round(digits_table, watch):
     criterion = CyclicalFocalLoss(label_smoothing=0.1, schedule=watch)
     watch.seen.clear()
     p = probabilities(_scores(_train(digits_table, criterion), digits_table))
@@ -84,7 +84,7 @@ def test_its_estimator_for_scikit_learn(binary_table, digits_table, binary):
     assert estimator.evals_result()["validation_0"][metric][-1] == pytest.approx(log_loss(y_test, p), rel=1e-4)
 
 
-def test_copies_of_an_estimator_keep_objective_and_callback_on_one_clock(binary_table):
+def test_copies_of_an_estimator_share_one_clock(binary_table):
     x, _, y, _ = binary_table
     loss = BoosterLoss(BinaryCyclicalFocalLoss(), 5)
     settings = {"objective": loss.sklearn_objective, "callbacks": [loss.callback], "n_estimators": 5, "n_jobs": 1}
@@ -159,7 +159,7 @@ def test_balancing_that_would_change_nothing_is_refused(binary_table, entry):
 
 
 def test_the_weight_of_the_loss_is_what_balances(binary_table):
-    """With all gammas 0, so that XGBoost's own objective is the same."""
+    """Use gammas of 0, where XGBoost's built-in objective is the same."""
     data = xgboost.DMatrix(binary_table[0], binary_table[2])
     own = {"max_depth": 3, "nthread": 1, "base_score": 0.5, "objective": "binary:logistic", "scale_pos_weight": 4.0}
     expected = xgboost.train(own, data, 5).predict(xgboost.DMatrix(binary_table[1]))
@@ -183,14 +183,14 @@ def test_a_callback_missing_the_second_time_is_noticed(binary_table):
     options = {"obj": loss.objective, "custom_metric": loss.metric}
     xgboost.cv(PARAMETERS, data, ROUNDS, nfold=2, callbacks=[loss.callback], as_pandas=False, **options)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="nobody moves the clock"):
+        with pytest.raises(RuntimeError, match="progress of this loss is never set"):
             xgboost.train(PARAMETERS, data, 1, **options)
         xgboost.train(PARAMETERS, data, ROUNDS, callbacks=[loss.callback], **options)
-    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+    with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         xgboost.XGBClassifier(objective=loss.sklearn_objective, n_jobs=1).fit(x, y)
 
 
-def test_a_missing_callback_is_noticed(binary_table):
+def test_a_missing_callback_warns(binary_table):
     loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
-    with pytest.raises(RuntimeError, match="nobody moves the clock"):
+    with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         xgboost.train(PARAMETERS, xgboost.DMatrix(binary_table[0], binary_table[2]), 2, obj=loss.objective)

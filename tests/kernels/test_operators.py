@@ -37,7 +37,7 @@ def by_equation(logits, target, weight, eta, gammas, ignore_index, smoothing, re
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (4, 1, 2), (2, 7, 3, 5), (300, 1), (3, 700)], ids=str)
 def test_softmax_is_the_equation_in_value_and_gradient(backend, dtype, soft, shape):
-    """No further from the float64 truth than the equation in the dtype that is computed in, and a little."""
+    """The error is at most that of the equation in the computed dtype, plus a small tolerance."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     logits = (3 * torch.randn(shape, dtype=torch.float64)).to(dtype)
     target = torch.rand(shape).to(dtype) if soft else torch.randint(shape[1], shape[:1] + shape[2:])
@@ -103,13 +103,13 @@ def test_a_second_backward_gives_the_same_gradient_and_no_alias(backend, call):
     value = call(x)
     (3 * value).backward(retain_graph=True)
     first = x.grad
-    kept = first.clone()
+    before = first.clone()
     x.grad = None
     value.backward(retain_graph=True)
-    torch.testing.assert_close(3 * x.grad, kept)
+    torch.testing.assert_close(3 * x.grad, before)
     value.backward()
-    torch.testing.assert_close(x.grad, 2 * kept / 3)
-    torch.testing.assert_close(first, kept)
+    torch.testing.assert_close(x.grad, 2 * before / 3)
+    torch.testing.assert_close(first, before)
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -146,8 +146,8 @@ def test_channels_last_needs_no_copy_and_keeps_its_layout(backend):
     assert x.grad.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_an_index_out_of_range_gives_nan_for_its_row_where_it_cannot_be_refused(backend):
-    """As in a compiled graph or on an accelerator, where looking at the values would stall the device."""
+def test_an_unreadable_index_out_of_range_gives_nan_in_its_row(backend):
+    """This holds in compiled graphs and on accelerators, where reading values would stall the device."""
     x = torch.randn(4, 5)
     target = torch.tensor([0, 7, -3, -100])
     call = (None, torch.tensor(0.4), 2.0, 2.0, 3.0, -100, 0.1, "none", True)
@@ -176,7 +176,7 @@ def test_a_tiny_exponent_is_nearly_none(backend, gamma):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("call", ["softmax", "sigmoid"])
 def test_the_default_device_is_not_that_of_the_loss(backend, call, reduction):
-    """Memory of another device would be written to as if it were here."""
+    """The kernel would write to memory of another device."""
     loss_fn, target = (cyclical_focal_loss, T) if call == "softmax" else (binary_cyclical_focal_loss, SOFT)
     expected = loss_fn(X, target, eta=0.4, reduction=reduction)
     with torch.device("meta"):
@@ -194,8 +194,8 @@ def test_autocast_reads_half_precision_as_it_is(backend):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("call", ["softmax", "sigmoid"])
-def test_a_float16_gradient_does_not_underflow_before_the_loss_scale_reaches_it(backend, call, compiled):
-    """Divided by a large batch it would be below 6e-8; GradScaler's factor comes with the backward."""
+def test_a_float16_gradient_does_not_underflow(backend, call, compiled):
+    """The gradient of a large batch's mean is below 6e-8 before GradScaler's factor is applied."""
     torch._dynamo.reset()
     x = torch.zeros(40_000, 5, dtype=torch.float16).requires_grad_()
     target = torch.zeros(40_000, dtype=torch.long) if call == "softmax" else torch.zeros(40_000, 5)
@@ -226,7 +226,7 @@ def test_compiled_with_every_argument(backend):
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("shape", [(3, 7, 50), (90, 7)], ids=str)
-def test_gradients_of_large_inputs_are_cut_in_chunks_without_seams(monkeypatch, shape, soft):
+def test_chunks_of_large_inputs_do_not_change_the_gradient(monkeypatch, shape, soft):
     from cyclofocal.kernels import plain
 
     x = torch.randn(shape, dtype=torch.float64)
@@ -234,7 +234,7 @@ def test_gradients_of_large_inputs_are_cut_in_chunks_without_seams(monkeypatch, 
     call = (None, 0.4, SoftmaxSettings(2.0, 2.0, 3.0, -100 if soft else 3, 0.1), "mean")
     whole = plain.softmax(x, target, *call, with_grad=True)
     for elements in (8, 100, 400, 800):
-        monkeypatch.setitem(plain.CHUNK, "cpu", elements)
+        monkeypatch.setitem(plain.CHUNK_ELEMENTS, "cpu", elements)
         for got, expected in zip(plain.softmax(x, target, *call, with_grad=True), whole, strict=True):
             torch.testing.assert_close(got, expected)
 
@@ -246,7 +246,7 @@ def test_the_plain_version_reads_nothing_back_from_a_device(monkeypatch, chunk, 
     """Tensors of the meta device have nothing that could be read."""
     from cyclofocal.kernels import plain
 
-    monkeypatch.setattr(plain, "CHUNK_ELSEWHERE", chunk)
+    monkeypatch.setattr(plain, "CHUNK_ELEMENTS_ELSEWHERE", chunk)
     x, target, weight, eta = (t.to("meta") for t in (X, SOFT if soft else T, WEIGHT, torch.tensor(0.4)))
     for class_weight, reduction in itertools.product((None, weight), ("mean", "none")):
         call = (eta, SoftmaxSettings(2.0, gamma_neg, 3.0, -100, 0.1), reduction)

@@ -1,4 +1,4 @@
-"""Promise: the Triton backend computes the equations, its kernels compile for GPUs, and it says where it can serve."""
+"""Promise: the Triton backend computes the equations, its kernels compile for GPUs, and it reports its devices."""
 
 import importlib.util
 import itertools
@@ -18,13 +18,13 @@ FREE = {"TRITON_INTERPRET", kernels.FORCE}
 
 
 def environment():
-    """Of a process that is free to choose."""
+    """Return the environment without any choice of a backend."""
     return {name: value for name, value in os.environ.items() if name not in FREE}
 
 
 @needs_triton
 def test_the_cases():
-    """On a GPU, otherwise in Triton's interpreter, which has to be chosen before the kernels are imported."""
+    """Run on a GPU or in Triton's interpreter, which must be chosen before the kernels are imported."""
     interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     cases = Path(__file__).with_name("triton_cases.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore:::triton", str(cases)]
@@ -33,7 +33,7 @@ def test_the_cases():
 
 
 def compiled(kernel, target, pointers, **constants):
-    """A kernel in the machine's language, from the types of its arguments alone."""
+    """Compile a kernel from the types of its arguments."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -57,7 +57,7 @@ def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, m
 
     from cyclofocal.kernels.triton_indices import softmax_by_index
     from cyclofocal.kernels.triton_probabilities import softmax_by_probabilities
-    from cyclofocal.kernels.triton_sigmoid import sigmoid_elements
+    from cyclofocal.kernels.triton_sigmoid import sigmoid_by_element
 
     if {"cuda": "nvidia", "hip": "amd"}[target[0]] not in triton.backends.backends:
         pytest.skip(f"this triton has no {target[0]}")
@@ -73,14 +73,14 @@ def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, m
         (softmax_by_index, indices, exponents | tile),
         (softmax_by_index, indices, exponents | tile | one | none),
         (softmax_by_probabilities, floats, exponents | tile),
-        (sigmoid_elements, floats, exponents | {"BLOCK": 1024}),
+        (sigmoid_by_element, floats, exponents | {"BLOCK": 1024}),
     ):
         assert compiled(kernel, target, pointers, **constants).kernel
 
 
 @pytest.fixture
-def _afresh(monkeypatch):
-    """As in a new process, where nothing has been chosen yet."""
+def _new_process(monkeypatch):
+    """Clear the caches, as in a new process."""
     caches = (kernels._backend, triton_backend._version_problem)
     monkeypatch.setattr(kernels, "forced_backend", "")
     for name, cache in itertools.product(FREE, caches):
@@ -92,17 +92,17 @@ def _afresh(monkeypatch):
 
 
 @needs_triton
-@pytest.mark.usefixtures("_afresh")
+@pytest.mark.usefixtures("_new_process")
 def test_it_says_where_it_can_serve(monkeypatch):
     if not torch.cuda.is_available():
-        told = kernels.describe()
-        assert told["triton"] == "torch sees no GPU (CUDA or ROCm)"
-        assert told["cuda"] == "plain"
-        assert told["cpu"] != "triton"
+        report = kernels.describe()
+        assert report["triton"] == "torch sees no GPU (CUDA or ROCm)"
+        assert report["cuda"] == "plain"
+        assert report["cpu"] != "triton"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    told = kernels.describe()
-    assert told["triton"] == "available"
-    assert told["cpu"] != "triton"  # unless it is asked for
+    report = kernels.describe()
+    assert report["triton"] == "available"
+    assert report["cpu"] != "triton"  # unless it is asked for
     monkeypatch.setattr(kernels, "forced_backend", "triton")
     assert kernels.describe()["cpu"] == "triton"
     with pytest.raises(RuntimeError, match=r"cannot serve tensors on mps: it is for GPUs \(or the CPU"):
@@ -114,8 +114,8 @@ def test_it_says_where_it_can_serve(monkeypatch):
 
 def test_without_triton_the_plain_version_serves():
     code = (
-        "import sys; sys.modules['triton'] = None; from cyclofocal import kernels; told = kernels.describe();"
-        "print(told['triton'], told['cuda'], sep='; ')"
+        "import sys; sys.modules['triton'] = None; from cyclofocal import kernels; report = kernels.describe();"
+        "print(report['triton'], report['cuda'], sep='; ')"
     )
     run = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "triton is not installed; plain"

@@ -1,4 +1,4 @@
-"""What test_triton.py runs: on a GPU where there is one, otherwise in Triton's interpreter, in a process of its own."""
+"""Cases that test_triton.py runs in a separate process, on a GPU or in Triton's interpreter."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ def _device():
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    """So that few classes are several blocks already, with a ragged last one: the interpreter is slow."""
+    """Make blocks so small that few classes need several: the interpreter is slow."""
     monkeypatch.setattr(triton_backend, "THREADS", 1)
     monkeypatch.setattr(triton_backend, "LOOP", 16)
 
@@ -51,7 +51,7 @@ def by_equation(family, x, tensors, eta, *settings_and_reduction, dtype=torch.fl
 
 
 def assert_right(family, x, tensors, *call):
-    """No further from the float64 truth than the equation in the dtype that is computed in, and a little."""
+    """Check that the error is at most that of the equation in the computed dtype, plus a small tolerance."""
     fused = {operators.SOFTMAX: triton_backend.softmax, operators.SIGMOID: triton_backend.sigmoid}[family]
     eta, *settings, reduction = call
     ours = fused(x, *tensors, eta, family.settings(*settings), reduction, with_grad=True)
@@ -75,7 +75,7 @@ def assert_right(family, x, tensors, *call):
 def elementary(x, y, exponent: tl.constexpr, whole: tl.constexpr, count: tl.constexpr):
     place = tl.arange(0, count)
     v = tl.load(x + place)
-    value, slope = triton_terms.power(v, tl.full((), exponent, v.dtype), whole)
+    value, slope = triton_terms.power_and_slope(v, tl.full((), exponent, v.dtype), whole)
     tl.store(y + place, triton_terms.one_minus_exp(-v))
     tl.store(y + count + place, triton_terms.log1p(v))
     tl.store(y + 2 * count + place, value)
@@ -133,8 +133,8 @@ def test_masked_classes(shape):
     x, target = torch.randn(shape), torch.randint(shape[1] - 2, shape[:1] + shape[2:])
     x[:, -2:] = -math.inf
     loss, grad = softmax(x, target, e=0.0)
-    kept = softmax(x[:, :-2].contiguous(), target, e=0.0)
-    torch.testing.assert_close((loss, grad[:, :-2]), kept)
+    without = softmax(x[:, :-2].contiguous(), target, e=0.0)
+    torch.testing.assert_close((loss, grad[:, :-2]), without)
     assert (grad[:, -2:] == 0).all()
     torch.testing.assert_close(softmax(x, one_hot(target, x), e=0.0), (loss, grad), rtol=1e-4, atol=1e-6)
     for gamma_neg, kind in ((0.0, target), (0.5, target), (2.0, one_hot(target, x))):

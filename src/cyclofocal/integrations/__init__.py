@@ -1,1 +1,1 @@
-"""At home where people train: one file per host. Importing this package imports no host."""
+"""Framework integrations, one file per framework; importing this package imports none of them."""

@@ -1,4 +1,4 @@
-"""Accelerate: the clock by optimiser steps, under gradient accumulation, in its checkpoints."""
+"""Accelerate: progress by optimiser steps, under gradient accumulation and in its checkpoints."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +13,20 @@ require_host("accelerate", "1.2")
 
 
 class LossScheduler:
-    """Moves a loss's clock like a learning rate scheduler: ``step()`` in every batch, inside ``accumulate``.
+    """Scheduler of a loss's progress: call ``step()`` in every batch, inside ``accumulate``.
 
-    It counts the batches at which the accelerator lets the optimiser step, so also a window that the end of the data
-    cuts short counts once. It registers itself for checkpointing: ``save_state`` keeps the count, ``load_state`` sets
-    the clock by it.
+    It counts the batches at which the accelerator lets the optimiser step, so an accumulation window that the end of
+    the data cuts short counts once too. It registers itself for checkpointing: ``save_state`` saves the count,
+    ``load_state`` sets the clock by it.
 
     Args:
-        accelerator: the one that trains.
+        accelerator: the accelerator of the training.
         criterion: the loss; it is moved to the accelerator's device.
         total_steps: optimiser steps of the whole training, ``epochs * ceil(len(loader) / accumulation)`` with the
             prepared loader.
 
     Raises:
-        TypeError, ValueError: criterion has no clock or counts by itself (its own total_steps), or total_steps < 1.
+        TypeError, ValueError: criterion has no clock or counts itself (total_steps), or total_steps < 1.
 
     Example:
         >>> from accelerate import Accelerator
@@ -50,7 +50,7 @@ class LossScheduler:
         accelerator.register_for_checkpointing(self)
 
     def step(self) -> None:
-        """A batch is done; the clock moves if it was the one at which the optimiser stepped."""
+        """Count a finished batch; the clock advances if the optimiser stepped at it."""
         if self.accelerator.sync_gradients:
             self.steps_done += 1
             set_clock(self.criterion, self.steps_done, self.total_steps)

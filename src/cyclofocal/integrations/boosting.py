@@ -1,4 +1,4 @@
-"""What gradient boosting asks of a loss, in numpy: first and second derivatives by the raw scores, and the round."""
+"""Gradient boosting: first and second derivatives of the losses by the raw scores, in numpy, and the round."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from cyclofocal.losses import BinaryCyclicalFocalLoss
 Array = NDArray[np.float64]
 
 SMALLEST_HESSIAN = 1e-16
-"""Where even the curvature of the weighted cross-entropy underflows; XGBoost has the same floor."""
+"""Floor of the Hessian, where the curvature of the weighted cross-entropy underflows; XGBoost has the same."""
 
 
 def sigmoid_derivatives(
@@ -27,15 +27,15 @@ def sigmoid_derivatives(
     pos_weight: float = 1.0,
     label_smoothing: float = 0.0,
 ) -> tuple[Array, Array]:
-    r"""Derivatives of :func:`cyclofocal.binary_cyclical_focal_loss` by each score.
+    r"""Compute the derivatives of :func:`cyclofocal.binary_cyclical_focal_loss` by each score.
 
     With z the score towards the true side, p its sigmoid, q = 1 - p and w(p) the weight:
 
     .. math::
         L = -w \log p, \quad A = p\,q\,w', \quad L' = -(A \log p + q w), \quad L'' = -(A' \log p + 2 q A - p q w)
 
-    The Hessian is the exact one where that is the larger, otherwise the curvature p q w of the cross-entropy with its
-    weights held fixed: the focal loss is not convex, and a tree cannot use a curvature that is not positive.
+    The Hessian is the exact one or, where larger, the curvature p q w of the cross-entropy with fixed weights: the
+    focal loss is not convex, and a tree cannot use a curvature that is not positive.
 
     Args:
         scores: raw scores (N,).
@@ -62,7 +62,7 @@ def sigmoid_derivatives(
 
 
 def _side(z: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, Array, Array]:
-    """First and second derivative of ``-w log p`` by z, and its curvature with w held fixed."""
+    """Return first and second derivative of ``-w log p`` by z, and its curvature with w held fixed."""
     log_p, log_q = -np.logaddexp(0, -z), -np.logaddexp(0, z)
     p, q = np.exp(log_p), np.exp(log_q)
     hard, easy = (1 - eta) * np.exp(gamma * log_q), eta * (1 + p) ** (gamma_hc - 2)
@@ -84,7 +84,7 @@ def softmax_derivatives(
     gamma_hc: float = 3.0,
     label_smoothing: float = 0.0,
 ) -> tuple[Array, Array]:
-    r"""Derivatives of :func:`cyclofocal.cyclical_focal_loss` by each score: gradient and diagonal of the Hessian.
+    r"""Compute gradient and diagonal Hessian of :func:`cyclofocal.cyclical_focal_loss` by each score.
 
     With :math:`u_j = p_j\,dL/dp_j`, :math:`v_j = p_j\,du_j/dp_j` and U, V their sums over j:
 
@@ -92,7 +92,7 @@ def softmax_derivatives(
         \partial_k L = u_k - p_k U, \qquad
         \partial_k^2 L = v_k (1 - p_k)^2 + p_k^2 (V - v_k) - p_k (1 - p_k) U
 
-    The Hessian is kept positive as in :func:`sigmoid_derivatives`; the curvature of the cross-entropy with its weights
+    The Hessian is made positive as in :func:`sigmoid_derivatives`; the curvature of the cross-entropy with its weights
     held fixed is here p_k (1 - p_k) times their sum over j.
 
     Args:
@@ -127,7 +127,7 @@ def softmax_derivatives(
 
 
 def _log_softmax(scores: Array) -> tuple[Array, Array]:
-    """log p and 1 - p, exact also where p is close to 1."""
+    """Return log p and 1 - p, exact also where p is close to 1."""
     top = scores.argmax(1)[:, None]
     shifted = scores - np.take_along_axis(scores, top, 1)
     odds = np.exp(shifted)
@@ -140,7 +140,7 @@ def _log_softmax(scores: Array) -> tuple[Array, Array]:
 
 
 def _target_terms(log_p: Array, p: Array, q: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, ...]:
-    """Weight, u and v of the true class."""
+    """Return weight, u and v of the true class."""
     hard, easy = (1 - eta) * q**gamma, eta * (1 + p) ** gamma_hc
     slope = gamma_hc * easy * p / (1 + p)  # p dw/dp of the easy part
     bend = slope * (gamma_hc - 1) * p / (1 + p)  # p^2 d2w/dp2 of it
@@ -151,18 +151,18 @@ def _target_terms(log_p: Array, p: Array, q: Array, eta: float, gamma: float, ga
 
 
 def _non_target_terms(log_p: Array, p: Array, eta: float, gamma: float) -> tuple[Array, ...]:
-    """Weight, u and v of the other classes."""
+    """Return weight, u and v of the other classes."""
     hard = (1 - eta) * p**gamma
     u = -(hard + eta + gamma * hard * log_p)
     return hard + eta, u, -gamma * hard * (2 + gamma * log_p)
 
 
 def probabilities(scores: ArrayLike) -> Array:
-    """What raw scores mean: their sigmoid (N,), or the softmax of (N, C).
+    """Convert raw scores to probabilities: the sigmoid of (N,), or the softmax of (N, C).
 
     Raises:
-        ValueError: scores of another shape. Classes, as XGBoost predicts them of several classes without
-            ``output_margin=True``, cannot be told from scores.
+        ValueError: scores of another shape. Class labels, which XGBoost predicts for several classes without
+            ``output_margin=True``, cannot be distinguished from scores.
 
     Example:
         >>> probabilities([0.0]), probabilities([[0.0, 0.0]])
@@ -170,20 +170,21 @@ def probabilities(scores: ArrayLike) -> Array:
     """
     scores = np.asarray(scores, np.float64)
     if scores.ndim not in (1, 2) or scores.shape[1:] == (1,):
-        raise ValueError(f"scores have shape {scores.shape}; they must be (N,) of two classes, or (N, C) of C >= 2")
+        raise ValueError(f"scores have shape {scores.shape}; they must be (N,) for two classes, or (N, C) for C >= 2")
     return np.exp(-np.logaddexp(0, -scores)) if scores.ndim == 1 else np.exp(_log_softmax(scores)[0])
 
 
 class BoostedLoss:
-    """A loss, and the round of boosting that its clock shows.
+    """Loss of a booster, whose progress follows the rounds.
 
     Args:
         criterion: ``CyclicalFocalLoss()``, or ``BinaryCyclicalFocalLoss()`` for two classes; its class weights are
             used, its reduction is not: a booster sums.
-        num_boost_round: rounds of the whole training.
+        num_boost_round: number of rounds of the whole training.
 
     Raises:
-        TypeError, ValueError: criterion has no clock, counts by itself or has what boosting cannot use; no round.
+        TypeError, ValueError: criterion has no clock, counts itself or has settings that boosting cannot use;
+            num_boost_round < 1.
     """
 
     def __init__(self, criterion: Loss, num_boost_round: int) -> None:
@@ -193,31 +194,31 @@ class BoostedLoss:
         self.num_boost_round = num_boost_round
         self._settings: dict[str, Any] = criterion.gammas | {"label_smoothing": criterion.label_smoothing}
         self._settings |= _sides(criterion) if isinstance(criterion, BinaryCyclicalFocalLoss) else _weight(criterion)
-        self._due = 0  # boosters that have not asked for this round's derivatives yet
+        self._due = 0  # boosters that have not yet computed this round's derivatives
 
     def __deepcopy__(self, memo: object) -> "BoostedLoss":
-        """Hosts copy parameters, hence objective and callback apart from each other: both must see the same clock."""
+        """Return this object: frameworks copy objective and callback separately, and both must share one clock."""
         return self
 
     def set_round(self, rounds_done: int, boosters: int = 1) -> None:
-        """Set the clock for the round that comes after ``rounds_done``; each of ``boosters`` takes it once."""
+        """Set the clock for the round after ``rounds_done``; each of ``boosters`` uses it once."""
         set_clock(self.criterion, rounds_done, self.num_boost_round)
         self._due = boosters
 
     def refuse_balancing(self, name: str, value: object) -> None:
-        """Refuse a parameter by which a booster balances two classes in its own objectives alone."""
+        """Refuse a parameter by which a booster balances two classes in its built-in objectives only."""
         binary = isinstance(self.criterion, BinaryCyclicalFocalLoss)
         instead = "BinaryCyclicalFocalLoss(pos_weight=torch.tensor(5.0))" if binary else "CyclicalFocalLoss(weight)"
         raise ValueError(
-            f"{name} is {value}, but boosters apply it in their own objectives alone; leave it out and weigh the"
+            f"{name} is {value}, but boosters apply it in built-in objectives only; leave it out and weight the"
             f" classes in the loss, as in {instead}, or the rows of the data"
         )
 
     def derivatives(self, scores: ArrayLike, labels: ArrayLike, weights: Array | None) -> tuple[Array, Array]:
-        """Gradient and Hessian of this round, times the weights of the rows."""
+        """Return gradient and Hessian of this round, times the weights of the rows."""
         if not self._due:
             raise RuntimeError(
-                "nobody moves the clock of this loss: train with its callback too, as in callbacks=[loss.callback]"
+                "progress of this loss is never set; train with its callback too, as in callbacks=[loss.callback]"
             )
         labels = self._labels(scores, labels)
         self._due -= 1
@@ -230,7 +231,7 @@ class BoostedLoss:
         return gradient * rows, hessian * rows
 
     def log_loss(self, scores: ArrayLike, labels: ArrayLike, weights: Array | None) -> float:
-        """Plain cross-entropy, weighted mean over the rows: comparable from round to round, as the loss is not."""
+        """Return the plain cross-entropy, weighted mean over the rows: unlike the loss, comparable between rounds."""
         labels, scores = self._labels(scores, labels), np.asarray(scores, np.float64)
         if scores.ndim == 1:
             rows = labels * np.logaddexp(0, -scores) + (1 - labels) * np.logaddexp(0, scores)
@@ -239,13 +240,13 @@ class BoostedLoss:
         return float(np.average(rows, weights=None if weights is None or not weights.size else weights))
 
     def _labels(self, scores: ArrayLike, labels: ArrayLike) -> Array:
-        """Labels that fit the scores."""
+        """Check the labels against the scores and return them as floats."""
         dims, labels = np.ndim(scores), np.asarray(labels, np.float64)
         if isinstance(self.criterion, BinaryCyclicalFocalLoss):
             if dims != 1:
                 raise ValueError(f"scores has shape {np.shape(scores)}; for several classes give a CyclicalFocalLoss")
             if not ((labels >= 0) & (labels <= 1)).all():
-                raise ValueError(f"labels reach from {labels.min()} to {labels.max()}; they must lie in [0, 1]")
+                raise ValueError(f"labels range from {labels.min()} to {labels.max()}; they must lie in [0, 1]")
             return labels
         if dims != 2:
             raise ValueError("scores has one column; set num_class, or for two classes give a BinaryCyclicalFocalLoss")

@@ -1,19 +1,19 @@
-"""The library that an integration works in: there, new enough, and not a release to keep away from."""
+"""Check the framework's version: installed, recent enough, and no malicious release."""
 
 from importlib import metadata
 
 
 def require_host(name: str, at_least: str, never: tuple[str, ...] = (), twin: str | None = None) -> None:
-    """Refuse to go on without a usable release of the host; the host itself is not imported.
+    """Raise ImportError unless a usable release of the framework is installed; the framework is not imported.
 
     Args:
         name: name of the distribution, as pip knows it.
-        at_least: lowest version that will do.
-        never: versions that must not even be imported.
-        twin: another distribution of the same module; it is looked for first.
+        at_least: lowest supported version.
+        never: versions that must not be imported.
+        twin: another distribution of the same module, which is tried first.
 
     Raises:
-        ImportError: missing, too old or refused; the message has the command that helps.
+        ImportError: missing, too old or refused; the message has the command to install it.
 
     Example:
         >>> require_host("torch", "2.6")
@@ -28,7 +28,7 @@ def require_host(name: str, at_least: str, never: tuple[str, ...] = (), twin: st
     if found is None:
         other = f" (or {twin})" if twin else ""
         raise ImportError(f"{name} is not installed: cyclofocal needs {wanted}; pip install '{wanted}'{other}")
-    from packaging.version import Version  # every host depends on it, torch does not
+    from packaging.version import Version  # every framework depends on it, torch does not
 
     if found in never:
         raise ImportError(f"{name} {found} is a malicious release: remove it, then pip install '{wanted}'")

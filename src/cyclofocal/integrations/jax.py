@@ -1,4 +1,4 @@
-"""JAX: the losses and the schedule as pure functions, shaped like those of optax; classes last, no reduction."""
+"""JAX: losses and schedule as pure functions, with the conventions of optax; classes last, no reduction."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from jax.typing import ArrayLike  # noqa: E402
 
 
 def cyclical_eta(progress: ArrayLike, cyclical_factor: float = 4.0) -> Array:
-    """:func:`cyclofocal.schedules.cyclical_eta` for arrays, also under ``jit``.
+    """Compute :func:`cyclofocal.schedules.cyclical_eta` for arrays, also under ``jit``.
 
     Args:
-        progress: fraction of training done, in [0, 1]; out of it the result is nan, as values cannot raise under jit.
+        progress: fraction of training done, in [0, 1]; outside it the result is nan, as values cannot raise under jit.
         cyclical_factor: >= 1; the turn is at progress 1/cyclical_factor.
 
     Raises:
@@ -47,7 +47,7 @@ def cyclical_focal_loss(
     gamma_hc: float = 3.0,
     label_smoothing: float = 0.0,
 ) -> Array:
-    r"""The softmax loss of :func:`cyclofocal.cyclical_focal_loss`, row by row.
+    r"""Compute the softmax loss :func:`cyclofocal.cyclical_focal_loss` of every row.
 
     .. math::
         L = -\sum_j \left(s_j (1 - e + e/C)\, w_{pos}(p_j) + (1 - s_j)(e/C)\, w_{neg}(p_j)\right) \log p_j
@@ -56,7 +56,7 @@ def cyclical_focal_loss(
         logits: (..., C).
         labels: class indices (...), or probabilities s (..., C).
         eta: mixing weight in [0, 1], see :func:`cyclical_eta`; may be traced.
-        gamma_pos, gamma_neg, gamma_hc, label_smoothing: as in the torch loss; static, that is never traced.
+        gamma_pos, gamma_neg, gamma_hc, label_smoothing: as in the torch loss; static, so never traced.
 
     Returns:
         (...); take the mean yourself. It is computed in the dtype of logits: cast half precision to float32 before. An
@@ -101,13 +101,13 @@ def binary_cyclical_focal_loss(
     alpha: float | None = None,
     label_smoothing: float = 0.0,
 ) -> Array:
-    """The sigmoid loss of :func:`cyclofocal.binary_cyclical_focal_loss`, element by element.
+    """Compute the sigmoid loss :func:`cyclofocal.binary_cyclical_focal_loss` of every element.
 
     Args:
         logits: any shape.
         labels: the same shape, in [0, 1].
         eta: mixing weight in [0, 1], see :func:`cyclical_eta`; may be traced.
-        gamma_pos, gamma_neg, gamma_hc, alpha, label_smoothing: as in the torch loss; static, that is never traced.
+        gamma_pos, gamma_neg, gamma_hc, alpha, label_smoothing: as in the torch loss; static, so never traced.
 
     Returns:
         The shape of logits; take the mean yourself. It is computed in the dtype of logits: cast half precision to
@@ -151,7 +151,7 @@ def _check(eta: Any, gamma_pos: float, gamma_neg: float, gamma_hc: float, label_
 
 
 def _power(base: Array, exponent: float) -> Array:
-    """``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at base 0 for exponents below 1."""
+    """Return ``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at 0 for exponents below 1."""
     if exponent == 0:
         return jnp.ones_like(base)
     if exponent >= 1:

@@ -1,4 +1,4 @@
-"""Keras 3: the losses, the clock as one of the model's metrics, and the callback that moves it."""
+"""Keras 3: the losses, the clock as one of the model's metrics, and the callback that sets it."""
 
 import functools
 from typing import Any
@@ -15,10 +15,10 @@ from keras import ops  # noqa: E402
 
 @keras.saving.register_keras_serializable("cyclofocal")
 class Clock(keras.metrics.Metric):
-    """Eta as a metric: Keras then shows it, and its compiled steps see it move, and whether they train.
+    """Clock of a loss as a metric: Keras shows eta, and compiled steps see its changes.
 
-    Variables that belong to the loss alone would be constants to them, on the jax backend. With ``steps_per_execution``
-    several steps follow each other before a callback is asked again, so every training step adds ``pace`` to ``step``.
+    Variables that belong to the loss alone would be constants in compiled steps on the jax backend. With
+    ``steps_per_execution`` several steps run between two callbacks, so every training step adds ``pace`` to ``step``.
     """
 
     def __init__(self, name: str = "eta", *, cyclical_factor: float = 4.0, **options: Any) -> None:
@@ -34,7 +34,7 @@ class Clock(keras.metrics.Metric):
         self.pace = add(initializer="zeros", name="pace")
 
     def schedule(self) -> Any:
-        """Eta of the coming step, as :func:`cyclofocal.schedules.cyclical_eta`; exact at progress 0 and 1."""
+        """Return eta of the next step by :func:`cyclofocal.schedules.cyclical_eta`; exact at progress 0 and 1."""
         factor = self.cyclical_factor
         progress = ops.minimum(ops.convert_to_tensor(self.step) / ops.convert_to_tensor(self.last), 1)
         falling = 1 - factor * progress
@@ -42,7 +42,7 @@ class Clock(keras.metrics.Metric):
         return ops.where(falling >= 0, falling, rising)
 
     def move(self, step: float, last: float, pace: float) -> None:
-        """Set the clock for a training step, the last one being number ``last``."""
+        """Set the clock for training step ``step``, counted from 0, where ``last`` is the last one."""
         self.eta.assign(cyclical_eta(step / last, self.cyclical_factor))
         self.trains.assign(1)
         self.step.assign(step)
@@ -50,33 +50,33 @@ class Clock(keras.metrics.Metric):
         self.pace.assign(pace)
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
-        """A step is done: show its eta and, in training, move on."""
+        """Show the eta of a finished step and, in training, advance."""
         eta, trains, step, pace = map(ops.convert_to_tensor, (self.eta, self.trains, self.step, self.pace))
         self.eta.assign(ops.where(trains > 0, self.schedule(), eta))
         self.step.assign(step + trains * pace)
 
     def reset_state(self) -> None:
-        """A new epoch is no new beginning; but Keras begins here, so a fit without the callback is noticed."""
+        """Check for the callback; the clock itself is not reset, as an epoch does not restart the cycle."""
         if self.callback is not None:
             self.callback.check_present()
 
     def result(self) -> Any:
-        return ops.convert_to_tensor(self.eta) + 0  # on the jax backend the variable's own value is given away
+        return ops.convert_to_tensor(self.eta) + 0  # on the jax backend the variable's value itself is donated
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"cyclical_factor": self.cyclical_factor}
 
 
-WHOLE = {"bfloat16": 256, "float16": 2048}
-"""Up to these, half precision holds every whole number."""
-NOBODY = (
-    "nobody moves the clock of this loss: give fit or evaluate callbacks=[CyclicalFocalCallback(loss)], or set it"
-    " yourself with loss.set_progress(progress)"
+LARGEST_EXACT = {"bfloat16": 256, "float16": 2048}
+"""Largest number up to which a half-precision dtype holds every whole number."""
+MISSING_CALLBACK = (
+    "progress of this loss is never set; give fit or evaluate callbacks=[CyclicalFocalCallback(loss)], or call"
+    " loss.set_progress(progress)"
 )
 
 
 class _Clocked(keras.losses.Loss):
-    """Settings and clock of a loss; logits in, one value per row out."""
+    """Settings and clock of a loss that takes logits and returns one value per row."""
 
     def __init__(
         self,
@@ -99,13 +99,13 @@ class _Clocked(keras.losses.Loss):
         self.cyclical_factor = cyclical_factor
         self.label_smoothing = label_smoothing
         self.clock = Clock(cyclical_factor=cyclical_factor)
-        self.is_told = False
+        self.is_set = False
 
     def set_progress(self, progress: float) -> None:
-        """Set the clock to ``progress`` in [0, 1]; from now on it trains."""
+        """Set the clock to ``progress`` in [0, 1], and the loss to its training form."""
         self.clock.move(float(progress), last=1, pace=0)
         self.clock.callback = None
-        self.is_told = True
+        self.is_set = True
 
     def get_config(self) -> dict[str, Any]:
         names = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
@@ -113,43 +113,43 @@ class _Clocked(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if sample_weight is not None:
-            sample_weight = _spread(sample_weight, y_pred)
+            sample_weight = _expand(sample_weight, y_pred)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def _weigh(self, hard: Any, easy: Any) -> Any:
-        """The weight of this moment."""
+        """Interpolate the weight by the present eta."""
         return self._in_training(hard + ops.cast(self.clock.schedule(), self.dtype) * (easy - hard))
 
     def _in_training(self, factor: Any) -> Any:
-        """The factor in training, otherwise 1."""
+        """Return the factor in training, otherwise 1."""
         return ops.where(ops.convert_to_tensor(self.clock.trains) > 0, factor, 1.0)
 
-    def _check_told(self) -> None:
-        """On the jax backend nothing in a compiled step could say so later."""
-        if not self.is_told:
-            raise RuntimeError(NOBODY)
+    def _check_set(self) -> None:
+        """Raise if progress was never set; a compiled step of the jax backend could not raise later."""
+        if not self.is_set:
+            raise RuntimeError(MISSING_CALLBACK)
 
 
 @keras.saving.register_keras_serializable("cyclofocal")
 class CyclicalFocalLoss(_Clocked):
-    """The softmax loss of :func:`cyclofocal.cyclical_focal_loss`, from logits.
+    """Softmax loss :func:`cyclofocal.cyclical_focal_loss`, from logits.
 
     ``model.compile(loss=loss, metrics=[loss.clock, ...])`` and ``fit(callbacks=[CyclicalFocalCallback(loss)])``. In
     validation and after training it is plain cross-entropy, with the same smoothing.
 
-    Class weights go to ``fit(class_weight=...)``, weights of rows or pixels to ``sample_weight``; the mean is the
-    weighted one of torch, other than Keras' default.
+    Give class weights as ``fit(class_weight=...)``, weights of rows or pixels as ``sample_weight``; the mean is
+    weighted as in torch, unlike Keras' default.
 
     Args:
-        ignore_class: label of the rows that do not count, such as 255, or None.
+        ignore_class: label of the rows to ignore, such as 255, or None.
         gamma_pos, gamma_neg, gamma_hc, cyclical_factor, label_smoothing: as in :class:`cyclofocal.CyclicalFocalLoss`.
-        reduction, options: ``name`` and ``dtype``, of a Keras loss.
+        reduction, options: as in a Keras loss; options are ``name`` and ``dtype``.
 
     Shape: logits (N, ..., C); class indices (N, ...) or (N, ..., 1), or probabilities (N, ..., C).
 
     Raises:
         ValueError: a setting or a shape does not fit.
-        RuntimeError: when called, nobody moves the clock.
+        RuntimeError: when called, progress was never set.
 
     Example:
         >>> import numpy as np
@@ -171,17 +171,17 @@ class CyclicalFocalLoss(_Clocked):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if self.ignore_class is not None:
             seen = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
-            seen = _spread(seen, y_pred)
-            sample_weight = seen if sample_weight is None else seen * _spread(sample_weight, y_pred)
+            seen = _expand(seen, y_pred)
+            sample_weight = seen if sample_weight is None else seen * _expand(sample_weight, y_pred)
         return super().__call__(self._distribution(y_true, y_pred), y_pred, sample_weight)
 
     def _distribution(self, y_true: Any, y_pred: Any) -> Any:
-        """One-hot labels, made before Keras casts them to the dtype of the loss, which may round an index."""
+        """Return one-hot labels, made before Keras casts labels to the dtype of the loss, which may round an index."""
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
         classes, dtype = y_pred.shape[-1], keras.backend.standardize_dtype(y_true.dtype)
-        if tuple(y_true.shape) == tuple(y_pred.shape):  # labels may be floats too, so the shape must tell
+        if tuple(y_true.shape) == tuple(y_pred.shape):  # indices may be floats too, so the shape decides
             return y_true
-        if classes > WHOLE.get(dtype, classes):
+        if classes > LARGEST_EXACT.get(dtype, classes):
             raise ValueError(f"labels are {dtype}, which rounds the numbers of {classes} classes; give integers")
         index = ops.reshape(ops.cast(y_true, "int32"), ops.shape(y_pred)[:-1])
         if self.ignore_class is not None:
@@ -189,7 +189,7 @@ class CyclicalFocalLoss(_Clocked):
         return ops.one_hot(index, classes, dtype=self.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        self._check_told()
+        self._check_set()
         classes = y_pred.shape[-1]
         log_p = ops.log_softmax(y_pred, axis=-1)
         least = -6e4 if self.dtype == "float16" else -3e38
@@ -206,7 +206,7 @@ class CyclicalFocalLoss(_Clocked):
 
 @keras.saving.register_keras_serializable("cyclofocal")
 class BinaryCyclicalFocalLoss(_Clocked):
-    """The sigmoid loss of :func:`cyclofocal.binary_cyclical_focal_loss`, from logits; one value per row.
+    """Sigmoid loss :func:`cyclofocal.binary_cyclical_focal_loss`, from logits; one value per row.
 
     Args:
         alpha: None, or the share in [0, 1] of the positive side.
@@ -216,7 +216,7 @@ class BinaryCyclicalFocalLoss(_Clocked):
 
     Raises:
         ValueError: a setting or a shape does not fit.
-        RuntimeError: when called, nobody moves the clock.
+        RuntimeError: when called, progress was never set.
 
     Example:
         >>> import numpy as np
@@ -236,7 +236,7 @@ class BinaryCyclicalFocalLoss(_Clocked):
         return super().get_config() | {"alpha": self.alpha}
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        self._check_told()
+        self._check_set()
         if len(y_true.shape) == len(y_pred.shape) - 1 and y_pred.shape[-1] == 1:
             y_true = ops.expand_dims(y_true, -1)
         if len(y_true.shape) != len(y_pred.shape) or y_true.shape[1:] != y_pred.shape[1:]:
@@ -250,19 +250,20 @@ class BinaryCyclicalFocalLoss(_Clocked):
 
 
 class CyclicalFocalCallback(keras.callbacks.Callback):
-    """Sets the clock of a loss before every batch, by the epochs and steps that ``fit`` knows.
+    """Callback that sets the clock of a loss before every batch, by the epochs and steps of ``fit``.
 
-    With ``steps_per_execution`` every step of an execution has its own eta.
+    With ``steps_per_execution`` every step of an execution has a separate eta.
 
-    In validation, in ``evaluate`` and when training has ended, it makes the loss plain cross-entropy.
-    ``initial_epoch`` resumes the cycle, and the optimizer's gradient accumulation does not count twice.
+    In validation, in ``evaluate`` and after training the loss is plain cross-entropy. ``initial_epoch`` resumes the
+    cycle, and the optimizer's gradient accumulation does not count twice.
 
     Args:
-        loss: the one that the model was compiled with.
+        loss: the loss of the compiled model.
 
     Raises:
-        ValueError: at the start of training, ``loss.clock`` is not among the metrics, or the steps are not known.
-        RuntimeError: a later ``fit`` of the model goes without the callback.
+        ValueError: at the start of training, ``loss.clock`` is not among the metrics, or the number of steps is
+            unknown.
+        RuntimeError: a later ``fit`` of the model lacks the callback.
 
     Example:
         >>> callback = CyclicalFocalCallback(CyclicalFocalLoss())
@@ -273,27 +274,27 @@ class CyclicalFocalCallback(keras.callbacks.Callback):
         self.loss = loss
         self.epoch = 0
         self._history = None
-        loss.is_told = True
+        loss.is_set = True
         loss.clock.callback = self
 
     def check_present(self) -> None:
-        """Refuse a fit that this callback takes no part in; every fit has a history of its own."""
+        """Refuse a fit without this callback; every fit has a separate history."""
         history = getattr(self.model, "history", None)
         if self.model is None or history is not self._history:
-            self._history = history  # refused once: to evaluate is right again
-            raise RuntimeError(NOBODY)
+            self._history = history  # refused once: evaluate may follow
+            raise RuntimeError(MISSING_CALLBACK)
 
-    def _take_part(self) -> None:
+    def _register(self) -> None:
         self.loss.clock.callback = self
         # On the jax backend self.model brings the variables up to date, or they would undo what we assign.
         self._history = getattr(self.model, "history", None)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._take_part()
+        self._register()
         if not any(variable is self.loss.clock.eta for variable in self.model.metrics_variables):
             raise ValueError("loss.clock is not among the metrics; compile(loss=loss, metrics=[loss.clock])")
         if not self.params["steps"]:
-            raise ValueError("steps_per_epoch is None, and the data do not tell it; give it to fit")
+            raise ValueError("steps_per_epoch is None, and the data have no length; give steps_per_epoch to fit")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
@@ -301,20 +302,20 @@ class CyclicalFocalCallback(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         steps = self.params["steps"]
         last = max(self.params["epochs"] * steps - 1, 1)
-        _ = self.model  # see _take_part
+        _ = self.model  # see _register
         self.loss.clock.move(self.epoch * steps + batch, last, pace=1)
 
     def on_test_begin(self, logs: Any = None) -> None:
-        self._take_part()
+        self._register()
         self.loss.clock.trains.assign(0)
 
     def on_train_end(self, logs: Any = None) -> None:
-        _ = self.model  # see _take_part
+        _ = self.model  # see _register
         self.loss.clock.trains.assign(0)
 
 
-def _spread(weight: Any, y_pred: Any) -> Any:
-    """A weight for every row (N, ...), from (N,), (N, ...) or (N, ..., 1): Keras would divide by the sum of fewer."""
+def _expand(weight: Any, y_pred: Any) -> Any:
+    """Expand weights (N,), (N, ...) or (N, ..., 1) to every row (N, ...): Keras would divide by the sum of fewer."""
     weight, rows = ops.convert_to_tensor(weight), ops.shape(y_pred)[:-1]
     if len(weight.shape) > len(rows):
         weight = ops.squeeze(weight, -1)
@@ -323,7 +324,7 @@ def _spread(weight: Any, y_pred: Any) -> Any:
 
 
 def _power(base: Any, exponent: float) -> Any:
-    """``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at base 0 for exponents below 1."""
+    """Return ``base ** exponent`` for base >= 0, with gradient 0 instead of infinity at 0 for exponents below 1."""
     if exponent == 0:
         return ops.ones_like(base)
     if exponent >= 1:

@@ -1,4 +1,4 @@
-"""LightGBM: objective, metric and the callback that moves the clock with the rounds."""
+"""LightGBM: objective, metric and the callback that sets the progress by rounds."""
 
 from typing import Any
 
@@ -10,27 +10,27 @@ require_host("lightgbm", "4.0")
 
 
 class BoosterLoss:
-    """For ``lightgbm.train`` and ``lightgbm.cv``; binary, or one class of ``num_class``.
+    """Loss for ``lightgbm.train`` and ``lightgbm.cv``, of two classes or of ``num_class``.
 
     Give it as ``params["objective"] = loss.objective``, ``callbacks=[loss.callback]`` and, for early stopping,
-    ``feval=loss.metric``. What the booster predicts are raw scores: see :func:`cyclofocal.integrations.boosting
-    .probabilities`. Weights of the data set's rows count. The round is LightGBM's own, so with ``init_model`` the cycle
-    goes on.
+    ``feval=loss.metric``. The booster predicts raw scores: see :func:`cyclofocal.integrations.boosting
+    .probabilities`. Weights of the data set's rows are used. The round is counted by LightGBM, so ``init_model``
+    resumes the cycle.
 
     For ``LGBMClassifier(objective=loss.sklearn_objective, metric="None")`` give its ``fit``
     ``callbacks=[loss.callback]`` and, for early stopping, ``eval_metric=loss.sklearn_metric``; it predicts raw scores
-    too, which LightGBM's own metrics would take for probabilities.
+    too, which LightGBM's built-in metrics would take for probabilities.
 
     All gammas 0 is LightGBM's ``binary`` (with ``boost_from_average=False``) or ``multiclass``, whose factor
-    C / (C - 1) on the Hessian is kept.
+    C / (C - 1) on the Hessian is applied too.
 
     Args:
         criterion: ``BinaryCyclicalFocalLoss()``, or ``CyclicalFocalLoss()`` with ``num_class`` in the parameters.
-        num_boost_round: rounds of the whole training, before and after an ``init_model``.
+        num_boost_round: number of rounds of the whole training, before and after an ``init_model``.
 
     Raises:
         TypeError, ValueError: criterion, labels or parameters (is_unbalance, scale_pos_weight) do not fit.
-        RuntimeError: in training, the callback is missing, also the second time.
+        RuntimeError: in training, the callback is missing; checked in every training.
 
     Example:
         >>> from cyclofocal import BinaryCyclicalFocalLoss
@@ -46,26 +46,26 @@ class BoosterLoss:
         return self.sklearn_objective(data.get_label(), scores, data.get_weight())
 
     def metric(self, scores: Array, data: Any) -> tuple[str, float, bool]:
-        """Plain log loss: its name, its value, and that lower is better."""
+        """Return the plain log loss: name, value, and False, as lower is better."""
         return self.sklearn_metric(data.get_label(), scores, data.get_weight())
 
     def sklearn_objective(self, y_true: Array, y_pred: Array, weight: Array | None) -> tuple[Array, Array]:
-        """The objective in the spelling of ``LGBMClassifier``."""
+        """Return the objective with the arguments of ``LGBMClassifier``."""
         gradient, hessian = self.loss.derivatives(y_pred, y_true, weight)
         classes = y_pred.shape[1] if y_pred.ndim > 1 else 0
         return gradient, hessian * classes / (classes - 1) if classes > 1 else hessian
 
     def sklearn_metric(self, y_true: Array, y_pred: Array, weight: Array | None) -> tuple[str, float, bool]:
-        """The metric in the spelling of ``LGBMClassifier``."""
+        """Return the metric with the arguments of ``LGBMClassifier``."""
         return "log_loss", self.loss.log_loss(y_pred, y_true, weight), False
 
 
 UNBALANCE = ("is_unbalance", "unbalance", "unbalanced_sets")
-"""One parameter of LightGBM, in its spellings."""
+"""Names of one parameter of LightGBM."""
 
 
 class _Callback:
-    """Before every round; ``iteration`` counts those of an ``init_model`` too."""
+    """Callback before every round; ``iteration`` counts the rounds of an ``init_model`` too."""
 
     before_iteration, order = True, 0
 

@@ -1,4 +1,4 @@
-"""Lightning: a callback that sets the clock before every batch, and what else cycles with it."""
+"""Lightning: a callback that sets the clock before every batch, and other values that cycle with it."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ require_host("lightning", "2.5", never=("2.6.2", "2.6.3"))  # before the import:
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging  # noqa: E402
 
-Range = tuple[float, float]
+_Range = tuple[float, float]
 
 
 def _is_range(ends: object) -> bool:
@@ -24,14 +24,14 @@ def _is_range(ends: object) -> bool:
 
 
 class CyclicalFocalCallback(Callback):
-    """Sets the clock of every cyclical loss in a LightningModule before each batch.
+    """Callback that sets the clock of every cyclical loss in a LightningModule before each batch.
 
-    The time is the trainer's own count of optimiser steps, so it is right under resume, gradient accumulation,
-    max_steps, max_epochs and several processes, and needs no state of its own. Weight averaging averages buffers too,
-    the clock's among them; in validation, after training and, with this callback listed after it, in checkpoints they
-    are set right again.
+    Progress follows the trainer's count of optimiser steps, so it is right under resume, gradient accumulation,
+    max_steps, max_epochs and several processes, and the callback needs no state. Weight averaging averages buffers too,
+    those of the clock included; they are restored in validation, after training and, if this callback is listed after
+    it, in checkpoints.
 
-    With the same eta it drives general cyclical training, each as (value at eta 1, value at eta 0), both > 0:
+    The same eta can drive general cyclical training, each range given as (value at eta 1, value at eta 0), both > 0:
 
     * ``weight_decay`` of the parameter groups that have one; groups at 0 stay there;
     * ``temperature``: fills the module's tensor ``temperature``, by which ``training_step`` divides the logits; outside
@@ -40,28 +40,28 @@ class CyclicalFocalCallback(Callback):
 
     Args:
         total_steps: optimiser steps of the whole training, as counted by ``trainer.global_step``. Needed with manual
-            optimisation or GradientAccumulationScheduler only; otherwise the trainer knows.
-        weight_decay, temperature, gradient_clip_val: None, or a range to cycle in. Several losses with different
-            schedules: the first one's eta counts.
+            optimisation or GradientAccumulationScheduler only; otherwise the trainer knows it.
+        weight_decay, temperature, gradient_clip_val: None, or a range to cycle in. Of several losses with
+            different schedules, the first one's eta is used.
 
     Raises:
-        ValueError: a range is not positive; at the start of training: no loss in the module, a loss that counts by
-            itself, an unknown end of training, nothing there to drive.
+        ValueError: a range is not positive; at the start of training: no loss in the module, a loss that counts
+            steps itself, an unknown number of steps, or nothing to apply a range to.
 
     Example:
         >>> CyclicalFocalCallback(weight_decay=(1e-5, 8e-5)).weight_decay
         (1e-05, 8e-05)
 
-    Reference: L. N. Smith, arXiv 2202.08978 (the loss) and 2202.08835 (what else cycles).
+    Reference: L. N. Smith, arXiv 2202.08978 (the loss) and 2202.08835 (other cyclical values).
     """
 
     def __init__(
         self,
         *,
         total_steps: int | None = None,
-        weight_decay: Range | None = None,
-        temperature: Range | None = None,
-        gradient_clip_val: Range | None = None,
+        weight_decay: _Range | None = None,
+        temperature: _Range | None = None,
+        gradient_clip_val: _Range | None = None,
     ) -> None:
         check_at_least("total_steps", total_steps)
         ranges = {"weight_decay": weight_decay, "temperature": temperature, "gradient_clip_val": gradient_clip_val}
@@ -96,11 +96,11 @@ class CyclicalFocalCallback(Callback):
             trainer.gradient_clip_val = interpolate(eta, *self.gradient_clip_val)
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
-        """Not at the start of validation: only later does weight averaging put its averages in place."""
+        """Restore the clock here, as weight averaging applies its averages after the start of validation."""
         self._restore(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Not at the end of training, where weight averaging puts its averages in place."""
+        """Restore the clock here, as weight averaging applies its averages at the end of training."""
         self._restore(pl_module)
         for loss in self._losses:
             loss.end_training()
@@ -114,14 +114,14 @@ class CyclicalFocalCallback(Callback):
                 state |= {key: state[key].new_tensor(value) for key, value in clock.items() if key in state}
 
     def _restore(self, pl_module: LightningModule) -> None:
-        """The clock as at the last batch, and temperature 1."""
+        """Set the clock as at the last batch, and temperature 1."""
         for loss in self._losses:
             loss.set_progress(self._progress)
         if self.temperature:
             _set_temperature(pl_module, 1.0)
 
     def _check_driven(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to drive what is not there."""
+        """Refuse a range for a value that does not exist or is not used."""
         if self.weight_decay and not _decayed_groups(trainer):
             raise ValueError(
                 f"weight_decay is {self.weight_decay}, but no parameter group has a weight_decay > 0 to replace; give"
@@ -146,11 +146,13 @@ def _losses_in(pl_module: LightningModule) -> list[Loss]:
 
 
 def _total_steps(trainer: Any, pl_module: LightningModule) -> int:
-    """What ``trainer.global_step`` will be at the end."""
+    """Return the value of ``trainer.global_step`` at the end of training."""
     if not pl_module.automatic_optimization:
-        raise ValueError("total_steps is None; with manual optimization only you know how often optimizers step")
+        raise ValueError("total_steps is None; give it, as the trainer does not count it with manual optimization")
     if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
-        raise ValueError("total_steps is None; with GradientAccumulationScheduler the trainer cannot tell it")
+        raise ValueError(
+            "total_steps is None; give it, as the trainer does not know it with GradientAccumulationScheduler"
+        )
     total = trainer.estimated_stepping_batches
     if not 0 < total < math.inf:  # -1 for a loader without length
         raise ValueError("total_steps is None, and this training has no known end; set max_steps or give total_steps")
@@ -170,7 +172,7 @@ def _set_temperature(pl_module: LightningModule, value: float) -> None:
     temperature = getattr(pl_module, "temperature", None)
     if not isinstance(temperature, Tensor):
         raise ValueError(
-            "temperature is to be driven, but the LightningModule has no tensor of that name;"
+            "temperature has a range, but the LightningModule has no tensor of that name; call"
             ' register_buffer("temperature", torch.ones(()), persistent=False) and divide the logits by it'
         )
     temperature.fill_(value)

@@ -1,4 +1,4 @@
-"""A host counts optimiser steps; the losses want progress."""
+"""Progress of a loss from the optimiser steps that a framework counts."""
 
 import warnings
 
@@ -11,8 +11,8 @@ Loss = CyclicalFocalLoss | BinaryCyclicalFocalLoss
 def set_clock(criterion: Loss, steps_done: int, total_steps: int) -> float:
     """Set the clock of ``criterion`` for the optimiser step that comes after ``steps_done`` of ``total_steps``.
 
-    The first step is at progress 0, the last at 1. It depends on the two counts alone, so resuming needs no memory and
-    a second call changes nothing. After the last step the clock stays at 1 and the training counts as ended; further
+    The first step is at progress 0, the last at 1. It depends on the two counts only, so resuming needs no state and
+    a second call changes nothing. After the last step progress stays at 1 and the training counts as ended; further
     steps raise a warning.
 
     Args:
@@ -34,8 +34,8 @@ def set_clock(criterion: Loss, steps_done: int, total_steps: int) -> float:
     check_at_least("total_steps", total_steps)
     check_at_least("steps_done", steps_done, 0)
     if steps_done > total_steps:
-        message = f"more optimiser steps than total_steps={total_steps}; the clock stays at progress 1"
-        warnings.warn(message, stacklevel=3)  # always the same, so that Python says it once
+        message = f"more optimiser steps than total_steps={total_steps}; progress stays at 1"
+        warnings.warn(message, stacklevel=3)  # always the same text, so that Python shows it once
     last = max(total_steps - 1, 1)
     progress = min(steps_done, total_steps - 1) / last
     criterion.set_progress(progress)
@@ -44,10 +44,10 @@ def set_clock(criterion: Loss, steps_done: int, total_steps: int) -> float:
     return progress
 
 
-def check_criterion(criterion: Loss, advice: str = "the host's own count is used") -> None:
-    """Refuse what has no clock, and a loss that counts steps itself: two clocks would contradict each other.
+def check_criterion(criterion: Loss, advice: str = "the framework counts the steps") -> None:
+    """Refuse an object without a clock, and a loss that counts steps itself: two counts would contradict each other.
 
-    ``advice`` says who tells the time instead.
+    ``advice`` completes the error message: what sets the progress instead.
     """
     if not hasattr(criterion, "set_progress"):
         raise TypeError(
@@ -55,6 +55,6 @@ def check_criterion(criterion: Loss, advice: str = "the host's own count is used
         )
     if criterion.total_steps is not None:
         raise ValueError(
-            f"criterion has total_steps={criterion.total_steps} and would count by itself; leave total_steps out,"
+            f"criterion has total_steps={criterion.total_steps} and would count steps itself; leave total_steps out,"
             f" {advice}"
         )

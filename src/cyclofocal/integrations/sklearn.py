@@ -1,4 +1,4 @@
-"""scikit-learn: a ready classifier for tables."""
+"""scikit-learn: a classifier for tables."""
 
 import copy
 from collections.abc import Sequence
@@ -31,24 +31,24 @@ from cyclofocal.integrations.skorch import CyclicalFocalCallback, probabilities 
 class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
     """A multi-layer perceptron trained with the cyclical focal loss, one cycle per ``fit``.
 
-    Like any network it wants features of similar scale: put a ``StandardScaler`` before it. Takes what scikit-learn
-    takes, pandas and polars included. The fitted skorch net is ``net_``, its history ``net_.history``.
+    Like any network it needs features of similar scale: put a ``StandardScaler`` before it. It takes the inputs of
+    scikit-learn, pandas and polars included. The fitted skorch net is ``net_``, its history ``net_.history``.
 
     Args:
         hidden_layer_sizes: units per hidden layer; () is logistic regression.
         gamma_pos, gamma_neg, gamma_hc, cyclical_factor, label_smoothing: as in :class:`cyclofocal.CyclicalFocalLoss`.
         class_weight: None, "balanced", or a dict from class to factor.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
+        learning_rate: learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
         max_epochs: epochs per ``fit``, >= 1.
         batch_size: rows per step, >= 1.
-        warm_start: go on with the weights of the last ``fit``, in a new cycle; the classes must be the same.
+        warm_start: start from the weights of the last ``fit``, in a new cycle; the classes must be the same.
         early_stopping: hold out a part of the rows, stop when its plain cross-entropy has not fallen for
-            ``n_iter_no_change`` epochs, and keep the best weights. Give it patience: the hard phase raises it.
-        validation_fraction: the part held out, in (0, 1).
+            ``n_iter_no_change`` epochs, and restore the best weights. Allow many epochs: the hard phase raises it.
+        validation_fraction: fraction of rows held out, in (0, 1).
         n_iter_no_change: patience in epochs.
-        random_state: seed of weights, order and held-out rows: None, int or RandomState.
-        device: of torch.
+        random_state: random seed for weights, order and held-out rows: None, int or RandomState.
+        device: torch device.
 
     Raises:
         ValueError: a setting or the data do not fit, before any training.
@@ -107,8 +107,8 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Train on features (N, F) and labels (N,) of any kind.
 
-        ``sample_weight`` (N,), >= 0, multiplies what a row adds to the loss, whose mean is weighted by it too, as by
-        ``class_weight``; a row of weight 0 is as good as not there.
+        ``sample_weight`` (N,), >= 0, multiplies a row's loss and weights the mean, like ``class_weight``; a row of
+        weight 0 is left out.
         """
         self._check_settings()
         x, y, weight = self._rows(X, y, sample_weight)
@@ -117,37 +117,37 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"y has one class, {classes[0]!r}; a classifier needs at least two classes")
         criterion = self._criterion(classes, index, weight)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        with torch.random.fork_rng():  # the seed is ours alone
+        with torch.random.fork_rng():  # the seed affects this fit only
             torch.manual_seed(seed)
             net = self._net(self._module(x.shape[1], classes), criterion, seed)
             self.net_, self.classes_ = net.fit({"x": x, "sample_weight": weight}, index), classes
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
-        """Probabilities (N, C), columns in the order of ``classes_``."""
+        """Return probabilities (N, C), columns in the order of ``classes_``."""
         check_is_fitted(self)
         x = torch.tensor(validate_data(self, X, dtype=np.float64, reset=False))  # a copy: frames are read-only
-        module = copy.deepcopy(self.net_.module_).cpu()  # in float64: a row's result must not depend on those around it
+        module = copy.deepcopy(self.net_.module_).cpu()  # in float64: a row's result must not depend on other rows
         with torch.inference_mode():
             return module(x).softmax(-1).numpy()
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """The likeliest class of every row."""
+        """Return the most probable class of every row."""
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def _rows(
         self, x: Any, y: Any, sample_weight: Any
     ) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
-        """Features, labels and weights of the rows that count."""
+        """Return features, labels and weights of the rows with a weight above 0."""
         x, y = validate_data(self, x, y, dtype=np.float64)
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64)
         if (weight < 0).any():
-            raise ValueError(f"sample_weight reaches down to {weight.min()}; it must not be negative")
+            raise ValueError(f"sample_weight has values down to {weight.min()}; it must be at least 0")
         seen = weight > 0
         if not seen.any():
-            raise ValueError("sample_weight is 0 everywhere; some row must count")
+            raise ValueError("sample_weight is 0 in every row; it must be above 0 in at least one")
         return x[seen], y[seen], weight[seen]
 
     def _check_settings(self) -> None:
@@ -183,7 +183,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _module(self, features: int, classes: NDArray[Any]) -> nn.Module:
-        """The network of the last fit, or a new one."""
+        """Return the network of the last fit with ``warm_start``, otherwise a new one."""
         if not (self.warm_start and hasattr(self, "net_")):
             return _perceptron(features, self._layers(), len(classes))
         if not np.array_equal(classes, self.classes_):
@@ -208,13 +208,13 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             predict_nonlinearity=probabilities,
             callbacks=callbacks,
             device=self.device,
-            callbacks__print_log=None,  # it would print in spite of verbose once somebody (Ray) has replaced print
+            callbacks__print_log=None,  # it would ignore verbose if print is replaced, as by Ray
             verbose=0,
         )
 
 
 class _WeightedNet(NeuralNetClassifier):
-    """Takes ``{"x": features, "sample_weight": weights}``; to predict, the features alone will do."""
+    """Net that takes ``{"x": features, "sample_weight": weights}``, or features alone for prediction."""
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         return super().infer(x["x"] if isinstance(x, dict) else x, **fit_params)

@@ -1,4 +1,4 @@
-"""skorch: the losses as a net's criterion, and the callback that moves their clock."""
+"""skorch: the losses as a net's criterion, and the callback that sets their progress."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from skorch.callbacks import Callback  # noqa: E402
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """For ``predict_nonlinearity``: softmax of (N, C), or both sides of the sigmoid of (N,).
+    """Return the softmax of (N, C), or both sides of the sigmoid of (N,); for ``predict_nonlinearity``.
 
     Example:
         >>> probabilities(torch.zeros(1, 2)), probabilities(torch.zeros(1))
@@ -27,20 +27,20 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 class CyclicalFocalCallback(Callback):
-    """Sets the clock of a net's criterion before every batch of training.
+    """Callback that sets the clock of a net's criterion before every batch of training.
 
-    Together with ``criterion=CyclicalFocalLoss`` (settings as in ``criterion__gamma_hc=2.0``) and
-    ``predict_nonlinearity=probabilities``, as skorch would otherwise give logits for probabilities. The time follows
-    from the epochs in the net's history, which skorch's checkpoints hold. Validation uses plain cross-entropy,
+    Use it with ``criterion=CyclicalFocalLoss`` (settings as in ``criterion__gamma_hc=2.0``) and
+    ``predict_nonlinearity=probabilities``, as skorch would otherwise return logits as probabilities. Progress follows
+    from the epochs in the net's history, which skorch's checkpoints contain. Validation uses plain cross-entropy,
     smoothed if the criterion is.
 
     Args:
-        total_epochs: None: the cycle takes the ``max_epochs`` of the net, from where ``fit`` or ``partial_fit`` begins;
-            or the epochs of the whole training, so that a resumed one goes on with its cycle.
+        total_epochs: epochs of the whole training, so that a resumed one continues its cycle; None: one cycle takes the
+            ``max_epochs`` of the net, counted from the start of ``fit`` or ``partial_fit``.
 
     Raises:
-        ValueError: total_epochs < 1; in training: the net has no ``criterion_``, the criterion counts by itself, or
-            probabilities would be logits.
+        ValueError: total_epochs < 1; in training: the net has no ``criterion_``, the criterion counts steps
+            itself, or probabilities would be logits.
         TypeError: in training: the criterion has no clock.
 
     Example:
@@ -58,14 +58,14 @@ class CyclicalFocalCallback(Callback):
         if not hasattr(net, "criterion_"):
             losses = [name for name, value in vars(net).items() if isinstance(value, Loss)]
             raise ValueError(
-                f"{type(net).__name__} has no criterion_, whose clock this callback moves; let its"
+                f"{type(net).__name__} has no criterion_, whose clock this callback sets; let its"
                 f" initialize_criterion set that attribute{' in place of ' if losses else ''}{', '.join(losses)}"
             )
         check_criterion(net.criterion_)
         if net.predict_nonlinearity == "auto":
             raise ValueError(
-                'predict_nonlinearity is "auto", so skorch would give logits for probabilities; it must be'
-                " cyclofocal.integrations.skorch.probabilities, or None if the logits are wanted"
+                'predict_nonlinearity is "auto", so skorch would return logits as probabilities; it must be'
+                " cyclofocal.integrations.skorch.probabilities, or None to predict logits"
             )
         self.start_ = len(net.history) if self.total_epochs is None else 0
 

@@ -1,4 +1,4 @@
-"""timm: a criterion for its training tasks and for loops like its train.py, and the clock in such a loop."""
+"""timm: a criterion for its training tasks and for loops like its train.py, and a scheduler of its progress."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,23 +23,23 @@ def create_loss(
     pos_weight: Tensor | Sequence[float] | float | None = None,
     **settings: Any,
 ) -> Loss:
-    """The cyclical focal loss, spelt like ``timm.loss.create_classification_loss``.
+    """Create the loss with the arguments of ``timm.loss.create_classification_loss``.
 
     With all gammas 0 it is timm's own ``LabelSmoothingCrossEntropy``, ``SoftTargetCrossEntropy`` or, for
     ``multi_label``, ``BinaryCrossEntropy``.
 
     Args:
-        multi_label: targets are (N, C) in [0, 1], a yes or no per class: the sigmoid loss; otherwise the softmax loss.
-        smoothing: label smoothing in [0, 1]; left out where ``soft_targets`` is set.
-        soft_targets: targets come from Mixup or CutMix, which have put the smoothing in already.
+        multi_label: True for targets (N, C) in [0, 1], one decision per class: the sigmoid loss; else the softmax loss.
+        smoothing: label smoothing in [0, 1]; not applied if ``soft_targets`` is True.
+        soft_targets: True for targets of Mixup or CutMix, which already contain the smoothing.
         class_weight: one factor per class.
         pos_weight: factor of the positive side, one or one per class; for ``multi_label`` only.
         settings: further arguments of :class:`cyclofocal.CyclicalFocalLoss` or, for ``multi_label``,
             :class:`cyclofocal.BinaryCyclicalFocalLoss`: gamma_pos, gamma_neg, gamma_hc, cyclical_factor and so on.
 
     Returns:
-        The criterion, to be moved to the device by timm's task or with ``.to(device)``; its clock is at the
-        beginning, and a :class:`LossScheduler` moves it.
+        The criterion, to be moved to the device by timm's task or with ``.to(device)``; its progress is 0, and a
+        :class:`LossScheduler` sets it.
 
     Raises:
         ValueError: pos_weight without multi_label, or a setting out of its range.
@@ -53,7 +53,7 @@ def create_loss(
     if multi_label:
         return BinaryCyclicalFocalLoss(pos_weight=_as_weight(pos_weight), **settings)
     if pos_weight is not None:
-        raise ValueError(f"pos_weight is {pos_weight}; it belongs to multi_label=True, for one class use class_weight")
+        raise ValueError(f"pos_weight is {pos_weight}; it needs multi_label=True; for softmax targets use class_weight")
     return CyclicalFocalLoss(**settings)
 
 
@@ -62,20 +62,20 @@ def _as_weight(weight: Tensor | Sequence[float] | float | None) -> Tensor | None
 
 
 class LossScheduler:
-    """Stands in the place of timm's ``lr_scheduler`` in a training loop, and moves the loss's clock as well.
+    """Replacement of timm's ``lr_scheduler`` in a training loop, which sets the loss's progress too.
 
     timm calls ``step(epoch)`` after every epoch and on ``--resume``, and ``step_update(num_updates)`` after every
-    optimiser step. The clock follows from these counts alone, so a resumed training is at the right eta although
-    timm's checkpoints hold nothing of the criterion, and gradient accumulation does not count twice.
+    optimiser step. Progress follows from these counts only, so a resumed training has the right eta although timm's
+    checkpoints do not contain the criterion, and gradient accumulation does not count twice.
 
     Args:
         lr_scheduler: timm's scheduler, which gets every call too, or None.
-        criterion: what :func:`create_loss` returned.
+        criterion: result of :func:`create_loss`.
         num_epochs: epochs of the whole training, as returned by ``create_scheduler_v2`` (cooldown included).
         updates_per_epoch: optimiser steps per epoch, as given to ``create_scheduler_v2``.
 
     Raises:
-        TypeError, ValueError: criterion has no clock or counts by itself (total_steps), or a count is below 1.
+        TypeError, ValueError: criterion has no clock or counts steps itself (total_steps), or a count is below 1.
 
     Example:
         >>> criterion = create_loss()
@@ -98,13 +98,13 @@ class LossScheduler:
         self.updates_per_epoch = updates_per_epoch
 
     def step(self, epoch: int, metric: float | None = None) -> None:
-        """``epoch`` epochs are done."""
+        """Set the progress after ``epoch`` epochs."""
         if self.lr_scheduler is not None:
             self.lr_scheduler.step(epoch, metric)
         self._set_clock(epoch * self.updates_per_epoch)
 
     def step_update(self, num_updates: int, metric: float | None = None) -> None:
-        """``num_updates`` optimiser steps are done since the beginning of the training."""
+        """Set the progress after ``num_updates`` optimiser steps since the beginning of the training."""
         if self.lr_scheduler is not None:
             self.lr_scheduler.step_update(num_updates, metric)
         self._set_clock(num_updates)
@@ -113,7 +113,7 @@ class LossScheduler:
         set_clock(self.criterion, num_updates, self.num_epochs * self.updates_per_epoch)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else a loop asks its scheduler, such as ``t_in_epochs``."""
-        if name == "lr_scheduler":  # not there yet, while being copied or unpickled
+        """Look up any other attribute, such as ``t_in_epochs``, in timm's scheduler."""
+        if name == "lr_scheduler":  # not set yet, while being copied or unpickled
             raise AttributeError(name)
         return getattr(self.lr_scheduler, name)

@@ -1,4 +1,4 @@
-"""torchvision: the sigmoid loss in the classification head of RetinaNet and FCOS."""
+"""torchvision: the sigmoid loss in the classification heads of RetinaNet and FCOS."""
 
 from types import FunctionType
 from typing import Any
@@ -18,21 +18,21 @@ THEIR_LOSS = "sigmoid_focal_loss"
 
 
 def swap_loss(model: nn.Module, criterion: BinaryCyclicalFocalLoss) -> None:
-    """Put ``criterion`` in the place of the focal loss in a RetinaNet or FCOS, in place.
+    """Replace the focal loss of a RetinaNet or FCOS by ``criterion``, in place.
 
-    Everything around it stays torchvision's: which anchors count, the sum over them, the division by the number of
-    foreground anchors. At eta 0 with ``alpha=0.25`` and gammas 2 it is torchvision's own loss.
+    Everything else remains torchvision's: the choice of anchors, the sum over them, the division by the number of
+    foreground anchors. At eta 0 with ``alpha=0.25`` and gammas 2 the loss equals torchvision's.
 
-    The criterion becomes a part of the model: it moves with it, its clock is in the model's ``state_dict`` (load
-    weights from elsewhere before), and ``set_progress`` tells the time.
+    The criterion becomes a submodule of the model: it moves with it, and its clock is in the model's ``state_dict``
+    (load other weights before). Call ``set_progress`` during training.
 
     Args:
         model: ``torchvision.models.detection.RetinaNet`` or ``FCOS``, or a module around one.
         criterion: ``BinaryCyclicalFocalLoss(alpha=0.25, reduction="sum")``.
 
     Raises:
-        TypeError, ValueError: criterion is another loss, counts by itself or does not sum; or there is no such head.
-        RuntimeError: torchvision's head no longer calls the loss that is to be replaced.
+        TypeError, ValueError: criterion is another loss, counts steps itself or does not sum; or there is no such head.
+        RuntimeError: torchvision's head no longer calls the loss to replace.
 
     Example:
         >>> from torchvision.models.detection import retinanet_resnet50_fpn
@@ -57,7 +57,7 @@ def swap_loss(model: nn.Module, criterion: BinaryCyclicalFocalLoss) -> None:
 
 
 def _compute_loss(theirs: Any, head: Any, *args: Any) -> Any:
-    """Their method, in whose sight their loss is ours: their matching and normalisation cannot drift from ours."""
+    """Run torchvision's compute_loss with our loss in place of sigmoid_focal_loss."""
 
     def loss(inputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
         return head.criterion(inputs, targets)

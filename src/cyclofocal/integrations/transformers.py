@@ -1,4 +1,4 @@
-"""Transformers: loss and callback in one object for its Trainer."""
+"""Transformers: one object that is loss and callback of the Trainer."""
 
 from typing import Any
 
@@ -23,34 +23,34 @@ from transformers.loss.loss_utils import (  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 IGNORE_INDEX = -100
-"""What the Trainer leaves out when it counts labels."""
+"""Label that the Trainer does not count."""
 ROW_WISE = (ForCausalLMLoss, ForMaskedLMLoss, ForSequenceClassificationLoss, ForTokenClassification)
-"""Their losses with a label for each row of logits."""
+"""Losses of Transformers with a label for each row of logits."""
 BOTH = "give the same object to the Trainer twice, as in Trainer(compute_loss_func=loss, callbacks=[loss])"
-UNMOVED = f"nobody moves the clock of this loss: {BOTH}"
+NEVER_SET = f"progress of this loss is never set; {BOTH}"
 
 
 class TrainerLoss(TrainerCallback):
-    """Give the same object to the Trainer twice: ``compute_loss_func=loss, callbacks=[loss]``.
+    """Loss and callback; give the same object to the Trainer twice: ``compute_loss_func=loss, callbacks=[loss]``.
 
     For sequence, token and image classification, multi-label classification, masked and causal language models. The
     summed loss is divided by the Trainer's ``num_items_in_batch``, the labels (other than -100) of all batches and
-    processes of one optimiser step, so that gradient accumulation and several processes give the gradient of one big
-    batch; with class weights too, whose sum does not divide. Labels are shifted for the models whose own loss does it.
+    processes of one optimiser step, so that gradient accumulation and several processes give the gradient of one large
+    batch; class weights do not change the divisor. Labels are shifted for models whose built-in loss does so.
 
-    The clock follows from the Trainer's ``global_step`` and ``max_steps``, which its checkpoints hold. In evaluation
+    Progress follows from the Trainer's ``global_step`` and ``max_steps``, which its checkpoints contain. In evaluation
     the loss is plain cross-entropy, smoothed if the criterion is.
 
     Args:
         criterion: ``CyclicalFocalLoss(reduction="sum")``, or ``BinaryCyclicalFocalLoss(reduction="sum")`` for
             multi-label classification.
-        shift_labels: None: known from the model; True or False for a model that Transformers does not know.
+        shift_labels: True or False for a model that Transformers does not know; None: inferred from the model.
 
     Raises:
-        TypeError, ValueError: criterion has no clock, counts by itself (total_steps), or does not sum; in training:
+        TypeError, ValueError: criterion has no clock, counts steps itself (total_steps), or does not sum; in training:
             the model or the labels do not fit, decoder_input_ids are missing, or label_smoothing_factor is given to
             the Trainer instead of the loss.
-        RuntimeError: the Trainer has it as loss or as callback only, also a second Trainer.
+        RuntimeError: a Trainer, the first or a later one, has it as loss only or as callback only.
 
     Example:
         >>> loss = TrainerLoss(CyclicalFocalLoss(gamma_hc=2.0, reduction="sum"))
@@ -72,11 +72,11 @@ class TrainerLoss(TrainerCallback):
         self._watch: Any = None
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """The Trainer's ``compute_loss_func``; without ``num_items_in_batch`` the items of this batch are counted."""
+        """Compute the loss of a batch; without ``num_items_in_batch`` the items of this batch are counted."""
         if not self._is_callback:
-            raise RuntimeError(UNMOVED)
+            raise RuntimeError(NEVER_SET)
         self._is_loss = True
-        self._unwatch()
+        self._stop_watching()
         if labels is None:
             raise ValueError("labels is None; every batch must have a field named labels")
         logits = self._logits(outputs)
@@ -87,7 +87,7 @@ class TrainerLoss(TrainerCallback):
         # Under nn.DataParallel the count comes once per device and the Trainer multiplies by the devices: hence a sum.
         loss = criterion(logits, labels) / torch.as_tensor(num_items_in_batch, device=logits.device).sum()
         if loss.requires_grad and not self._in_step:
-            loss.register_hook(_refuse)  # to look at the loss is right at any time, to train by it is not
+            loss.register_hook(_refuse)  # the loss may be evaluated at any time, but not trained with
         return loss
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -97,14 +97,14 @@ class TrainerLoss(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._meet(args, kwargs["model"])  # again: it may have been added to the Trainer after its construction
-        self._unwatch()
+        self._stop_watching()
         if _wants_decoder_inputs(kwargs["model"]):
             self._watch = kwargs["model"].register_forward_pre_hook(self._check_decoder_inputs, with_kwargs=True)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Once per optimiser step, before its first batch."""
+        """Set the clock once per optimiser step, before its first batch."""
         set_clock(self.criterion, state.global_step, state.max_steps)
         self._in_step, self._is_loss = True, False
 
@@ -116,7 +116,7 @@ class TrainerLoss(TrainerCallback):
     def _meet(self, args: TrainingArguments, model: nn.Module) -> None:
         if args.label_smoothing_factor:
             raise ValueError(
-                f"label_smoothing_factor is {args.label_smoothing_factor}, which the Trainer ignores beside a"
+                f"label_smoothing_factor is {args.label_smoothing_factor}, which the Trainer ignores with a"
                 " compute_loss_func; give label_smoothing to the criterion"
             )
         if self.shift_labels is None and isinstance(self.criterion, CyclicalFocalLoss):
@@ -125,20 +125,20 @@ class TrainerLoss(TrainerCallback):
         self._model_name = type(model).__name__
         self._is_callback = True
 
-    def _unwatch(self) -> None:
+    def _stop_watching(self) -> None:
         if self._watch is not None:
             self._watch.remove()
             self._watch = None
 
     def _check_decoder_inputs(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """T5 would ask for them in other words, and BART would take the encoder's input in their place, in silence."""
+        """Require decoder inputs; without them T5 raises another error, and BART silently uses the encoder's input."""
         names = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
         if not args and all(kwargs.get(name) is None for name in names):
-            self._unwatch()
+            self._stop_watching()
             raise ValueError(
-                f"{self._model_name} gets no decoder_input_ids, and cannot make them, as the Trainer keeps the labels"
-                " for compute_loss_func; give it data_collator=DataCollatorForSeq2Seq(tokenizer, model=model), which"
-                " makes them of the labels"
+                f"{self._model_name} gets no decoder_input_ids, and cannot make them, as the Trainer passes the labels"
+                " to compute_loss_func only; give it data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),"
+                " which makes them from the labels"
             )
 
     def _logits(self, outputs: Any) -> Tensor:
@@ -152,7 +152,7 @@ class TrainerLoss(TrainerCallback):
         return outputs["logits"]
 
     def _rows(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One row per item."""
+        """Return logits and labels with one row per item."""
         if isinstance(self.criterion, BinaryCyclicalFocalLoss):
             return logits, labels
         fits = labels.shape == logits.shape[:-1] or (logits.dim() == 2 and labels.numel() == len(logits))
@@ -162,18 +162,20 @@ class TrainerLoss(TrainerCallback):
                 f" must be {_wanted(logits, labels)}"
             )
         if logits.dim() > 2 and self._shifts is None:
-            raise ValueError("shift_labels is None, and this model does not tell whether it predicts the next token")
+            raise ValueError(
+                "shift_labels is None, but it is unknown if this model predicts the next token; give True or False"
+            )
         if logits.dim() > 2 and self._shifts:
             labels = F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
         return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
 
 
 def _refuse(gradient: Tensor) -> None:
-    raise RuntimeError(UNMOVED)
+    raise RuntimeError(NEVER_SET)
 
 
 def _wanted(logits: Tensor, labels: Tensor) -> str:
-    """What the labels should be, or why these never can."""
+    """Return the labels to give instead, or why this model cannot train with the loss."""
     if logits.dim() == 4 and labels.dim() == 3:
         return (
             "one per row, classes last; these look like semantic segmentation, classes in dimension 1: override"
@@ -188,7 +190,7 @@ def _wanted(logits: Tensor, labels: Tensor) -> str:
 
 
 def _base(model: Any) -> Any:
-    """The model from under PEFT."""
+    """Return the model that PEFT wraps, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -204,13 +206,13 @@ def _check_head(model: Any) -> None:
     if loss_type in LOSS_MAPPING and LOSS_MAPPING[loss_type] not in ROW_WISE:
         raise ValueError(
             f"{type(model).__name__} trains with a loss of another kind, {loss_type}; TrainerLoss takes models with one"
-            " label per row of logits, that is classification of sequences, tokens or images, and language models;"
+            " label per row of logits: classification of sequences, tokens or images, and language models;"
             " for others override Trainer.compute_loss and call a CyclicalFocalLoss there"
         )
 
 
 def _shifts_labels(model: Any) -> bool | None:
-    """Whether the model's own loss compares the logits of a token with the next label; None: it does not tell."""
+    """Return True if the model's built-in loss compares a token's logits with the next label; None if unknown."""
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return False  # their decoder inputs are shifted instead
     loss_type = getattr(model, "loss_type", None)

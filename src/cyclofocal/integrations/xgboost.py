@@ -1,4 +1,4 @@
-"""XGBoost: objective, metric and the callback that moves the clock with the rounds."""
+"""XGBoost: objective, metric and the callback that sets the progress by rounds."""
 
 import json
 from typing import Any
@@ -13,25 +13,25 @@ from xgboost.callback import TrainingCallback  # noqa: E402
 
 
 class BoosterLoss:
-    """For ``xgboost.train`` and ``xgboost.cv``; binary, or one class of ``num_class``.
+    """Loss for ``xgboost.train`` and ``xgboost.cv``, of two classes or of ``num_class``.
 
     Give it as ``obj=loss.objective``, ``callbacks=[loss.callback]`` and, for early stopping,
-    ``custom_metric=loss.metric`` (with ``disable_default_eval_metric``). What the booster predicts are raw scores: see
-    :func:`cyclofocal.integrations.boosting.probabilities`. Weights of the data's rows count. The round is the number
-    that the booster holds, so with ``xgb_model`` the cycle goes on.
+    ``custom_metric=loss.metric`` (with ``disable_default_eval_metric``). The booster predicts raw scores: see
+    :func:`cyclofocal.integrations.boosting.probabilities`. Weights of the data's rows are used. The round is the number
+    of rounds in the booster, so ``xgb_model`` resumes the cycle.
 
     For ``XGBClassifier`` give ``objective=loss.sklearn_objective, callbacks=[loss.callback]``; its ``predict``,
-    ``predict_proba`` and ``eval_metric`` then work as ever.
+    ``predict_proba`` and ``eval_metric`` then work as usual.
 
-    All gammas 0 is XGBoost's ``binary:logistic`` or ``multi:softprob``, whose factor 2 on the Hessian is kept.
+    All gammas 0 is XGBoost's ``binary:logistic`` or ``multi:softprob``, whose factor 2 on the Hessian is applied too.
 
     Args:
         criterion: ``BinaryCyclicalFocalLoss()``, or ``CyclicalFocalLoss()`` with ``num_class`` in the parameters.
-        num_boost_round: rounds of the whole training, before and after an ``xgb_model``.
+        num_boost_round: number of rounds of the whole training, before and after an ``xgb_model``.
 
     Raises:
         TypeError, ValueError: criterion, labels or parameters (scale_pos_weight, base_score) do not fit.
-        RuntimeError: in training, the callback is missing, also the second time.
+        RuntimeError: in training, the callback is missing; checked in every training.
 
     Example:
         >>> from cyclofocal import BinaryCyclicalFocalLoss
@@ -49,11 +49,11 @@ class BoosterLoss:
     def sklearn_objective(
         self, y_true: Array, y_pred: Array, sample_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        """The objective in the spelling of ``XGBClassifier``."""
+        """Return the objective with the arguments of ``XGBClassifier``."""
         return self._derivatives(y_pred, y_true, sample_weight)
 
     def metric(self, scores: Array, data: Any) -> tuple[str, float]:
-        """Plain log loss: its name and its value; lower is better."""
+        """Return the plain log loss, name and value; lower is better."""
         return "log_loss", self.loss.log_loss(scores, data.get_label(), data.get_weight())
 
     def _derivatives(self, scores: Array, labels: Array, weights: Array | None) -> tuple[Array, Array]:
@@ -62,7 +62,7 @@ class BoosterLoss:
 
 
 class _Callback(TrainingCallback):
-    """Before every round; XGBoost's own ``epoch`` begins at 0 again with an ``xgb_model``, the booster's count not."""
+    """Callback before every round; an ``xgb_model`` restarts XGBoost's ``epoch`` at 0, but not the booster's count."""
 
     def __init__(self, loss: BoostedLoss) -> None:
         super().__init__()
@@ -87,5 +87,5 @@ class _Callback(TrainingCallback):
 
 
 def _boosters(model: Any) -> list[Any]:
-    """Those of a cross-validation, or the one that trains."""
+    """Return the boosters of a cross-validation, or the single one."""
     return [fold.bst for fold in model.cvfolds] if hasattr(model, "cvfolds") else [model]

@@ -1,11 +1,11 @@
-"""One function per family, computed by the fastest backend that is there.
+"""Backends of the two losses, and the choice of the fastest that is available.
 
 * **native**: C++ for the CPU, vectorised and threaded, one read of the logits and one write of the gradient;
 * **triton**: the same for GPUs;
-* **plain**: the closed form in torch, for every other device, and the fallback.
+* **plain**: the closed form in torch, for every other device and as fallback.
 
 ``CYCLOFOCAL_BACKEND=native|triton|plain`` forces one, for debugging; it is read at import, into ``forced_backend``.
-``describe()`` says which is used where and why.
+``describe()`` reports which is used where, and why.
 """
 
 import functools
@@ -17,11 +17,11 @@ BACKENDS = {"native": "cyclofocal.kernels.native", "triton": "cyclofocal.kernels
 FORCE = "CYCLOFOCAL_BACKEND"
 
 forced_backend = os.environ.get(FORCE, "")
-"""The backend asked for; empty for the fastest. (To look into the environment takes as long as checking a call.)"""
+"""Backend to use; empty for the fastest. (Reading the environment at each call would take as long as its checks.)"""
 
 
 def backend(device: str) -> ModuleType:
-    """The module that computes on this device type ("cpu", "cuda", ...): it has ``softmax`` and ``sigmoid``.
+    """Return the module with ``softmax`` and ``sigmoid`` for this device type ("cpu", "cuda", ...).
 
     Raises:
         ValueError: ``forced_backend`` is no backend.
@@ -31,7 +31,7 @@ def backend(device: str) -> ModuleType:
 
 
 def describe() -> dict[str, str]:
-    """Which backend serves which device, and why the others do not.
+    """Report which backend serves which device, and why the others do not.
 
     Example:
         >>> sorted(describe())
@@ -72,6 +72,6 @@ def _unsupported(name: str, device: str) -> str:
 
 
 def _reason(name: str) -> str:
-    """Why a backend is not available here; empty if it is."""
+    """Return why a backend is not available here; empty if it is."""
     module = importlib.import_module(BACKENDS[name])
     return "" if module.available() else module.reason()

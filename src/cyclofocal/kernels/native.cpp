@@ -23,7 +23,7 @@
 #endif
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call that is not inlined
 
-// Weak, so that this library links no OpenMP runtime of its own: a second one in the process would spin against
+// Weak, so that this library links no OpenMP runtime: a second one in the process would spin against
 // torch's. They resolve to the libgomp (or libomp, which has the same entry points) that torch loads globally;
 // where there is none, as on macOS, everything runs on the calling thread.
 #if defined(__ELF__)
@@ -37,7 +37,7 @@ namespace {
 enum Dtype { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum Reduction { NONE, SUM, MEAN };
 
-// The arguments, packed field by field in native.py: keep the two in step.
+// The arguments, packed field by field in native.py; both must agree.
 struct Call {
     const void *logits, *target, *weight, *pos_weight;
     void *loss, *grad;
@@ -68,7 +68,7 @@ struct Float16 { uint16_t bits; };
 constexpr int64_t PIECES = 1024;
 constexpr int64_t GRAIN = 16384;         // elements that are worth a thread
 constexpr size_t PAGE = 4096, LINE = 64;  // of memory and of cache, in bytes
-constexpr int64_t OWN_MAPPING = 32 << 20; // bytes from which glibc gives every block a mapping of its own
+constexpr int64_t OWN_MAPPING = 32 << 20; // bytes from which glibc gives every block a separate mapping
 constexpr int64_t ACROSS_FROM = 96;      // classes from which a row fills vectors well
 constexpr int64_t LONG_ROW = 1 << 16;    // bytes that are not written twice if that can be helped
 constexpr int64_t MAX_TILES = 16, BLOCK_BYTES = 1 << 17;
@@ -143,7 +143,7 @@ bool run(Plan& plan, double& total) {
     return true;
 }
 
-// Whether a loop that reads along `from` and writes along `to` waits for itself: processors tell a load from an earlier
+// True if a loop that reads along `from` and writes along `to` waits for itself: processors tell a load from an earlier
 // store by the address within a page first, and hold the load back where those agree.
 bool collides(const void* from, const void* to) {
     const uintptr_t ahead = ((uintptr_t)to - (uintptr_t)from) % PAGE;
@@ -157,7 +157,7 @@ void* apart(void* scratch, const void* to) {
 
 bool in_range(int64_t t, int64_t classes) { return t >= 0 && t < classes; }
 
-// Whether an index is neither a class nor ignored.
+// True if an index is neither a class nor ignored.
 bool any_wrong(const Call& call) {
     const int64_t *target = (const int64_t*)call.target, count = call.rows * call.inner;
     bool wrong = false;
@@ -508,7 +508,7 @@ template <class T> struct Rows {
     T *e, *h, *g;                      // scratch of the logits' size, the same, the gradient or null; g may be x
 };
 
-// Where vector j begins, and which of its lanes are in no vector before it.
+// The start of vector j, and a mask of its lanes that are in no vector before it.
 template <class T> FN int64_t begin_of(const Rows<T>& r, int64_t j) {
     return j * Math<T>::W - (j < r.full ? 0 : Math<T>::W - r.rest);
 }
@@ -543,7 +543,7 @@ template <class T, int OTHERS> struct Sums {
     FN void add(Sums& u, const Settings<T>& s, V x, V e, V w, typename M::I keep) {
         u.z += MASKED ? (keep ? e : V{}) : e;
         if (OTHERS == ABSENT) return;
-        V c = OTHERS == SQUARE ? max(M::all(M::EXP_LOW), x) : M::clamp(x);  // the same to e^x, which has it at hand
+        V c = OTHERS == SQUARE ? max(M::all(M::EXP_LOW), x) : M::clamp(x);  // the same to e^x, which already has it
         V a = OTHERS == SQUARE ? e * e : M::power_of_exp(e, c, s.neg);
         a = OTHERS == ANY ? a * w : a;
         x = OTHERS == ANY ? x * w : x;
@@ -617,7 +617,7 @@ template <class T, bool ACROSS, int OTHERS> FN typename Math<T>::V class_weight(
 template <class T, bool ACROSS, int OTHERS>
 KERNEL void index_rows(const Settings<T>& s, const Rows<T>& row, typename Math<T>::V& loss,
                        typename Math<T>::V& own_gradient) {
-    const Rows<T> r = row;  // a copy, which no store can change, so that registers keep it
+    const Rows<T> r = row;  // a copy, which no store can change, so that registers hold it
     typedef Math<T> M;
     typedef typename M::V V;
     typedef typename M::I I;
@@ -732,7 +732,7 @@ template <class T> struct Kernel {
     }
 };
 
-// What a target index means: the first class and a weight of nan, so a row of nan, if it is out of range.
+// Resolve a target index: the first class and a weight of nan, so a row of nan, if it is out of range.
 template <class T> struct Target {
     int64_t index;
     T own_weight, other_weight;
@@ -815,7 +815,7 @@ template <class IO> TARGET static double across_work(const Plan& plan, int64_t b
 }
 
 // Numbers of a block of columns, one every `stride`, to and from tiles [classes][W]. Columns side by side in memory
-// move by vectors, others (short rows, few positions) one by one. The copy in also keeps the classes of a large
+// move by vectors, others (short rows, few positions) one by one. The copy in also prevents the classes of a large
 // image, a power of two apart, from evicting each other.
 template <class IO, class T> struct Block {
     static constexpr int W = Math<T>::W;

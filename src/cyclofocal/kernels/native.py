@@ -1,7 +1,7 @@
 """The fused losses in C++: value and gradient in one pass over the logits, on a CPU.
 
 A thin binding to ``native.cpp``, which is compiled at installation where there is a C++ compiler. The library is
-opened at first use; :func:`available` tells whether that works and :func:`reason` why not.
+opened at first use; :func:`available` returns True if that works, :func:`reason` why it does not.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ _SCALARS = {dtype: torch.empty((), dtype=dtype, device=_CPU) for dtype in (torch
 
 @functools.cache
 def reason() -> str:
-    """Why this backend cannot be used; empty if it can."""
+    """Return why this backend cannot be used; empty if it can."""
     if not LIBRARY.exists():
         return "it was not built: install from source with a C++ compiler"
     try:
@@ -43,13 +43,13 @@ def reason() -> str:
 
 
 def available() -> bool:
-    """Whether the library is there and loads."""
+    """Return True if the library exists and loads."""
     return not reason()
 
 
 @functools.cache
 def instructions() -> int:
-    """The instruction set in use, as an index into ``INSTRUCTIONS``."""
+    """Return the instruction set in use, as an index into ``INSTRUCTIONS``."""
     return ctypes.CDLL(str(LIBRARY)).cyclofocal_instructions()
 
 
@@ -72,7 +72,7 @@ def softmax(
     with_grad: bool,
     strict: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
+    """Compute loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
 
     All tensors contiguous; weight and probabilities in the dtype of the loss. The caller has checked everything but
     that indices lie in [0, C): one that does not, and is not ``ignore_index``, is refused with an IndexError, or makes
@@ -133,8 +133,11 @@ def sigmoid(
     *,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and gradient of ``logits`` of any shape; ``target`` and ``weight`` have the same, ``pos_weight`` too or
-    the last dimension's. All tensors contiguous, those but the logits in the dtype of the loss."""
+    """Compute loss and gradient of ``logits`` of any shape.
+
+    ``target`` and ``weight`` have that shape, ``pos_weight`` too or that of the last dimension. All tensors are
+    contiguous, all but the logits in the dtype of the loss.
+    """
     count, dtype = logits.numel(), compute_dtype(logits.dtype)
     period = 0 if pos_weight is None else pos_weight.numel()
     check_memory("logits", logits, _CPU, logits.dtype, count)

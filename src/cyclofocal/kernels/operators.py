@@ -1,6 +1,6 @@
-"""The two operators with their gradient: directly in eager mode, through ``torch.library`` under torch.compile.
+"""Both losses with their gradients: called directly in eager mode, through ``torch.library`` under torch.compile.
 
-A backend returns loss and gradient together, so forward computes both and backward hands the gradient over. Second
+A backend returns loss and gradient together, so forward computes both and backward returns the gradient. Second
 derivatives, function transforms and gradients of anything but the logits go through ``cyclofocal.equation``.
 """
 
@@ -25,31 +25,31 @@ from cyclofocal.arguments import (
 from cyclofocal.equation import Eta
 from cyclofocal.kernels import native, plain
 
-Settings = SoftmaxSettings | SigmoidSettings
+_Settings = SoftmaxSettings | SigmoidSettings
 
 
 class Family(NamedTuple):
-    """What the softmax and the sigmoid loss do differently."""
+    """Functions and facts in which the softmax and the sigmoid loss differ."""
 
     fused: Callable[..., tuple[Tensor, Tensor | None]]
     equation: Callable[..., Tensor]
     operator: Callable[[], Callable[..., tuple[Tensor, Tensor]]]
-    settings: Callable[..., Settings]
+    settings: Callable[..., _Settings]
     tensors: int
     """Number of tensors in a call: logits, target and weights."""
     class_dim: bool
-    """Whether an unreduced loss lacks dimension 1 of the logits."""
+    """True if an unreduced loss lacks dimension 1 of the logits."""
 
     def traced(self, *call: Any, with_grad: bool) -> tuple[Tensor, Tensor]:
-        """The same as ``fused`` by the operator of torch.library, whose arguments are flat."""
+        """Compute what ``fused`` computes, by the operator of torch.library, whose arguments are flat."""
         logits, eta, settings, reduction = call[0], *call[self.tensors :]
-        # A number would become a constant of the graph, and each new one a graph of its own; a sum does not.
+        # A number would become a constant of the graph, and each new number would need another graph; a sum does not.
         eta = torch.zeros((), dtype=compute_dtype(logits.dtype), device=logits.device) + eta
         return self.operator()(*call[: self.tensors], eta, *settings, reduction, with_grad)
 
 
-def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings: Settings, reduction: str) -> Tensor:
-    """Reduced loss.
+def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings: _Settings, reduction: str) -> Tensor:
+    """Compute the reduced loss.
 
     Args:
         family: ``SOFTMAX`` or ``SIGMOID``.
@@ -80,10 +80,10 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
 def fast_softmax(
     logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: SoftmaxSettings, reduction: str
 ) -> Tensor | None:
-    """The usual call, checked in little more than one expression; None if it is another, or not right.
+    """Compute the common call after one combined check; return None for any other call, or a wrong one.
 
-    Usual are logits of many rows and indices on a CPU, as they lie in memory, without class weights, not traced. A
-    small batch takes less time than looking at its arguments one by one and passing them through five functions.
+    Common are contiguous logits and indices on a CPU, without class weights, not traced. Checking the arguments one by
+    one and passing them through five functions would take longer than the loss of a small batch.
     """
     shape = logits.shape
     if (
@@ -110,11 +110,11 @@ def fast_softmax(
 
 
 class _Loss(torch.autograd.Function):
-    """The eager path: a custom operator of torch.library takes 40 us more, most of a small cross-entropy."""
+    """Autograd function of eager mode: an operator of torch.library takes 40 us more, most of a small cross-entropy."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, others: tuple[Tensor | None, ...], call: tuple[Family, Eta, Settings, str]
+        ctx: Any, logits: Tensor, others: tuple[Tensor | None, ...], call: tuple[Family, Eta, _Settings, str]
     ) -> Tensor:
         family, eta, settings, reduction = ctx.call = call
         value, ctx.grad = family.fused(logits, *others, eta, settings, reduction, with_grad=True)
@@ -126,7 +126,7 @@ class _Loss(torch.autograd.Function):
         family, eta, settings, reduction = ctx.call
         if torch.is_grad_enabled():
             return _differentiable(family, ctx.saved_tensors, eta, settings, reduction, grad_loss), None, None
-        grad, ctx.grad = ctx.grad, None  # handed over, so that nobody else sees it change
+        grad, ctx.grad = ctx.grad, None  # passed on, so that no other holder sees it change
         if grad is None:  # a second backward through the same graph
             logits, *others = ctx.saved_tensors
             grad = family.fused(logits, *others, eta, settings, reduction, with_grad=True)[1]
@@ -134,21 +134,21 @@ class _Loss(torch.autograd.Function):
             ctx.grad, grad = grad, (grad * _upstream(family, grad_loss, reduction)).to(grad.dtype)
         elif reduction == "none":
             grad.mul_(_upstream(family, grad_loss, reduction))
-        elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the usual factor
+        elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the common factor
             kernels.backend(grad.device.type).scale_(grad, grad_loss)
         # autograd itself rounds a float32 gradient to float16 for float16 logits
         return grad, None, None
 
 
 def _upcast_half(logits: Tensor) -> Tensor:
-    """Half precision with few exponents as float32: its gradient would underflow before the loss scale reaches it."""
+    """Return float16 logits as float32: their gradient would underflow before the loss scale is applied."""
     return logits.float() if logits.dtype == torch.float16 else logits
 
 
 def _differentiable(
-    family: Family, tensors: tuple[Tensor, ...], eta: Eta, settings: Settings, reduction: str, grad_loss: Tensor
+    family: Family, tensors: tuple[Tensor, ...], eta: Eta, settings: _Settings, reduction: str, grad_loss: Tensor
 ) -> Tensor:
-    """The gradient as something that can be differentiated again."""
+    """Return a gradient that can be differentiated again."""
     with torch.enable_grad():
         value = family.equation(*tensors, eta, settings, reduction)
         return torch.autograd.grad(value, tensors[0], grad_loss, create_graph=True)[0]
@@ -168,7 +168,7 @@ def _fused_softmax(
     *,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Call the backend with contiguous tensors, (N, C, ...); their indices have been looked at where they can be."""
+    """Call the backend with contiguous tensors (N, C, ...), whose indices are already checked where they can be."""
     logits = _upcast_half(logits)
     softmax = kernels.backend(logits.device.type).softmax
     if not _is_channels_last(logits):
@@ -182,7 +182,7 @@ def _fused_softmax(
 
 
 def _is_channels_last(logits: Tensor) -> bool:
-    """Channels-last memory: the classes of a position lie side by side, so positions are rows already."""
+    """Return True for channels-last memory: the classes of a position are contiguous, so positions are rows."""
     return logits.dim() > 2 and not logits.is_contiguous() and logits.movedim(1, -1).is_contiguous()
 
 
@@ -208,8 +208,8 @@ def _fused_sigmoid(
 
 
 def _as_memory(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors as they must lie in memory for a kernel: side by side, signs included (the imaginary part of a
-    conjugate is a view whose memory has the opposite ones)."""
+    """Return contiguous tensors whose memory has the right signs (the imaginary part of a conjugate is a view of memory
+    with the opposite signs)."""
     return tuple(None if tensor is None else tensor.resolve_neg().contiguous() for tensor in tensors)
 
 
@@ -263,7 +263,7 @@ _SCHEMAS = {
 
 
 def _register(name: str, family: Family) -> None:
-    """Operator ``cyclofocal::name``: implementation, shapes for tracing, gradient."""
+    """Register operator ``cyclofocal::name``: implementation, shapes for tracing, gradient."""
 
     def run(*call: Any) -> tuple[Tensor, Tensor]:
         tensors, (eta, *settings, reduction, with_grad) = call[: family.tensors], call[family.tensors :]

@@ -1,9 +1,9 @@
-"""Loss and closed-form gradient in torch: for every device, in chunks that stay in cache.
+"""Loss and closed-form gradient in torch, for every device, in chunks that stay in cache.
 
 With l = log p and h_j the derivative of the j-th term of the loss by l_j, the gradient by the logits is
 h_k - p_k * sum_j h_j.
 
-Index targets take few passes over the logits, because neither p nor l is ever written down (see ``terms``).
+Index targets take few passes over the logits, because neither p nor l is ever stored (see ``terms``).
 """
 
 import math
@@ -17,8 +17,8 @@ from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings, check_index_v
 from cyclofocal.equation import Eta, softmax_denominator
 from cyclofocal.kernels.terms import SigmoidTerms, SoftmaxTerms, as_float_if_cpu
 
-CHUNK = {"cpu": 2**20}  # elements; on the CPU the two or three buffers of a chunk should stay in cache
-CHUNK_ELSEWHERE = 2**24
+CHUNK_ELEMENTS = {"cpu": 2**20}  # on the CPU the two or three buffers of a chunk should stay in cache
+CHUNK_ELEMENTS_ELSEWHERE = 2**24
 STRETCH = 4096  # positions side by side that are worth a loop
 LOG2_E = 1 / math.log(2)
 
@@ -34,7 +34,7 @@ def softmax(
     with_grad: bool,
     strict: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and its gradient by the logits.
+    """Compute the loss and its gradient by the logits.
 
     Args:
         logits: (N, C, ...), contiguous like every other tensor.
@@ -92,9 +92,9 @@ def sigmoid(
     *,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and its gradient by the logits, of any shape; see ``native.sigmoid`` for the other tensors."""
+    """Compute loss and gradient of logits of any shape; see ``native.sigmoid`` for the other tensors."""
     period = 1 if pos_weight is None or pos_weight.shape == logits.shape else pos_weight.numel()
-    budget = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE)
+    budget = CHUNK_ELEMENTS.get(logits.device.type, CHUNK_ELEMENTS_ELSEWHERE)
     step = max(1, budget // period)
     x, targets = logits.view(-1, period), target.view(-1, period)
     weights = None if weight is None else weight.view(-1, period)
@@ -134,7 +134,7 @@ def scale_(grad: Tensor, factor: Tensor) -> None:
 
 
 def chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Parts of logits (N, C, ...), and of tensors of their shape or of that without C, whose buffers stay in cache.
+    """Yield parts, small enough for the cache, of logits (N, C, ...) and of tensors of that shape or the one without C.
 
     All are (N, C) or (N, C, positions): torch is fastest along a last dimension.
     """
@@ -145,7 +145,7 @@ def chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
         rest, full = () if size == 1 else (size,), logits.dim()
         shapes = {full: (batch, classes, *rest), full - 1: (batch, *rest)}
         tensors = tuple(None if tensor is None else tensor.view(shapes[tensor.dim()]) for tensor in tensors)
-    budget = CHUNK.get(logits.device.type, CHUNK_ELSEWHERE)
+    budget = CHUNK_ELEMENTS.get(logits.device.type, CHUNK_ELEMENTS_ELSEWHERE)
     if logits.numel() <= budget:
         if logits.numel():
             yield tensors
@@ -163,7 +163,7 @@ def chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
 
 
 def _none_ignored(target: Tensor, classes: int, ignore_index: int) -> bool:
-    """Whether surely every index is that of a class and none is ignored; False where asking would stall the device."""
+    """Return True if every target is known to be a class; False where reading would stall the device."""
     if target.device.type != "cpu" or 0 <= ignore_index < classes:
         return False
     if target.numel() == 0:
@@ -180,7 +180,7 @@ def row_scale(
     reduction: str,
     none_ignored: bool = False,
 ) -> Eta:
-    """What the sum of the rows, and so the gradient, is multiplied by."""
+    """Return the factor of the sum of the rows, and so of the gradient."""
     if reduction != "mean":
         return 1.0
     if none_ignored and weight is None:
@@ -193,10 +193,10 @@ def row_scale(
 
 
 class _Scratch(dict[str, Tensor]):
-    """Memory for the large tensors of a chunk, by name: that of the chunk before, which is still in cache."""
+    """Memory for the large tensors of a chunk, by name; reused from chunk to chunk, as it is still in cache."""
 
     def buffer(self, name: str, like: Tensor) -> Tensor:
-        """For a tensor of this shape; the first chunk is the largest."""
+        """Return memory for a tensor of this shape; the first chunk is the largest."""
         if name not in self:
             self[name] = torch.empty_like(like, memory_format=torch.contiguous_format)
         buffer = self[name]
@@ -204,14 +204,14 @@ class _Scratch(dict[str, Tensor]):
 
 
 class ChunkCall(NamedTuple):
-    """What is the same for all chunks."""
+    """Arguments that all chunks share."""
 
     terms: SoftmaxTerms
     weight: Tensor | None
     target_prob: float
-    """What label smoothing leaves to the true class."""
+    """Smoothed target probability of the true class."""
     non_target_prob: float
-    """What it gives to every other one."""
+    """Smoothed target probability of every other class."""
     scale: Eta
     ignore_index: int | None
     """None if every index is known to count."""
@@ -219,11 +219,11 @@ class ChunkCall(NamedTuple):
     """None if there is one chunk only."""
 
     def buffer(self, name: str, like: Tensor) -> Tensor | None:
-        """Where to put a tensor of this shape; None leaves it to torch."""
+        """Return memory for a tensor of this shape; None if torch should allocate it."""
         return None if self.scratch is None else self.scratch.buffer(name, like)
 
     def exponentials(self, logits: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The logits less the largest of their row, and e to these, in ``out`` if that fits."""
+        """Return the logits less the row's largest, and e to that power, in ``out`` if that fits."""
         x = torch.sub(logits, logits.amax(1, keepdim=True), out=self.buffer("x", logits))
         buffer = out if out is not None and out.dtype == x.dtype else self.buffer("e", x)
         # exp2 takes a third as long as exp, which would be half of what all of this takes
@@ -231,7 +231,7 @@ class ChunkCall(NamedTuple):
 
 
 def _soft_chunk(call: ChunkCall, logits: Tensor, target: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Loss rows (N, 1, ...) and, unless ``out`` is None, the gradient, there if it fits. The target: probabilities."""
+    """Compute losses (N, 1, ...) for probabilities and, unless ``out`` is None, the gradient, in ``out`` if it fits."""
     x, e = call.exponentials(logits, out)
     sum_exp = e.sum(1, keepdim=True)
     log_p, p = x.sub_(sum_exp.log()), e.div_(sum_exp)
@@ -253,7 +253,7 @@ def _soft_chunk(call: ChunkCall, logits: Tensor, target: Tensor, out: Tensor | N
 
 
 def _index_chunk(call: ChunkCall, logits: Tensor, target: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The same for class indices (N, ...)."""
+    """Compute what ``_soft_chunk`` computes, for class indices (N, ...)."""
     terms, weight = call.terms, call.weight
     target_factor: Eta = -call.target_prob * call.scale
     non_target_factor: Eta = -call.non_target_prob * call.scale

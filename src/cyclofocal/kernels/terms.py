@@ -1,7 +1,7 @@
-"""The terms of both losses and their derivatives, in torch.
+"""Terms of both losses and their derivatives, in torch.
 
-Of the softmax loss all that the other classes add to a row follows from few sums. With x the logit less the row's
-largest, s = log sum_j exp(x_j), p = exp(x - s), l = log p, and g for gamma_neg, the sums know nothing of s:
+In the softmax loss, everything that the non-target classes add to a row follows from few sums. With x the logit less
+the row's largest, s = log sum_j exp(x_j), p = exp(x - s), l = log p, and g for gamma_neg, the sums do not depend on s:
 
     sum p^g = exp(-g s) * sum exp(g x)        sum p^g l = exp(-g s) * (sum exp(g x) x  -  s * sum exp(g x))
 
@@ -20,17 +20,17 @@ from cyclofocal.equation import Eta, non_target_term, power
 
 
 def as_float_if_cpu(value: Eta) -> Eta:
-    """A Python float where reading it stalls nothing: torch is quicker with it."""
+    """Return a Python float where reading stalls nothing: torch is faster with it."""
     return value.item() if isinstance(value, Tensor) and value.device.type == "cpu" else value
 
 
 def _may_be_infinite(sums: Tensor) -> bool:
-    """Whether one may be -inf, or nan; always, where asking would stall the device."""
+    """Return True if a sum may be -inf or nan; always, where reading would stall the device."""
     return sums.device.type != "cpu" or not sums.min().item() > -torch.inf
 
 
 class SoftmaxTerms(NamedTuple):
-    """The two kinds of terms of the loss and their derivatives by log p."""
+    """Target and non-target terms of the softmax loss, and their derivatives by log p."""
 
     eta: Eta
     gamma_pos: float
@@ -39,12 +39,12 @@ class SoftmaxTerms(NamedTuple):
 
     @classmethod
     def of(cls, eta: Eta, settings: SoftmaxSettings) -> "SoftmaxTerms":
-        """A gamma_neg so small that p^gamma_neg is 1 counts as 0: the sums below are divided by it."""
+        """Make terms of settings; a gamma_neg so small that p^gamma_neg is 1 becomes 0, as sums are divided by it."""
         gamma_neg = settings.gamma_neg if settings.gamma_neg > 1e-20 else 0.0
         return cls(as_float_if_cpu(eta), settings.gamma_pos, gamma_neg, settings.gamma_hc)
 
     def target(self, log_p: Tensor, factor: Eta) -> tuple[Tensor, Tensor, Tensor]:
-        """``factor`` times term and derivative of the target class, and its p."""
+        """Return ``factor`` times term and derivative of the target class, and its p."""
         finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # p * log p is 0 at p = 0
         p, not_p = finite.exp(), torch.expm1(finite).neg_()
         focal, focal_m1 = self._focal(not_p)
@@ -57,7 +57,7 @@ class SoftmaxTerms(NamedTuple):
         return weight * log_p, d_log_p, p
 
     def _focal(self, not_p: Tensor) -> tuple[Tensor, Tensor]:
-        """(1-p)^gamma and (1-p)^(gamma-1), the latter times log p with its limit 0 at p = 1 also for gamma < 1."""
+        """Return (1-p)^gamma and (1-p)^(gamma-1); the latter is 0 at p = 1, where its product with log p vanishes."""
         if self.gamma_pos == 2:
             return not_p * not_p, not_p
         if self.gamma_pos >= 1:
@@ -67,7 +67,7 @@ class SoftmaxTerms(NamedTuple):
         return focal, torch.where(not_p == 0, 0.0, focal / not_p)
 
     def non_target(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
-        """Term and derivative of any other class."""
+        """Return term and derivative of any non-target class."""
         term = non_target_term(log_p, self.eta, self.gamma_neg)
         if self.gamma_neg == 0:
             return term, torch.ones_like(log_p)
@@ -75,12 +75,12 @@ class SoftmaxTerms(NamedTuple):
         focal = (self.gamma_neg * finite).exp()
         return term, (1 - self.eta) * focal * (1 + self.gamma_neg * finite) + self.eta
 
-    # From here on all other classes at once, in the symbols of this file's head. A class's focal factor is exp(g x),
-    # times its weight if there are class weights.
+    # From here on all non-target classes at once, in the symbols of the module's docstring. A class's focal factor is
+    # exp(g x), times its class weight if there is one.
 
     @property
     def constant_slope(self) -> Eta:
-        """What every derivative tends to as p tends to 0."""
+        """Limit of every derivative as p tends to 0."""
         return self.eta if self.gamma_neg else 1.0
 
     def power_terms(
@@ -92,15 +92,15 @@ class SoftmaxTerms(NamedTuple):
         buffer: Tensor | None = None,
         masked: bool = True,
     ) -> tuple[Tensor | None, Tensor]:
-        """The focal factors, and their products with x; None and x for g = 0.
+        """Return the focal factors and their products with x; None and x for g = 0.
 
         Args:
             x: (N, C, ...), overwritten by the products.
             e: exp(x).
             per_class: class weights that broadcast to x, or None.
             zero_target: puts 0 at every target.
-            buffer: where to put the focal factors.
-            masked: whether an x may be -inf.
+            buffer: memory for the focal factors.
+            masked: True if an x may be -inf.
         """
         if not self.gamma_neg:
             return None, x
@@ -119,13 +119,13 @@ class SoftmaxTerms(NamedTuple):
         zero_target: Callable[[Tensor], Tensor],
         buffer: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor | None, Tensor]:
-        """Row sums of x and of both ``power_terms``, as far as there are any; and these."""
+        """Return the row sums of x and of the ``power_terms``, if there are any, and these terms."""
         x_sum = _sum(zero_target(x), per_class)
         focal, products = self.power_terms(x, e, per_class, zero_target, buffer, masked=_may_be_infinite(x_sum))
         return [x_sum] if focal is None else [x_sum, _sum(focal), _sum(products)], focal, products
 
     def power_scale(self, sum_exp: Tensor, factor: Eta) -> Tensor:
-        """``factor`` (1 - eta) g exp(-g s), which focal factors are multiplied by. ``sum_exp`` is exp(s)."""
+        """Return the multiplier of focal factors, ``factor`` (1 - eta) g exp(-g s), where ``sum_exp`` is exp(s)."""
         return sum_exp.pow(-self.gamma_neg).mul_((1 - self.eta) * self.gamma_neg * factor)
 
     def add_non_target_rows(
@@ -143,7 +143,7 @@ class SoftmaxTerms(NamedTuple):
         Args:
             rows, sum_d_log_p, lse, scale: (N, 1, ...).
             sums: from ``row_sums``, over all classes.
-            count: of the other classes, or their weights' sum.
+            count: number of non-target classes, or the sum of their weights.
         """
         constant = self.constant_slope * factor
         easy = torch.sub(sums[0], lse, alpha=count) if isinstance(count, int) else sums[0] - lse * count
@@ -185,7 +185,7 @@ def _sum(terms: Tensor, per_class: Tensor | None = None) -> Tensor:
 
 
 class SigmoidTerms(NamedTuple):
-    """Loss of yes-or-no logits, and its derivative."""
+    """Loss of binary logits, and its derivative."""
 
     eta: Eta
     gamma_pos: float
@@ -194,7 +194,7 @@ class SigmoidTerms(NamedTuple):
     margin: float
 
     def loss_and_grad(self, x: Tensor, pos: Tensor, neg: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-        """``pos`` and ``neg`` are the factors of the two sides."""
+        """Return loss and derivative; ``pos`` and ``neg`` are the factors of the two sides."""
         log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
         p, not_p = log_p.exp(), log_not_p.exp()
         dp_dx = p * not_p

@@ -1,6 +1,6 @@
 """The fused losses in Triton: value and gradient together, on a GPU (CUDA or ROCm).
 
-The launches of the kernels in ``triton_indices.py``, ``triton_probabilities.py``, ``triton_sigmoid.py`` and
+Launches the kernels in ``triton_indices.py``, ``triton_probabilities.py``, ``triton_sigmoid.py`` and
 ``triton_scale.py``, which need triton and are imported at first use. Nothing here waits for the device. With
 ``TRITON_INTERPRET=1``, set before the first use, the same kernels run slowly on the CPU.
 """
@@ -22,11 +22,11 @@ OLDEST = (3, 4)  # older ones do not pass float64 numbers
 THREADS = 512  # of the largest program
 LOOP = 4096  # logits of a tile whose rows come in several blocks
 TILE = 1024  # logits that are worth a program
-WIDE = 2**30  # logits from which offsets have 64 bits, well before a lane past the end overflows 32
+WIDE_FROM = 2**30  # logits from which offsets have 64 bits, well before a lane past the end overflows 32
 
 
 def reason() -> str:
-    """Why this backend cannot be used; empty if it can."""
+    """Return why this backend cannot be used; empty if it can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if os.environ.get("TRITON_INTERPRET") != "1":
@@ -38,13 +38,13 @@ def reason() -> str:
 
 
 def available() -> bool:
-    """Whether triton is there, and a GPU or triton's interpreter to run it."""
+    """Return True if triton is installed, and a GPU or triton's interpreter can run it."""
     return not reason()
 
 
 @functools.cache
 def _version_problem() -> str:
-    """Why the triton that is installed does not serve."""
+    """Return why the installed triton cannot be used; empty if it can."""
     try:
         import triton
     except ImportError as error:
@@ -65,7 +65,7 @@ def softmax(
     with_grad: bool,
     strict: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
+    """Compute loss and gradient of ``logits`` (N, C, ...); ``target`` (N, ...) indices or (N, C, ...) probabilities.
 
     All tensors contiguous; weight and probabilities in the dtype of the loss. The caller has checked everything but
     that indices lie in [0, C): a row whose index does not, and is not ``ignore_index``, becomes nan. (``strict`` has no
@@ -120,9 +120,12 @@ def sigmoid(
     *,
     with_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and gradient of ``logits`` of any shape; ``target`` and ``weight`` have the same, ``pos_weight`` too or
-    the last dimension's. All tensors contiguous, those but the logits in the dtype of the loss."""
-    from cyclofocal.kernels.triton_sigmoid import sigmoid_elements
+    """Compute loss and gradient of ``logits`` of any shape.
+
+    ``target`` and ``weight`` have that shape, ``pos_weight`` too or that of the last dimension. All tensors are
+    contiguous, all but the logits in the dtype of the loss.
+    """
+    from cyclofocal.kernels.triton_sigmoid import sigmoid_by_element
 
     gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing = settings
     count = logits.numel()
@@ -142,7 +145,7 @@ def sigmoid(
     scale = 1 / max(count, 1) if reduction == "mean" else 1.0
     numbers = (eta, gamma_pos, gamma_neg, gamma_hc, *sides, probability_margin, label_smoothing, scale)
     _launch(
-        sigmoid_elements,
+        sigmoid_by_element,
         programs,
         4,
         (logits, target, weight, pos_weight, pointer, loss, grad, *numbers, count, period),
@@ -154,7 +157,7 @@ def sigmoid(
 
 
 def scale_(grad: Tensor, factor: Tensor) -> None:
-    """Multiply a gradient in place by a 0-d tensor; where that is 1 the gradient is not touched, nor waited for."""
+    """Scale the saved gradient in place by the upstream gradient; a no-op when that is 1, and never synchronises."""
     from cyclofocal.kernels.triton_scale import scale_elements
 
     flat = grad.movedim(1, -1).reshape(-1) if not grad.is_contiguous() else grad.view(-1)
@@ -162,11 +165,11 @@ def scale_(grad: Tensor, factor: Tensor) -> None:
         grad.mul_(factor)
         return
     count, factor = flat.numel(), factor.to(compute_dtype(grad.dtype))
-    _launch(scale_elements, -(-count // TILE), 4, (flat, factor, count), WIDE=count >= WIDE, BLOCK=TILE)
+    _launch(scale_elements, -(-count // TILE), 4, (flat, factor, count), WIDE=count >= WIDE_FROM, BLOCK=TILE)
 
 
 class _Plan(NamedTuple):
-    """How rows are cut into tiles, one for each program. Strides are of samples, positions and classes."""
+    """Division of rows into tiles, one for each program. Strides are of samples, positions and classes."""
 
     rows: int
     block: int
@@ -179,7 +182,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(shape: torch.Size, elements: int) -> _Plan:
-    """Lanes run along what lies side by side in memory: the classes of 2-d logits, the positions of all others.
+    """Plan tiles whose lanes run along contiguous memory: the classes of 2-d logits, the positions of all others.
 
     A thread holds up to ``elements`` of a tile's logits.
     """
@@ -202,14 +205,14 @@ def _plan(shape: torch.Size, elements: int) -> _Plan:
 
 
 def _power_of_2(number: int) -> int:
-    """The next, at least 1."""
+    """Return the next power of 2, at least 1."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 def _results(
     logits: Tensor, shape: torch.Size, programs: int, reduction: str, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Room for the losses, or for one sum of each program, and for the gradient."""
+    """Allocate the losses, or one sum per program, and the gradient."""
     loss = logits.new_empty(shape if reduction == "none" else programs, dtype=compute_dtype(logits.dtype))
     return loss, torch.empty_like(logits) if with_grad else None
 
@@ -221,7 +224,7 @@ def _reduced(loss: Tensor, reduction: str, denominator: Tensor | int) -> Tensor:
 
 
 def _eta(eta: Eta, logits: Tensor) -> tuple[float, Tensor | None]:
-    """Eta as a number, or as memory of the device, which is not waited for."""
+    """Return eta as a number, or as memory of the device, without waiting for it."""
     if not isinstance(eta, Tensor):
         return float(eta), None
     if eta.device.type == "cpu" != logits.device.type:
@@ -230,14 +233,14 @@ def _eta(eta: Eta, logits: Tensor) -> tuple[float, Tensor | None]:
 
 
 def _constants(logits: Tensor, settings: SoftmaxSettings | SigmoidSettings, reduction: str) -> dict[str, int | bool]:
-    """What is compiled into a kernel of either family."""
+    """Return the constants that are compiled into a kernel of either family."""
     gammas = {"POS": settings.gamma_pos, "NEG": settings.gamma_neg, "HC": settings.gamma_hc}
     whole = {name: int(gamma) if gamma in range(9) else -1 for name, gamma in gammas.items()}
-    return {**whole, "REDUCED": reduction != "none", "WIDE": logits.numel() >= WIDE}
+    return {**whole, "REDUCED": reduction != "none", "WIDE": logits.numel() >= WIDE_FROM}
 
 
 def _launch(kernel: Any, programs: int, warps: int, arguments: tuple[Any, ...], **constants: Any) -> None:
-    """Triton launches on the current device, which need not be the tensors'."""
+    """Launch a kernel on the device of the tensors; Triton would take the current one."""
     if programs == 0:
         return
     logits = arguments[0]

@@ -1,4 +1,4 @@
-"""The Triton kernel of the softmax family for class indices: loss and gradient of a tile of rows.
+"""Triton kernel of the softmax family for class indices: loss and gradient of a tile of rows.
 
 With l = log p, h_j the derivative of the j-th term of the loss by l_j, and S the sum of all h, the gradient by the
 logits is h_k - p_k S, as in the other backends.
@@ -31,7 +31,7 @@ def _non_target_sums(
     logits, weight, start, counted, index, target_x, target_weight, gamma_neg, classes, class_stride,
     LOWEST: tl.constexpr, NEG: tl.constexpr, SMOOTHED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of every row, with u = x - maximum and class weights w: the last block of u and of e^u, the maximum, and the
+    """Return for every row, with u = x - maximum and class weights w: the last block of u and of e^u, the maximum, the
     sums over all classes but the true one of e^u, w e^(gamma u), w e^(gamma u) u, w u and w."""
     dtype: tl.constexpr = target_x.dtype
     row_max = tl.maximum(target_x, LOWEST)  # finite, so that a block of masked classes subtracts no infinities
@@ -78,8 +78,8 @@ def _non_target_sums(
 def _target_part(
     u, exps, weight, eta, gamma_pos, gamma_hc, target_prob, POS: tl.constexpr, HC: tl.constexpr
 ):  # fmt: skip
-    """What the true class, at u below the maximum, adds to loss, S and its own gradient; p; the sum of all exponentials
-    as its inverse and logarithm."""
+    """Return what the true class, at u below the maximum, adds to loss, S and its gradient; p; and the sum of all
+    exponentials as its inverse and logarithm."""
     e = tl.exp(u)
     inverse = 1 / (exps + e)
     log_sum = tl.log(exps + e)
@@ -96,9 +96,9 @@ def _target_part(
 def _non_target_part(
     powers, power_logs, logs, weights, inverse, log_sum, focal, flat, gamma_neg, NEG: tl.constexpr
 ):  # fmt: skip
-    """What the other classes add to the loss and to S: of their weights one part is focal, one flat."""
+    """Return what the other classes add to loss and S: one part of their weights is focal, one flat."""
     logs -= log_sum * weights
-    value = tl.where(flat == 0, 0.0, flat * logs)  # a masked class has a term of its own unless eta is 0
+    value = tl.where(flat == 0, 0.0, flat * logs)  # a masked class has a term unless eta is 0
     total = flat * weights
     if NEG != 0:
         divisor = power_of_exp(inverse, -log_sum, gamma_neg, NEG)
@@ -114,7 +114,7 @@ def _index_gradient(
     u, e, is_target, target_grad, total, inverse, log_sum, focal, flat, gamma_neg, weight, begin, classes,
     NEG: tl.constexpr, SMOOTHED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a block of classes."""
+    """Return the gradient of a block of classes."""
     p = e * inverse[:, None]
     gradient = -p * total[:, None]
     if SMOOTHED:
@@ -137,7 +137,7 @@ def softmax_by_index(
     LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, SMOOTHED: tl.constexpr,
     REDUCED: tl.constexpr, ALIGNED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A class index per row. SMOOTHED: label smoothing asks something of the other classes too."""
+    """Compute the loss of class indices. SMOOTHED: label smoothing gives the other classes a target too."""
     dtype: tl.constexpr = loss.dtype.element_ty
     eta = load_eta(eta, eta_pointer, dtype)
     gamma_pos = tl.full((), gamma_pos, dtype)
@@ -150,7 +150,7 @@ def softmax_by_index(
     classes = known_multiple(classes, ALIGNED)
     row, start, valid = rows_of_program(positions, tiles, batch_stride, position_stride, ALIGNED, WIDE, ROWS)
     index = tl.load(target + row, mask=valid, other=0)
-    counted = valid & (index != ignore_index)  # of the other rows nothing is read
+    counted = valid & (index != ignore_index)  # nothing is read for the other rows
     known = counted & (index >= 0) & (index < classes)
     target_x = tl.load(logits + start + index.to(start.dtype) * class_stride, mask=known, other=0.0).to(dtype)
     target_weight = tl.where(known, 1.0, float("nan")).to(dtype)  # an index out of range spoils its row

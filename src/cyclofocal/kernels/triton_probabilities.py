@@ -1,4 +1,4 @@
-"""The Triton kernel of the softmax family for distributions over the classes: loss and gradient of a tile of rows.
+"""Triton kernel of the softmax family for distributions over the classes: loss and gradient of a tile of rows.
 
 Tiles and gradient are those of ``triton_indices.py``. The terms of the loss are known only when maximum and divisor of
 a row are, so that rows in several blocks take a pass for these, one for the loss and S, and one for the gradient.
@@ -29,7 +29,7 @@ def _soft_terms(
     non_target_prob, classes, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, SMOOTHED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of a block of classes with target probabilities y: parts of the loss, h and p."""
+    """Return parts of the loss, h and p for a block of classes with target probabilities y."""
     u = x - row_max[:, None]
     p = tl.exp(u) * inverse[:, None]
     log_p = u - log_sum[:, None]
@@ -62,7 +62,7 @@ def _log_sum_exp(
     logits, start, valid, classes, class_stride, dtype: tl.constexpr, LOWEST: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The last block of logits, the maxima of the rows, and their sums of exponentials relative to those."""
+    """Return the last block of logits, the maxima of the rows, and their sums of exponentials relative to those."""
     x = tl.full((ROWS, BLOCK), 0.0, dtype)
     row_max = tl.full((ROWS,), LOWEST, dtype)
     exps = tl.full((ROWS,), 0.0, dtype)
@@ -84,7 +84,7 @@ def softmax_by_probabilities(
     LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, SMOOTHED: tl.constexpr,
     REDUCED: tl.constexpr, ALIGNED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A distribution over the classes per row: its terms are known only when maximum and divisor are."""
+    """Compute the loss of distributions over the classes, whose terms need the maximum and the divisor first."""
     dtype: tl.constexpr = loss.dtype.element_ty
     eta = load_eta(eta, eta_pointer, dtype)
     gamma_pos = tl.full((), gamma_pos, dtype)

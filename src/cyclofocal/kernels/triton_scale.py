@@ -1,4 +1,4 @@
-"""The Triton kernel of the backward pass: a gradient times the number that came from above, which mostly is 1."""
+"""Triton kernel of the backward pass: scale the saved gradient by the upstream gradient; a no-op when it is 1."""
 # mypy: ignore-errors
 # ruff: noqa: N803
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def scale_elements(grad, factor, count, WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Nothing is read or written but the factor where it is 1."""
+    """Scale in place; if the factor is 1, read nothing else."""
     value = tl.load(factor)
     if value != 1:
         program = tl.program_id(0)

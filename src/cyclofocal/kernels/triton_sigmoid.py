@@ -1,4 +1,4 @@
-"""The Triton kernel of the sigmoid family: loss and gradient of independent binary logits."""
+"""Triton kernel of the sigmoid family: loss and gradient of independent binary logits."""
 # mypy: ignore-errors
 # ruff: noqa: N803
 
@@ -13,7 +13,7 @@ def _positive_and_negative(
     x, eta, gamma_pos, gamma_neg, gamma_hc, margin,
     POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, MARGIN: tl.constexpr,
 ):  # fmt: skip
-    """Weight times log p and weight times log(1 - p), each with its derivative by x; p is the sigmoid of x."""
+    """Return weight times log p and weight times log(1 - p), each with its derivative by x; p is the sigmoid of x."""
     small = tl.exp(-tl.abs(x))
     softplus = log1p(small)
     large = 1 / (1 + small)
@@ -41,14 +41,14 @@ def _positive_and_negative(
 
 
 @triton.jit
-def sigmoid_elements(
+def sigmoid_by_element(
     logits, target, weight, pos_weight, eta_pointer, loss, grad,
     eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, pos_factor: tl.float64,
     neg_factor: tl.float64, margin: tl.float64, label_smoothing: tl.float64, scale: tl.float64, count, period,
     POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, MARGIN: tl.constexpr,
     REDUCED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """``pos_weight`` repeats every ``period`` elements."""
+    """Compute loss and gradient of elements; ``pos_weight`` repeats every ``period`` elements."""
     dtype: tl.constexpr = loss.dtype.element_ty
     program = tl.program_id(0)
     if WIDE:

@@ -1,4 +1,4 @@
-"""What the Triton kernels are built from: elementary functions, the weight of a side, a program's place in memory.
+"""Parts of the Triton kernels: elementary functions, the weight of a side, a program's range of memory.
 
 Needs triton, so :mod:`cyclofocal.kernels.triton_backend` imports it, and the kernels, at first use.
 
@@ -15,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def finite(x):
-    """So that 0 * log 0 is 0."""
+    """Replace -inf by a finite number, so that 0 * log 0 is 0."""
     return tl.maximum(x, -1e30)
 
 
@@ -28,7 +28,7 @@ def log1p(x):
 
 @triton.jit
 def one_minus_exp(x):
-    """1 - e^x for x <= 0: a Taylor series where that cancels (libdevice's expm1 does not run in the interpreter)."""
+    """Return 1 - e^x for x <= 0: a Taylor series where that cancels (the interpreter lacks libdevice's expm1)."""
     TERMS: tl.constexpr = 15 if x.dtype == tl.float64 else 8
     series = tl.full(x.shape, 1.0, x.dtype)
     for k in tl.static_range(TERMS):
@@ -37,8 +37,8 @@ def one_minus_exp(x):
 
 
 @triton.jit
-def power(base, exponent, WHOLE: tl.constexpr):
-    """base^exponent for base >= 0, and its derivative, which is 0 at 0 also for exponents below 1."""
+def power_and_slope(base, exponent, WHOLE: tl.constexpr):
+    """Return base^exponent for base >= 0, and its derivative, which is 0 at 0 also for exponents below 1."""
     if WHOLE < 0:
         positive = tl.where(base == 0, 1.0, base)
         value = tl.where(base == 0, 0.0, tl.exp(exponent * tl.log(positive)))
@@ -54,7 +54,7 @@ def power(base, exponent, WHOLE: tl.constexpr):
 
 @triton.jit
 def power_of_exp(base, logarithm, exponent, WHOLE: tl.constexpr):
-    """base^exponent where the logarithm of the base is at hand."""
+    """Return base^exponent from the logarithm of the base."""
     if WHOLE < 0:
         value = tl.exp(exponent * logarithm)
     else:
@@ -66,21 +66,21 @@ def power_of_exp(base, logarithm, exponent, WHOLE: tl.constexpr):
 
 @triton.jit
 def side_weight(p, not_p, eta, gamma, gamma_hc, WHOLE: tl.constexpr, HC: tl.constexpr):
-    """Weight of a side of probability p, and its derivative by p."""
-    hard, hard_slope = power(not_p, gamma, WHOLE)
-    easy, easy_slope = power(1 + p, gamma_hc, HC)
+    """Return the weight of a side of probability p, and its derivative by p."""
+    hard, hard_slope = power_and_slope(not_p, gamma, WHOLE)
+    easy, easy_slope = power_and_slope(1 + p, gamma_hc, HC)
     return hard + eta * (easy - hard), eta * easy_slope - (1 - eta) * hard_slope
 
 
 @triton.jit
 def load_eta(eta, eta_pointer, dtype: tl.constexpr):
-    """Eta from device memory, where a schedule left it, or as the number that was passed."""
+    """Load eta from device memory, where a schedule wrote it, or take the number that was passed."""
     return tl.load(eta_pointer).to(dtype) if eta_pointer is not None else tl.full((), eta, dtype)
 
 
 @triton.jit
 def store_loss(loss, values, offset, valid, REDUCED: tl.constexpr):
-    """Every value, or their sum in the program's own place: no atomics, so the order of addition is always the same."""
+    """Store every value, or their sum, one per program: without atomics the order of addition is always the same."""
     if REDUCED:
         tl.store(loss + tl.program_id(0), tl.sum(tl.where(valid, values, 0.0), 0))
     else:
@@ -89,7 +89,7 @@ def store_loss(loss, values, offset, valid, REDUCED: tl.constexpr):
 
 @triton.jit
 def known_multiple(number, ALIGNED: tl.constexpr):
-    """The same, but known to be a multiple, which makes for wide loads; by itself Triton looks for 16 only."""
+    """Return a number that the compiler knows to be a multiple, for wide loads; Triton alone tests for 16 only."""
     return number // ALIGNED * ALIGNED
 
 
@@ -97,7 +97,7 @@ def known_multiple(number, ALIGNED: tl.constexpr):
 def rows_of_program(
     positions, tiles, batch_stride, position_stride, ALIGNED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr
 ):
-    """This program's rows: their numbers, where their logits start, and which of them exist."""
+    """Return this program's rows: their indices, the start of their logits, and a mask of those that exist."""
     program = tl.program_id(0)
     if WIDE:
         program = program.to(tl.int64)
@@ -109,7 +109,7 @@ def rows_of_program(
 
 @triton.jit
 def block_of_classes(start, rows, begin, classes, class_stride, BLOCK: tl.constexpr):
-    """Where a block of classes lies, and which of it is there to be read."""
+    """Return the offsets of a block of classes, and a mask of those that exist."""
     lane = begin + tl.arange(0, BLOCK)
     offsets = start[:, None] + lane.to(start.dtype)[None, :] * class_stride
     return offsets, rows[:, None] & (lane < classes)[None, :]
