@@ -1,4 +1,4 @@
-"""Records as runs would leave them, without a run."""
+"""Records as runs would write them, made without a run."""
 
 from dataclasses import asdict, replace
 

@@ -19,7 +19,7 @@ def picture(seed: int, size: tuple[int, int] = (9, 7), mode: str = "RGB") -> Ima
 
 
 class _Python2Pickler(pickle._Pickler):
-    """Writes ``str`` as Python 2 wrote its byte strings; bytes, of arrays, likewise."""
+    """Pickler that writes ``str``, and the bytes of arrays, as Python 2 wrote byte strings."""
 
     dispatch = pickle._Pickler.dispatch.copy()
 
@@ -32,7 +32,7 @@ class _Python2Pickler(pickle._Pickler):
 
 
 def python2_pickle(content: object) -> bytes:
-    """As Python 2 and the numpy of 2009 wrote it."""
+    """Pickle an object as Python 2 and the numpy of 2009 did."""
     file = io.BytesIO()
     _Python2Pickler(file, protocol=2).dump(content)
     return file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
@@ -101,7 +101,7 @@ def write_fashion_mnist(root: Path, train_images: int = 40, test_images: int = 2
 
 
 def write_folder(folder: Path, classes: dict[str, int], seed: int = 0) -> Path:
-    """An image folder: so many pictures of each class, all different; another ``seed`` gives others."""
+    """An image folder with a number of different pictures per class, drawn with ``seed``."""
     for c, (name, count) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True)
         for i in range(count):

@@ -1,4 +1,4 @@
-"""The losses once more, as slow float64 loops over Python numbers: shares no code with the package.
+"""Oracle of the losses: slow float64 loops over Python numbers that share no code with the package.
 
 Written from the equations of arXiv 2202.08978 and, for soft targets, as the expectation over classes.
 """

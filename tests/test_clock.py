@@ -1,4 +1,4 @@
-"""Promise: the modules tell the right time, with set_progress or by counting steps, through state_dict and .to()."""
+"""Promise: modules have the right progress, set or counted, through state_dict and .to()."""
 
 import copy
 import io
@@ -97,7 +97,7 @@ def test_set_progress():
     assert criterion.progress == 1  # unmoved by the refused call
 
 
-def test_set_progress_between_forward_and_backward_leaves_the_gradient_alone():
+def test_set_progress_before_backward_does_not_change_gradients():
     criterion = CyclicalFocalLoss()
     x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
     loss = criterion(x, T)
@@ -145,7 +145,7 @@ def test_half_moves_the_module_and_does_not_round_the_clock():
     assert all(buffer.device.type == "meta" for buffer in model.to("meta").buffers())
 
 
-def test_a_clock_that_nobody_moves_is_noticed():
+def test_progress_that_is_never_set_warns():
     criterion = CyclicalFocalLoss()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -175,7 +175,7 @@ def test_end_training_leaves_a_loss_that_counts_alone():
         train(criterion, 1)
 
 
-def test_drop_in_for_cross_entropy_in_a_loop_that_knows_nothing_of_epochs():
+def test_drop_in_for_cross_entropy_in_a_loop_without_epochs():
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, T), batch_size=2)
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -191,7 +191,7 @@ def test_drop_in_for_cross_entropy_in_a_loop_that_knows_nothing_of_epochs():
 
 
 class Head(nn.Module):
-    """A last layer and its loss, as they are checkpointed to save the logits; something else is recomputed too."""
+    """A last layer and its loss, checkpointed together to save the logits, next to another checkpoint."""
 
     def __init__(self, loss, reentrant, **options):
         super().__init__()
@@ -219,7 +219,7 @@ class Head(nn.Module):
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_checkpointed_loss_is_recomputed_at_its_own_eta(loss, reentrant, reduction):
-    """Recomputation is no step: eleven forwards reach the end of the schedule, and gradients are those without it."""
+    """Recomputation is not counted: eleven forwards reach the end of the schedule, with the same gradients."""
     plain, head = (Head(loss, r, total_steps=11, reduction=reduction) for r in (None, reentrant))
     for step in range(11):
         assert head.criterion.progress.item() == pytest.approx(step / 10)
@@ -264,7 +264,7 @@ def test_a_second_backward_of_a_checkpoint_is_no_step(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_deferred_initialisation_starts_the_clock(loss):
-    """Built on the meta device and given memory later, as sharded and very large models are."""
+    """Build on the meta device and allocate later, as for sharded and very large models."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 4), loss(total_steps=5)).half()
     assert all(buffer.is_meta for buffer in model.buffers())
@@ -310,7 +310,7 @@ def test_a_fully_sharded_model_materialises_its_clock():
         torch.distributed.destroy_process_group()
 
 
-def test_copies_keep_their_own_time():
+def test_copies_have_separate_clocks():
     criterion = CyclicalFocalLoss(total_steps=5)
     train(criterion, 2)
     copies = [copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion)), criterion._replicate_for_data_parallel()]
@@ -320,8 +320,8 @@ def test_copies_keep_their_own_time():
     assert copies[2].eta is criterion.eta  # torch gives replicas on other devices buffers of their own
 
 
-def test_a_clock_moved_by_others_is_followed():
-    """Data-parallel wrappers and compiled graphs write into the buffers themselves."""
+def test_buffers_written_by_others_are_used():
+    """Data-parallel wrappers and compiled graphs write into the buffers directly."""
     source, criterion = (CyclicalFocalLoss(total_steps=5) for _ in range(2))
     train(source, 2)
     for name, buffer in criterion.named_buffers():

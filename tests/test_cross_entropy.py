@@ -69,7 +69,7 @@ def test_masked_logits_behave_as_in_torch(smoothing):
     assert_same(*both(logits, torch.tensor([0, 1, 4, 2]), label_smoothing=smoothing, reduction="none"))
 
 
-def test_a_masked_class_with_target_probability_zero_counts_nothing():
+def test_a_masked_class_with_target_probability_zero_adds_0():
     """Torch gives nan here, as it multiplies 0 by infinity."""
     logits = torch.tensor([[1.0, -torch.inf, 2.0]], dtype=torch.float64)
     soft = torch.tensor([[0.25, 0.0, 0.75]], dtype=torch.float64)

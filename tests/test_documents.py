@@ -31,7 +31,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(cyclofocal.__path__, "cyclofoca
 
 
 def _skip_without_host(page: str):
-    """A page or module that is called after a host needs it, as far as that is not one of ours."""
+    """Skip a page or module named after a framework that is not installed."""
     for name in NEEDS.get(page, [page] if page in HOSTS else []):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
@@ -39,7 +39,7 @@ def _skip_without_host(page: str):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """Blocks of a page share their names, in order; a block that begins with '# not run' is left out."""
+    """Run the blocks of a page in order, with shared names; skip those that begin with '# not run'."""
     _skip_without_host(page.stem)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
@@ -58,7 +58,7 @@ def test_docstring_examples(name):
 
 
 def test_install_lines_are_true_from_a_clone():
-    """No index has the package, so pip gets the folder; its extras are those of pyproject.toml."""
+    """The package is on no index, so pip gets the folder; its extras are those of pyproject.toml."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     said = 0
     for path in [*PAGES, *(ROOT / "src").rglob("*.py")]:
@@ -71,7 +71,7 @@ def test_install_lines_are_true_from_a_clone():
 
 
 def test_settings_in_the_readme_are_measured_or_say_they_are_not():
-    """Every difference that a row gives is one of the tables of records on the page."""
+    """Every difference in a row occurs in the tables of records on the page."""
     text = (ROOT / "README.md").read_text()
     measured = re.findall(r"<!-- evidence: .*?<!-- end of evidence -->", text, re.DOTALL)
     rows = text.partition("## Which setting")[2].partition("## ")[0].split("|---|---|---|\n")[1].partition("\n\n")[0]

@@ -1,4 +1,4 @@
-"""Promise: what does not fit is refused before any work, and the message says what would fit."""
+"""Promise: a wrong argument is refused before any work, and the message gives the rule."""
 
 import warnings
 

@@ -50,14 +50,14 @@ def test_one_hot_is_an_index(seed, options):
 def test_ignoring_is_removing(seed, options, ignore_index, reduction):
     logits, target, weight = draw(seed)
     target = torch.where(torch.arange(6) % 3 == 0, ignore_index, target)
-    kept = target != ignore_index
+    counted = target != ignore_index
     ignored = cyclical_focal_loss(logits, target, weight, ignore_index=ignore_index, reduction=reduction, **options)
-    removed = cyclical_focal_loss(logits[kept], target[kept], weight, reduction=reduction, **options)
+    removed = cyclical_focal_loss(logits[counted], target[counted], weight, reduction=reduction, **options)
     torch.testing.assert_close(ignored, removed, rtol=1e-10, atol=1e-10, equal_nan=True)
 
 
 @given(seeds, settings)
-def test_the_order_of_the_batch_and_the_place_of_pixels_do_not_matter(seed, options):
+def test_the_order_of_samples_and_pixels_does_not_matter(seed, options):
     logits, target, weight = draw(seed)
     rows = cyclical_focal_loss(logits, target, weight, reduction="none", **options)
     order = torch.randperm(6)

@@ -25,7 +25,7 @@ def test_eta_stays_in_range_and_tensors_agree_with_floats(progress, factor):
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5, 2.0, 3.7, 4.0, 49.0])
-def test_eta_is_one_at_the_start_zero_at_the_turn_and_one_at_the_end(factor):
+def test_eta_is_1_at_the_start_0_at_the_turn_and_1_at_the_end(factor):
     assert cyclical_eta(0.0, factor) == 1
     assert cyclical_eta(1 / factor, factor) == pytest.approx(0, abs=1e-12)
     assert cyclical_eta(1.0, factor) == (0 if factor == 1 else 1)
@@ -40,7 +40,7 @@ def test_epochs_count_from_zero(epochs, epoch):
             epoch_progress(epoch, epochs)
 
 
-def test_epoch_progress_spans_the_training_and_one_epoch_is_legal():
+def test_epoch_progress_runs_from_0_to_1_or_is_one_epoch():
     assert [epoch_progress(0, 3), epoch_progress(2, 3), epoch_progress(0, 1)] == [0.0, 1.0, 0.0]
     with pytest.raises(ValueError, match="at least 1"):
         epoch_progress(0, 0)
@@ -57,7 +57,7 @@ def test_repeated_cycles_are_each_a_whole_cycle(progress, cycles):
 
 
 @given(unit, st.floats(-5, 5), st.floats(-5, 5))
-def test_interpolate_is_low_at_the_easy_ends_and_high_in_the_hard_middle(eta, low, high):
+def test_interpolate_is_low_at_eta_1_and_high_at_eta_0(eta, low, high):
     value = interpolate(eta, low, high)
     assert min(low, high) - 1e-9 <= value <= max(low, high) + 1e-9
     assert interpolate(1.0, low, high) == pytest.approx(low)

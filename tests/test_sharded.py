@@ -133,7 +133,7 @@ def process(rank, world, folder):
     dist.destroy_process_group()
 
 
-# --- what is promised of it --------------------------------------------------------------------------------------
+# --- tests ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids="{} processes".format)

@@ -79,7 +79,7 @@ def test_masked_logits_without_smoothing_are_absent_classes(eta, gamma):
 
 
 @pytest.mark.parametrize(("eta", "finite"), [(0.0, True), (0.5, False), (1.0, False)])
-def test_masked_logits_with_smoothing_are_infinitely_wrong_as_in_torch_unless_focal_weight_vanishes(eta, finite):
+def test_masked_logits_with_smoothing_give_infinite_loss(eta, finite):
     logits = torch.tensor([[1.0, 0.5, -torch.inf]], dtype=torch.float64, requires_grad=True)
     loss = cyclical_focal_loss(logits, torch.tensor([0]), eta=eta, label_smoothing=0.1)
     (gradient,) = torch.autograd.grad(loss, logits)

@@ -1,4 +1,4 @@
-"""Promise: torch.compile takes the losses whole, once, and follows the clock; torch.func goes through them."""
+"""Promise: torch.compile compiles a loss once as one graph that follows the clock; torch.func transforms work."""
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ X, T = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
 ONE_HOT = F.one_hot(T, 4).float()
 
 
-@pytest.mark.parametrize("told", ["set_progress", "total_steps"])
+@pytest.mark.parametrize("how", ["set_progress", "total_steps"])
 @pytest.mark.parametrize("loss", [CyclicalFocalLoss, BinaryCyclicalFocalLoss])
-def test_one_graph_over_a_whole_schedule_and_right_at_every_step(loss, told):
+def test_one_graph_over_a_whole_schedule_and_right_at_every_step(loss, how):
     steps = 41
-    criterion = loss(total_steps=steps if told == "total_steps" else None, label_smoothing=0.1)
+    criterion = loss(total_steps=steps if how == "total_steps" else None, label_smoothing=0.1)
     torch._dynamo.reset()
     graphs = []
 
@@ -29,7 +29,7 @@ def test_one_graph_over_a_whole_schedule_and_right_at_every_step(loss, told):
     compiled = torch.compile(criterion, fullgraph=True, backend=backend)
     function = cyclical_focal_loss if loss is CyclicalFocalLoss else binary_cyclical_focal_loss
     for step in range(steps):
-        if told == "set_progress":
+        if how == "set_progress":
             criterion.set_progress(epoch_progress(step, steps))
         eta = cyclical_eta(epoch_progress(step, steps))
         x, y = X.clone().requires_grad_(), X.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""Real tables, a schedule that remembers what it was asked, and the mark of the group: ``pytest -m "not hosts"``."""
+"""Real tables, a schedule that records its values, and the mark of the group: ``pytest -m "not hosts"``."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
 
 
 class Watch:
-    """A schedule that keeps its answers; every setting of the clock asks once, and so does the construction."""
+    """A schedule that records its results; it is called once at construction and by every set_progress."""
 
     def __init__(self):
         self.seen = []

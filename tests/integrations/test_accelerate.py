@@ -48,7 +48,7 @@ class Training:
                     self.optimizer.zero_grad()
 
 
-def test_eta_follows_the_steps_and_accumulation_does_not_double_it():
+def test_eta_follows_the_optimizer_steps_under_accumulation():
     training = Training()
     training.run(EPOCHS)
     assert training.seen == pytest.approx(EXPECTED, abs=1e-6)
@@ -66,14 +66,14 @@ def test_a_loaded_state_continues_it(tmp_path):
     torch.testing.assert_close(resumed.model.weight, whole.model.weight)
 
 
-def test_a_scheduler_that_is_never_stepped_is_noticed():
+def test_a_scheduler_that_is_never_stepped_warns():
     training = Training()
     training.scheduler.step = lambda: None
     with pytest.warns(UserWarning, match="progress was never set"):
         training.run(100 // BATCHES)
 
 
-def test_more_steps_than_said_stay_at_the_end_and_say_so():
+def test_more_steps_than_total_steps_stay_at_1_and_warn():
     training = Training()
     training.run(EPOCHS)
     with pytest.warns(UserWarning, match="more optimiser steps than total_steps=9"):

@@ -25,7 +25,7 @@ SCENES, BATCH, STEPS = 240, 4, 200
 
 
 def _scenes(digits, labels, count, seed):
-    """One to three digits of 14 to 22 pixels, each somewhere in its own quarter of the image."""
+    """One to three digits of 14 to 22 pixels, each somewhere in a separate quarter of the image."""
     generator = np.random.default_rng(seed)
     images, targets = torch.zeros(count, 1, SIZE, SIZE), []
     for image in images:
@@ -43,7 +43,7 @@ def _scenes(digits, labels, count, seed):
 
 @pytest.fixture(scope="module")
 def scenes():
-    """For training, and with other digits for testing."""
+    """Scenes for training, and others with different digits for testing."""
     x, y = pytest.importorskip("sklearn.datasets").load_digits(n_class=CLASSES, return_X_y=True)
     x, half = torch.from_numpy(np.float32(x / 16)).view(-1, 8, 8), len(x) // 2
     return _scenes(x[:half], y[:half], SCENES, seed=0), _scenes(x[half:], y[half:], 60, seed=1)
@@ -92,11 +92,11 @@ def _ap50(predictions, targets, label):
     for predicted, target in zip(predictions, targets, strict=True):
         free = target["boxes"][target["labels"] == label]
         count += len(free)
-        kept = predicted["labels"] == label
-        for place in predicted["scores"][kept].argsort(descending=True):
-            overlap = box_iou(predicted["boxes"][kept][place][None], free)[0]
+        chosen = predicted["labels"] == label
+        for place in predicted["scores"][chosen].argsort(descending=True):
+            overlap = box_iou(predicted["boxes"][chosen][place][None], free)[0]
             right = len(free) > 0 and overlap.max().item() >= 0.5
-            found.append((predicted["scores"][kept][place].item(), right))
+            found.append((predicted["scores"][chosen][place].item(), right))
             if right:
                 free = free[torch.arange(len(free)) != overlap.argmax()]
     right = np.array([right for _, right in sorted(found, reverse=True)], dtype=float)
@@ -112,7 +112,7 @@ def test_digits_are_found_and_named(kind, cyclical, scenes, watch):
     model = _detector(kind)
     criterion = BinaryCyclicalFocalLoss(alpha=0.25, gamma_hc=2.0, reduction="sum", schedule=watch)
     swap_loss(model, criterion)
-    criterion.set_progress(0.25)  # focal, unless the clock goes on
+    criterion.set_progress(0.25)  # focal, unless progress changes
     watch.seen.clear()
     _train(model, criterion, images, targets, cyclical)
     expected = [cyclical_eta(step / (STEPS - 1)) for step in range(STEPS)] if cyclical else []

@@ -1,4 +1,4 @@
-"""Promise: without a usable host the import says what to do; importing the package imports no host."""
+"""Promise: without a usable framework the import raises with a remedy; the package itself imports none."""
 
 import ast
 import importlib

@@ -108,7 +108,7 @@ def test_a_jitted_training_moves_eta_and_learns():
     assert ((x @ weights).argmax(1) == y).mean() > 0.9
 
 
-def test_a_step_has_its_eta_wherever_training_begins_and_in_however_many_batches():
+def test_eta_of_a_step_depends_on_its_number_only():
     generator = np.random.default_rng(0)
     x, y, steps = (
         jnp.asarray(generator.normal(size=(64, 4)), jnp.float32),

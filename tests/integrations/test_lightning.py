@@ -1,4 +1,4 @@
-"""Promise: the callback keeps eta and what else cycles on the trainer's time, however it trains; else it says why."""
+"""Promise: eta and other cyclical values follow the trainer's steps in every kind of training, or an error says why."""
 
 import math
 from datetime import timedelta
@@ -27,7 +27,7 @@ RANGES = {"weight_decay": (0.1, 0.8), "temperature": (0.5, 2.0), "gradient_clip_
 
 
 class Classifier(LightningModule):
-    """A linear classifier that remembers what it was trained with, batch by batch."""
+    """A linear classifier that records the values of every batch."""
 
     def __init__(self, criterion=None, automatic=True):
         super().__init__()
@@ -124,7 +124,7 @@ def test_a_resumed_training_may_be_longer(tmp_path):
     assert resumed.seen == pytest.approx(etas(20)[10:], abs=1e-6)
 
 
-def test_weight_decay_temperature_and_clipping_cycle_with_the_same_eta():
+def test_weight_decay_temperature_and_clipping_follow_eta():
     module = fit(Classifier(), CyclicalFocalCallback(**RANGES), max_epochs=2, accumulate_grad_batches=2)
     assert len(module.stepped) == 6
     clipped = 0
@@ -159,7 +159,7 @@ class Normalised(Classifier):
 
 @pytest.mark.parametrize(("limits", "total"), [({}, 15), ({"max_steps": 12}, 12), ({"accumulate_grad_batches": 5}, 3)])
 def test_stochastic_weight_averaging_adds_no_step(limits, total):
-    """With batch norm it appends an epoch, for the statistics alone."""
+    """With batch norm it appends an epoch that only collects statistics."""
     swa = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
     module = fit(Normalised(), max_epochs=3, callbacks=[swa], **limits)
     repeat = limits.get("accumulate_grad_batches", 1)
@@ -244,7 +244,7 @@ def test_what_is_no_range_of_positive_values_is_refused(name, ends):
         CyclicalFocalCallback(**{name: ends})
 
 
-def test_a_forgotten_callback_is_noticed():
+def test_a_missing_callback_warns():
     with pytest.warns(UserWarning, match="progress was never set"):
         Trainer(**QUIET, max_steps=100).fit(Classifier(), loader())
 

@@ -1,4 +1,4 @@
-"""Promise: two processes under Accelerate, Lightning, timm or the Transformers Trainer share time and step."""
+"""Promise: two processes under Accelerate, Lightning, timm or the Transformers Trainer share progress and step."""
 
 import json
 import subprocess
@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
 
 
 def read(folder, host, processes=2):
-    """What every process wrote, field by field."""
+    """Read the results of every process, field by field."""
     return zip(*(json.loads((folder / f"{host}{rank}.json").read_text()) for rank in range(processes)), strict=True)
 
 

@@ -1,4 +1,4 @@
-"""Promise: networks of segmentation-models-pytorch and MONAI train with the loss, plainly added to their own Dice."""
+"""Promise: networks of segmentation-models-pytorch and MONAI train with the loss, added to their Dice losses."""
 
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def test_monai_in_three_dimensions(masks):
     assert _mean_iou(predicted, target[64:]) > 0.6  # all paper: 0.3
 
 
-def test_accumulation_does_not_double_it_and_a_loaded_state_continues_it(masks):
+def test_eta_under_accumulation_and_after_loading_a_state(masks):
     networks = pytest.importorskip("monai.networks.nets")
     images, target = (part[:4] for part in masks)
     network = networks.UNet(spatial_dims=2, in_channels=1, out_channels=3, channels=(4, 8), strides=(2,))

@@ -50,7 +50,7 @@ def test_a_real_imbalanced_table(keel_table):
 
 
 def test_weighing_rows_is_weighing_classes(binary_table):
-    """With batches of several rows too; the weights "balanced" count what the rows weigh."""
+    """Row weights equal class weights, in batches of several rows too; "balanced" counts weighted rows."""
     x, x_test, y, _ = binary_table
     settings = {"max_epochs": 3, "random_state": 0}
     plain = CyclicalFocalClassifier(**settings).fit(x, y)

@@ -19,7 +19,7 @@ EXPECTED = [cyclical_eta(step / (EPOCHS * BATCHES - 1)) for step in range(EPOCHS
 
 
 class Batches(skorch.callbacks.Callback):
-    """Writes eta down when a batch of training is done."""
+    """Callback that records eta after every training batch."""
 
     def initialize(self):
         self.seen = []
@@ -134,7 +134,7 @@ def test_more_epochs_than_said_stay_at_the_end_and_say_so(data):
     assert net.criterion_.progress == 1
 
 
-def test_a_missing_callback_is_noticed(data):
+def test_a_missing_callback_warns(data):
     with pytest.warns(UserWarning, match="progress was never set"):
         _net(max_epochs=100 // BATCHES).fit(*data)
 

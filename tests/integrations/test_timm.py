@@ -30,7 +30,7 @@ def batches():
 
 
 class Training:
-    """What timm's train.py does, in its order, with its parts."""
+    """Train like timm's train.py, with its parts in its order."""
 
     def __init__(self, folder, criterion, model=None, on_updates=False):
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ class Training:
 
 
 @pytest.mark.parametrize("on_updates", [False, True])
-def test_eta_follows_the_updates_and_accumulation_does_not_double_it(batches, tmp_path, on_updates):
+def test_eta_follows_the_updates_under_accumulation(batches, tmp_path, on_updates):
     training = Training(tmp_path, create_loss(smoothing=0.1), on_updates=on_updates)
     training.run(batches)
     per_batch = [EXPECTED[epoch * UPDATES + batch // 2] for epoch in range(EPOCHS) for batch in range(BATCHES)]
@@ -81,7 +81,7 @@ def test_eta_follows_the_updates_and_accumulation_does_not_double_it(batches, tm
     assert training.scheduler.t_in_epochs is not on_updates  # the loop's log line asks for it
 
 
-def test_resume_continues_it_although_the_checkpoint_knows_nothing_of_it(batches, tmp_path):
+def test_resume_continues_the_cycle_without_saved_state(batches, tmp_path):
     whole = Training(tmp_path, create_loss())
     whole.run(batches)
     halted = Training(tmp_path, create_loss())
@@ -140,7 +140,7 @@ def test_a_wrong_call_is_refused():
         LossScheduler(None, create_loss(), 3, 0)
 
 
-def test_a_scheduler_that_the_loop_never_steps_is_noticed():
+def test_a_scheduler_that_is_never_stepped_warns():
     criterion = create_loss()
     LossScheduler(None, criterion, num_epochs=30, updates_per_epoch=10)
     for _ in range(99):

@@ -88,7 +88,7 @@ def test_copies_and_checkpoints_hold_the_clock(kind, scenes):
 
 
 @pytest.mark.parametrize("kind", [RetinaNet, FCOS])
-def test_forwards_do_not_move_the_clock_and_one_that_nobody_moves_is_noticed(kind, scenes):
+def test_forwards_do_not_change_progress_but_warn_if_never_set(kind, scenes):
     model, criterion = _detector(kind).double(), _criterion(0.25)
     swap_loss(model, criterion)
     for _ in range(2):  # accumulated

@@ -23,7 +23,7 @@ def backend(request, monkeypatch):
 
 
 def expanded(tensor):
-    """One number, or one row, in the place of all."""
+    """Repeat one number, or one row, without memory."""
     return tensor[:1].expand(tensor.shape)
 
 
@@ -110,7 +110,7 @@ def test_linear_reads_any_layout(backend):
 @pytest.mark.skipif("native" not in AVAILABLE, reason="the native library is not built")
 @pytest.mark.parametrize("family", ["softmax", "sigmoid"])
 def test_pointers_are_never_taken_to_other_memory(family):
-    """The one place that C reads from checks every tensor, whoever calls it."""
+    """The only function that passes pointers to C checks every tensor itself."""
     logits, indices, factors = torch.randn(4, 3), torch.randint(3, (4,)), torch.rand(3)
     if family == "softmax":
         right, settings = [logits, indices, factors], SoftmaxSettings(2.0, 2.0, 3.0, -100, 0.1)

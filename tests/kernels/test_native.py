@@ -161,7 +161,7 @@ def test_saturation_is_finite_and_exact(shape, dtype):
 @pytest.mark.parametrize("gap", [20.0, 60.0, 100.0, 1000.0, 1e4])
 @pytest.mark.parametrize("e", [0.0, 0.1])
 def test_a_logit_far_above_all_before_it(gap, e, dtype):
-    """Alone in its row, and late in it, so that no maximum of the first classes knows it."""
+    """Put an outlier late in its row, so that the maximum of the first classes is another."""
     x = torch.randn(3, 1000, 1, dtype=dtype)
     x[:2, 900] += gap
     target = torch.tensor([[900], [5], [900]])  # of the target, of another class, and nowhere
@@ -353,7 +353,7 @@ def test_sigmoid_saturation(dtype):
 
 
 def test_one_openmp_runtime():
-    """Ours is torch's: after a threaded call there is one libgomp, and not one thread more than with torch alone."""
+    """The library uses torch's OpenMP: a threaded call loads no second libgomp and starts no further thread."""
     if sys.platform != "linux":
         pytest.skip("looks into /proc")
     script = """
