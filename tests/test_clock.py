@@ -317,7 +317,7 @@ def test_copies_have_separate_clocks():
     for other in copies[:2]:
         assert train(other, 3) == [0.5, 0.75, 1.0]
         assert criterion.progress == 0.5
-    assert copies[2].eta is criterion.eta  # torch gives replicas on other devices buffers of their own
+    assert copies[2].eta is criterion.eta  # torch gives separate buffers to replicas on other devices
 
 
 def test_buffers_written_by_others_are_used():

@@ -41,7 +41,7 @@ def sharded_cyclical_focal_loss(
     with L of :func:`cyclofocal.cyclical_focal_loss` and :math:`z_r` the columns that rank r holds.
 
     The loss is replicated: every rank gets the same number, and its backward, which exchanges nothing, gives every
-    rank the gradient of its own columns. So all ranks of the group call this, and backward with the same factor;
+    rank the gradient of its columns. So all ranks of the group call this, and backward with the same factor;
     gradients are not to be averaged over this group.
 
     Limits: those of ``cyclical_focal_loss`` on the joined logits, which it equals.

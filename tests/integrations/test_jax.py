@@ -145,7 +145,7 @@ def test_a_traced_setting_is_refused_by_name(setting):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_half_precision_is_kept_and_a_cast_helps(dtype):
+def test_half_precision_is_computed_as_such_unless_cast(dtype):
     logits, labels = jnp.array([[20.0, 0.0, -1.0], [5.0, 1.0, 2.0]], dtype), jnp.array([0, 1])
     rows = ours.cyclical_focal_loss(logits, labels, eta=0.5)
     assert rows.dtype == dtype

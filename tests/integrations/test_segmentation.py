@@ -77,7 +77,7 @@ def test_monai_in_three_dimensions(masks):
     overlap = losses.DiceLoss(softmax=True, to_onehot_y=True, ignore_index=IGNORE)
 
     def dice(logits, target):
-        return overlap(logits, target.unsqueeze(1))  # MONAI keeps a channel
+        return overlap(logits, target.unsqueeze(1))  # MONAI has a channel
 
     etas, predicted = _train(network, images, target, _criterion(), dice)
     assert min(etas) == pytest.approx(0, abs=0.05)

@@ -103,7 +103,7 @@ def test_data_frames_give_what_arrays_give(frames, binary_table):
     assert set(framed.predict(test_frame)) <= {"benign", "malignant"}
 
 
-def test_a_warm_start_goes_on_in_a_new_cycle(digits_table):
+def test_a_warm_start_continues_in_a_new_cycle(digits_table):
     x, _, y, _ = digits_table
     model = CyclicalFocalClassifier(max_epochs=EPOCHS, random_state=0, warm_start=True).fit(x, y)
     weights = [parameter.detach().clone() for parameter in model.net_.module_.parameters()]

@@ -334,7 +334,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
         loss({"logits": torch.zeros(2, 3)}, torch.zeros(2, 3))
 
 
-def test_a_model_that_does_not_tell_must_be_told(tmp_path):
+def test_an_unknown_model_needs_shift_labels(tmp_path):
     class Tagger(nn.Module):
         def forward(self, input_ids, labels=None):
             return {"logits": nn.functional.one_hot(input_ids, WORDS).float().requires_grad_()}

@@ -158,7 +158,7 @@ def test_an_unreadable_index_out_of_range_gives_nan_in_its_row(backend):
     assert (gradient[3] == 0).all()
 
 
-def test_a_masked_class_stays_finite_beside_a_row_of_nan(backend):
+def test_a_masked_class_stays_finite_next_to_a_row_of_nan(backend):
     x = torch.tensor([[torch.nan, 1.0, 2.0], [0.0, -torch.inf, 1.0]]).requires_grad_()
     loss = cyclical_focal_loss(x, torch.tensor([0, 0]), eta=0.0, label_smoothing=0.1, reduction="none")
     (gradient,) = torch.autograd.grad(loss.sum(), x)

@@ -143,8 +143,8 @@ bool run(Plan& plan, double& total) {
     return true;
 }
 
-// True if a loop that reads along `from` and writes along `to` waits for itself: processors tell a load from an earlier
-// store by the address within a page first, and hold the load back where those agree.
+// True if a loop that reads along `from` and writes along `to` waits for itself: processors compare a load with earlier
+// stores by the address within a page first, and hold the load back where those agree.
 bool collides(const void* from, const void* to) {
     const uintptr_t ahead = ((uintptr_t)to - (uintptr_t)from) % PAGE;
     return ahead && ahead < PAGE / 8;

@@ -3,7 +3,7 @@
 With l = log p, h_j the derivative of the j-th term of the loss by l_j, and S the sum of all h, the gradient by the
 logits is h_k - p_k S, as in the other backends.
 
-A tile is ROWS rows by BLOCK classes. Rows with more classes come in several blocks: one pass collects what is needed,
+A tile is ROWS rows by BLOCK classes. Rows with more classes come in several blocks: one pass collects sums,
 rescaled whenever a row's maximum moves, and the next begins with the block that is still on chip.
 """
 # mypy: ignore-errors
