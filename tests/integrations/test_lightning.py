@@ -204,7 +204,7 @@ class Endless(IterableDataset):
 REFUSED = {
     "there is no CyclicalFocalLoss": {"module": lambda: Classifier(nn.CrossEntropyLoss())},
     "has total_steps=5": {"module": lambda: Classifier(CyclicalFocalLoss(total_steps=5))},
-    "with manual optimization only you": {"module": lambda: Classifier(automatic=False)},
+    "the trainer does not count it with manual optimization": {"module": lambda: Classifier(automatic=False)},
     "GradientAccumulationScheduler": {"callbacks": [GradientAccumulationScheduler({0: 1, 1: 2})]},
     "no known end": {"data": DataLoader(Endless(), batch_size=4), "max_epochs": 2},
     "no known end; set max_steps": {"max_time": timedelta(seconds=60), "max_epochs": -1},

@@ -72,7 +72,7 @@ def test_a_pipeline_and_early_stopping_take_weights(binary_table):
 
 
 @pytest.mark.parametrize(
-    ("weight", "message"), [(-1.0, r"sample_weight reaches down to -1\.0"), (0.0, "0 everywhere|non-zero")]
+    ("weight", "message"), [(-1.0, r"sample_weight has values down to -1\.0"), (0.0, "0 everywhere|non-zero")]
 )
 def test_weights_that_mean_nothing_are_refused(weight, message, binary_table):
     x, _, y, _ = binary_table
