@@ -262,6 +262,59 @@ def test_a_second_backward_of_a_checkpoint_is_no_step(loss):
     assert head.criterion.progress.item() == pytest.approx(1 / 4)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_forwards_of_one_backward_share_its_eta(reentrant):
+    """Also without accumulation: a step is what one backward pass is made of."""
+    plain, head = (Head(CyclicalFocalLoss, r, total_steps=11, reduction="none") for r in (None, reentrant))
+    for step in range(5):
+        assert head.criterion.progress.item() == pytest.approx(2 * step / 10)
+        torch.testing.assert_close(head.step(1.0, 0.5), plain.step(1.0, 0.5))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_loss_looked_at_before_the_backward_pass_is_no_step(reentrant):
+    plain, head = (Head(CyclicalFocalLoss, r, total_steps=11, reduction="none") for r in (None, reentrant))
+    for step in range(5):
+        assert head.criterion.progress.item() == pytest.approx(step / 10)
+        gradients = []
+        for model in (plain, head):
+            model.zero_grad()
+            value = model(X.clone().requires_grad_(), ONE_HOT)
+            with torch.no_grad():
+                model.run(X, ONE_HOT)
+            model.run(X, ONE_HOT)  # with a graph that no backward pass reaches
+            value.backward()
+            gradients.append(model.layer.weight.grad)
+        torch.testing.assert_close(*gradients)
+
+
+def test_backward_passes_may_come_after_all_forwards():
+    """As in pipelines: two halves of a step, each with a backward pass of its own."""
+    plain, head = (Head(CyclicalFocalLoss, r, total_steps=5, accumulation=2, reduction="none") for r in (None, False))
+    for step in range(5):
+        assert head.criterion.progress.item() == pytest.approx(step / 4)
+        for model in (plain, head):
+            model.zero_grad()
+            halves = [model(scale * X.clone().requires_grad_(), ONE_HOT) for scale in (1.0, 0.5)]
+            for half in halves:
+                half.backward()
+        torch.testing.assert_close(head.layer.weight.grad, plain.layer.weight.grad)
+
+
+def test_the_training_form_of_eval_mode_is_recomputed_at_its_own_eta():
+    plain, head = (Head(CyclicalFocalLoss, r, cyclical_in_eval=True, reduction="none") for r in (None, False))
+    for model in (plain, head):
+        model.step()
+        model.eval().criterion.set_progress(0.25)
+    torch.testing.assert_close(head.step(), plain.step())
+
+
+def test_a_module_of_inference_mode_can_be_trained():
+    with torch.inference_mode():
+        criterion = CyclicalFocalLoss(total_steps=5)
+    assert train(criterion, 5) == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_deferred_initialisation_starts_the_clock(loss):
     """Build on the meta device and allocate later, as for sharded and very large models."""

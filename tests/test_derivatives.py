@@ -97,6 +97,16 @@ def test_tracers_record_the_loss(call, tracer, requires_grad):
     torch.testing.assert_close(traced(other), call(other))
 
 
+@calls
+def test_tracers_record_the_gradient(call):
+    def gradient(z):
+        z = z.detach().requires_grad_()
+        return torch.autograd.grad(call(z).sum(), z)[0]
+
+    other = (Z + 1).sin()
+    torch.testing.assert_close(make_fx(gradient)(Z)(other), gradient(other))
+
+
 @pytest.mark.parametrize("function", [cyclical_focal_loss, binary_cyclical_focal_loss])
 def test_a_float_eta_does_not_recompile_at_every_value(function):
     torch._dynamo.reset()

@@ -72,6 +72,24 @@ def test_a_compiled_loss_inside_a_checkpoint_counts_once(loss, reentrant):
     assert criterion.progress == 1
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("total_steps", [None, 11])
+def test_a_compiled_recomputation_has_the_eta_of_its_forward(reentrant, total_steps):
+    """Whatever moves the clock in between, and wherever between two steps it was."""
+    torch._dynamo.reset()
+    criterion, eager = (CyclicalFocalLoss(total_steps=total_steps, reduction="none") for _ in range(2))
+    compiled = torch.compile(lambda z: criterion(z.sin(), T).square().mean(), backend="aot_eager")
+    for progress in (0.33, 0.7):
+        x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
+        for clocked in (criterion, eager):
+            clocked.set_progress(progress)
+        ours, theirs = checkpoint(compiled, x, use_reentrant=reentrant), eager(y.sin(), T).square().mean()
+        criterion.set_progress(1.0)
+        ours.backward()
+        theirs.backward()
+        torch.testing.assert_close(x.grad, y.grad)
+
+
 def test_inductor_compiles_forward_and_backward():
     torch._dynamo.reset()
     criterion = CyclicalFocalLoss(total_steps=5, weight=torch.rand(4), label_smoothing=0.1)

@@ -138,6 +138,11 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack() > 0
 
 
+def is_one(grad: Tensor) -> bool:
+    """True if the upstream gradient is known to be 1, the usual factor; never waits for a device."""
+    return grad.is_cpu and not is_traced() and grad.item() == 1
+
+
 def is_transformed(grad: Tensor | None = None) -> bool:
     """Return True inside ``torch.func`` transforms and forward-mode differentiation, and for a batched ``grad``."""
     return (
@@ -291,6 +296,8 @@ def _check_indices(logits: Tensor, target: Tensor, class_dim: int, ignore_index:
 
 def check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
     """Raise IndexError for an index that is neither a class nor ignored."""
+    if not target.numel():
+        return
     low, high = _bounds(target)
     if low >= 0 and high < classes:
         return  # the common case: one pass over the target

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.arguments import can_read, check_at_least
+from cyclofocal.arguments import can_read, check_at_least, is_transformed
 from cyclofocal.schedules import cyclical_eta
 
-CLOCK = ("step", "progress", "eta")
+CLOCK = ("step", "progress", "eta", "last_eta")
 STALE_STEPS = 100
 """Training steps without any progress set, after which the loss warns."""
 
@@ -30,21 +30,21 @@ class _Past:
     is_set: bool = False
     """True if ``set_progress`` or ``load_state_dict`` has set the clock, and no ``end_training`` came after."""
     last_eta: float | Tensor | None = None
-    """Eta of the last forward outside a backward pass."""
-    uncounted: int = 0
-    """Training forwards without gradients that a backward pass may run again with them (reentrant checkpoints)."""
+    """Eta of the last forward outside of a backward pass; compiled graphs have the buffer of that name."""
 
 
 class Clocked(nn.Module):
     """A loss whose eta follows the progress of training; see :class:`cyclofocal.CyclicalFocalLoss`.
 
-    A training forward uses eta and then advances the clock. Activation checkpointing runs a forward a second time,
-    inside the backward pass: it uses the eta of the first and is not counted again.
+    A training forward is counted when the backward pass reaches its loss. Activation checkpointing runs a forward a
+    second time, inside of the backward pass: that one takes the eta of the last forward outside of it, and of the two
+    only one is reached.
     """
 
     step: Tensor
     progress: Tensor
     eta: Tensor
+    last_eta: Tensor
 
     def __init__(
         self,
@@ -55,7 +55,6 @@ class Clocked(nn.Module):
         cyclical_in_eval: bool,
     ) -> None:
         super().__init__()
-        self._past = _Past()
         check_at_least("total_steps", total_steps)
         check_at_least("accumulation", accumulation)
         self.cyclical_factor = cyclical_factor
@@ -63,15 +62,17 @@ class Clocked(nn.Module):
         self.total_steps = total_steps
         self.accumulation = accumulation
         self.cyclical_in_eval = cyclical_in_eval
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float32))
-        self.register_buffer("eta", torch.zeros((), dtype=torch.float32))
+        with torch.inference_mode(False):  # otherwise training could not write into the buffers
+            for name in CLOCK:
+                dtype = torch.int64 if name == "step" else torch.float32
+                self.register_buffer(name, torch.zeros((), dtype=dtype), persistent=name != "last_eta")
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the clock to the beginning of training, also after ``to_empty``. Class weights do not change."""
         self._write(0, 0.0, self.schedule(0.0))
-        self._past.forwards, self._past.is_set = 0, False
+        self.last_eta.copy_(self.eta)
+        self._past = _Past()
 
     def set_progress(self, progress: float) -> None:
         """Set the clock to ``progress`` in [0, 1]; with ``total_steps`` counting resumes from there.
@@ -108,59 +109,53 @@ class Clocked(nn.Module):
         if not self._in_training_form():
             return 0.0
         if torch.compiler.is_compiling():
-            if self.total_steps is None or not self.training:
-                return self.eta.clone()
-            return torch.where(torch.ops.cyclofocal.runs_again(self.step), self._at(self.step - 1)[1], self.eta)
-        if _in_backward() and self._past.last_eta is not None:
-            return self._past.last_eta
-        eta = self._buffers["eta"]
-        assert eta is not None
-        return eta.item() if can_read(eta) else eta.clone()
+            in_backward = torch.ops.cyclofocal.backward_state(self.step)[0]
+            self.last_eta.copy_(torch.where(in_backward, self.last_eta, self.eta))
+            return self.last_eta.clone()
+        past = self._past
+        if past.last_eta is None or not _in_backward():
+            buffer: Any = self._buffers["eta"]
+            past.last_eta = buffer.item() if can_read(buffer) else buffer.clone()
+        return past.last_eta
 
-    def _advance(self, eta: float | Tensor) -> None:
-        """Count a training forward that used this eta, once, even if it is recomputed."""
-        if not self.training:
+    def _count(self, loss: Tensor) -> None:
+        """Count a training forward, once its loss is reached by a backward pass or at once if there is none to come."""
+        if not (self.training and torch.is_grad_enabled()):
             return
         if torch.compiler.is_compiling():
-            if torch.is_grad_enabled() and self.total_steps is not None:
-                self._advance_on_device()
+            if self.total_steps is not None:
+                self.step += ~torch.ops.cyclofocal.backward_state(self.step)[1]
+                self._follow_step()
             return
-        past, again = self._past, _in_backward()
-        if not again:
-            past.last_eta = eta
-        if not torch.is_grad_enabled():
-            past.uncounted += not again
-            return
-        if again and not past.uncounted:
-            return
-        past.uncounted = past.uncounted - 1 if again else 0
-        past.forwards += 1
-        self._warn(past)
+        recomputed = _in_backward()
+        if not recomputed:
+            self._warn()
         if self.total_steps is None:
-            return
-        step = self._buffers["step"]
-        assert step is not None
-        if not can_read(step):
-            self._advance_on_device()
-            return
-        count, last = int(step.item()) + 1, self.total_steps - 1
-        progress = min(count // self.accumulation, last) / max(last, 1)
-        self._write(count, progress, self.schedule(progress))
+            self._past.forwards += not recomputed
+        elif loss.grad_fn is not None and not is_transformed():
+            loss.grad_fn.register_prehook(_AdvanceOnce(self))
+        elif not recomputed:
+            self._advance()
 
-    def _advance_on_device(self) -> None:
-        """Advance without reading from the device: no synchronisation, no recompilation."""
-        self.step += ~torch.ops.cyclofocal.runs_again(self.step) if torch.compiler.is_compiling() else 1
-        progress, eta = self._at(self.step)
-        self.progress.copy_(progress)
-        self.eta.copy_(eta)
+    def _advance(self) -> None:
+        assert self.total_steps is not None
+        self._past.forwards += 1
+        buffer: Any = self._buffers["step"]
+        if not can_read(buffer):
+            self.step += 1
+            self._follow_step()
+            return
+        step, last = int(buffer.item()) + 1, self.total_steps - 1
+        progress = min(step // self.accumulation, last) / max(last, 1)
+        self._write(step, progress, self.schedule(progress))
 
-    def _at(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Return progress and eta after ``step`` forwards."""
+    def _follow_step(self) -> None:
+        """Set progress and eta from the step without reading anything back: no stall, no recompilation."""
         assert self.total_steps is not None
         last = self.total_steps - 1
-        done = torch.div(step, self.accumulation, rounding_mode="floor").clamp(max=last)
-        progress = done / max(last, 1)
-        return progress, self.schedule(progress)
+        done = torch.div(self.step, self.accumulation, rounding_mode="floor").clamp(max=last)
+        self.progress.copy_(done / max(last, 1))
+        self.eta.copy_(self.schedule(self.progress))
 
     def _write(self, step: int, progress: float, eta: float) -> None:
         buffers: Any = self._buffers
@@ -168,15 +163,16 @@ class Clocked(nn.Module):
         buffers["progress"].fill_(progress)
         buffers["eta"].fill_(eta)
 
-    def _warn(self, past: _Past) -> None:
+    def _warn(self) -> None:
+        past = self._past
         if self.total_steps is None:
-            if past.forwards == STALE_STEPS and not past.is_set:
+            if past.forwards == STALE_STEPS - 1 and not past.is_set:
                 warnings.warn(
                     f"progress was never set in {STALE_STEPS} training steps, so eta does not change; call set_progress"
                     " every epoch, or give total_steps at construction",
                     stacklevel=4,
                 )
-        elif past.forwards == self.total_steps * self.accumulation + 1:
+        elif past.forwards == self.total_steps * self.accumulation:
             warnings.warn(
                 f"more training steps than total_steps={self.total_steps} (accumulation={self.accumulation}); progress"
                 " stays at 1",
@@ -210,19 +206,36 @@ class Clocked(nn.Module):
         return replica
 
 
+class _AdvanceOnce:
+    """A hook of a loss: its clock advances when a backward pass reaches it for the first time."""
+
+    def __init__(self, clocked: Clocked) -> None:
+        self.clocked: Clocked | None = clocked
+
+    def __call__(self, _grads: tuple[Tensor, ...]) -> None:
+        if self.clocked is not None:
+            self.clocked._advance()
+            self.clocked = None
+
+
 def _in_backward() -> bool:
     """Return True inside a backward pass of this thread."""
     return torch._C._current_graph_task_id() >= 0
 
 
-def _runs_again(step: Tensor) -> Tensor:
-    """Return a 0-d bool on the device of ``step``: True in the recomputation of a checkpoint, which runs in a backward
-    pass with hooks on saved tensors. (A reentrant checkpoint has none, and its forward was not counted.)"""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return torch.full((), _in_backward() and hooks is not None, device=step.device)
+def _backward_state(step: Tensor) -> Tensor:
+    """Two booleans on the device of ``step``: in a backward pass; in the recomputation of a forward that has counted.
+
+    The latter has hooks on what it saves. (A reentrant checkpoint has none, and did not count in its forward.)
+    """
+    in_backward = _in_backward()
+    counted = in_backward and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    return torch.tensor([in_backward, counted], device=step.device)
 
 
 _library = torch.library.Library("cyclofocal", "FRAGMENT")
-_library.define("runs_again(Tensor step) -> Tensor")  # evaluated when a compiled graph runs, not when it is traced
-_library.impl("runs_again", _runs_again, "CompositeExplicitAutograd")
-torch.library.register_fake("cyclofocal::runs_again", lambda step: step.new_empty((), dtype=torch.bool), lib=_library)
+_library.define("backward_state(Tensor step) -> Tensor")  # asked when a compiled graph runs, not when it is traced
+_library.impl("backward_state", _backward_state, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "cyclofocal::backward_state", lambda step: step.new_empty(2, dtype=torch.bool), lib=_library
+)

@@ -15,6 +15,7 @@ from cyclofocal.arguments import (
     check_logits_dtype,
     check_softmax_call,
     compute_dtype,
+    is_one,
     is_traced,
     is_transformed,
     without_subclass,
@@ -211,7 +212,7 @@ class _LinearLoss(torch.autograd.Function):
         per_row = grad_loss if ctx.call.reduction == "none" else None
         if grads is None:
             grads = _loss_and_gradients(ctx.call, ctx.saved_tensors, ctx.needs_grad, per_row)[1]
-        if per_row is None and not (grad_loss.device.type == "cpu" and grad_loss.item() == 1):
+        if per_row is None and not is_one(grad_loss):
             grads = [grad if grad is None else grad.mul_(grad_loss) for grad in grads]
         return None, None, None, *grads
 

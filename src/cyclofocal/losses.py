@@ -53,10 +53,10 @@ class CyclicalFocalLoss(_Loss):
     * ``criterion.set_progress(p)`` with p in [0, 1], for example ``schedules.epoch_progress(epoch, epochs)`` at the
       start of every epoch, as in the paper; ``criterion.end_training()`` after the last one makes a second training
       that forgets this warn;
-    * ``total_steps=n`` at construction: every forward in training mode with gradients enabled then advances it by
-      one, from 0 at the first to 1 at the n-th. With gradient accumulation give ``accumulation=k``: every k-th
-      forward advances it, and n counts optimiser steps. Past the end it stays at 1 and a warning says so once (not
-      inside a compiled graph).
+    * ``total_steps=n`` at construction: every forward in training mode is then counted when a backward pass reaches
+      its loss (at once where there is nothing to differentiate, and in a compiled graph), and progress goes from 0 at
+      the first to 1 at the n-th. With gradient accumulation give ``accumulation=k``: k forwards are one step, and n
+      counts optimiser steps. Past the end it stays at 1, with a warning (but not from inside a compiled graph).
 
     The clock lives in the 0-d buffers ``step``, ``progress`` and ``eta``: part of ``state_dict``, moved by ``.to()``,
     float32 even after ``.half()``, initialised by ``to_empty()`` after construction on the meta device, never read
@@ -64,8 +64,8 @@ class CyclicalFocalLoss(_Loss):
     transforms use ``set_progress`` or the function, as no step is counted there.
 
     A forward that activation checkpointing recomputes has the same eta and is not counted again. Other repeated
-    forwards are counted: give ``accumulation=2`` for the two forwards of a SAM step, and use ``set_progress`` with
-    LBFGS, whose steps have no fixed number of forwards, and after warm-up steps that are not part of the training.
+    steps are counted: give ``accumulation=2`` for the two backward passes of a SAM step, and use ``set_progress`` with
+    LBFGS, whose steps have no fixed number of them, and after warm-up steps that are not part of the training.
 
     In eval mode the loss is plain cross-entropy with the same weights, ignore_index, reduction and label smoothing,
     and progress does not change; ``cyclical_in_eval=True`` applies the training form there too.
@@ -134,7 +134,7 @@ class CyclicalFocalLoss(_Loss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
         )
-        self._advance(eta)
+        self._count(loss)
         return loss
 
 
@@ -210,5 +210,5 @@ class BinaryCyclicalFocalLoss(_Loss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
         )
-        self._advance(eta)
+        self._count(loss)
         return loss

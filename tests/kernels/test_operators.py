@@ -282,3 +282,26 @@ def test_without_the_native_library_the_plain_version_serves():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "plain"
+
+
+@pytest.mark.parametrize("call", ["weighted", "soft", "sigmoid", "float16"])
+def test_an_eta_that_moves_before_backward_is_the_one_of_forward(backend, call):
+    eta, x = torch.tensor(0.3), X.clone().requires_grad_()
+    z = x.half() if call == "float16" else x
+    if call == "sigmoid":
+        value = binary_cyclical_focal_loss(z, SOFT, eta=eta)
+    else:
+        target, weight = (SOFT, None) if call == "soft" else (T, WEIGHT)
+        value = cyclical_focal_loss(z, target, weight, eta=eta)
+    first = torch.autograd.grad(value, x, retain_graph=True)[0].clone()
+    eta.fill_(1.0)
+    torch.testing.assert_close(torch.autograd.grad(value, x, retain_graph=True)[0], first)
+    torch.testing.assert_close(torch.autograd.grad(value, x, create_graph=True)[0], first, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none", "mean"])
+def test_an_empty_batch_may_ignore_a_class(backend, reduction):
+    x, target = torch.randn(0, 2, requires_grad=True), torch.zeros(0, dtype=torch.long)
+    value = cyclical_focal_loss(x, target, eta=0.3, ignore_index=0, reduction=reduction)
+    expected = F.cross_entropy(x, target, ignore_index=0, reduction=reduction)
+    torch.testing.assert_close(value, expected, equal_nan=True)

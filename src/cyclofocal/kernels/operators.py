@@ -16,8 +16,10 @@ from cyclofocal.arguments import (
     REDUCTIONS,
     SigmoidSettings,
     SoftmaxSettings,
+    can_read,
     compute_dtype,
     has_memory,
+    is_one,
     is_traced,
     is_transformed,
     needs_no_check,
@@ -72,6 +74,8 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
     differentiate = differentiate and logits.requires_grad
     if is_traced() or not has_memory(logits):
         return family.traced(*tensors, eta, settings, reduction, with_grad=differentiate)[0]
+    if isinstance(eta, Tensor):  # its owner may move it before backward
+        eta = eta.item() if can_read(eta) else eta.detach().clone()
     if differentiate:
         return _Loss.apply(logits, tensors[1:], (family, eta, settings, reduction))
     return family.fused(*tensors, eta, settings, reduction, with_grad=False)[0]
@@ -134,7 +138,7 @@ class _Loss(torch.autograd.Function):
             ctx.grad, grad = grad, (grad * _upstream(family, grad_loss, reduction)).to(grad.dtype)
         elif reduction == "none":
             grad.mul_(_upstream(family, grad_loss, reduction))
-        elif not (grad_loss.is_cpu and grad_loss.item() == 1):  # the common factor
+        elif not is_one(grad_loss):
             kernels.backend(grad.device.type).scale_(grad, grad_loss)
         # autograd itself rounds a float32 gradient to float16 for float16 logits
         return grad, None, None
