@@ -241,7 +241,7 @@ def test_offsets_of_64_bits(shape, monkeypatch):
     x, target = torch.randn(shape), torch.randint(shape[1], shape[:1] + shape[2:])
     calls = [(softmax, (x, target)), (softmax, (x, torch.rand(shape))), (sigmoid, (x, torch.rand(shape)))]
     narrow = [function(*arguments) for function, arguments in calls]
-    monkeypatch.setattr(triton_backend, "WIDE", 0)
+    monkeypatch.setattr(triton_backend, "WIDE_FROM", 0)
     for (function, arguments), expected in zip(calls, narrow, strict=True):
         for got, same in zip(function(*arguments), expected, strict=True):
             assert torch.equal(got, same)
