@@ -39,6 +39,7 @@ def record(loss, seed, accuracy, nll=0.5, few=0.5, fold=0, recipe=None):
         classes=["cat", "dog", "owl"],
         test_counts=[50, 46, 4],
         system="Linux x86_64, some CPU",
+        primary_metric="balanced_accuracy",
         reliability=[[0, 0, 0]] * 10 + [[20, 14.0, 12], [0, 0, 0], [30, 25.0, 20], [0, 0, 0], [50, 49.0, 48]],
     )
 

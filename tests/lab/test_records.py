@@ -41,6 +41,24 @@ def test_a_packed_file_is_read(tmp_path):
     assert list(read_records(tmp_path / "many.jsonl.gz")) == [RECORD, RECORD]
 
 
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        ("", ""),
+        ("cyclofocal compare digits", "balanced_accuracy"),
+        ("cyclofocal compare digits --metric nll --seeds 6", "nll"),
+        ("cyclofocal compare digits --metric=ece", "ece"),
+    ],
+)
+def test_old_records_name_the_primary_metric_by_command(tmp_path, command, key):
+    content = asdict(RECORD) | {"command": command}
+    del content["primary_metric"]
+    (tmp_path / "old.jsonl").write_text(json.dumps(content) + "\n")
+    assert list(read_records(tmp_path)) == [replace(RECORD, command=command, primary_metric=key)]
+    write_record(replace(RECORD, command=command, primary_metric="brier"), tmp_path / "old.jsonl")
+    assert next(read_records(tmp_path)).primary_metric == "brier"
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     write_record(RECORD, path)
@@ -90,7 +108,7 @@ OTHERS = (None, [], [None], ["a"], [[]], {}, {"a": []}, "x", 2.5, True)
 
 OF_A_KIND = {
     **dict.fromkeys(("seed", "processes", "threads", "validation_samples"), int),
-    **dict.fromkeys(("device", "data", "weights", "command", "system"), str),
+    **dict.fromkeys(("device", "data", "weights", "command", "system", "primary_metric"), str),
     **dict.fromkeys(("train_counts", "epochs", "epoch_seconds", "per_class", "reliability", "classes"), list),
     **dict.fromkeys(("recipe", "loss", "versions", "metrics"), dict),
     "test_counts": list,

@@ -28,6 +28,9 @@ class Metric:
         return "points" if self.percent else self.heading.partition(", ")[2]
 
 
+PRIMARY = "balanced_accuracy"
+"""Key of the default primary metric."""
+
 BINS = 15
 """Of equal width over the confidence."""
 

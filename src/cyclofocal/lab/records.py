@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import secrets
 import zlib
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from cyclofocal.lab.metrics import BINS, METRICS
+from cyclofocal.lab.metrics import BINS, METRICS, PRIMARY
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.schema import fault, needed, short
@@ -50,6 +51,7 @@ class RunRecord:
         validation_samples: how many there were; 0 where none were asked for.
         test_counts: test images per class.
         system: operating system and processor.
+        primary_metric: key of the metric chosen for the verdicts when the run was started; "" if none was.
     """
 
     recipe: dict[str, Any]
@@ -73,6 +75,7 @@ class RunRecord:
     validation_samples: int = 0
     test_counts: list[int] = field(default_factory=list)
     system: str = ""
+    primary_metric: str = ""
 
 
 NAMES, NEEDED = {entry.name for entry in fields(RunRecord)}, needed(RunRecord)
@@ -202,6 +205,7 @@ def _parse(line: bytes) -> RunRecord:
     said = said or fault(content["recipe"], Recipe, "recipe") or fault(content["loss"], LossSettings, "loss")
     if said:
         raise ValueError(said)
+    content.setdefault("primary_metric", _named_metric(content))
     record = RunRecord(**content)
     if said := _wrong_length(record) or _out_of_range(record):
         raise ValueError(said)
@@ -273,3 +277,11 @@ def _out_of_range(record: RunRecord) -> str:
     if min(chain.from_iterable(record.reliability), default=0) < 0:
         return "reliability holds a negative number; it counts samples"
     return ""
+
+
+def _named_metric(content: dict[str, Any]) -> str:
+    """Primary metric of a record older than its field: the one that its command names, or the default of commands."""
+    if not (command := content.get("command")):
+        return ""
+    named = re.search(r"--metric[ =](\w+)", command)
+    return named[1] if named else PRIMARY

@@ -159,7 +159,7 @@ def test_losses_of_one_title_are_told_apart():
 
 
 def test_the_primary_metric_is_the_one_that_the_runs_were_begun_with():
-    begun = [replace(r, command="cyclofocal compare digits --metric nll --seeds 6") for r in grid(6)]
+    begun = [replace(r, primary_metric="nll") for r in grid(6)]
     assert summarise(begun).primary.key == "nll"
     assert not any("begun with" in line for line in explanations(summarise(begun)))
     assert any("begun with another primary metric, nll" in line for line in explanations(summarise(begun, "", "ece")))

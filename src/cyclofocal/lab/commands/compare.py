@@ -29,11 +29,11 @@ from cyclofocal.lab.commands.options import (
 from cyclofocal.lab.commands.output import tell_never_focal, warn_of_copies
 from cyclofocal.lab.compare.display import Display
 from cyclofocal.lab.compare.grid import Backend, BackendError, Cell, CellError, finished, grid
+from cyclofocal.lab.metrics import PRIMARY
 from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import check_name, experiments
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report import PRIMARY
 
 
 def _two_losses(names: str) -> str:
@@ -121,7 +121,7 @@ def compare(
     picture = picture or out / "comparison.png"
     make_folder(out, "--out")
     make_folder(picture.parent, "--picture")
-    cells = grid(recipes, chosen, range(seeds), out, root, given_command())
+    cells = grid(recipes, chosen, range(seeds), out, root, given_command(), metric)
     records, failed = _run_with_progress(cells, backend)
     if records:
         from cyclofocal.lab.commands.output import show

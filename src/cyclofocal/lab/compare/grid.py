@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cyclofocal.lab.metrics import PRIMARY
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import DamagedRecordError, RunRecord
@@ -39,6 +40,7 @@ class Cell:
     folder: Path
     root: Path = Path("data")
     command: str = ""
+    primary_metric: str = PRIMARY
 
     @property
     def record_path(self) -> Path:
@@ -89,11 +91,12 @@ def grid(
     folder: Path,
     root: Path = Path("data"),
     command: str = "",
+    primary_metric: str = PRIMARY,
 ) -> list[Cell]:
     """Every loss at every seed and fold of every experiment, seed by seed so that pairs are complete early."""
     experiments = [fold for recipe in recipes for fold in folds(recipe)]
     return [
-        Cell(recipe, loss, seed, run_folder(folder, recipe, loss, seed), root, command)
+        Cell(recipe, loss, seed, run_folder(folder, recipe, loss, seed), root, command, primary_metric)
         for seed in seeds
         for recipe in experiments
         for loss in losses
@@ -154,6 +157,7 @@ def run_cell(cell: Cell, share: Share, wait: bool = True) -> RunRecord | None:
             cpu=share.gpus == 0,
             command=cell.command,
             checkpoint_seconds=CHECKPOINT_SECONDS,
+            primary_metric=cell.primary_metric,
         )
         return train(cell.recipe, _settled(cell, setup), cell.seed, setup)
 

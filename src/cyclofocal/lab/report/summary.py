@@ -1,12 +1,11 @@
 """An experiment in numbers: means, paired differences to the reference, and whether they are shown."""
 
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cyclofocal.lab.metrics import METRICS, Metric
+from cyclofocal.lab.metrics import METRICS, PRIMARY, Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import DIGITS, Experiment, Values, experiments, fold_of
 from cyclofocal.lab.report.statistics import (
@@ -19,9 +18,7 @@ from cyclofocal.lab.report.statistics import (
     verdict,
 )
 
-PRIMARY = "balanced_accuracy"
 KEYS = [metric.key for metric in METRICS]
-METRIC_OPTION = re.compile(r"--metric[ =](\w+)")
 
 
 @dataclass(frozen=True)
@@ -173,9 +170,8 @@ def primary_metric(key: str) -> Metric:
 
 
 def declared_metric(found: Sequence[Experiment]) -> str:
-    """The primary metric by the commands of the runs; "" where there are none, or they do not agree."""
-    commands = {run.command for experiment in found for runs in experiment.runs.values() for run in runs} - {""}
-    named = {match[1] if (match := METRIC_OPTION.search(command)) else PRIMARY for command in commands}
+    """Key of the primary metric that the runs were started with; "" if they name none, or several."""
+    named = {run.primary_metric for experiment in found for runs in experiment.runs.values() for run in runs} - {""}
     return named.pop() if len(named) == 1 else ""
 
 

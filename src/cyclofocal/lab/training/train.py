@@ -16,7 +16,7 @@ from torch import Tensor
 from cyclofocal.lab.data import DataSet, load
 from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.messages import several
-from cyclofocal.lab.metrics import Array, evaluate, log_softmax, recall_per_class, reliability
+from cyclofocal.lab.metrics import PRIMARY, Array, evaluate, log_softmax, recall_per_class, reliability
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord, system
@@ -58,6 +58,7 @@ class Setup:
         trackers: names that Accelerate knows, such as "tensorboard"; they write into ``folder``.
         command: for the record.
         checkpoint_seconds: see :class:`~cyclofocal.lab.training.run_folder.Run`; 0 keeps a checkpoint of every epoch.
+        primary_metric: for the record.
     """
 
     root: Path = Path("data")
@@ -68,6 +69,7 @@ class Setup:
     trackers: tuple[str, ...] = ()
     command: str = ""
     checkpoint_seconds: float = 0
+    primary_metric: str = PRIMARY
 
 
 def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = None, *, test: bool = True) -> RunRecord:
@@ -157,6 +159,7 @@ def conclude(
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
         command=setup.command,
+        primary_metric=setup.primary_metric,
         classes=list(data.classes),
         validation_samples=0 if data.validation is None else len(data.validation),
         system=system(),
