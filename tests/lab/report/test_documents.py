@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cyclofocal.lab.report import summarise
 from cyclofocal.lab.report.documents import EVIDENCE, fill, has_place, with_evidence
 from cyclofocal.lab.report.export import metric_markdown
+from cyclofocal.lab.report.summary import summarise
 from evidence import data_sets, grid
 
 ROOT = Path(__file__).parents[3]

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from cyclofocal.lab.report import ranking, summaries, summarise, table
 from cyclofocal.lab.report.experiment import experiments
 from cyclofocal.lab.report.export import CSV_COLUMNS, comma_separated, latex, markdown
+from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.summary import summaries, summarise
+from cyclofocal.lab.report.terminal import table
 from evidence import data_sets, grid
 
 

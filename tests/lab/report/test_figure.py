@@ -4,9 +4,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from cyclofocal.lab.report import summaries
 from cyclofocal.lab.report.experiment import experiments
 from cyclofocal.lab.report.figure import draw
+from cyclofocal.lab.report.summary import summaries
 from evidence import data_sets, grid
 
 

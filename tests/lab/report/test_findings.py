@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, FOCAL
-from cyclofocal.lab.report import conclusions, explanations, ranking, summaries, summarise
 from cyclofocal.lab.report.experiment import experiments
-from cyclofocal.lab.report.findings import ranking_conclusions
+from cyclofocal.lab.report.findings import conclusions, explanations, ranking_conclusions
+from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.summary import summaries, summarise
 from evidence import data_sets, grid, record
 
 

@@ -10,10 +10,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cyclofocal.lab.report import conclusions, ranking, summaries
 from cyclofocal.lab.report.charts import learning_curves
 from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.findings import conclusions
 from cyclofocal.lab.report.html import page
+from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.summary import summaries
 from evidence import data_sets, grid
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 from cyclofocal.lab.recipes.loss import SMOOTHED
-from cyclofocal.lab.report import ranking, summaries
 from cyclofocal.lab.report.experiment import experiments
 from cyclofocal.lab.report.export import markdown
 from cyclofocal.lab.report.html import page
-from cyclofocal.lab.report.ranking import Tally, critical_difference, difference_p
+from cyclofocal.lab.report.ranking import Tally, critical_difference, difference_p, ranking
+from cyclofocal.lab.report.summary import summaries
 from evidence import data_sets, grid
 
 

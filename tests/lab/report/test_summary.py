@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
-from cyclofocal.lab.report import conclusions, explanations, summarise
+from cyclofocal.lab.report.findings import conclusions, explanations
 from cyclofocal.lab.report.statistics import holm
+from cyclofocal.lab.report.summary import summarise
 from evidence import grid, record
 
 

@@ -17,7 +17,7 @@ from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.oltr.evaluation import Evaluation, evaluate_file, shown
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.oltr.predictions import Predictions, read
-from cyclofocal.lab.report import number
+from cyclofocal.lab.report.findings import number
 
 GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
 PIPED_COLUMNS = 100

@@ -12,7 +12,7 @@ from rich.console import Console
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report import Summary
+from cyclofocal.lab.report.summary import Summary
 from cyclofocal.lab.training.schedule import never_focal
 
 if TYPE_CHECKING:

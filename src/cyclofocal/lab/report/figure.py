@@ -11,7 +11,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from cyclofocal.lab.metrics import Metric
-from cyclofocal.lab.report import Row, Summary, number
+from cyclofocal.lab.report.findings import number
+from cyclofocal.lab.report.summary import Row, Summary
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's, told apart by colour-blind readers."""
