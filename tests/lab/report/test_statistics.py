@@ -11,9 +11,7 @@ from scipy import stats
 from cyclofocal.lab.report.statistics import (
     Difference,
     Estimate,
-    differences,
     estimate,
-    estimates,
     holm,
     paired_difference,
     pairs_needed,
@@ -33,32 +31,32 @@ def p_by_hand(differences):
 
 @given(st.lists(st.integers(-9, 9), min_size=2, max_size=8))
 def test_p_counts_every_sign_pattern(differences):
-    p = paired_difference([float(d) for d in differences], [0.0] * len(differences)).p
+    p = paired_difference([float(d) for d in differences]).p
     assert p == pytest.approx(p_by_hand(differences))
 
 
 def test_ten_pairs_that_agree_have_the_smallest_p():
-    assert paired_difference(list(range(1, 11)), [0.0] * 10).p == pytest.approx(2 / 2**10)
+    assert paired_difference(list(range(1, 11))).p == pytest.approx(2 / 2**10)
 
 
 def test_many_pairs_are_sampled_near_the_truth():
     rng = np.random.default_rng(0)
     differences = rng.normal(0.3, 1.0, size=18)
-    p = paired_difference(differences.tolist(), [0.0] * 18).p
+    p = paired_difference(differences.tolist()).p
     assert p == pytest.approx(p_by_hand(differences.tolist()), abs=0.005)
 
 
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=6))
 def test_difference_turns_with_its_sides(pairs):
-    values, reference = map(list, zip(*pairs, strict=True))
-    there, back = paired_difference(values, reference), paired_difference(reference, values)
+    there = paired_difference([value - reference for value, reference in pairs])
+    back = paired_difference([reference - value for value, reference in pairs])
     assert there.estimate.mean == pytest.approx(-back.estimate.mean)
     assert there.p == pytest.approx(back.p)
 
 
 def test_pairing_removes_what_seeds_share():
     shared = np.random.default_rng(0).normal(0, 100, size=12)
-    difference = paired_difference((shared + 1 + np.arange(12) / 100).tolist(), shared.tolist())
+    difference = paired_difference((shared + 1 + np.arange(12) / 100 - shared).tolist())
     assert difference.estimate.interval[0] > 1
     assert difference.estimate.interval[1] < 1.12
 
@@ -66,7 +64,7 @@ def test_pairing_removes_what_seeds_share():
 def test_interval_holds_its_mean_about_as_often_as_it_says():
     for n in (6, 8, 20):
         samples = np.random.default_rng(0).normal(5, 1, size=(2000, n))
-        holds = [low <= 5 <= high for low, high in (value.interval for value in estimates(samples.tolist()))]
+        holds = [low <= 5 <= high for low, high in (estimate(sample).interval for sample in samples.tolist())]
         assert 0.93 <= np.mean(holds) <= 0.97
 
 
@@ -75,27 +73,22 @@ def test_interval_is_the_same_every_time():
     assert estimate(values) == estimate(values)
 
 
-@pytest.mark.parametrize("n", [3, 5, 7, 12, 40])
+@pytest.mark.parametrize("n", [2, 5, 12, 40])
 def test_intervals_are_those_of_scipy(n):
-    """Of whole numbers: of others scipy's rounding breaks ties of equal resamples, which matters for few values."""
-    level = 1 - 2 * stats.norm.sf(np.sqrt(n / (n - 1)) * stats.t.isf(0.025, n - 1))
-    for sample in np.random.default_rng(2).gamma(2.0, 1000, size=(4, n)).round():
-        drawn = {"method": "BCa", "confidence_level": level, "rng": np.random.default_rng(0)}
-        theirs = stats.bootstrap((sample,), np.mean, **drawn).confidence_interval
-        assert estimate(sample.tolist()).interval == pytest.approx((theirs.low, theirs.high), rel=1e-9)
+    for sample in np.random.default_rng(2).gamma(2.0, 1000, size=(4, n)):
+        theirs = stats.t.interval(0.95, n - 1, loc=sample.mean(), scale=stats.sem(sample))
+        assert estimate(sample.tolist()).interval == pytest.approx(theirs, rel=1e-9)
 
 
-def test_many_samples_at_once_are_as_one_by_one():
-    samples = [np.random.default_rng(n).normal(size=n).tolist() for n in (1, 3, 3, 9, 9, 9, 17)]
-    for together, sample in zip(estimates(samples), samples, strict=True):
-        alone = estimate(sample)
-        assert (together.mean, together.n) == (alone.mean, alone.n)
-        assert together.interval == (alone.interval and pytest.approx(alone.interval))
-    assert [d.p for d in differences(samples)] == [paired_difference(s, [0.0] * len(s)).p for s in samples]
+@pytest.mark.parametrize("n", [4, 9])
+def test_p_is_that_of_scipys_permutation_test(n):
+    sample = np.random.default_rng(n).normal(0.5, 1, size=n)
+    theirs = stats.permutation_test((sample,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert paired_difference(sample.tolist()).p == pytest.approx(theirs.pvalue)
 
 
 def test_many_pairs_have_the_interval_of_the_normal_distribution():
-    difference = paired_difference(np.random.default_rng(0).normal(0.5, 1, size=400).tolist(), [0.0] * 400)
+    difference = paired_difference(np.random.default_rng(0).normal(0.5, 1, size=400).tolist())
     low, high = difference.estimate.interval
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.1)
     assert difference.p < 0.001
@@ -126,8 +119,6 @@ def test_what_has_no_mean_is_refused():
         estimate([])
     with pytest.raises(ValueError, match="finite"):
         estimate([1.0, float("nan")])
-    with pytest.raises(ValueError, match="pairs"):
-        paired_difference([1.0], [1.0, 2.0])
 
 
 def test_holm_by_hand():

@@ -10,6 +10,7 @@ from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import by_seed
 from cyclofocal.lab.report.findings import with_interval
 from cyclofocal.lab.report.ranking import Ranking
+from cyclofocal.lab.report.statistics import half_width
 from cyclofocal.lab.report.summary import Row, Summary
 from cyclofocal.lab.report.svg import Scale, band, dot, line, picture, rectangle, text, x_axis, y_axis
 
@@ -91,7 +92,7 @@ def learning_curves(summary: Summary) -> str:
     curves = {name: 100 * seeds for name, seeds in found.items() if seeds.size}
     if not curves:
         return ""
-    bands = {name: _mean_and_reach(seeds) for name, seeds in curves.items()}
+    bands = {name: (seeds.mean(0), half_width(seeds)) for name, seeds in curves.items()}
     ends = [end for mean, reach in bands.values() for end in (*(mean - reach), *(mean + reach))]
     return _chart(
         summary,
@@ -137,8 +138,8 @@ def class_accuracy(summary: Summary) -> str:
         frequency, label = np.arange(len(groups), dtype=np.float64), f"class ({counts[0]:.0f} training samples each)"
     lines = {}
     for name, seeds in found.items():
-        mean, reach = _mean_and_reach(np.stack([seeds[:, group].mean(1) for group in groups], axis=1))
-        lines[name] = (frequency, mean, reach)
+        grouped = np.stack([seeds[:, group].mean(1) for group in groups], axis=1)
+        lines[name] = (frequency, grouped.mean(0), half_width(grouped))
     return _chart(summary, lines, (0.0, 100.0), (label, "accuracy, %"), "Accuracy by class frequency")
 
 
@@ -219,13 +220,3 @@ def _epochs(key: str) -> Callable[[RunRecord], list[float]]:
         return [] if any(value is None for value in rows) else [float(value) for value in rows if value is not None]
 
     return values
-
-
-def _mean_and_reach(seeds: Array) -> tuple[Array, Array]:
-    """Mean over the seeds, and half of a 95 % t interval; 0 for one seed."""
-    from scipy.special import stdtrit
-
-    n = len(seeds)
-    if n < 2:
-        return seeds[0], np.zeros(seeds.shape[1])
-    return seeds.mean(0), seeds.std(0, ddof=1) / np.sqrt(n) * stdtrit(n - 1, 0.975)

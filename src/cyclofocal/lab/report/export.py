@@ -230,7 +230,7 @@ def _latex_table(caption: str, columns: str, rows: Sequence[str]) -> str:
 def _caption(summary: Summary) -> str:
     return (
         f"{summary.experiment.title}: {summary.seeds} seeds, differences to {summary.reference} paired by seed; 95 %"
-        f" BCa intervals; p of sign-flip tests, Holm-corrected. Primary metric: {summary.primary.title}."
+        f" t intervals; p of sign-flip tests, Holm-corrected. Primary metric: {summary.primary.title}."
     )
 
 

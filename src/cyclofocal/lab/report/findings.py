@@ -176,7 +176,7 @@ def explanations(summary: Summary) -> list[str]:
         f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}.",
         *_test_samples(summary),
         f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
-        "Intervals: 95 %, BCa bootstrap over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
+        "Intervals: 95 %, Student's t over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
         _what_varies(summary),
         f"p: sign-flip test, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
         f"p of all other metrics: over their {others} together. A verdict needs p < {LEVEL}.",

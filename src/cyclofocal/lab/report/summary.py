@@ -11,9 +11,9 @@ from cyclofocal.lab.report.experiment import DIGITS, Experiment, Values, experim
 from cyclofocal.lab.report.statistics import (
     Difference,
     Estimate,
-    differences,
-    estimates,
+    estimate,
     holm,
+    paired_difference,
     pairs_to_resolve,
     verdict,
 )
@@ -145,16 +145,11 @@ def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "
 
 
 def summaries(found: Sequence[Experiment], reference: str = "", metric: str = "") -> list[Summary]:
-    """:func:`summarise` of each experiment, all at once, which is much faster."""
+    """:func:`summarise` of each experiment, all against one reference and in one primary metric."""
     declared = declared_metric(found)  # by a later version of the lab it may be unknown here, and the report says so
     primary = primary_metric(metric or (declared if declared in KEYS else PRIMARY))
     reference = reference or default_reference(found)
-    drafts = [_draft(experiment, reference or next(iter(experiment.runs)), primary) for experiment in found]
-    cells = [(draft, key) for draft in drafts for key in draft.values]
-    means = dict(zip(map(_place, cells), estimates([_per_seed(d.values[key]) for d, key in cells]), strict=True))
-    pairs = [(draft, key) for draft in drafts for key in draft.pairs]
-    versus = dict(zip(map(_place, pairs), differences([list(d.pairs[key]) for d, key in pairs]), strict=True))
-    return [_summary(draft, means, versus) for draft in drafts]
+    return [_summary(experiment, reference or next(iter(experiment.runs)), primary) for experiment in found]
 
 
 def primary_metric(key: str) -> Metric:
@@ -181,35 +176,42 @@ def default_reference(found: Sequence[Experiment]) -> str:
     return next((name for name in ("ce", "ce:tuned") if name in names), "")
 
 
-Key = tuple[Metric, str]
+def _summary(experiment: Experiment, reference: str, primary: Metric) -> Summary:
+    families = ([primary], [metric for metric in METRICS if metric != primary])
+    rows = tuple(row for family in families for row in _family_rows(experiment, reference, family))
+    titles, there, notes = experiment.titles, reference in experiment.runs, list(experiment.notes)
+    if not there:
+        notes.append(f"No run of the reference {reference!r}: nothing to compare with.")
+    if not any(row.metric == primary for row in rows):
+        notes.append(f"No run has a {primary.title}: no verdict.")
+    return Summary(
+        experiment=experiment,
+        rows=rows,
+        reference=titles[reference] if there else "",
+        primary=primary,
+        seeds=max(len({run.seed for run in runs}) for runs in experiment.runs.values()),
+        time=_times(experiment, reference),
+        notes=tuple(notes),
+    )
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """What the statistics are computed from."""
-
-    experiment: Experiment
-    reference: str
-    primary: Metric
-    values: dict[Key, Values]
-    pairs: dict[Key, tuple[float, ...]]
-
-
-def _place(cell: tuple[_Draft, Key]) -> tuple[int, Key]:
-    return id(cell[0]), cell[1]
-
-
-def _draft(experiment: Experiment, reference: str, primary: Metric) -> _Draft:
-    metrics = sorted(METRICS, key=lambda metric: metric != primary)
+def _family_rows(experiment: Experiment, reference: str, family: Sequence[Metric]) -> list[Row]:
+    """Rows of every loss in the metrics of a family, whose p values are corrected together."""
     names = sorted(experiment.runs, key=lambda name: name != reference)
-    values = {(metric, name): experiment.values(name, metric) for metric in metrics for name in names}
+    values = {(metric, name): experiment.values(name, metric) for metric in family for name in names}
     values = {key: found for key, found in values.items() if found}
     pairs = {
-        (metric, name): _paired(found, values[metric, reference])
+        (metric, name): _paired(found, values.get((metric, reference), {}))
         for (metric, name), found in values.items()
-        if name != reference and (metric, reference) in values
+        if name != reference
     }
-    return _Draft(experiment, reference, primary, values, {key: pair for key, pair in pairs.items() if pair})
+    differences = {key: paired_difference(per_seed) for key, per_seed in pairs.items() if per_seed}
+    corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
+    versus = {key: _versus(pairs[key], differences[key], p, len(corrected), key[0]) for key, p in corrected.items()}
+    return [
+        Row(metric, experiment.titles[name], name, estimate(_per_seed(found)), versus.get((metric, name)))
+        for (metric, name), found in values.items()
+    ]
 
 
 def _per_seed(values: Values) -> list[float]:
@@ -224,35 +226,6 @@ def _paired(values: Values, reference: Values) -> tuple[float, ...]:
         if folds:
             found.append(round(statistics.fmean(values[seed][f] - reference[seed][f] for f in folds), DIGITS))
     return tuple(found)
-
-
-def _summary(draft: _Draft, means: dict, versus: dict) -> Summary:
-    experiment, own = draft.experiment, id(draft)
-    corrected: dict[Key, Versus] = {}
-    for secondary in (False, True):
-        keys = [key for key in draft.pairs if (key[0] != draft.primary) == secondary]
-        p_values = holm([versus[own, key].p for key in keys])
-        corrected |= {
-            key: _versus(draft.pairs[key], versus[own, key], p, len(keys), key[0])
-            for key, p in zip(keys, p_values, strict=True)
-        }
-    titles = experiment.titles
-    rows = tuple(Row(m, titles[n], n, means[own, (m, n)], corrected.get((m, n))) for m, n in draft.values)
-    there = draft.reference in experiment.runs
-    notes = list(experiment.notes)
-    if not there:
-        notes.append(f"No run of the reference {draft.reference!r}: nothing to compare with.")
-    if not any(metric == draft.primary for metric, _ in draft.values):
-        notes.append(f"No run has a {draft.primary.title}: no verdict.")
-    return Summary(
-        experiment=experiment,
-        rows=rows,
-        reference=titles[draft.reference] if there else "",
-        primary=draft.primary,
-        seeds=max(len({run.seed for run in runs}) for runs in experiment.runs.values()),
-        time=_times(experiment, draft.reference),
-        notes=tuple(notes),
-    )
 
 
 def _versus(pairs: tuple[float, ...], difference: Difference, p: float, comparisons: int, metric: Metric) -> Versus:
