@@ -89,7 +89,7 @@ def test_a_stopped_comparison_leaves_no_process_and_goes_on(stop, tmp_path):
     assert f"4 runs, {len(whole)} of them finished before" in err
     assert {path: path.stat().st_mtime_ns for path in whole} == times
     assert sum(isinstance(record, RunRecord) for record in stored(tmp_path)) == 4
-    assert "minus cross-entropy" in out
+    assert "differences to cross-entropy" in out
 
 
 def test_faults_of_a_folder_of_images_are_told_before_any_run(tmp_path):
@@ -126,7 +126,7 @@ def test_a_run_that_fails_is_told_at_the_end_and_the_others_are_shown(tmp_path):
     (broken / "run.json").write_text(json.dumps({"seed": 7}))
     code, out, err = run("compare", "digits", "--seeds", 2, "--epochs", 2, "--losses", "ce,cyclical", "--out", tmp_path)
     assert code == 1
-    assert "minus cross-entropy" in out
+    assert "differences to cross-entropy" in out
     assert len(stored(tmp_path)) == 3
     told, last = err.strip().splitlines()[-2:]
     assert told.startswith("failed: digits, cyclical focal, seed 1: OtherRunError: ")

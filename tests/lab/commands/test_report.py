@@ -37,7 +37,7 @@ def test_every_format_at_once_and_damage_is_told(runs, tmp_path):
 
 def test_without_an_output_it_is_said_on_the_terminal(runs):
     done = report(runs / "a.jsonl", "--metric", "nll", "--reference", "focal")
-    assert "minus focal" in done.output
+    assert "differences to focal" in done.output
     assert "cyclical focal: worse than focal; its negative log-likelihood is higher" in done.output
 
 
@@ -66,7 +66,7 @@ def test_what_is_refused(runs, tmp_path, monkeypatch, arguments, words):
 def test_a_loss_edited_between_its_runs_can_be_the_reference(tmp_path):
     mine = [replace(r, loss=r.loss | {"digest": "ab" if r.seed < 4 else "cd"}) for r in grid(8)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in mine))
-    assert "minus focal" in report(tmp_path, "--reference", "focal@ab").output
+    assert "differences to focal" in report(tmp_path, "--reference", "focal@ab").output
     refused = report(tmp_path, "--reference", "focal").output.replace("│", " ")
     assert "Did you mean 'focal@" in " ".join(refused.split())
 

@@ -48,7 +48,7 @@ def test_reproduce_keeps_its_runs_and_does_not_repeat_them(lab, tmp_path):
     }
     assert all(record.command.startswith("cyclofocal reproduce digits --loss ce,cyclical") for record in records)
     assert "digits ce seed 0: epoch 2/2, loss" in err
-    assert "minus cross-entropy" in out
+    assert "differences to cross-entropy" in out
 
     code, again, err = lab(*command)
     assert (code, again.replace(" (ended before, not run again)", "")) == (0, out)

@@ -9,16 +9,17 @@ import pytest
 from rich.console import Console
 
 from cyclofocal.lab.report.experiment import experiments
-from cyclofocal.lab.report.export import CSV_COLUMNS, comma_separated, latex, markdown
+from cyclofocal.lab.report.export import comma_separated, latex, markdown
 from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.result_tables import CSV_COLUMNS, result_tables
 from cyclofocal.lab.report.summary import summaries, summarise
-from cyclofocal.lab.report.terminal import table
+from cyclofocal.lab.report.table import terminal
 from evidence import data_sets, grid
 
 
 def printed(summary, columns):
     console = Console(file=io.StringIO(), width=columns)
-    console.print(table(summary, columns))
+    console.print(terminal(*result_tables(summary), tight=columns < 100))
     return console.file.getvalue()
 
 
@@ -33,7 +34,7 @@ def test_the_terminal_table_fits_and_loses_nothing(title, columns):
 
 
 def test_one_seed_is_a_table_without_intervals():
-    assert printed(summarise(list(grid(1)), "ce"), 100).count("[") == 1  # the heading's
+    assert printed(summarise(list(grid(1)), "ce"), 100).count("[") == 2  # the headings'
 
 
 def test_csv_has_a_row_per_metric_and_loss_with_all_digits():

@@ -16,8 +16,9 @@ from cyclofocal.lab.report.export import comma_separated, latex, markdown
 from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.load import read_runs
 from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.result_tables import result_tables
 from cyclofocal.lab.report.summary import summaries
-from cyclofocal.lab.report.terminal import table
+from cyclofocal.lab.report.table import terminal
 from evidence import grid
 
 RECORDS = list(grid(2))
@@ -123,7 +124,7 @@ def report(records, said):
     ranked, console = ranking(found), Console(width=100)
     with console.capture() as shown:
         for summary in found:
-            console.print(table(summary, 100))
+            console.print(terminal(*result_tables(summary), title=summary.experiment.title))
     pages = page(found, ranked, said), markdown(found, ranked, said), comma_separated(found), latex(found, ranked)
     return found[0], [*pages, shown.get()]
 

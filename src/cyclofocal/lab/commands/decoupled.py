@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cyclofocal.lab.commands.evaluate import PIPED_COLUMNS, definition, in_unit
+from cyclofocal.lab.commands.evaluate import definition, in_unit
 from cyclofocal.lab.commands.options import Root, one_of
-from cyclofocal.lab.commands.output import told_in_a_line
+from cyclofocal.lab.commands.output import table_console, told_in_a_line
 from cyclofocal.lab.oltr.evaluation import Evaluation, shown
 from cyclofocal.lab.oltr.methods import METHODS
 
@@ -65,9 +64,7 @@ def decoupled(
 
 
 def _show(title: str, evaluations: Sequence[Evaluation]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED_COLUMNS
+    console = table_console()
     metrics = {metric.key: metric for metric in shown() if metric.key in evaluations[0].numbers}
     view = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=escape(title))
     view.title_style, view.title_justify = "bold", "left"

@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from cyclofocal.lab.commands.output import PIPED_COLUMNS, table_console
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.oltr.evaluation import Evaluation, evaluate_file, shown
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.oltr.predictions import Predictions, read
 from cyclofocal.lab.report.findings import number
+from cyclofocal.lab.report.table import Column, Table, TableCell, terminal
 
 GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
-PIPED_COLUMNS = 100
 
 
 def shot_groups(text: str) -> ShotGroups:
@@ -77,37 +74,32 @@ def evaluate(
 
 
 def _show(evaluations: Sequence[Evaluation], per_class: bool) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(PIPED_COLUMNS, 34 + 24 * len(evaluations))
-    console.print(table(evaluations))
+    console = table_console(max(PIPED_COLUMNS, 34 + 24 * len(evaluations)))
+    console.print(terminal(table(evaluations)))
     for line in dict.fromkeys(definition(evaluation) for evaluation in evaluations):
         console.print(line, style="dim", markup=False)
     if per_class:
-        console.print(class_table(evaluations))
+        console.print(terminal(class_table(evaluations)))
 
 
 def table(evaluations: Sequence[Evaluation]) -> Table:
     """Metrics as rows, files as columns."""
-    view = Table(box=SIMPLE_HEAD)
-    view.add_column("")
-    for evaluation in evaluations:
-        view.add_column(escape(evaluation.title), justify="right")
-    for metric in shown():
-        if any(metric.key in evaluation.numbers for evaluation in evaluations):
-            values = [evaluation.numbers.get(metric.key) for evaluation in evaluations]
-            view.add_row(metric.heading, *(in_unit(value, metric) for value in values))
-    return view
+    rows = [
+        [TableCell(metric.heading), *(TableCell(in_unit(e.numbers.get(metric.key), metric)) for e in evaluations)]
+        for metric in shown()
+        if any(metric.key in evaluation.numbers for evaluation in evaluations)
+    ]
+    return Table("", [Column("metric", "text"), *(Column(evaluation.title) for evaluation in evaluations)], rows)
 
 
 def class_table(evaluations: Sequence[Evaluation]) -> Table:
     """Classes as rows, their training images and their accuracy by file."""
-    view = Table("class", "training images", box=SIMPLE_HEAD)
-    for evaluation in evaluations:
-        view.add_column(f"{escape(evaluation.title)}, %", justify="right")
-    for c, count in enumerate(evaluations[0].train_counts):
-        view.add_row(str(c), str(count), *(f"{100 * evaluation.recall[c]:.1f}" for evaluation in evaluations))
-    return view
+    columns = [Column("class", "text"), Column("training images"), *(Column(f"{e.title}, %") for e in evaluations)]
+    rows = [
+        [TableCell(str(c)), TableCell(str(count)), *(TableCell(f"{100 * e.recall[c]:.1f}") for e in evaluations)]
+        for c, count in enumerate(evaluations[0].train_counts)
+    ]
+    return Table("", columns, rows)
 
 
 def in_unit(value: float | None, metric: Metric) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LEAST_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
 PIPED_COLUMNS = 100
+LOOSE_COLUMNS = 100  # narrower results are set without padding
 WHOLE = 3  # so many experiments are shown with all their metrics; more, in the primary one
 
 
@@ -36,8 +37,7 @@ def show(records: Sequence[RunRecord], reference: str = "", metric: str = "", pi
     from cyclofocal.lab.report.summary import summaries
 
     found = summaries(experiments(records), reference, metric)
-    console = Console(highlight=False)
-    console.width = max(console.width, LEAST_COLUMNS) if console.is_terminal else PIPED_COLUMNS
+    console = table_console()
     if len(found) <= WHOLE:
         for summary in found:
             _show_whole(console, summary)
@@ -55,26 +55,37 @@ def show(records: Sequence[RunRecord], reference: str = "", metric: str = "", pi
             _say(console, ["", f"picture  {picture}"])
 
 
+def table_console(columns: int = PIPED_COLUMNS) -> Console:
+    """Console for tables: as wide as the terminal, or ``columns`` where the output is no terminal."""
+    console = Console(highlight=False)
+    console.width = max(console.width, LEAST_COLUMNS) if console.is_terminal else columns
+    return console
+
+
 def _show_whole(console: Console, summary: Summary) -> None:
     from cyclofocal.lab.report.findings import conclusions, explanations
-    from cyclofocal.lab.report.terminal import table
+    from cyclofocal.lab.report.result_tables import result_tables
+    from cyclofocal.lab.report.table import terminal
 
-    console.print(table(summary, console.width))
+    versus = f"; differences to {summary.reference}" if summary.reference else ""
+    title, tight = f"{summary.experiment.title}{versus}", console.width < LOOSE_COLUMNS
+    console.print(terminal(*result_tables(summary), title=title, tight=tight))
     _say(console, ["", *conclusions(summary), "", *explanations(summary)])
 
 
 def _show_many(console: Console, found: Sequence[Summary]) -> None:
     from cyclofocal.lab.report.findings import NOT_RANKED, ranking_conclusions
     from cyclofocal.lab.report.ranking import ranking
-    from cyclofocal.lab.report.terminal import overview, ranks
+    from cyclofocal.lab.report.result_tables import overview_table, rank_table
+    from cyclofocal.lab.report.table import terminal
 
-    console.print(overview(found))
+    console.print(terminal(overview_table(found), details=False))
     ranked = ranking(found)
     if ranked is None:
         _say(console, ["", NOT_RANKED])
     else:
         console.print()
-        console.print(ranks(ranked))
+        console.print(terminal(rank_table(ranked)))
         _say(console, ["", *ranking_conclusions(ranked), *ranked.notes])
     _say(console, ["", "+ and -: a difference to the reference is shown."])
     if len(found) > WHOLE:

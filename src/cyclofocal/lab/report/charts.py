@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import by_seed
-from cyclofocal.lab.report.findings import with_interval
+from cyclofocal.lab.report.findings import interval, number
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import half_width
 from cyclofocal.lab.report.summary import Row, Summary
@@ -72,14 +72,16 @@ def _forest_row(summary: Summary, row: Row, scale: Scale, y: float) -> str:
     parts += [dot(scale(seed), y + 13, 1.8, f"seed {css}") for seed in row.versus.per_seed]
     if value.interval:
         parts.append(line([(scale(bound), y + 4) for bound in value.interval], f"interval {css}"))
-    shown = "shown" if row.versus.verdict in ("better", "worse") else "open"
+    shown = "shown" if row.versus.direction else "open"
     parts.append(dot(scale(value.mean), y + 4, 4.5, f"{shown} {css}"))
     return "".join(parts)
 
 
 def _said(row: Row) -> str:
     assert row.versus is not None
-    return f"{row.loss} {with_interval(row.versus.difference.estimate, row.metric, sign=True)}, {row.versus.verdict}"
+    value = row.versus.difference.estimate
+    size = f"{number(value.mean, row.metric, sign=True)} {interval(value, row.metric, sign=True)}".rstrip()
+    return f"{row.loss} {size}, {row.versus.verdict}"
 
 
 def learning_curves(summary: Summary) -> str:

@@ -11,16 +11,12 @@ from typing import Annotated
 import typer
 
 from cyclofocal.lab.report.experiment import experiments
-from cyclofocal.lab.report.export import (
-    metric_markdown,
-    metrics_markdown,
-    overview_markdown,
-    ranks_markdown,
-    verdicts_markdown,
-)
+from cyclofocal.lab.report.export import ranks_markdown, verdicts_markdown
 from cyclofocal.lab.report.load import read_runs
 from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.result_tables import means_table, metric_table, overview_table
 from cyclofocal.lab.report.summary import Summary, summaries
+from cyclofocal.lab.report.table import markdown
 
 EVIDENCE = "evidence"
 
@@ -91,10 +87,10 @@ def _ranks(found: Sequence[Summary]) -> str:
 
 
 VIEWS: dict[str, Callable[[Sequence[Summary]], str]] = {
-    "table": _of_each(lambda summary: metric_markdown(summary, summary.primary)),
+    "table": _of_each(lambda summary: markdown(metric_table(summary, summary.primary))),
     "verdicts": _of_each(verdicts_markdown),
-    "metrics": _of_each(metrics_markdown),
-    "overview": overview_markdown,
+    "metrics": _of_each(lambda summary: markdown(means_table(summary))),
+    "overview": lambda found: markdown(overview_table(found).transposed(found[0].primary.heading)),
     "ranks": _ranks,
 }
 

@@ -134,7 +134,7 @@ def _difference(axes: Any, y: int, row: Row, colour: str, of_seeds: bool = True)
         axes.scatter(seeds, spread, s=9, color=colour, alpha=0.4, linewidth=0, zorder=2)
     if value.interval:
         axes.plot(value.interval, [y, y], color=colour, linewidth=2, solid_capstyle="round", zorder=3)
-    shown = row.versus.verdict in ("better", "worse")
+    shown = bool(row.versus.direction)
     size = 38 if of_seeds else 20
     axes.scatter(
         [value.mean], [y], s=size, facecolor=colour if shown else "white", edgecolor=colour, linewidth=1.6, zorder=4

@@ -23,12 +23,11 @@ def _decimals(metric: Metric) -> int:
     return 1 if metric.percent else 3
 
 
-def with_interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
-    """``71.2 [70.1, 72.4]``; without the interval where there is none."""
-    mean = number(value.mean, metric, sign)
+def interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
+    """``[70.1, 72.4]``; "" where there is none."""
     if value.interval is None:
-        return mean
-    return f"{mean} [{', '.join(number(bound, metric, sign) for bound in value.interval)}]"
+        return ""
+    return f"[{', '.join(number(bound, metric, sign) for bound in value.interval)}]"
 
 
 def p_value(p: float) -> str:
@@ -59,7 +58,8 @@ def _primary(summary: Summary, row: Row) -> str:
     versus, metric = row.versus, row.metric
     assert versus is not None
     value = versus.difference.estimate
-    seen = f"{_amount(value.mean, metric, sign=True)}{_interval(value, metric)}, p {p_value(versus.corrected_p)}"
+    size = f"{_amount(value.mean, metric, sign=True)} {interval(value, metric, sign=True)}".rstrip()
+    seen = f"{size}, p {p_value(versus.corrected_p)}"
     if value.n != summary.seeds:
         seen += f", {_counted(value.n, 'seed', 'seeds')} of both"
     if versus.verdict == "too few":
@@ -123,12 +123,6 @@ def _tiny(value: float, metric: Metric) -> str:
 
 def _amount(value: float, metric: Metric, sign: bool = False) -> str:
     return f"{number(value, metric, sign)} {metric.unit_of_difference}".rstrip()
-
-
-def _interval(value: Estimate, metric: Metric) -> str:
-    if value.interval is None:
-        return ""
-    return f" [{', '.join(number(bound, metric, sign=True) for bound in value.interval)}]"
 
 
 def ranking_conclusions(found: Ranking) -> list[str]:

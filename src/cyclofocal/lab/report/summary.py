@@ -39,6 +39,11 @@ class Versus:
     verdict: str
     needed: int | None
 
+    @property
+    def direction(self) -> str:
+        """ "better" or "worse"; "" for a difference that is not significant."""
+        return self.verdict if self.verdict in ("better", "worse") else ""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -102,12 +107,6 @@ class Summary:
         tested: Sequence[int | None] = self.experiment.first.test_counts or [None] * len(self.train_counts)
         named = zip(self.experiment.classes, self.train_counts, tested, strict=True)
         return [ClassRow(*of_class, {name: of[c] for name, of in means.items()}) for c, of_class in enumerate(named)]
-
-    @property
-    def class_headings(self) -> list[str]:
-        """Of a table of :attr:`class_rows`."""
-        losses = (self.experiment.titles[name] for name in self.experiment.class_accuracy)
-        return ["class", "training samples", "test samples", *losses]
 
     @property
     def folds(self) -> int:

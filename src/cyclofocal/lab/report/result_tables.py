@@ -1,0 +1,261 @@
+"""Tables of a report: results, means, classes, ranks, settings and environment."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.report.experiment import OF_LOSS, OF_RECIPE
+from cyclofocal.lab.report.findings import interval, number, p_value
+from cyclofocal.lab.report.ranking import Ranking
+from cyclofocal.lab.report.statistics import Estimate
+from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.report.table import NONE, Column, Table, TableCell
+
+RESULT_COLUMNS = (
+    Column("loss", "text"),
+    Column("mean [95 % CI]"),
+    Column("difference [95 % CI]"),
+    Column("p"),
+    Column("verdict", "text"),
+)
+
+CSV_COLUMNS = (
+    *("experiment", "recipe", "metric", "class", "role", "unit", "loss", "title", "seeds", "mean", "low", "high"),
+    *("difference", "difference_low", "difference_high", "pairs", "p", "corrected_p", "comparisons", "verdict"),
+    *("seeds_needed", "epoch_time"),
+)
+"""Columns of :func:`long_table`: means and intervals in ``unit``, times relative to the reference.
+
+The role is "primary", "secondary", or "class" of an accuracy of one class, which is only described.
+"""
+
+RANK_HEADINGS = ("mean rank", "wins", "ties", "losses", "shown better", "shown worse")
+ALWAYS_LISTED = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
+NOT_SETTINGS = ("name", "title", "file", "digest")
+
+
+def metric_table(summary: Summary, metric: Metric) -> Table:
+    """Every loss in one metric."""
+    notes = [f"{'higher' if metric.higher_is_better else 'lower'} is better"]
+    if metric == summary.primary:
+        notes.append("primary metric")
+    return Table(metric.heading, RESULT_COLUMNS, [_result_cells(row) for row in summary.of_metric(metric)], notes)
+
+
+def result_tables(summary: Summary) -> list[Table]:
+    """:func:`metric_table` of every metric, the primary one first."""
+    return [metric_table(summary, metric) for metric in summary.metrics]
+
+
+def primary_table(summary: Summary) -> Table:
+    """Every loss in the primary metric, and the relative time of an epoch."""
+    table = metric_table(summary, summary.primary)
+    times = (summary.time.get(row.name) for row in summary.of_metric(summary.primary))
+    rows = [[*row, _time_cell(time)] for row, time in zip(table.rows, times, strict=True)]
+    versus = [f"differences to {summary.reference}"] if summary.reference else []
+    title = f"{table.title} ({'; '.join([*reversed(table.notes), *versus])})"
+    return Table(title, [*table.columns, Column("epoch time")], rows)
+
+
+def secondary_table(summary: Summary) -> Table:
+    """Every loss in all other metrics."""
+    rows = [row for row in summary.rows if row.metric != summary.primary]
+    cells = [[TableCell(row.metric.heading), *_result_cells(row)] for row in rows]
+    title = "Secondary metrics, p corrected over all of them together"
+    return Table(title, [Column("metric", "text"), *RESULT_COLUMNS], cells)
+
+
+def means_table(summary: Summary) -> Table:
+    """Means of every loss in every metric, and the relative time of an epoch."""
+    found = {(row.name, row.metric): row for row in summary.rows}
+    time = [Column("time")] if summary.time else []
+    rows = []
+    for name, title in {row.name: row.loss for row in summary.rows}.items():
+        cells = [_mean_cell(found.get((name, metric))) for metric in summary.metrics]
+        rows.append([TableCell(title), *cells, *[_time_cell(summary.time.get(name)) for _ in time]])
+    columns = [Column("loss", "text"), *(Column(metric.heading) for metric in summary.metrics), *time]
+    return Table(summary.experiment.title, columns, rows)
+
+
+def class_table(summary: Summary) -> Table:
+    """Mean accuracy of each class by loss; without rows where the records do not have it."""
+    losses = (summary.experiment.titles[name] for name in summary.experiment.class_accuracy)
+    columns = [Column("class", "text"), *map(Column, ("training samples", "test samples", *losses))]
+    rows = [
+        [
+            TableCell(row.title),
+            TableCell(str(row.trained), key=row.trained),
+            _count_cell(row.tested),
+            *(TableCell(f"{mean:.1f}", key=mean) for mean in row.accuracy.values()),
+        ]
+        for row in summary.class_rows
+    ]
+    return Table("Accuracy of each class, %, mean over seeds; described, not tested", columns, rows)
+
+
+def overview_table(summaries: Sequence[Summary]) -> Table:
+    """Experiments down, losses across: mean and difference in the primary metric."""
+    primary = summaries[0].primary
+    by_loss = [{row.loss: row for row in summary.of_metric(primary)} for summary in summaries]
+    losses = list(dict.fromkeys(loss for rows in by_loss for loss in rows))
+    cells = [
+        [
+            TableCell(summary.experiment.title, link=f"#experiment-{place}"),
+            *(_mean_cell(rows.get(loss), difference=True) for loss in losses),
+        ]
+        for place, (summary, rows) in enumerate(zip(summaries, by_loss, strict=True), start=1)
+    ]
+    return Table(primary.heading, [Column("experiment", "text"), *map(Column, losses)], cells)
+
+
+def rank_table(ranking: Ranking) -> Table:
+    """Mean ranks, and wins, ties and losses against the reference."""
+    against = f", against {ranking.reference}" if ranking.reference else ""
+    title = f"Mean ranks over {len(ranking.data_sets)} data sets by {ranking.metric.title}; 1 is best{against}"
+    rows = [
+        [TableCell(loss), TableCell(f"{rank:.2f}", key=rank), *map(_count_cell, ranking.counts(loss))]
+        for loss, rank in ranking.ranks.items()
+    ]
+    return Table(title, [Column("loss", "text"), *map(Column, RANK_HEADINGS)], rows)
+
+
+def long_table(summaries: Sequence[Summary]) -> Table:
+    """One row per experiment, metric and loss, and per class and loss; empty cells where there is nothing.
+
+    Numbers have 9 digits after the point.
+    """
+    values = (row for summary in summaries for rows in (_long_rows, _long_class_rows) for row in rows(summary))
+    cells = [[TableCell(_digits(row.get(name))) for name in CSV_COLUMNS] for row in values]
+    return Table("", [Column(name) for name in CSV_COLUMNS], cells)
+
+
+def loss_settings(summary: Summary) -> Table:
+    """Settings down, losses across; several values where the runs differ (tuned ones)."""
+    titles, runs = summary.experiment.titles, summary.experiment.runs
+    rows = []
+    for key in (key for key in OF_LOSS if key not in NOT_SETTINGS):
+        cells = [_distinct(run.loss.get(key, OF_LOSS[key]) for run in runs[name]) for name in titles]
+        if key in ALWAYS_LISTED or any(cell != _setting(OF_LOSS[key]) for cell in cells):
+            rows.append([TableCell(key), *map(TableCell, cells)])
+    return Table("Losses", [Column("setting", "text"), *map(Column, titles.values())], rows)
+
+
+def recipe_settings(summary: Summary) -> Table:
+    """Settings of the recipe that are not at their defaults."""
+    changed = {k: v for k, v in summary.recipe.items() if OF_RECIPE.get(k, v) != v or k not in OF_RECIPE}
+    return _pairs("Recipe; what is not listed is at its default", "setting", changed)
+
+
+def environment(summary: Summary) -> Table:
+    """Device, system, packages, and the number and time of the runs."""
+    runs = _all_runs(summary)
+    seconds = math.fsum(run.seconds for run in runs)
+    time = f"{seconds / 3600:.2g} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
+    packages = dict.fromkeys(package for run in runs for package in run.versions)
+    found = {
+        "device": _distinct(run.device for run in runs),
+        "system": _distinct(run.system or "not recorded" for run in runs),
+        "processes × threads": _distinct(f"{run.processes} × {run.threads}" for run in runs),
+        "runs": f"{len(runs)}, {time} in all",
+        "evaluated weights": _distinct(run.weights for run in runs),
+        **{package: _distinct(run.versions.get(package, "not recorded") for run in runs) for package in packages},
+    }
+    return _pairs("Where it ran", "part", found)
+
+
+def commands(summary: Summary) -> list[str]:
+    """The commands that made the runs."""
+    return list(dict.fromkeys(run.command for run in _all_runs(summary) if run.command))
+
+
+def _all_runs(summary: Summary) -> list[RunRecord]:
+    return [run for members in summary.experiment.runs.values() for run in members]
+
+
+def _pairs(title: str, heading: str, values: dict[str, Any]) -> Table:
+    columns = [Column(heading, "text"), Column("value", "text")]
+    return Table(title, columns, [[TableCell(name), TableCell(str(value))] for name, value in values.items()])
+
+
+def _result_cells(row: Row) -> list[TableCell]:
+    cells = [TableCell(row.loss), _value_cell(row.estimate, row.metric)]
+    if row.versus is None:
+        return [*cells, NONE, NONE, NONE]
+    versus = row.versus
+    difference = _value_cell(versus.difference.estimate, row.metric, sign=True)
+    p = TableCell(p_value(versus.corrected_p), key=versus.corrected_p)
+    return [*cells, difference, p, TableCell(versus.verdict, mark=versus.direction)]
+
+
+def _value_cell(value: Estimate, metric: Metric, sign: bool = False) -> TableCell:
+    return TableCell(number(value.mean, metric, sign), interval(value, metric, sign), value.mean)
+
+
+def _mean_cell(row: Row | None, difference: bool = False) -> TableCell:
+    if row is None:
+        return NONE
+    mean, text = row.estimate.mean, number(row.estimate.mean, row.metric)
+    if row.versus is None:
+        return TableCell(text, key=mean)
+    detail = f"({number(row.versus.difference.estimate.mean, row.metric, sign=True)})" if difference else ""
+    return TableCell(text, detail, mean, row.versus.direction)
+
+
+def _time_cell(time: float | None) -> TableCell:
+    return NONE if time is None else TableCell(f"{time:.2f} ×", key=time)
+
+
+def _count_cell(count: int | None) -> TableCell:
+    return NONE if count is None else TableCell(str(count), key=count)
+
+
+def _long_rows(summary: Summary) -> Iterator[dict[str, Any]]:
+    for row in summary.rows:
+        low, high = row.estimate.interval or (None, None)
+        values = {
+            "role": "primary" if row.metric == summary.primary else "secondary",
+            "unit": row.metric.heading.partition(", ")[2],
+            "epoch_time": summary.time.get(row.name),
+            **{"metric": row.metric.key, "loss": row.name, "title": row.loss},
+            **{"seeds": row.estimate.n, "mean": row.estimate.mean, "low": low, "high": high},
+        }
+        yield _long_start(summary) | values | (_long_versus(row) if row.versus else {})
+
+
+def _long_versus(row: Row) -> dict[str, Any]:
+    assert row.versus is not None
+    versus, value = row.versus, row.versus.difference.estimate
+    low, high = value.interval or (None, None)
+    return {
+        **{"difference": value.mean, "difference_low": low, "difference_high": high, "pairs": value.n},
+        **{"p": versus.difference.p, "corrected_p": versus.corrected_p, "comparisons": versus.comparisons},
+        **{"verdict": versus.verdict, "seeds_needed": versus.needed},
+    }
+
+
+def _long_class_rows(summary: Summary) -> Iterator[dict[str, Any]]:
+    runs, titles = summary.experiment.runs, summary.experiment.titles
+    for row in summary.class_rows:
+        for name, mean in row.accuracy.items():
+            values = {"metric": "accuracy", "class": row.title, "role": "class", "unit": "%", "mean": mean}
+            seeds = len({run.seed for run in runs[name]})
+            yield _long_start(summary) | values | {"loss": name, "title": titles[name], "seeds": seeds}
+
+
+def _long_start(summary: Summary) -> dict[str, Any]:
+    return {"experiment": summary.experiment.title, "recipe": summary.recipe["name"]}
+
+
+def _digits(value: object) -> str:
+    """Text of a value without the digits that rounding leaves; "" for None."""
+    return "" if value is None else str(round(value, 9) if isinstance(value, float) else value)
+
+
+def _distinct(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(map(_setting, values)))
+
+
+def _setting(value: Any) -> str:
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,179 @@
+"""Tables as plain data; renderers for the terminal, Markdown, LaTeX and CSV. The page renders them as HTML."""
+
+import csv
+import io
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import rich.table
+
+STYLES = {"better": "bold green", "worse": "bold red", "": ""}
+HEADING_WIDTH = 10  # characters; shorter headings of numbers are not wrapped
+SIGNS = {"better": "+", "worse": "-", "": ""}
+
+TEX = str.maketrans(
+    {c: rf"\{c}" for c in "#$%&_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"<": "$<$", ">": "$>$", "|": r"\textbar{}", "–": "--"}
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and the kind of the cells: text is left-aligned and may wrap, numbers are right-aligned."""
+
+    heading: str
+    kind: Literal["text", "number"] = "number"
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One cell.
+
+    Attributes:
+        text: what is always shown.
+        detail: an interval or a difference, after the text or below it.
+        key: number that the cell is sorted by.
+        mark: "better" or "worse" for a significant difference, which numbers show by a sign, bold type or a triangle.
+        link: address on the page.
+    """
+
+    text: str
+    detail: str = ""
+    key: float | None = None
+    mark: str = ""
+    link: str = ""
+
+    @property
+    def full_text(self) -> str:
+        """Text and detail on one line."""
+        return f"{self.text} {self.detail}".rstrip()
+
+
+NONE = TableCell("–")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, columns, rows of as many cells, and short notes."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[TableCell]]
+    notes: Sequence[str] = ()
+
+    def transposed(self, heading: str) -> "Table":
+        """Rows as columns; ``heading`` is that of the new first column."""
+        columns = [Column(heading, "text"), *(Column(row[0].text) for row in self.rows)]
+        names = (TableCell(column.heading) for column in self.columns[1:])
+        cells = zip(*(row[1:] for row in self.rows), strict=True)
+        return Table(self.title, columns, [[name, *row] for name, row in zip(names, cells, strict=True)], self.notes)
+
+
+def terminal(*tables: Table, title: str = "", details: bool = True, tight: bool = False) -> "rich.table.Table":
+    """One table for rich's console; several that share their columns become its sections.
+
+    Args:
+        tables: at least one.
+        title: of the whole; default: that of the first table.
+        details: show the details of the cells.
+        tight: leave no padding, so that five columns fit 80 characters.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table as RichTable
+
+    shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0 if tight else 1))
+    shown.title, shown.title_style, shown.title_justify = escape(title or tables[0].title), "bold", "left"
+    texts = [[_terminal_texts(row, table.columns, details) for row in table.rows] for table in tables]
+    for place, column in enumerate(tables[0].columns):
+        cells = [row[place] for rows in texts for row in rows]
+        _add_column(shown, column, max(map(len, cells), default=1))
+    for table, rows in zip(tables, texts, strict=True):
+        if len(tables) > 1:
+            shown.add_row(f"[bold]{escape(table.title)}[/]", *(f"[dim]{escape(note)}[/]" for note in table.notes))
+        for place, (row, cells) in enumerate(zip(table.rows, rows, strict=True)):
+            styled = [_styled(escape(text), cell.mark) for text, cell in zip(cells, row, strict=True)]
+            first = Padding.indent(styled[0], 2) if len(tables) > 1 else styled[0]
+            shown.add_row(first, *styled[1:], end_section=len(tables) > 1 and place == len(rows) - 1)
+    return shown
+
+
+def _terminal_texts(row: Sequence[TableCell], columns: Sequence[Column], details: bool) -> list[str]:
+    return [
+        (cell.full_text if details else cell.text) + (SIGNS[cell.mark] if column.kind == "number" else "")
+        for cell, column in zip(row, columns, strict=True)
+    ]
+
+
+def _add_column(shown: "rich.table.Table", column: Column, widest: int) -> None:
+    """Wrap the heading of numbers to the width of the cells; leave the cells whole."""
+    from rich.markup import escape
+
+    if column.kind == "text":
+        shown.add_column(escape(column.heading))
+        return
+    width = max(HEADING_WIDTH, widest, *map(len, column.heading.split() or [""]))
+    heading = textwrap.fill(column.heading, width, break_on_hyphens=False)
+    shown.add_column(escape(heading), justify="right", no_wrap=True)
+
+
+def _styled(text: str, mark: str) -> str:
+    return f"[{STYLES[mark]}]{text}[/]" if mark else text
+
+
+def markdown(table: Table) -> str:
+    """Heading, rule and rows; marked numbers are bold."""
+    rules = ["---" if place == 0 else "---:" for place in range(len(table.columns))]
+    rows = [
+        [_markdown_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)] for row in table.rows
+    ]
+    lines = [[markdown_text(column.heading) for column in table.columns], rules, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def _markdown_cell(cell: TableCell, column: Column) -> str:
+    text = markdown_text(cell.full_text)
+    return f"**{text}**" if cell.mark and column.kind == "number" else text
+
+
+def markdown_text(text: str) -> str:
+    """The text without anything that would be taken for a tag."""
+    return text.replace("<", "&lt;") if re.search(r"<[a-zA-Z/!]", text) else text
+
+
+def latex(*tables: Table, caption: str) -> str:
+    r"""A floating table for ``\usepackage{booktabs}``; several tables that share their columns become its sections."""
+    columns = tables[0].columns
+    lines = [_latex_row(column.heading for column in columns)]
+    for table in tables:
+        lines.append(r"\midrule")
+        if len(tables) > 1:
+            lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{_latex_text(table.title)}}}}} \\")
+        lines += [_latex_row(cell.full_text for cell in row) for row in table.rows]
+    alignment = "".join("l" if column.kind == "text" else "r" for column in columns)
+    start = [r"\begin{table}", r"\centering", rf"\caption{{{_latex_text(caption)}}}"]
+    body = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*start, *body, r"\end{table}", ""])
+
+
+def _latex_row(texts: Iterable[str]) -> str:
+    return " & ".join(map(_latex_text, texts)) + r" \\"
+
+
+def _latex_text(text: str) -> str:
+    return text.translate(TEX)
+
+
+def comma_separated(table: Table) -> str:
+    """A line of headings and one per row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.heading for column in table.columns)
+    writer.writerows([cell.text for cell in row] for row in table.rows)
+    return text.getvalue()
