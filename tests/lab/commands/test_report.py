@@ -38,7 +38,7 @@ def test_every_format_at_once_and_damage_is_told(runs, tmp_path):
 def test_without_an_output_it_is_said_on_the_terminal(runs):
     done = report(runs / "a.jsonl", "--metric", "nll", "--reference", "focal")
     assert "differences to focal" in done.output
-    assert "cyclical focal: worse than focal; its negative log-likelihood is higher" in done.output
+    assert "cyclical focal: significantly worse than focal; its negative log-likelihood is higher" in done.output
 
 
 @pytest.mark.parametrize(

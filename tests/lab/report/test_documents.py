@@ -41,7 +41,7 @@ def test_the_table_of_the_named_records_takes_the_place(page):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("verdicts digits.jsonl", "* cyclical focal: better than cross-entropy"),
+        ("verdicts digits.jsonl", "* cyclical focal: significantly better than cross-entropy"),
         ("metrics digits.jsonl", "| loss | balanced accuracy, % |"),
         ("table digits.jsonl metric=nll reference=focal", "| focal | 0."),
         ("overview sets.jsonl digits.jsonl", "| data set 5 |"),

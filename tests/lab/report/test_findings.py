@@ -15,27 +15,29 @@ from evidence import data_sets, grid, record
 
 def test_better_worse_and_unclear():
     said = conclusions(summarise(list(grid(10)), "ce"))
-    assert said[0].startswith("focal: no difference to cross-entropy in balanced accuracy is shown")
-    assert said[1].startswith("cyclical focal: better than cross-entropy; its balanced accuracy is higher (+1.")
-    assert "Otherwise better in accuracy" in said[1]
-    assert "worse in negative log-likelihood, Brier score." in said[1]
+    assert said[0].startswith("focal: no significant difference from cross-entropy in balanced accuracy")
+    assert said[1].startswith(
+        "cyclical focal: significantly better than cross-entropy; its balanced accuracy is higher (+1."
+    )
+    assert "Other metrics: significantly better in accuracy" in said[1]
+    assert "significantly worse in negative log-likelihood, Brier score." in said[1]
 
 
 def test_a_loss_that_loses_is_said_to_lose():
     said = conclusions(summarise(list(grid(10, gain=-0.01)), "ce"))[1]
-    assert "worse than cross-entropy; its balanced accuracy is lower (-1." in said
+    assert "significantly worse than cross-entropy; its balanced accuracy is lower (-1." in said
 
 
 def test_lower_is_better_where_it_is():
     said = conclusions(summarise(list(grid(10)), metric="nll"))[1]
-    assert "worse than cross-entropy; its negative log-likelihood is higher (+0.10" in said
+    assert "significantly worse than cross-entropy; its negative log-likelihood is higher (+0.10" in said
     assert "nats" in said
 
 
 def test_unclear_says_how_many_seeds_would_be_needed():
     said = conclusions(summarise(list(grid(10)), metric="nll"))[0]
-    assert "no difference to cross-entropy in negative log-likelihood is shown" in said
-    assert "seeds would be needed to show one of this size" in said
+    assert "no significant difference from cross-entropy in negative log-likelihood" in said
+    assert "seeds would be needed to detect a difference of this size" in said
 
 
 @pytest.mark.parametrize("spread", [2e-4, 0.01])
@@ -60,14 +62,14 @@ def test_a_shown_difference_that_rounds_to_0_has_a_size():
 def test_too_few_seeds_conclude_nothing():
     summary = summarise(list(grid(6)), "ce")
     assert conclusions(summary) == ["Nothing can be concluded: 6 seeds are too few, 2 comparisons need 7 or more."]
-    assert {row.versus.verdict for row in summary.rows if row.versus} == {"too few"}
+    assert {row.versus.verdict for row in summary.rows if row.versus} == {"too few seeds"}
 
 
 def test_a_loss_with_fewer_seeds_is_named():
     records = [r for r in grid(8) if r.loss["name"] != "focal" or r.seed < 5]
     said = conclusions(summarise(records))
     assert said[0].startswith("focal: nothing can be concluded; 5 seeds are too few")
-    assert said[1].startswith("cyclical focal: better")
+    assert said[1].startswith("cyclical focal: significantly better")
 
 
 def test_explanations_name_counts_convention_and_correction():
@@ -81,7 +83,7 @@ def test_explanations_name_counts_convention_and_correction():
         "16 comparisons together",
         "10 seeds",
         "15 bins",
-        "7 can in the primary metric, 10 in the others",
+        "fewer than 7 seeds in the primary metric, or 10 in the others",
     ):
         assert words in text
 
@@ -90,7 +92,7 @@ def test_runs_that_level_out_are_not_said_to_be_equal():
     moved = {seed: (-1) ** seed / 100 for seed in range(8)}
     records = [record(CROSS_ENTROPY, seed, 0.8) for seed in moved]
     unequal = [record(FOCAL, seed, 0.8 + by) for seed, by in moved.items()]
-    assert "the runs differ, and level out" in conclusions(summarise([*records, *unequal]))[0]
+    assert "the differences average to zero" in conclusions(summarise([*records, *unequal]))[0]
     equal = [record(FOCAL, seed, 0.8) for seed in moved]
     assert "the runs are equal" in conclusions(summarise([*records, *equal]))[0]
 
@@ -109,7 +111,7 @@ def test_a_reader_is_told_what_a_seed_decides():
 
 def test_the_budget_of_tuning_is_told():
     tuned = [replace(r, loss=r.loss | {"trials": 6}) for r in grid(2)]
-    assert "Tuned: settings chosen by validation data, for each seed, out of 6 trainings of a loss." in explanations(
+    assert "Tuned: settings chosen on validation data, for each seed, from 6 trials per loss." in explanations(
         summarise(tuned)
     )
     shared = [replace(r, recipe=r.recipe | {"source": "cifar10"}) for r in tuned]
@@ -137,8 +139,13 @@ def test_records_of_before_names_and_sizes_were_kept():
 
 def test_over_data_sets_wins_and_ranks_are_told():
     said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(12))))))
-    assert said[0].startswith("Over 12 data sets the losses' ranks differ (Friedman, p <0.001): cyclical focal (1.00)")
-    assert "cyclical focal: above cross-entropy on 12 data sets (shown on 12), level on 0, below on 0" in said[1]
+    assert said[0].startswith(
+        "Over 12 data sets the losses' ranks differ significantly (Friedman, p <0.001): cyclical focal (1.00)"
+    )
+    assert (
+        "cyclical focal: ahead of cross-entropy on 12 data sets (significantly on 12), tied on 0, behind on 0"
+        in said[1]
+    )
 
 
 def test_few_data_sets_conclude_nothing():
@@ -148,5 +155,5 @@ def test_few_data_sets_conclude_nothing():
 
 def test_where_no_data_set_has_seeds_enough_nothing_is_counted_as_not_shown():
     said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(6, seeds=4))))))
-    assert "each with too few seeds to show it" in said[1]
-    assert "shown on" not in said[1]
+    assert "with too few seeds for a significant difference on any" in said[1]
+    assert "significantly on" not in said[1]

@@ -101,7 +101,7 @@ def test_every_picture_says_what_it_shows():
 
 def test_old_records_have_no_empty_figures():
     text = made([replace(r, per_class=[], reliability=[]) for r in grid(8)])
-    assert "Accuracy by class frequency: not drawn, the records are from before" in text
+    assert "Accuracy by class frequency: not drawn; the records do not contain" in text
     assert "Reliability diagrams: not drawn" in text
     assert "Learning curves: not drawn" not in text
 

@@ -177,7 +177,7 @@ def test_brackets_in_a_title_are_no_markup(title):
 def test_a_primary_metric_of_another_version_is_said():
     summary, texts = report([replace(r, primary_metric="kappa") for r in grid(1)], [])
     assert summary.primary.key == "balanced_accuracy"
-    assert "The runs were begun with another primary metric, kappa" in texts[0]
+    assert "The runs were started with another primary metric, kappa" in texts[0]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links")

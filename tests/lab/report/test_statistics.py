@@ -142,8 +142,10 @@ def test_pairs_needed_is_where_significance_begins():
 
 def test_verdict_needs_seeds_p_and_interval():
     clear = Difference(Estimate(1.0, (0.5, 1.5), 10), 0.002)
-    assert verdict(clear, 0.04, 21, higher_is_better=True) == "better"
-    assert verdict(clear, 0.04, 21, higher_is_better=False) == "worse"
-    assert verdict(clear, 0.06, 21, higher_is_better=True) == "unclear"
-    assert verdict(Difference(Estimate(1.0, (-0.1, 1.5), 10), 0.002), 0.04, 21, higher_is_better=True) == "unclear"
-    assert verdict(Difference(Estimate(1.0, (0.5, 1.5), 9), 0.002), 0.04, 21, higher_is_better=True) == "too few"
+    assert verdict(clear, 0.04, 21, higher_is_better=True) == "significantly better"
+    assert verdict(clear, 0.04, 21, higher_is_better=False) == "significantly worse"
+    assert verdict(clear, 0.06, 21, higher_is_better=True) == "not significant"
+    assert (
+        verdict(Difference(Estimate(1.0, (-0.1, 1.5), 10), 0.002), 0.04, 21, higher_is_better=True) == "not significant"
+    )
+    assert verdict(Difference(Estimate(1.0, (0.5, 1.5), 9), 0.002), 0.04, 21, higher_is_better=True) == "too few seeds"

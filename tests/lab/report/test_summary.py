@@ -79,7 +79,7 @@ def test_a_group_without_classes_is_left_out_silently():
 def test_equal_runs_are_no_difference():
     ties = [replace(r, loss=asdict(FOCAL)) for r in grid(10) if r.loss["name"] == "ce"]
     summary = summarise([*[r for r in grid(10) if r.loss["name"] == "ce"], *ties], "ce")
-    assert {row.versus.verdict for row in summary.rows if row.versus} == {"unclear"}
+    assert {row.versus.verdict for row in summary.rows if row.versus} == {"not significant"}
     assert {row.versus.corrected_p for row in summary.rows if row.versus} == {1.0}
     assert "the runs are equal" in conclusions(summary)[0]
 
@@ -92,7 +92,10 @@ def test_equal_runs_are_no_difference():
         (lambda r: replace(r, versions={"torch": "2.13"}), "different versions of torch: 2.13, 2.14"),
         (lambda r: replace(r, device="NVIDIA H100"), "different devices: NVIDIA H100; cpu"),
         (lambda r: replace(r, system="macOS"), "different systems: Linux x86_64, some CPU; macOS"),
-        (lambda r: replace(r, per_class=[1.0, 0.0, 0.0]), "every test sample the same class: focal in 1 of 10 runs"),
+        (
+            lambda r: replace(r, per_class=[1.0, 0.0, 0.0]),
+            "a single class for every test sample: focal in 1 of 10 runs",
+        ),
         (lambda r: replace(r, loss={**r.loss, "gamma_pos": 9.0}), "runs of different settings share this name"),
         (lambda r: replace(r, seed=3), "seed 3 twice; the first is used"),
     ],
@@ -102,7 +105,7 @@ def test_what_is_odd_is_told_and_the_rest_is_summarised(change, said):
     summary = summarise(records)
     assert any(said in note for note in summary.notes)
     assert any(said in line for line in explanations(summary))
-    assert row_of(summary, "cyclical").versus.verdict == "better"
+    assert row_of(summary, "cyclical").versus.verdict == "significantly better"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_longer_training_is_no_remedy_for_a_threshold(nll, counts, says, says_no
 def test_a_loss_that_never_cycled_is_named():
     short = [replace(r, epochs=[r.epochs[0], r.epochs[-1]]) for r in grid(3)]
     assert [row["eta"] for r in short if r.loss["name"] == "cyclical" for row in r.epochs] == [1.0] * 6
-    said = "cyclical focal: eta is 1 in every epoch, so the focal phase was never met; it takes 3 epochs or more."
+    said = "cyclical focal: eta is 1 in every epoch, so the focal phase was never reached; it takes 3 epochs or more."
     assert summarise(short).notes == (said,)
     assert summarise([replace(r, recipe=r.recipe | {"clock": "step"}) for r in short]).notes == ()
     assert summarise(list(grid(3))).notes == ()
@@ -162,8 +165,8 @@ def test_losses_of_one_title_are_told_apart():
 def test_the_primary_metric_is_the_one_that_the_runs_were_begun_with():
     begun = [replace(r, primary_metric="nll") for r in grid(6)]
     assert summarise(begun).primary.key == "nll"
-    assert not any("begun with" in line for line in explanations(summarise(begun)))
-    assert any("begun with another primary metric, nll" in line for line in explanations(summarise(begun, "", "ece")))
+    assert not any("started with" in line for line in explanations(summarise(begun)))
+    assert any("started with another primary metric, nll" in line for line in explanations(summarise(begun, "", "ece")))
     assert summarise([*begun[:3], *list(grid(6))[3:]]).primary.key == "balanced_accuracy"
 
 

@@ -30,7 +30,7 @@ def show(records: Sequence[RunRecord], reference: str = "", metric: str = "", pi
     Args:
         records: of any number of experiments.
         reference: name of the loss that others are compared with; "": "ce", or the first where there is none.
-        metric: key of the primary metric; "": the one that the runs were begun with.
+        metric: key of the primary metric; "": the one that the runs were started with.
         picture: a .png or .svg.
     """
     from cyclofocal.lab.report.experiment import experiments
@@ -87,7 +87,7 @@ def _show_many(console: Console, found: Sequence[Summary]) -> None:
         console.print()
         console.print(terminal(rank_table(ranked)))
         _say(console, ["", *ranking_conclusions(ranked), *ranked.notes])
-    _say(console, ["", "+ and -: a difference to the reference is shown."])
+    _say(console, ["", "+ and -: significantly better and significantly worse than the reference."])
     if len(found) > WHOLE:
         _say(console, [f"{summary.experiment.title}: {note}" for summary in found for note in summary.notes])
 

@@ -42,7 +42,7 @@ def report(
     metric: Annotated[
         str,
         typer.Option(
-            help="The primary metric; default: the one that the runs were begun with.",
+            help="Primary metric; default: the one that the runs were started with.",
             callback=lambda key: key and metric_key(key),
         ),
     ] = "",

@@ -72,8 +72,8 @@ def _forest_row(summary: Summary, row: Row, scale: Scale, y: float) -> str:
     parts += [dot(scale(seed), y + 13, 1.8, f"seed {css}") for seed in row.versus.per_seed]
     if value.interval:
         parts.append(line([(scale(bound), y + 4) for bound in value.interval], f"interval {css}"))
-    shown = "shown" if row.versus.direction else "open"
-    parts.append(dot(scale(value.mean), y + 4, 4.5, f"{shown} {css}"))
+    css = f"{'significant' if row.versus.direction else 'open'} {css}"
+    parts.append(dot(scale(value.mean), y + 4, 4.5, css))
     return "".join(parts)
 
 
@@ -167,7 +167,7 @@ def reliability(summary: Summary, name: str) -> str:
         if samples:
             top = y(right / samples)
             parts.append(rectangle(start + width * index + 0.5, top, width - 1, y(0) - top, f"bar {css}"))
-            parts.append(dot(x(confidence / samples), top, 1.2 + 3 * (samples / total) ** 0.5, f"shown {css}"))
+            parts.append(dot(x(confidence / samples), top, 1.2 + 3 * (samples / total) ** 0.5, f"significant {css}"))
     said = f"pooled calibration error {100 * gap / total:.1f} %"
     return picture(size, size + 8, parts, f"Reliability diagram of {summary.experiment.titles[name]}", said)
 
@@ -182,7 +182,7 @@ def critical_difference_diagram(ranking: Ranking) -> str:
         y = 26 + 34 * place
         bar = [(scale(rank - half), y + 5), (scale(rank + half), y + 5)]
         parts += [text(14, y - 5, f"{rank:.2f} {loss}", "name"), line(bar, "interval reference")]
-        parts.append(dot(scale(rank), y + 5, 4.5, "shown reference"))
+        parts.append(dot(scale(rank), y + 5, 4.5, "significant reference"))
     parts.append(x_axis(scale, bottom, "mean rank"))
     said = ", ".join(f"{loss} {rank:.2f}" for loss, rank in losses)
     description = f"{said}; critical difference {ranking.critical_difference:.2f}"
@@ -211,7 +211,7 @@ def _chart(summary: Summary, lines: Lines, bounds: tuple[float, float], labels: 
             parts.append(band(lower, upper, f"band {css}"))
         parts.append(line(middle, f"line {css}"))
         if len(order) <= MOST_CLASSES and labels[0] != "epoch":
-            parts += [dot(*point, 2.2, f"shown {css}") for point in middle]
+            parts += [dot(*point, 2.2, f"significant {css}") for point in middle]
     said = "; ".join(f"{summary.experiment.titles[n]} ends at {mean[-1]:.3g}" for n, (_, mean, _) in lines.items())
     return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {said}")
 

@@ -25,12 +25,12 @@ CLEARLY = 0.95
 """Of the NLL of the classes' shares; closer to it a network that has learnt nothing may come by chance."""
 
 THRESHOLD_ALONE = (
-    "Their NLL is below that of the classes' shares, so they have learnt, but no other class is ever the most probable;"
-    " NLL and Brier score compare them, accuracies do not."
+    "Their NLL is below that of the class frequencies, so they have learnt, but no other class is ever the most"
+    " probable; compare them by NLL and Brier score, not by accuracy."
 )
 UNTRAINED_OR_THRESHOLD = (
-    "They may need longer training or another learning rate, of every loss alike; or they have learnt, and no other"
-    " class is ever the most probable, in which case NLL and Brier score compare them."
+    "They may need longer training or another learning rate, the same for every loss; or they have learnt, and no other"
+    " class is ever the most probable: then compare them by NLL and Brier score."
 )
 
 Values = dict[int, dict[int, float]]
@@ -257,7 +257,7 @@ def _of_one_answer(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> 
         return []
     told = ", ".join(f"{titles[name]} in {len(of)} of {len(runs[name])} runs" for name, of in found.items() if of)
     reason = THRESHOLD_ALONE if all(map(_knows_more_than_shares, same)) else UNTRAINED_OR_THRESHOLD
-    return [f"Networks that call every test sample the same class: {told}. {reason}"]
+    return [f"Models that predict a single class for every test sample: {told}. {reason}"]
 
 
 def _has_one_answer(run: RunRecord) -> bool:
@@ -267,7 +267,7 @@ def _has_one_answer(run: RunRecord) -> bool:
 def _never_focal(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
     """Losses that were to cycle and have not, for the runs had one or two epochs."""
     return [
-        f"{titles[name]}: eta is 1 in every epoch, so the focal phase was never met; it takes 3 epochs or more."
+        f"{titles[name]}: eta is 1 in every epoch, so the focal phase was never reached; it takes 3 epochs or more."
         for name, members in runs.items()
         if all(map(_stays_at_1, members))
     ]

@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "cyclofocal",
     "axes.linewidth": 0.8,
 }
-LEGEND = "Large dots: mean with 95 % interval; filled: a difference is shown after correction. Green side: better."
+LEGEND = "Large dots: mean with 95 % interval; filled: significant after correction. Green side: better."
 
 
 def draw(summaries: Sequence[Summary], path: Path) -> None:

@@ -4,7 +4,7 @@ from cyclofocal.lab.data.load import draws_test_set
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric
 from cyclofocal.lab.report.ranking import LEAST_DATA_SETS, Ranking, Tally
-from cyclofocal.lab.report.statistics import LEVEL, Estimate, pairs_needed
+from cyclofocal.lab.report.statistics import LEVEL, VERDICTS, Estimate, pairs_needed
 from cyclofocal.lab.report.summary import Row, Summary, declared_metric
 
 MANY_SEEDS = 10_000
@@ -62,30 +62,26 @@ def _primary(summary: Summary, row: Row) -> str:
     seen = f"{size}, p {p_value(versus.corrected_p)}"
     if value.n != summary.seeds:
         seen += f", {_counted(value.n, 'seed', 'seeds')} of both"
-    if versus.verdict == "too few":
+    if versus.verdict == "too few seeds":
         return f"{row.loss}: nothing can be concluded; {_few(row)}."
-    if versus.verdict == "unclear":
-        return f"{row.loss}: no difference to {summary.reference} in {metric.title} is shown ({seen}); {_needed(row)}."
+    if versus.verdict == "not significant":
+        none = f"no significant difference from {summary.reference} in {metric.title}"
+        return f"{row.loss}: {none} ({seen}); {_needed(row)}."
     way = ("higher" if value.mean > 0 else "lower") + (f" by {tiny}" if (tiny := _tiny(value.mean, metric)) else "")
     return f"{row.loss}: {versus.verdict} than {summary.reference}; its {metric.title} is {way} ({seen})."
 
 
 def _secondary(summary: Summary, row: Row) -> str:
-    found: dict[str, list[str]] = {"better": [], "worse": []}
+    significant: dict[str, list[str]] = {}
     for other in summary.rows:
-        if (
-            other.name == row.name
-            and other.metric != summary.primary
-            and other.versus
-            and other.versus.verdict in found
-        ):
-            found[other.versus.verdict].append(other.metric.title)
-    said = [f"{verdict} in {', '.join(metrics)}" for verdict, metrics in found.items() if metrics]
-    return f"Otherwise {'; '.join(said)}." if said else ""
+        if other.name == row.name and other.metric != summary.primary and other.versus and other.versus.direction:
+            significant.setdefault(other.versus.verdict, []).append(other.metric.title)
+    parts = [f"{verdict} in {', '.join(significant[verdict])}" for verdict in VERDICTS if verdict in significant]
+    return f"Other metrics: {'; '.join(parts)}." if parts else ""
 
 
 def _too_few(row: Row) -> bool:
-    return row.versus is not None and row.versus.verdict == "too few"
+    return row.versus is not None and row.versus.verdict == "too few seeds"
 
 
 def _few(row: Row) -> str:
@@ -106,12 +102,13 @@ def _needed(row: Row) -> str:
     assert row.versus is not None
     needed = row.versus.needed
     if needed is None:
-        return "the runs differ, and level out" if any(row.versus.per_seed) else "the runs are equal"
+        return "the differences average to zero" if any(row.versus.per_seed) else "the runs are equal"
     if tiny := _tiny(row.versus.difference.estimate.mean, row.metric):
         return f"the difference seen is {tiny}"
+    seeds = f"about {max(needed, row.versus.difference.estimate.n + 1):,}"
     if needed > MANY_SEEDS:
-        return f"more than {MANY_SEEDS:,} seeds would be needed to show one of this size"
-    return f"about {max(needed, row.versus.difference.estimate.n + 1):,} seeds would be needed to show one of this size"
+        seeds = f"more than {MANY_SEEDS:,}"
+    return f"{seeds} seeds would be needed to detect a difference of this size"
 
 
 def _tiny(value: float, metric: Metric) -> str:
@@ -136,11 +133,11 @@ def _over_data_sets(found: Ranking) -> str:
     if not found.enough:
         return f"{n} data sets are too few to conclude anything over data sets; {LEAST_DATA_SETS} or more are needed."
     if found.p >= LEVEL:
-        return f"Over {n} data sets no difference between the losses' ranks is shown ({test}, p {p_value(found.p)})."
+        return f"Over {n} data sets the losses' ranks do not differ significantly ({test}, p {p_value(found.p)})."
     unlike = found.unlike()
-    said = f"Over {n} data sets the losses' ranks differ ({test}, p {p_value(found.p)})"
+    said = f"Over {n} data sets the losses' ranks differ significantly ({test}, p {p_value(found.p)})"
     if not unlike:
-        return f"{said}, but no two losses can be told apart (critical difference {found.critical_difference:.2f})."
+        return f"{said}, but no single pair of losses does (critical difference {found.critical_difference:.2f})."
     pairs = ", ".join(
         f"{one} ({found.ranks[one]:.2f}) before {other} ({found.ranks[other]:.2f})" for one, other in unlike
     )
@@ -148,12 +145,11 @@ def _over_data_sets(found: Ranking) -> str:
 
 
 def _tallied(loss: str, tally: Tally, found: Ranking) -> str:
-    above, below = ("above", "below") if found.metric.higher_is_better else ("below", "above")
     wins = _counted(tally.wins, "data set", "data sets")
-    better, worse = ("" if count is None else f" (shown on {count})" for count in (tally.better, tally.worse))
-    few = ", each with too few seeds to show it" if tally.better is None else ""
+    better, worse = ("" if count is None else f" (significantly on {count})" for count in (tally.better, tally.worse))
+    few = ", with too few seeds for a significant difference on any" if tally.better is None else ""
     return (
-        f"{loss}: {above} {found.reference} on {wins}{better}, level on {tally.ties}, {below} on"
+        f"{loss}: ahead of {found.reference} on {wins}{better}, tied on {tally.ties}, behind on"
         f" {tally.losses}{worse}{few}."
     )
 
@@ -165,21 +161,23 @@ def explanations(summary: Summary) -> list[str]:
     first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
     lines = [
         f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_counted(summary.recipe['epochs'], 'epoch', 'epochs')};"
-        f" {_split(summary)}test set touched once, after the last epoch.",
+        f" {_split(summary)}test set evaluated once, after the last epoch.",
         f"Training samples per class: {counts(summary)}.",
         f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}.",
         *_test_samples(summary),
         f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
-        "Intervals: 95 %, Student's t over seeds. Differences: paired by seed; a verdict needs 0 outside theirs.",
+        "Intervals: 95 %, Student's t over seeds. Differences are paired by seed; a significant one excludes 0.",
         _what_varies(summary),
         f"p: sign-flip test, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
-        f"p of all other metrics: over their {others} together. A verdict needs p < {LEVEL}.",
-        f"Too few: seeds that cannot bring p there; {pairs_needed(summary.comparisons())} can in the primary metric,"
-        f" {pairs_needed(summary.comparisons(True))} in the others.",
+        f"p of all other metrics: over their {others} together. A significant difference has p < {LEVEL}.",
+        f"Too few seeds: p cannot fall below {LEVEL} with fewer than {pairs_needed(summary.comparisons())} seeds in the"
+        f" primary metric, or {pairs_needed(summary.comparisons(True))} in the others.",
         *_tuned(summary),
     ]
     if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
-        lines.append(f"The runs were begun with another primary metric, {declared}; one chosen after them proves less.")
+        lines.append(
+            f"The runs were started with another primary metric, {declared}; one chosen afterwards is weaker evidence."
+        )
     return [*lines, *summary.notes]
 
 
@@ -207,8 +205,8 @@ def _test_samples(summary: Summary) -> list[str]:
 def _what_varies(summary: Summary) -> str:
     """What a seed decides, and so what the intervals are about."""
     if _draws_test_set(summary):
-        return "Each seed draws its own split: intervals and p are about splitting and training anew, not new data."
-    return "All seeds share one test set: intervals and p are about training anew, not about other test data."
+        return "Each seed draws its own split: intervals and p cover splitting and training again, not new data."
+    return "All seeds share one test set: intervals and p cover training again, not other test data."
 
 
 def _draws_test_set(summary: Summary) -> bool:
@@ -224,7 +222,7 @@ def _tuned(summary: Summary) -> list[str]:
     each = "for each seed" if _draws_test_set(summary) else "once for all seeds"
     folds = " and fold" if summary.folds > 1 else ""
     budget = " or ".join(map(str, sorted(budgets)))
-    return [f"Tuned: settings chosen by validation data, {each}{folds}, out of {budget} trainings of a loss."]
+    return [f"Tuned: settings chosen on validation data, {each}{folds}, from {budget} trials per loss."]
 
 
 def counts(summary: Summary) -> str:

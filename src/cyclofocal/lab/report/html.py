@@ -101,31 +101,36 @@ def _findings(summary: Summary) -> list[tuple[str, str, str]]:
     rows = [row for row in summary.of_metric(summary.primary) if row.versus]
     said = conclusions(summary)
     if len(said) < len(rows):
-        return [("few", "too few", said[0])]
+        return [("", "too few seeds", said[0])]
     return [_finding(row, conclusion(summary, row)) for row in rows]
 
 
 def _finding(row: Row, sentence: str) -> tuple[str, str, str]:
     assert row.versus is not None
-    return row.versus.verdict.replace("too ", ""), row.versus.verdict, sentence
+    return row.versus.direction, row.versus.verdict, sentence
 
 
 def _figures(summary: Summary) -> list[Figure]:
     """Each with its caption, or with why it is not there."""
     band = "mean over seeds, band: 95 % t interval"
     drawn = (
-        ("Learning curves", charts.learning_curves(summary), band, "the records have no accuracy by epoch"),
+        (
+            "Learning curves",
+            charts.learning_curves(summary),
+            band,
+            "the records do not contain the accuracy of each epoch",
+        ),
         (
             "Accuracy by class frequency",
             charts.class_accuracy(summary),
             band,
-            "the records are from before the accuracy of each class was kept",
+            "the records do not contain the accuracy of each class",
         ),
         (
             "Schedule of eta",
             charts.eta_schedule(summary),
             "1: the high-confidence loss, 0: the focal loss",
-            "no loss has one",
+            "no loss has a schedule",
         ),
     )
     return [Figure(title, svg, caption if svg else why) for title, svg, caption, why in drawn]

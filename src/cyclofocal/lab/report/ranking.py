@@ -21,7 +21,7 @@ class Tally:
     """On how many data sets a loss was above, level with and below the reference, by its mean.
 
     Attributes:
-        better, worse: on how many of them that is shown; None where no data set has seeds enough to show it.
+        better, worse: number of significant wins and losses; None where no data set has enough seeds for any.
     """
 
     wins: int
@@ -60,7 +60,7 @@ class Ranking:
         return len(self.data_sets) >= LEAST_DATA_SETS
 
     def counts(self, loss: str) -> tuple[int | None, ...]:
-        """Wins, ties, losses, shown better and shown worse of a loss; None of what there is not."""
+        """Wins, ties, losses, significantly better and significantly worse; None where a count does not exist."""
         tally = self.tallies.get(loss)
         if tally is None:
             return (None,) * 5
@@ -161,13 +161,13 @@ def _tally(rows: Sequence[Row], metric: Metric) -> Tally:
     sign = 1 if metric.higher_is_better else -1
     gains = [sign * versus.difference.estimate.mean for versus in compared]
     verdicts = [versus.verdict for versus in compared]
-    testable = any(verdict != "too few" for verdict in verdicts)
+    testable = any(verdict != "too few seeds" for verdict in verdicts)
     return Tally(
         wins=sum(gain > TIE for gain in gains),
         ties=sum(abs(gain) <= TIE for gain in gains),
         losses=sum(gain < -TIE for gain in gains),
-        better=verdicts.count("better") if testable else None,
-        worse=verdicts.count("worse") if testable else None,
+        better=verdicts.count("significantly better") if testable else None,
+        worse=verdicts.count("significantly worse") if testable else None,
     )
 
 

@@ -31,7 +31,7 @@ CSV_COLUMNS = (
 The role is "primary", "secondary", or "class" of an accuracy of one class, which is only described.
 """
 
-RANK_HEADINGS = ("mean rank", "wins", "ties", "losses", "shown better", "shown worse")
+RANK_HEADINGS = ("mean rank", "wins", "ties", "losses", "significantly better", "significantly worse")
 ALWAYS_LISTED = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
 NOT_SETTINGS = ("name", "title", "file", "digest")
 
@@ -145,7 +145,7 @@ def loss_settings(summary: Summary) -> Table:
 def recipe_settings(summary: Summary) -> Table:
     """Settings of the recipe that are not at their defaults."""
     changed = {k: v for k, v in summary.recipe.items() if OF_RECIPE.get(k, v) != v or k not in OF_RECIPE}
-    return _pairs("Recipe; what is not listed is at its default", "setting", changed)
+    return _pairs("Recipe; settings not listed have their defaults", "setting", changed)
 
 
 def environment(summary: Summary) -> Table:
@@ -162,7 +162,7 @@ def environment(summary: Summary) -> Table:
         "evaluated weights": _distinct(run.weights for run in runs),
         **{package: _distinct(run.versions.get(package, "not recorded") for run in runs) for package in packages},
     }
-    return _pairs("Where it ran", "part", found)
+    return _pairs("Hardware and software", "part", found)
 
 
 def commands(summary: Summary) -> list[str]:

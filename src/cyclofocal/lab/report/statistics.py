@@ -16,6 +16,8 @@ LEVEL = 0.05
 POWER = 0.8
 """Chance of showing a difference that is there, with the pairs that :func:`pairs_to_resolve` asks for."""
 
+VERDICTS = ("significantly better", "significantly worse", "not significant", "too few seeds")
+
 EXACT_PAIRS = 15
 """Up to so many pairs every one of the 2^n sign flips is counted; above, 19,999 random ones (fewer above 838 pairs)."""
 
@@ -138,13 +140,13 @@ def pairs_to_resolve(differences: Sequence[float], comparisons: int = 1) -> int 
 
 
 def verdict(difference: Difference, corrected_p: float, comparisons: int, higher_is_better: bool) -> str:
-    """One of "better", "worse", "unclear", and "too few" where so few pairs could not have shown anything."""
+    """One of :data:`VERDICTS`: significant if the corrected p is below LEVEL and the interval excludes 0."""
     if difference.estimate.n < pairs_needed(comparisons):
-        return "too few"
+        return "too few seeds"
     low, high = difference.estimate.interval or (0.0, 0.0)
     if corrected_p >= LEVEL or low <= 0 <= high:
-        return "unclear"
-    return "better" if (low > 0) == higher_is_better else "worse"
+        return "not significant"
+    return "significantly better" if (low > 0) == higher_is_better else "significantly worse"
 
 
 def _sign_flip_p(differences: Array) -> float:

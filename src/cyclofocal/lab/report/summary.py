@@ -28,7 +28,7 @@ class Versus:
     Attributes:
         per_seed: differences, folds averaged.
         corrected_p: over ``comparisons``, those of the same family.
-        verdict: "better", "worse", "unclear" or "too few".
+        verdict: one of :data:`~cyclofocal.lab.report.statistics.VERDICTS`.
         needed: seeds that would show a difference of this size; None where it is 0.
     """
 
@@ -42,7 +42,7 @@ class Versus:
     @property
     def direction(self) -> str:
         """ "better" or "worse"; "" for a difference that is not significant."""
-        return self.verdict if self.verdict in ("better", "worse") else ""
+        return self.verdict.removeprefix("significantly ") if self.verdict.startswith("significantly") else ""
 
 
 @dataclass(frozen=True)

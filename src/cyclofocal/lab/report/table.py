@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import rich.table
 
 STYLES = {"better": "bold green", "worse": "bold red", "": ""}
+WORD_WIDTH = 13  # characters; longer words of a text are broken where there is no room, "significantly" is not
 HEADING_WIDTH = 10  # characters; shorter headings of numbers are not wrapped
 SIGNS = {"better": "+", "worse": "-", "": ""}
 
@@ -81,7 +82,7 @@ def terminal(*tables: Table, title: str = "", details: bool = True, tight: bool 
         tables: at least one.
         title: of the whole; default: that of the first table.
         details: show the details of the cells.
-        tight: leave no padding, so that five columns fit 80 characters.
+        tight: leave no padding and no indentation, so that five columns fit 80 characters.
     """
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
@@ -92,14 +93,13 @@ def terminal(*tables: Table, title: str = "", details: bool = True, tight: bool 
     shown.title, shown.title_style, shown.title_justify = escape(title or tables[0].title), "bold", "left"
     texts = [[_terminal_texts(row, table.columns, details) for row in table.rows] for table in tables]
     for place, column in enumerate(tables[0].columns):
-        cells = [row[place] for rows in texts for row in rows]
-        _add_column(shown, column, max(map(len, cells), default=1))
+        _add_column(shown, column, [row[place] for rows in texts for row in rows])
     for table, rows in zip(tables, texts, strict=True):
         if len(tables) > 1:
             shown.add_row(f"[bold]{escape(table.title)}[/]", *(f"[dim]{escape(note)}[/]" for note in table.notes))
         for place, (row, cells) in enumerate(zip(table.rows, rows, strict=True)):
             styled = [_styled(escape(text), cell.mark) for text, cell in zip(cells, row, strict=True)]
-            first = Padding.indent(styled[0], 2) if len(tables) > 1 else styled[0]
+            first = Padding.indent(styled[0], 2) if len(tables) > 1 and not tight else styled[0]
             shown.add_row(first, *styled[1:], end_section=len(tables) > 1 and place == len(rows) - 1)
     return shown
 
@@ -111,14 +111,15 @@ def _terminal_texts(row: Sequence[TableCell], columns: Sequence[Column], details
     ]
 
 
-def _add_column(shown: "rich.table.Table", column: Column, widest: int) -> None:
-    """Wrap the heading of numbers to the width of the cells; leave the cells whole."""
+def _add_column(shown: "rich.table.Table", column: Column, cells: Sequence[str]) -> None:
+    """Wrap text at spaces, and the heading of numbers to the width of their cells, which stay whole."""
     from rich.markup import escape
 
     if column.kind == "text":
-        shown.add_column(escape(column.heading))
+        longest_word = max((len(word) for cell in cells for word in cell.split()), default=1)
+        shown.add_column(escape(column.heading), min_width=min(longest_word, WORD_WIDTH))
         return
-    width = max(HEADING_WIDTH, widest, *map(len, column.heading.split() or [""]))
+    width = max(HEADING_WIDTH, *map(len, (*column.heading.split(), *cells)))
     heading = textwrap.fill(column.heading, width, break_on_hyphens=False)
     shown.add_column(escape(heading), justify="right", no_wrap=True)
 
