@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 
 from cyclofocal.lab.longtail import ShotGroups
-from cyclofocal.lab.metrics import METRICS, evaluate, expected_calibration_error
+from cyclofocal.lab.metrics import METRICS, compute_metrics, expected_calibration_error
 
 GROUPS = ShotGroups("test", many_from=10, few_up_to=2)
 
@@ -21,7 +21,7 @@ def run():
 
 def test_as_scikit_learn(run):
     logits, target = run
-    numbers = evaluate(logits, target, [20, 10, 5, 2], GROUPS)
+    numbers = compute_metrics(logits, target, [20, 10, 5, 2], GROUPS)
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert numbers["accuracy"] == pytest.approx(accuracy_score(target, p.argmax(1)))
     assert numbers["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(target, p.argmax(1)))
@@ -34,12 +34,12 @@ def test_as_scikit_learn(run):
 def test_shot_groups_by_hand():
     target = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     predicted = np.array([0, 0, 1, 0, 2, 0, 0, 0])
-    numbers = evaluate(np.eye(4)[predicted], target, [50, 10, 3, 1], GROUPS)
+    numbers = compute_metrics(np.eye(4)[predicted], target, [50, 10, 3, 1], GROUPS)
     assert (numbers["many"], numbers["medium"], numbers["few"]) == (0.75, 0.5, 0.0)
 
 
 def test_a_group_without_classes_has_no_number(run):
-    assert evaluate(*run, [20, 20, 20, 20], GROUPS)["few"] is None
+    assert compute_metrics(*run, [20, 20, 20, 20], GROUPS)["few"] is None
 
 
 def test_calibration_error_by_hand():
@@ -68,13 +68,13 @@ def test_calibration_error_is_as_written_in_the_paper(run):
 
 
 def test_confident_logits_stay_finite():
-    numbers = evaluate(np.array([[1e4, 0.0], [1e4, 0.0]], dtype=np.float32), np.array([0, 1]), [20, 1], GROUPS)
+    numbers = compute_metrics(np.array([[1e4, 0.0], [1e4, 0.0]], dtype=np.float32), np.array([0, 1]), [20, 1], GROUPS)
     assert numbers["nll"] == 5000.0
     assert numbers["ece"] == 0.5
 
 
 def test_what_has_no_meaning_is_refused():
     with pytest.raises(ValueError, match="class 2 is missing"):
-        evaluate(np.eye(3), np.array([0, 1, 1]), [9, 9, 9], GROUPS)
+        compute_metrics(np.eye(3), np.array([0, 1, 1]), [9, 9, 9], GROUPS)
     with pytest.raises(ValueError, match="not finite"):
-        evaluate(np.array([[math.nan, 0.0]]), np.array([0]), [9, 9], GROUPS)
+        compute_metrics(np.array([[math.nan, 0.0]]), np.array([0]), [9, 9], GROUPS)

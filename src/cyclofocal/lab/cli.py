@@ -12,12 +12,12 @@ def main() -> None:
     if missing:
         sys.exit(f"cyclofocal: the lab needs {', '.join(missing)}. From a clone: pip install '.[lab]'")
     from cyclofocal.lab.commands import app
-    from cyclofocal.lab.commands.output import in_a_line
+    from cyclofocal.lab.commands.output import one_line
 
     try:
         app()
     except OSError as error:
-        sys.exit(f"cyclofocal: {in_a_line(error)}")
+        sys.exit(f"cyclofocal: {one_line(error)}")
 
 
 if __name__ == "__main__":

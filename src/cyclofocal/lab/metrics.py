@@ -45,10 +45,12 @@ METRICS = (
     Metric("brier", "Brier score", "Brier score", higher_is_better=False, percent=False),
     Metric("ece", "calibration error", "ECE, %", higher_is_better=False),
 )
-"""Every number of :func:`evaluate`, in the order of tables."""
+"""Every number of :func:`compute_metrics`, in the order of tables."""
 
 
-def evaluate(logits: Array, target: Labels, train_counts: Sequence[int], groups: ShotGroups) -> dict[str, float | None]:
+def compute_metrics(
+    logits: Array, target: Labels, train_counts: Sequence[int], groups: ShotGroups
+) -> dict[str, float | None]:
     """Every metric of :data:`METRICS`, as fractions (nats for NLL); ``None`` for a shot group without classes.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
-from cyclofocal.lab.commands.output import show
+from cyclofocal.lab.commands.output import print_comparison
 from evidence import data_sets, grid
 
 
@@ -78,7 +78,7 @@ def test_nothing_to_report_is_an_error(tmp_path):
 
 
 def test_a_comparison_of_many_data_sets_ends_with_ranks(capsys, tmp_path):
-    show(list(data_sets(6)), picture=tmp_path / "a.png")
+    print_comparison(list(data_sets(6)), picture=tmp_path / "a.png")
     said = capsys.readouterr().out
     assert "mean rank" in said
     assert "Over 6 data sets" in said
@@ -86,5 +86,5 @@ def test_a_comparison_of_many_data_sets_ends_with_ranks(capsys, tmp_path):
 
 
 def test_a_comparison_whose_reference_failed_still_ends(capsys, tmp_path):
-    show([r for r in grid(7) if r.loss["name"] != "ce"], "ce", picture=tmp_path / "a.png")
+    print_comparison([r for r in grid(7) if r.loss["name"] != "ce"], "ce", picture=tmp_path / "a.png")
     assert "no picture: no loss can be compared with the reference" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from cyclofocal.lab.commands.evaluate import evaluate as command
 from cyclofocal.lab.commands.evaluate import shot_groups
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.metrics import METRICS
-from cyclofocal.lab.metrics import evaluate as closed
+from cyclofocal.lab.metrics import compute_metrics as closed
 from cyclofocal.lab.oltr.evaluation import OPEN_METRICS, evaluate, evaluate_file
 from cyclofocal.lab.oltr.predictions import DamagedPredictionsError, Predictions, read, write
 

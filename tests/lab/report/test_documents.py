@@ -9,7 +9,7 @@ import pytest
 from cyclofocal.lab.report.documents import EVIDENCE, fill, has_place, with_evidence
 from cyclofocal.lab.report.result_tables import metric_table
 from cyclofocal.lab.report.summary import summarise
-from cyclofocal.lab.report.table import markdown
+from cyclofocal.lab.report.table import to_markdown
 from evidence import data_sets, grid
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +32,7 @@ def page(tmp_path):
 def test_the_table_of_the_named_records_takes_the_place(page):
     text = with_evidence(page("digits.jsonl"))
     summary = summarise(list(grid(10)))
-    assert markdown(metric_table(summary, summary.primary)) in text
+    assert to_markdown(metric_table(summary, summary.primary)) in text
     assert "old" not in text
     assert text.startswith("before\n<!-- evidence: digits.jsonl -->\n")
     assert text.endswith("<!-- end of evidence -->\nafter\n")

@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from cyclofocal.lab.report.experiment import experiments
-from cyclofocal.lab.report.export import comma_separated, latex, markdown
+from cyclofocal.lab.report.experiment import group_experiments
+from cyclofocal.lab.report.export import csv_report, latex_report, markdown_report
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.result_tables import CSV_COLUMNS, result_tables
 from cyclofocal.lab.report.summary import summaries, summarise
-from cyclofocal.lab.report.table import terminal
+from cyclofocal.lab.report.table import to_terminal
 from evidence import data_sets, grid
 
 
 def printed(summary, columns):
     console = Console(file=io.StringIO(), width=columns)
-    console.print(terminal(*result_tables(summary), tight=columns < 100))
+    console.print(to_terminal(*result_tables(summary), tight=columns < 100))
     return console.file.getvalue()
 
 
@@ -38,15 +38,15 @@ def test_one_seed_is_a_table_without_intervals():
 
 
 def test_csv_has_a_row_per_metric_and_loss_with_all_digits():
-    (summary,) = summaries(experiments(list(grid(10))))
-    rows = list(csv.DictReader(io.StringIO(comma_separated([summary]))))
+    (summary,) = summaries(group_experiments(list(grid(10))))
+    rows = list(csv.DictReader(io.StringIO(csv_report([summary]))))
     assert tuple(rows[0]) == CSV_COLUMNS
     assert len(summary.rows) == 27
     for row, text in zip(summary.rows, rows, strict=False):
         assert float(text["mean"]) == pytest.approx(row.estimate.mean, abs=1e-8)
-        assert (text["difference"] == "") == (row.versus is None)
-        if row.versus:
-            assert float(text["corrected_p"]) == pytest.approx(row.versus.corrected_p, abs=1e-8)
+        assert (text["difference"] == "") == (row.comparison is None)
+        if row.comparison:
+            assert float(text["corrected_p"]) == pytest.approx(row.comparison.corrected_p, abs=1e-8)
     assert {row["role"] for row in rows if row["metric"] == "balanced_accuracy"} == {"primary"}
     of_classes = rows[27:]
     assert {(row["role"], row["metric"]) for row in of_classes} == {("class", "accuracy")}
@@ -58,8 +58,8 @@ def test_csv_has_a_row_per_metric_and_loss_with_all_digits():
 
 
 def test_markdown_tables_are_rectangular_and_say_the_verdicts():
-    found = summaries(experiments(list(data_sets(2))))
-    text = markdown(found, ranking(found))
+    found = summaries(group_experiments(list(data_sets(2))))
+    text = markdown_report(found, ranking(found))
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         assert len({line.replace(r"\|", "").count("|") for line in block.splitlines()}) == 1
     for words in (
@@ -74,22 +74,22 @@ def test_markdown_tables_are_rectangular_and_say_the_verdicts():
 
 def test_names_of_classes_are_neither_tags_nor_commands():
     odd = [replace(r, classes=["<severe> & |", "50 %_x", "~^"]) for r in grid(2)]
-    text = markdown([summarise(odd)])
+    text = markdown_report([summarise(odd)])
     assert "&lt;severe> & \\|" in text
     assert "<severe>" not in text
-    assert r"$<$severe$>$ \& \textbar{} &" in latex([summarise(odd)])
+    assert r"$<$severe$>$ \& \textbar{} &" in latex_report([summarise(odd)])
 
 
 def test_ranks_and_what_was_left_out_are_in_the_files():
-    found = summaries(experiments(list(data_sets(6))))
-    text = markdown(found, ranking(found), ["a.jsonl, line 3: not JSON; left out."])
+    found = summaries(group_experiments(list(data_sets(6))))
+    text = markdown_report(found, ranking(found), ["a.jsonl, line 3: not JSON; left out."])
     assert text.startswith("## Left out\n\n* a.jsonl, line 3")
     assert "## 6 data sets" in text
-    assert "Mean ranks over 6 data sets" in latex(found, ranking(found))
+    assert "Mean ranks over 6 data sets" in latex_report(found, ranking(found))
 
 
 def test_latex_is_balanced_and_escaped():
-    text = latex([summarise(list(grid(10)))])
+    text = latex_report([summarise(list(grid(10)))])
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     assert not re.search(r"(?<!\\)[%#_]", text)
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]

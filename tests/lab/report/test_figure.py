@@ -4,27 +4,27 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from cyclofocal.lab.report.experiment import experiments
-from cyclofocal.lab.report.figure import draw
+from cyclofocal.lab.report.experiment import group_experiments
+from cyclofocal.lab.report.figure import draw_differences
 from cyclofocal.lab.report.summary import summaries
 from evidence import data_sets, grid
 
 
 @pytest.mark.parametrize("records", [grid(10), grid(1), data_sets(3)], ids=["one", "one seed", "many"])
 def test_png(records, tmp_path):
-    draw(summaries(experiments(list(records))), tmp_path / "a.png")
+    draw_differences(summaries(group_experiments(list(records))), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_svg_is_the_same_every_time(tmp_path):
-    found = summaries(experiments(list(grid(7))))
+    found = summaries(group_experiments(list(grid(7))))
     for name in ("a.svg", "b.svg"):
-        draw(found, tmp_path / name)
+        draw_differences(found, tmp_path / name)
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_nothing_to_compare_is_refused(tmp_path):
-    alone = summaries(experiments([r for r in grid(3) if r.loss["name"] == "ce"]))
+    alone = summaries(group_experiments([r for r in grid(3) if r.loss["name"] == "ce"]))
     with pytest.raises(ValueError, match="nothing to draw"):
-        draw(alone, tmp_path / "a.png")
+        draw_differences(alone, tmp_path / "a.png")

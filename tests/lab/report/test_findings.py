@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, FOCAL
-from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.findings import conclusions, explanations, ranking_conclusions
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.summary import summaries, summarise
@@ -62,7 +62,7 @@ def test_a_shown_difference_that_rounds_to_0_has_a_size():
 def test_too_few_seeds_conclude_nothing():
     summary = summarise(list(grid(6)), "ce")
     assert conclusions(summary) == ["Nothing can be concluded: 6 seeds are too few, 2 comparisons need 7 or more."]
-    assert {row.versus.verdict for row in summary.rows if row.versus} == {"too few seeds"}
+    assert {row.comparison.verdict for row in summary.rows if row.comparison} == {"too few seeds"}
 
 
 def test_a_loss_with_fewer_seeds_is_named():
@@ -138,7 +138,7 @@ def test_records_of_before_names_and_sizes_were_kept():
 
 
 def test_over_data_sets_wins_and_ranks_are_told():
-    said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(12))))))
+    said = ranking_conclusions(ranking(summaries(group_experiments(list(data_sets(12))))))
     assert said[0].startswith(
         "Over 12 data sets the losses' ranks differ significantly (Friedman, p <0.001): cyclical focal (1.00)"
     )
@@ -149,11 +149,11 @@ def test_over_data_sets_wins_and_ranks_are_told():
 
 
 def test_few_data_sets_conclude_nothing():
-    said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(3))))))
+    said = ranking_conclusions(ranking(summaries(group_experiments(list(data_sets(3))))))
     assert said[0].startswith("3 data sets are too few to conclude anything")
 
 
 def test_where_no_data_set_has_seeds_enough_nothing_is_counted_as_not_shown():
-    said = ranking_conclusions(ranking(summaries(experiments(list(data_sets(6, seeds=4))))))
+    said = ranking_conclusions(ranking(summaries(group_experiments(list(data_sets(6, seeds=4))))))
     assert "with too few seeds for a significant difference on any" in said[1]
     assert "significantly on" not in said[1]

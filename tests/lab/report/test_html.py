@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cyclofocal.lab.report.charts import learning_curves
-from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.findings import conclusions
 from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.ranking import ranking
@@ -62,7 +62,7 @@ class Tags(HTMLParser):
 
 
 def made(records):
-    found = summaries(experiments(list(records)))
+    found = summaries(group_experiments(list(records)))
     return page(found, ranking(found))
 
 
@@ -80,7 +80,7 @@ def test_it_is_well_formed_and_loads_nothing(text):
 
 
 def test_it_says_everything():
-    (summary,) = summaries(experiments(list(grid(10))))
+    (summary,) = summaries(group_experiments(list(grid(10))))
     text = html.unescape(re.sub(r"<[^>]+>", " ", ONE))
     for sentence in conclusions(summary):
         assert sentence in text
@@ -112,7 +112,7 @@ def test_old_records_have_no_empty_figures():
 )
 def test_learning_curves_are_of_validation_data_in_the_primary_metric(primary, label):
     epochs = [{"validation_accuracy": 0.9, "validation_balanced_accuracy": 0.6, "train_accuracy": 1.0}] * 3
-    (summary,) = summaries(experiments([replace(r, epochs=epochs) for r in grid(2)]), metric=primary)
+    (summary,) = summaries(group_experiments([replace(r, epochs=epochs) for r in grid(2)]), metric=primary)
     assert label.strip() in learning_curves(summary)
     assert ("balanced" in learning_curves(summary)) == (not primary)
 
@@ -123,7 +123,7 @@ def test_titles_are_escaped():
 
 
 def test_faults_are_on_the_page():
-    found = summaries(experiments(list(grid(7))))
+    found = summaries(group_experiments(list(grid(7))))
     assert "a.jsonl, line 3: not JSON" in page(found, None, ["a.jsonl, line 3: not JSON; left out."])
 
 

@@ -11,14 +11,14 @@ import pytest
 from rich.console import Console
 
 from cyclofocal.lab.records import DamagedRecordError, RunRecord, read_records, write_record
-from cyclofocal.lab.report.experiment import experiments
-from cyclofocal.lab.report.export import comma_separated, latex, markdown
+from cyclofocal.lab.report.experiment import group_experiments
+from cyclofocal.lab.report.export import csv_report, latex_report, markdown_report
 from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.load import read_runs
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.result_tables import result_tables
 from cyclofocal.lab.report.summary import summaries
-from cyclofocal.lab.report.table import terminal
+from cyclofocal.lab.report.table import to_terminal
 from evidence import grid
 
 RECORDS = list(grid(2))
@@ -120,12 +120,17 @@ def changed(content, path, value):
 
 def report(records, said):
     """Everything that ``cyclofocal report`` can write."""
-    found = summaries(experiments(records))
+    found = summaries(group_experiments(records))
     ranked, console = ranking(found), Console(width=100)
     with console.capture() as shown:
         for summary in found:
-            console.print(terminal(*result_tables(summary), title=summary.experiment.title))
-    pages = page(found, ranked, said), markdown(found, ranked, said), comma_separated(found), latex(found, ranked)
+            console.print(to_terminal(*result_tables(summary), title=summary.experiment.title))
+    pages = (
+        page(found, ranked, said),
+        markdown_report(found, ranked, said),
+        csv_report(found),
+        latex_report(found, ranked),
+    )
     return found[0], [*pages, shown.get()]
 
 
@@ -156,7 +161,7 @@ def test_a_changed_field_is_named_or_reported_as_it_is(tmp_path, quick):
     assert len(found) - len(accepted) > 1000
     assert len(accepted) > 200
 
-    expected = means(summaries(experiments([*others, last]))[0])
+    expected = means(summaries(group_experiments([*others, last]))[0])
     for (path, value), record in random.Random(0).sample(accepted, REPORTS):
         summary, texts = report([*others, record], ["a fault"])
         assert means(summary) == expected, (path, value)

@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 
 from cyclofocal.lab.recipes.loss import SMOOTHED
-from cyclofocal.lab.report.experiment import experiments
-from cyclofocal.lab.report.export import markdown
+from cyclofocal.lab.report.experiment import group_experiments
+from cyclofocal.lab.report.export import markdown_report
 from cyclofocal.lab.report.html import page
-from cyclofocal.lab.report.ranking import Tally, critical_difference, difference_p, ranking
+from cyclofocal.lab.report.ranking import WinTieLoss, critical_difference, difference_p, ranking
 from cyclofocal.lab.report.summary import summaries
 from evidence import data_sets, grid
 
 
 def ranked(records, **options):
-    return ranking(summaries(experiments(list(records)), **options))
+    return ranking(summaries(group_experiments(list(records)), **options))
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_p_is_that_of_friedman_and_of_wilcoxon():
 def test_ranks_and_tallies():
     found = ranked(data_sets(6))
     assert found.ranks == {"cyclical focal": 1.0, "cross-entropy": 2.5, "focal": 2.5}  # focal ties in every run
-    assert found.tallies["cyclical focal"] == Tally(wins=6, ties=0, losses=0, better=6, worse=0)
-    assert found.tallies["focal"] == Tally(wins=0, ties=6, losses=0, better=0, worse=0)
+    assert found.tallies["cyclical focal"] == WinTieLoss(wins=6, ties=0, losses=0, better=6, worse=0)
+    assert found.tallies["focal"] == WinTieLoss(wins=0, ties=6, losses=0, better=0, worse=0)
     assert "cross-entropy" not in found.tallies
 
 
@@ -48,8 +48,8 @@ def test_where_lower_is_better_the_lowest_ranks_first():
 
 
 def test_few_data_sets_tell_no_pair_apart():
-    assert ranked(data_sets(3)).unlike() == []
-    assert ranked(data_sets(12)).unlike()[0][0] == "cyclical focal"
+    assert ranked(data_sets(3)).significant_pairs() == []
+    assert ranked(data_sets(12)).significant_pairs()[0][0] == "cyclical focal"
 
 
 def test_what_is_left_out_is_named():
@@ -83,9 +83,9 @@ def test_losses_that_both_experiments_have_are_ranked(more):
 
 def test_experiments_without_two_losses_in_common_are_not_ranked():
     ce = [r for r in data_sets(2) if r.recipe["name"] == "set-0" or r.loss["name"] == "ce"]
-    found = summaries(experiments(ce))
+    found = summaries(group_experiments(ce))
     assert ranking(found) is None
-    for text in (markdown(found), page(found)):
+    for text in (markdown_report(found), page(found)):
         assert "The losses are not ranked: no two losses are in every experiment." in text
 
 

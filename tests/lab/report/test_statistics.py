@@ -13,9 +13,9 @@ from cyclofocal.lab.report.statistics import (
     Estimate,
     estimate,
     holm,
+    minimum_pairs,
     paired_difference,
-    pairs_needed,
-    pairs_to_resolve,
+    required_pairs,
     verdict,
 )
 
@@ -96,17 +96,17 @@ def test_many_pairs_have_the_interval_of_the_normal_distribution():
 
 def test_so_many_pairs_would_show_the_difference_in_four_of_five_attempts():
     differences = [1.0, -0.5, 1.5, 0.0, 0.4]
-    n = pairs_to_resolve(differences, comparisons=3)
+    n = required_pairs(differences, comparisons=3)
     size = np.mean(differences) / np.std(differences, ddof=1)
     limit = stats.t.ppf(1 - 0.05 / 3 / 2, n - 1)
     assert stats.nct.sf(limit, n - 1, size * np.sqrt(n)) == pytest.approx(0.8, abs=0.03)
 
 
 def test_no_number_of_pairs_shows_a_difference_of_0_and_a_clear_one_needs_the_fewest():
-    assert pairs_to_resolve([1.0, -1.0]) is None
-    assert pairs_to_resolve([0.0, 0.0]) is None
-    assert pairs_to_resolve([1.0]) is None
-    assert pairs_to_resolve([1.0, 1.001, 0.999], comparisons=4) == pairs_needed(4)
+    assert required_pairs([1.0, -1.0]) is None
+    assert required_pairs([0.0, 0.0]) is None
+    assert required_pairs([1.0]) is None
+    assert required_pairs([1.0, 1.001, 0.999], comparisons=4) == minimum_pairs(4)
 
 
 def test_one_run_has_no_interval_and_equal_runs_one_of_width_0():
@@ -136,7 +136,7 @@ def test_holm_keeps_the_order_and_never_helps(p_values):
 
 def test_pairs_needed_is_where_significance_begins():
     for comparisons in (1, 3, 4, 21):
-        n = pairs_needed(comparisons)
+        n = minimum_pairs(comparisons)
         assert comparisons * 2 / 2**n <= 0.05 < comparisons * 2 / 2 ** (n - 1)
 
 

@@ -22,16 +22,16 @@ def test_differences_are_paired_by_seed_whatever_the_order():
     by_seed = {(r.loss["name"], r.seed): r.metrics["accuracy"] for r in records}
     expected = [100 * (by_seed["cyclical", seed] - by_seed["ce", seed]) for seed in range(10)]
     for summary in (summarise(records), summarise(records[::-1])):
-        versus = row_of(summary, "cyclical").versus
-        assert versus.per_seed == pytest.approx(expected)
-        assert versus.difference.estimate.mean == pytest.approx(np.mean(expected))
+        comparison = row_of(summary, "cyclical").comparison
+        assert comparison.per_seed == pytest.approx(expected)
+        assert comparison.difference.estimate.mean == pytest.approx(np.mean(expected))
 
 
 def test_a_seed_that_one_loss_lacks_makes_no_pair():
     records = [r for r in grid(10) if not (r.seed == 3 and r.loss["name"] == "ce")]
     for row in summarise(records, "ce").rows:
-        if row.versus:
-            assert (row.versus.difference.estimate.n, row.estimate.n) == (9, 10)
+        if row.comparison:
+            assert (row.comparison.difference.estimate.n, row.estimate.n) == (9, 10)
 
 
 def test_folds_of_a_seed_are_one_value():
@@ -40,7 +40,7 @@ def test_folds_of_a_seed_are_one_value():
     row = row_of(summary, "focal")
     of_seed = [np.mean([100 * r.metrics["accuracy"] for r in records if r.loss["name"] == "focal" and r.seed == s])
                for s in range(4)]  # fmt: skip
-    assert row.estimate.n == row.versus.difference.estimate.n == 4
+    assert row.estimate.n == row.comparison.difference.estimate.n == 4
     assert row.estimate.mean == pytest.approx(np.mean(of_seed))
     assert summary.folds == 5
 
@@ -50,18 +50,20 @@ def test_a_fold_that_one_loss_lacks_is_left_out_of_its_pair_and_said_so():
         r for r in grid(4, folds=5) if not (r.loss["name"] == "cyclical" and (r.seed, r.recipe["fold"]) == (2, 1))
     ]
     summary = summarise(records)
-    per_seed = row_of(summary, "cyclical").versus.per_seed
+    per_seed = row_of(summary, "cyclical").comparison.per_seed
     assert all(1 <= gain <= 1.1 for gain in per_seed)  # an unpaired mean of folds would be off by up to 1 point
     assert any("cyclical focal: no run of seed.fold 2.1" in note for note in summary.notes)
 
 
 def test_the_primary_metric_is_corrected_over_its_losses_and_the_rest_together():
     summary = summarise(list(grid(10)), metric="nll")
-    primary = [row.versus for row in summary.rows if row.metric.key == "nll" and row.versus]
-    others = [row.versus for row in summary.rows if row.metric.key != "nll" and row.versus]
+    primary = [row.comparison for row in summary.rows if row.metric.key == "nll" and row.comparison]
+    others = [row.comparison for row in summary.rows if row.metric.key != "nll" and row.comparison]
     for family in (primary, others):
-        assert [versus.corrected_p for versus in family] == holm([versus.difference.p for versus in family])
-        assert {versus.comparisons for versus in family} == {len(family)}
+        assert [comparison.corrected_p for comparison in family] == holm(
+            [comparison.difference.p for comparison in family]
+        )
+        assert {comparison.comparisons for comparison in family} == {len(family)}
     assert (len(primary), len(others)) == (2, 16)
     assert summary.metrics[0].key == "nll"
 
@@ -79,8 +81,8 @@ def test_a_group_without_classes_is_left_out_silently():
 def test_equal_runs_are_no_difference():
     ties = [replace(r, loss=asdict(FOCAL)) for r in grid(10) if r.loss["name"] == "ce"]
     summary = summarise([*[r for r in grid(10) if r.loss["name"] == "ce"], *ties], "ce")
-    assert {row.versus.verdict for row in summary.rows if row.versus} == {"not significant"}
-    assert {row.versus.corrected_p for row in summary.rows if row.versus} == {1.0}
+    assert {row.comparison.verdict for row in summary.rows if row.comparison} == {"not significant"}
+    assert {row.comparison.corrected_p for row in summary.rows if row.comparison} == {1.0}
     assert "the runs are equal" in conclusions(summary)[0]
 
 
@@ -105,7 +107,7 @@ def test_what_is_odd_is_told_and_the_rest_is_summarised(change, said):
     summary = summarise(records)
     assert any(said in note for note in summary.notes)
     assert any(said in line for line in explanations(summary))
-    assert row_of(summary, "cyclical").versus.verdict == "significantly better"
+    assert row_of(summary, "cyclical").comparison.verdict == "significantly better"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_a_loss_that_never_cycled_is_named():
 
 def test_without_the_reference_there_are_means_and_no_verdicts():
     summary = summarise([r for r in grid(10) if r.loss["name"] != "ce"], "ce")
-    assert not any(row.versus for row in summary.rows)
+    assert not any(row.comparison for row in summary.rows)
     assert conclusions(summary) == []
     assert any("No run of the reference 'ce'" in note for note in summary.notes)
 
@@ -196,5 +198,5 @@ def test_runs_with_another_number_of_classes_are_left_out():
     smaller = {"train_counts": [9, 9], "test_counts": [5, 5], "classes": ["a", "b"], "per_class": [0.5, 1.0]}
     summary = summarise([*records, replace(last, **smaller)])
     assert "Runs with another number of classes than the first run, left out: 1." in summary.notes
-    assert len(summary.class_rows) == 3
+    assert len(summary.class_results) == 3
     assert {row.loss: row.estimate.n for row in summary.of_metric(summary.primary)}["cyclical focal"] == 2

@@ -26,7 +26,7 @@ from cyclofocal.lab.commands.options import (
     metric_key,
     picture_path,
 )
-from cyclofocal.lab.commands.output import tell_never_focal, warn_of_copies
+from cyclofocal.lab.commands.output import warn_never_focal, warn_of_copies
 from cyclofocal.lab.compare.display import Display
 from cyclofocal.lab.compare.grid import Backend, BackendError, Cell, CellError, finished, grid
 from cyclofocal.lab.metrics import PRIMARY
@@ -124,9 +124,9 @@ def compare(
     cells = grid(recipes, chosen, range(seeds), out, root, given_command(), metric)
     records, failed = _run_with_progress(cells, backend)
     if records:
-        from cyclofocal.lab.commands.output import show
+        from cyclofocal.lab.commands.output import print_comparison
 
-        show(records, metric=metric, picture=picture)
+        print_comparison(records, metric=metric, picture=picture)
     typer.echo(f"records  {out}")
     _tell_failed(failed, len(cells))
 
@@ -198,7 +198,7 @@ def _run_with_progress(cells: list[Cell], backend: Backend) -> tuple[list[RunRec
         console.print(f"damaged record, will run again: {error}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"{len(cells)} runs, {len(done)} of them finished before")
     missing, failed = [cell for cell in cells if cell not in done], list[CellError]()
-    tell_never_focal((cell.recipe, cell.loss) for cell in missing)
+    warn_never_focal((cell.recipe, cell.loss) for cell in missing)
     try:
         with closing(backend(missing)) as outcomes, Display(console, cells, done) as display:
             if missing:

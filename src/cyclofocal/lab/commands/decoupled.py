@@ -9,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from cyclofocal.lab.commands.evaluate import definition, in_unit
+from cyclofocal.lab.commands.evaluate import definition, format_metric
 from cyclofocal.lab.commands.options import Root, one_of
-from cyclofocal.lab.commands.output import table_console, told_in_a_line
+from cyclofocal.lab.commands.output import one_line_errors, table_console
 from cyclofocal.lab.oltr.evaluation import Evaluation, shown
 from cyclofocal.lab.oltr.methods import METHODS
 
@@ -44,7 +44,7 @@ def decoupled(
 
     The logits of each are kept beside the run, in decoupled/METHOD.npz, for `cyclofocal evaluate`.
     """
-    with told_in_a_line(folder):
+    with one_line_errors(folder):
         from cyclofocal.lab.oltr.decoupled import Fit
         from cyclofocal.lab.oltr.evaluation import evaluate
         from cyclofocal.lab.oltr.features import features_of
@@ -73,6 +73,6 @@ def _show(title: str, evaluations: Sequence[Evaluation]) -> None:
     for key in chosen:
         view.add_column(SHOWN[key], justify="right", no_wrap=True)
     for evaluation in evaluations:
-        view.add_row(evaluation.title, *(in_unit(evaluation.numbers[key], metrics[key]) for key in chosen))
+        view.add_row(evaluation.title, *(format_metric(evaluation.numbers[key], metrics[key]) for key in chosen))
     console.print(view)
     console.print(definition(evaluations[0]), style="dim", markup=False)

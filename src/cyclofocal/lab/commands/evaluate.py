@@ -14,10 +14,10 @@ from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.oltr.evaluation import Evaluation, evaluate_file, shown
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.oltr.predictions import Predictions, read
-from cyclofocal.lab.report.findings import number
-from cyclofocal.lab.report.table import Column, Table, TableCell, terminal
+from cyclofocal.lab.report.findings import format_value
+from cyclofocal.lab.report.table import Column, ReportTable, TableCell, to_terminal
 
-GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
+CONVENTIONS = {"oltr": OLTR, "followers": FOLLOWERS}
 
 
 def shot_groups(text: str) -> ShotGroups:
@@ -30,12 +30,12 @@ def shot_groups(text: str) -> ShotGroups:
         >>> print(shot_groups("50,10"))
         own bounds: many >= 50, few <= 10 training images per class
     """
-    if text in GROUPS:
-        return GROUPS[text]
+    if text in CONVENTIONS:
+        return CONVENTIONS[text]
     try:
         many_from, few_up_to = map(int, text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is none of {', '.join(GROUPS)}, and no two numbers like 100,20") from None
+        raise ValueError(f"{text!r} is none of {', '.join(CONVENTIONS)}, and no two numbers like 100,20") from None
     return ShotGroups("own bounds", many_from, few_up_to)
 
 
@@ -75,36 +75,36 @@ def evaluate(
 
 def _show(evaluations: Sequence[Evaluation], per_class: bool) -> None:
     console = table_console(max(PIPED_COLUMNS, 34 + 24 * len(evaluations)))
-    console.print(terminal(table(evaluations)))
+    console.print(to_terminal(evaluation_table(evaluations)))
     for line in dict.fromkeys(definition(evaluation) for evaluation in evaluations):
         console.print(line, style="dim", markup=False)
     if per_class:
-        console.print(terminal(class_table(evaluations)))
+        console.print(to_terminal(recall_table(evaluations)))
 
 
-def table(evaluations: Sequence[Evaluation]) -> Table:
+def evaluation_table(evaluations: Sequence[Evaluation]) -> ReportTable:
     """Metrics as rows, files as columns."""
     rows = [
-        [TableCell(metric.heading), *(TableCell(in_unit(e.numbers.get(metric.key), metric)) for e in evaluations)]
+        [TableCell(metric.heading), *(TableCell(format_metric(e.numbers.get(metric.key), metric)) for e in evaluations)]
         for metric in shown()
         if any(metric.key in evaluation.numbers for evaluation in evaluations)
     ]
-    return Table("", [Column("metric", "text"), *(Column(evaluation.title) for evaluation in evaluations)], rows)
+    return ReportTable("", [Column("metric", "text"), *(Column(evaluation.title) for evaluation in evaluations)], rows)
 
 
-def class_table(evaluations: Sequence[Evaluation]) -> Table:
+def recall_table(evaluations: Sequence[Evaluation]) -> ReportTable:
     """Classes as rows, their training images and their accuracy by file."""
     columns = [Column("class", "text"), Column("training images"), *(Column(f"{e.title}, %") for e in evaluations)]
     rows = [
         [TableCell(str(c)), TableCell(str(count)), *(TableCell(f"{100 * e.recall[c]:.1f}") for e in evaluations)]
         for c, count in enumerate(evaluations[0].train_counts)
     ]
-    return Table("", columns, rows)
+    return ReportTable("", columns, rows)
 
 
-def in_unit(value: float | None, metric: Metric) -> str:
+def format_metric(value: float | None, metric: Metric) -> str:
     """A number as tables show it; "-" where there is none."""
-    return "-" if value is None else number(100 * value if metric.percent else value, metric)
+    return "-" if value is None else format_value(100 * value if metric.percent else value, metric)
 
 
 def definition(evaluation: Evaluation) -> str:

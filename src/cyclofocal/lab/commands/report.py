@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from cyclofocal.lab.commands.options import make_folder, metric_key, one_of
-from cyclofocal.lab.commands.output import show
+from cyclofocal.lab.commands.output import print_comparison
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.documents import EVIDENCE, has_place
@@ -54,13 +54,13 @@ def report(
     for path in out or ():
         make_folder(path.parent, "--output")
     with _uncollected():
-        records, faults = _read(runs)
+        records, problems = _read(runs)
         if reference:
             _check_reference(records, reference)
         if not out:
-            show(records, reference, metric)
+            print_comparison(records, reference, metric)
             return
-        makers = _makers(records, faults, reference, metric)
+        makers = _makers(records, problems, reference, metric)
         for path in out:
             path.write_text(makers[path.suffix.lower()](), encoding="utf-8")
             typer.echo(f"report  {path}")
@@ -85,40 +85,40 @@ def _read(runs: list[Path]) -> tuple[list[RunRecord], list[str]]:
         said = f"{str(tables[0])!r} is a table, not records of runs; `cyclofocal compare {tables[0]} --target COLUMN`"
         raise typer.BadParameter(f"{said} makes some.", param_hint="RUNS")
     try:
-        records, faults = read_runs(runs)
+        records, problems = read_runs(runs)
     except FileNotFoundError as error:
         raise typer.BadParameter(str(error), param_hint="RUNS") from None
     console = Console(stderr=True, highlight=False)
-    for fault in faults:
+    for fault in problems:
         console.print(fault, style="yellow", markup=False, soft_wrap=True)
     if not records:
         console.print(f"no record of a finished run in {', '.join(map(str, runs))}", style="red", markup=False)
         raise typer.Exit(1)
-    return records, faults
+    return records, problems
 
 
 def _check_reference(records: list[RunRecord], reference: str) -> None:
-    from cyclofocal.lab.report.experiment import experiments
+    from cyclofocal.lab.report.experiment import group_experiments
 
-    names = {name for experiment in experiments(records) for name in experiment.runs}
+    names = {name for experiment in group_experiments(records) for name in experiment.runs}
     try:
         one_of(reference, sorted(names), "loss of these runs")
     except typer.BadParameter as error:
         raise typer.BadParameter(error.message, param_hint="--reference") from None
 
 
-def _makers(records: list[RunRecord], faults: list[str], reference: str, metric: str) -> dict[str, Callable[[], str]]:
-    from cyclofocal.lab.report.experiment import experiments
-    from cyclofocal.lab.report.export import comma_separated, latex, markdown
+def _makers(records: list[RunRecord], problems: list[str], reference: str, metric: str) -> dict[str, Callable[[], str]]:
+    from cyclofocal.lab.report.experiment import group_experiments
+    from cyclofocal.lab.report.export import csv_report, latex_report, markdown_report
     from cyclofocal.lab.report.html import page
     from cyclofocal.lab.report.ranking import ranking
     from cyclofocal.lab.report.summary import summaries
 
-    found = summaries(experiments(records), reference, metric)
+    found = summaries(group_experiments(records), reference, metric)
     ranked = ranking(found)
     return {
-        ".html": lambda: page(found, ranked, faults),
-        ".md": lambda: markdown(found, ranked, faults),
-        ".csv": lambda: comma_separated(found),
-        ".tex": lambda: latex(found, ranked),
+        ".html": lambda: page(found, ranked, problems),
+        ".md": lambda: markdown_report(found, ranked, problems),
+        ".csv": lambda: csv_report(found),
+        ".tex": lambda: latex_report(found, ranked),
     }

@@ -21,7 +21,7 @@ from cyclofocal.lab.commands.options import (
     own_source,
     recipe_name,
 )
-from cyclofocal.lab.commands.output import is_main, tell_never_focal, told_in_a_line, warn_of_copies
+from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies
 from cyclofocal.lab.commands.two_stage import reproduce_stages, stages_of
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
@@ -112,7 +112,7 @@ def train(
     if data is not None:
         from cyclofocal.lab.training.train import pinned
 
-        with told_in_a_line(out):
+        with one_line_errors(out):
             recipe, images = pinned(recipe, root)
             warn_of_copies(images.title, images.splits)
     _run_all(recipe, losses_of(loss), [seed], root, out, workers, cpu, _trackers(tensorboard, tracker))
@@ -135,13 +135,13 @@ def _run_all(
 
     make_folder(out, "--out")
     runs = [(loss, seed, run_folder(out, recipe, loss, seed)) for seed in seeds for loss in losses]
-    tell_never_focal((recipe, loss) for loss, _, folder in runs if not (folder / "record.jsonl").exists())
-    with told_in_a_line(out):
+    warn_never_focal((recipe, loss) for loss, _, folder in runs if not (folder / "record.jsonl").exists())
+    with one_line_errors(out):
         try_own_losses(recipe, losses, root)
     records = []
     for loss, seed, folder in runs:
         setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
-        with told_in_a_line(folder), locked(folder) if is_main() else nullcontext():
+        with one_line_errors(folder), locked(folder) if is_main() else nullcontext():
             again = is_main() and _ended_before(folder / "record.jsonl")
             records.append(train_one(recipe, loss, seed, setup))
         if is_main():
@@ -162,9 +162,9 @@ def _ended_before(path: Path) -> bool:
 def _compare(records: list[RunRecord], losses: list[LossSettings]) -> None:
     """The table of a comparison, where there is more than one loss."""
     if len(losses) > 1 and is_main():
-        from cyclofocal.lab.commands.output import show
+        from cyclofocal.lab.commands.output import print_comparison
 
-        show(records)
+        print_comparison(records)
 
 
 def _told(record: RunRecord, folder: Path) -> str:

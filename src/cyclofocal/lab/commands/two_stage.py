@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cyclofocal.lab.commands.options import check_set_sources, make_folder, one_of
-from cyclofocal.lab.commands.output import is_main, tell_never_focal, told_in_a_line, warn_of_copies
+from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.settings import with_settings
@@ -60,9 +60,9 @@ def reproduce_stages(
     chosen = [pairs[one_of(name, list(pairs), "loss")] for name in losses.split(",")]
     make_folder(out, "--out")
     runs = (run for pair in chosen for run in zip((stages.first, stages.second), pair, strict=True))
-    tell_never_focal(run for run in runs if stage in (None, run[0].stage))
+    warn_never_focal(run for run in runs if stage in (None, run[0].stage))
     records = []
-    with told_in_a_line(out):
+    with one_line_errors(out):
         if stages.first.name == "own-lt-1":  # published ones are looked at by `data check`
             data = load_open(stages.first, setup.root, 0)
             warn_of_copies(data.known.title, data.splits)

@@ -74,7 +74,7 @@ def evaluate(predictions: Predictions, threshold: float = THRESHOLD, groups: Sho
     known, counts = predictions.known, predictions.train_counts.tolist()
     logits, target = predictions.logits[known], predictions.target[known]
     rejected = rejecting(predictions.logits, threshold)  # before any number: checks the threshold
-    numbers = metrics.evaluate(logits, target, counts, groups)
+    numbers = metrics.compute_metrics(logits, target, counts, groups)
     unknown = int((~known).sum())
     if unknown:
         numbers |= _open(predictions, rejected, groups)

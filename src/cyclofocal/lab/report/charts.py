@@ -5,32 +5,36 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.metrics import Array, Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import by_seed
-from cyclofocal.lab.report.findings import interval, number
+from cyclofocal.lab.report.findings import format_interval, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import half_width
-from cyclofocal.lab.report.summary import Row, Summary
-from cyclofocal.lab.report.svg import Scale, band, dot, line, picture, rectangle, text, x_axis, y_axis
-
-Array = NDArray[np.float64]
+from cyclofocal.lab.report.summary import LossResult, Summary
+from cyclofocal.lab.report.svg import AxisScale, band, dot, line, picture, rectangle, text, x_axis, y_axis
 
 WIDTH, HEIGHT = 360, 236
-WIDE = 440  # of a chart that has names of losses written over its lines
+WIDE_CHART = 440  # of a chart that has names of losses written over its lines
 LEFT, RIGHT, TOP, BOTTOM = 40, 350, 28, 194
 """The frame of a chart with two axes."""
 
 HUES = 8
 """Colours and dash patterns of the style sheet; further losses begin again."""
 
-MOST_CLASSES = 30
+MAX_POINTS = 30
 """More are averaged in 20 groups of neighbours by frequency."""
 
 
-def hue(summary: Summary, name: str) -> str:
+Lines = dict[str, tuple[Array, Array, Array]]
+"""x, mean and half the width of the band, by loss."""
+
+
+def css_class(summary: Summary, name: str) -> str:
     """The CSS class of a loss; the reference's is the text's colour."""
-    return f"hue{list(summary.experiment.runs).index(name) % HUES}" if _is_compared(summary, name) else "reference"
+    return (
+        f"css_class{list(summary.experiment.runs).index(name) % HUES}" if _is_compared(summary, name) else "reference"
+    )
 
 
 def _is_compared(summary: Summary, name: str) -> bool:
@@ -39,12 +43,12 @@ def _is_compared(summary: Summary, name: str) -> bool:
 
 def forest(summary: Summary, metric: Metric) -> str:
     """Paired differences in one metric: mean and interval, and the seeds as small dots."""
-    rows = [row for row in summary.of_metric(metric) if row.versus]
+    rows = [row for row in summary.of_metric(metric) if row.comparison]
     if not rows:
         return ""
-    reach = _reach(rows)
+    half = _axis_limit(rows)
     bottom = 10 + 38 * len(rows)
-    scale = Scale(-reach, reach, 12, WIDTH - 12)
+    scale = AxisScale(-half, half, 12, WIDTH - 12)
     good = (scale(0), scale.end) if metric.higher_is_better else (scale.start, scale(0))
     parts = [rectangle(good[0], 4, good[1] - good[0], bottom - 4, "good")]
     parts.append(line([(scale(0), 4), (scale(0), bottom)], "axis"))
@@ -56,32 +60,32 @@ def forest(summary: Summary, metric: Metric) -> str:
     return picture(WIDTH, bottom + 38, parts, f"{metric.title}: difference to {summary.reference}", said)
 
 
-def _reach(rows: Sequence[Row]) -> float:
+def _axis_limit(rows: Sequence[LossResult]) -> float:
     """The same room on both sides of 0, so that no picture looks one-sided by its axis."""
     ends: list[float] = []
     for row in rows:
-        assert row.versus is not None
-        ends += [*row.versus.per_seed, *(row.versus.difference.estimate.interval or ())]
+        assert row.comparison is not None
+        ends += [*row.comparison.per_seed, *(row.comparison.difference.estimate.interval or ())]
     return 1.06 * max(map(abs, ends)) or 1.0
 
 
-def _forest_row(summary: Summary, row: Row, scale: Scale, y: float) -> str:
-    assert row.versus is not None
-    value, css = row.versus.difference.estimate, hue(summary, row.name)
+def _forest_row(summary: Summary, row: LossResult, scale: AxisScale, y: float) -> str:
+    assert row.comparison is not None
+    value, css = row.comparison.difference.estimate, css_class(summary, row.name)
     parts = [text(14, y - 5, row.loss, "name")]
-    parts += [dot(scale(seed), y + 13, 1.8, f"seed {css}") for seed in row.versus.per_seed]
+    parts += [dot(scale(seed), y + 13, 1.8, f"seed {css}") for seed in row.comparison.per_seed]
     if value.interval:
         parts.append(line([(scale(bound), y + 4) for bound in value.interval], f"interval {css}"))
-    css = f"{'significant' if row.versus.direction else 'open'} {css}"
+    css = f"{'significant' if row.comparison.direction else 'open'} {css}"
     parts.append(dot(scale(value.mean), y + 4, 4.5, css))
     return "".join(parts)
 
 
-def _said(row: Row) -> str:
-    assert row.versus is not None
-    value = row.versus.difference.estimate
-    size = f"{number(value.mean, row.metric, sign=True)} {interval(value, row.metric, sign=True)}".rstrip()
-    return f"{row.loss} {size}, {row.versus.verdict}"
+def _said(row: LossResult) -> str:
+    assert row.comparison is not None
+    value = row.comparison.difference.estimate
+    size = f"{format_value(value.mean, row.metric, sign=True)} {format_interval(value, row.metric, sign=True)}".rstrip()
+    return f"{row.loss} {size}, {row.comparison.verdict}"
 
 
 def learning_curves(summary: Summary) -> str:
@@ -95,10 +99,10 @@ def learning_curves(summary: Summary) -> str:
     if not curves:
         return ""
     bands = {name: (seeds.mean(0), half_width(seeds)) for name, seeds in curves.items()}
-    ends = [end for mean, reach in bands.values() for end in (*(mean - reach), *(mean + reach))]
+    ends = [end for mean, half in bands.values() for end in (*(mean - half), *(mean + half))]
     return _chart(
         summary,
-        {name: (np.arange(1, mean.size + 1.0), mean, reach) for name, (mean, reach) in bands.items()},
+        {name: (np.arange(1, mean.size + 1.0), mean, half) for name, (mean, half) in bands.items()},
         (max(0.0, min(ends)), min(100.0, max(ends))),
         ("epoch", label),
         "Learning curves",
@@ -119,7 +123,7 @@ def _kept_accuracy(summary: Summary) -> tuple[str, str]:
 def eta_schedule(summary: Summary) -> str:
     """The mixing weight by epoch, of the losses that have one."""
     found = {name: by_seed(members[:1], _epochs("eta")) for name, members in summary.experiment.runs.items()}
-    lines = {
+    lines: Lines = {
         name: (np.arange(1, seeds.shape[1] + 1.0), seeds[0], np.zeros(seeds.shape[1]))
         for name, seeds in found.items()
         if seeds.size
@@ -147,10 +151,10 @@ def class_accuracy(summary: Summary) -> str:
 
 def _groups(counts: Array) -> list[NDArray[np.intp]]:
     order = np.argsort(counts, kind="stable")
-    return np.array_split(order, len(order) if len(order) <= MOST_CLASSES else 20)
+    return np.array_split(order, len(order) if len(order) <= MAX_POINTS else 20)
 
 
-def reliability(summary: Summary, name: str) -> str:
+def reliability_diagram(summary: Summary, name: str) -> str:
     """Accuracy over confidence of one loss, all seeds and folds pooled; right on the diagonal is calibrated."""
     runs = [run for run in summary.experiment.runs[name] if run.reliability]
     if not runs:
@@ -158,10 +162,10 @@ def reliability(summary: Summary, name: str) -> str:
     bins = np.sum([run.reliability for run in runs], axis=0)
     total, gap = bins[:, 0].sum(), float(np.abs(bins[:, 1] - bins[:, 2]).sum())
     size, start, end = 200, 34, 192
-    x, y = Scale(0, 1, start, end), Scale(0, 1, end - 18, 22)
+    x, y = AxisScale(0, 1, start, end), AxisScale(0, 1, end - 18, 22)
     parts = [x_axis(x, y(0), "confidence", most=5), y_axis(y, start, "accuracy", end)]
     parts.append(line([(x(0), y(0)), (x(1), y(1))], "diagonal"))
-    css = hue(summary, name)
+    css = css_class(summary, name)
     width = (end - start) / len(bins)
     for index, (samples, confidence, right) in enumerate(bins.tolist()):
         if samples:
@@ -176,7 +180,7 @@ def critical_difference_diagram(ranking: Ranking) -> str:
     """Mean ranks with half the critical difference on either side: where two bars meet, nothing tells them apart."""
     losses, half = list(ranking.ranks.items()), ranking.critical_difference / 2
     bottom = 12 + 34 * len(losses)
-    scale = Scale(1 - half, len(losses) + half, 14, WIDE - 14)
+    scale = AxisScale(1 - half, len(losses) + half, 14, WIDE_CHART - 14)
     parts = []
     for place, (loss, rank) in enumerate(losses):
         y = 26 + 34 * place
@@ -186,31 +190,27 @@ def critical_difference_diagram(ranking: Ranking) -> str:
     parts.append(x_axis(scale, bottom, "mean rank"))
     said = ", ".join(f"{loss} {rank:.2f}" for loss, rank in losses)
     description = f"{said}; critical difference {ranking.critical_difference:.2f}"
-    return picture(WIDE, bottom + 38, parts, "Mean ranks with critical difference", description)
-
-
-Lines = dict[str, tuple[Array, Array, Array]]
-"""By loss: x, mean, half the width of the band."""
+    return picture(WIDE_CHART, bottom + 38, parts, "Mean ranks with critical difference", description)
 
 
 def _chart(summary: Summary, lines: Lines, bounds: tuple[float, float], labels: tuple[str, str], title: str) -> str:
     every = np.concatenate([x for x, _, _ in lines.values()])
     low, high = float(every.min()), float(every.max())
-    x = Scale(low, high, LEFT, RIGHT - 8, log=high > 10 * low > 0 and labels[0] != "epoch")
+    x = AxisScale(low, high, LEFT, RIGHT - 8, log=high > 10 * low > 0 and labels[0] != "epoch")
     room = 0.04 * (bounds[1] - bounds[0]) or 1.0
-    y = Scale(bounds[0] - room * (bounds[0] > 0), bounds[1] + room * (bounds[1] not in (1.0, 100.0)), BOTTOM, TOP)
+    y = AxisScale(bounds[0] - room * (bounds[0] > 0), bounds[1] + room * (bounds[1] not in (1.0, 100.0)), BOTTOM, TOP)
     parts = [x_axis(x, BOTTOM, labels[0]), y_axis(y, LEFT, labels[1], RIGHT)]
-    for name, (xs, mean, reach) in lines.items():
-        css, order = hue(summary, name), np.argsort(xs, kind="stable")
+    for name, (xs, mean, half) in lines.items():
+        css, order = css_class(summary, name), np.argsort(xs, kind="stable")
         across = [x(value) for value in xs[order].tolist()]
         middle, lower, upper = (
             [*zip(across, map(y, np.clip(values[order], y.low, y.high).tolist()), strict=True)]
-            for values in (mean, mean - reach, mean + reach)
+            for values in (mean, mean - half, mean + half)
         )
-        if reach.any():
+        if half.any():
             parts.append(band(lower, upper, f"band {css}"))
         parts.append(line(middle, f"line {css}"))
-        if len(order) <= MOST_CLASSES and labels[0] != "epoch":
+        if len(order) <= MAX_POINTS and labels[0] != "epoch":
             parts += [dot(*point, 2.2, f"significant {css}") for point in middle]
     said = "; ".join(f"{summary.experiment.titles[n]} ends at {mean[-1]:.3g}" for n, (_, mean, _) in lines.items())
     return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {said}")

@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.report.experiment import experiments
+from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.export import ranks_markdown, verdicts_markdown
 from cyclofocal.lab.report.load import read_runs
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.result_tables import means_table, metric_table, overview_table
 from cyclofocal.lab.report.summary import Summary, summaries
-from cyclofocal.lab.report.table import markdown
+from cyclofocal.lab.report.table import to_markdown
 
 EVIDENCE = "evidence"
 
@@ -65,7 +65,7 @@ def _evidence(folder: Path, what: str) -> str:
     records, _ = read_runs([folder / word for word in words if "=" not in word])
     if not records:
         raise ValueError(f"evidence {what!r}: there is no record")
-    found = summaries(experiments(records), options.get("reference", ""), options.get("metric", ""))
+    found = summaries(group_experiments(records), options.get("reference", ""), options.get("metric", ""))
     return VIEWS[view](found)
 
 
@@ -87,15 +87,15 @@ def _ranks(found: Sequence[Summary]) -> str:
 
 
 VIEWS: dict[str, Callable[[Sequence[Summary]], str]] = {
-    "table": _of_each(lambda summary: markdown(metric_table(summary, summary.primary))),
+    "table": _of_each(lambda summary: to_markdown(metric_table(summary, summary.primary))),
     "verdicts": _of_each(verdicts_markdown),
-    "metrics": _of_each(lambda summary: markdown(means_table(summary))),
-    "overview": lambda found: markdown(overview_table(found).transposed(found[0].primary.heading)),
+    "metrics": _of_each(lambda summary: to_markdown(means_table(summary))),
+    "overview": lambda found: to_markdown(overview_table(found).transposed(found[0].primary.heading)),
     "ranks": _ranks,
 }
 
 
-def publish(
+def update_pages(
     pages: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Markdown with places for it.")],
 ) -> None:
     """Put the evidence into every page, from the records that its places name."""
@@ -104,4 +104,4 @@ def publish(
 
 
 if __name__ == "__main__":
-    typer.run(publish)
+    typer.run(update_pages)

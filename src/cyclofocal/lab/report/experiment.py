@@ -18,10 +18,10 @@ from cyclofocal.lab.records import RunRecord
 NOT_THE_RECIPE = ("fold",)
 """Fields of a recipe that differ within an experiment."""
 
-DIGITS = 11
+DECIMALS = 11
 """After the point; what rounding of floats leaves behind is far smaller."""
 
-CLEARLY = 0.95
+LEARNT_MARGIN = 0.95
 """Of the NLL of the classes' shares; closer to it a network that has learnt nothing may come by chance."""
 
 THRESHOLD_ALONE = (
@@ -43,7 +43,7 @@ def _defaults(kind: type) -> dict[str, Any]:
     return {name: asdict(value) if name == "groups" else value for name, value in known.items()}
 
 
-OF_RECIPE, OF_LOSS = _defaults(Recipe), _defaults(LossSettings)
+RECIPE_DEFAULTS, LOSS_DEFAULTS = _defaults(Recipe), _defaults(LossSettings)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Experiment:
         for run in self.runs[name]:
             number = run.metrics.get(metric.key)
             if number is not None and math.isfinite(number):
-                found.setdefault(run.seed, {})[fold_of(run)] = round(scale * number, DIGITS)
+                found.setdefault(run.seed, {})[fold_of(run)] = round(scale * number, DECIMALS)
         return found
 
     @property
@@ -105,7 +105,7 @@ def fold_of(record: RunRecord) -> int:
     return record.recipe.get("fold", 0)
 
 
-def experiments(records: Sequence[RunRecord]) -> list[Experiment]:
+def group_experiments(records: Sequence[RunRecord]) -> list[Experiment]:
     """Records sorted into experiments, in the order in which these first appear."""
     grouped: dict[str, list[RunRecord]] = {}
     known: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}  # equal recipes come in rows; to compare is quicker
@@ -122,7 +122,7 @@ def experiments(records: Sequence[RunRecord]) -> list[Experiment]:
 
 
 def _key(recipe: dict[str, Any]) -> str:
-    content = {name: value for name, value in {**OF_RECIPE, **recipe}.items() if name not in NOT_THE_RECIPE}
+    content = {name: value for name, value in {**RECIPE_DEFAULTS, **recipe}.items() if name not in NOT_THE_RECIPE}
     return json.dumps(content, sort_keys=True)
 
 
@@ -202,7 +202,7 @@ def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
         if len(found) > 1:
             said.append(f"Runs with different {what}: {'; '.join(found)}.")
     for name, members in runs.items():
-        kinds = {str({**OF_LOSS, **record.loss}) for record in members}
+        kinds = {str({**LOSS_DEFAULTS, **record.loss}) for record in members}
         if len(kinds) > 1 and not members[0].loss.get("trials"):
             said.append(f"{titles[name]}: runs of different settings share this name.")
     return said
@@ -284,4 +284,4 @@ def _knows_more_than_shares(run: RunRecord) -> bool:
     if nll is None or len(trained) != len(tested) or min(trained) < 1:
         return False
     of_shares = sum(t * -math.log(n / sum(trained)) for n, t in zip(trained, tested, strict=True)) / sum(tested)
-    return nll < CLEARLY * of_shares
+    return nll < LEARNT_MARGIN * of_shares

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from cyclofocal.lab.report import table
 from cyclofocal.lab.report.findings import NOT_RANKED, conclusions, explanations, ranking_conclusions
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.result_tables import class_table, long_table, rank_table, result_tables
 from cyclofocal.lab.report.summary import Summary
+from cyclofocal.lab.report.table import escape_markdown, to_csv, to_latex, to_markdown
 
 
-def markdown(summaries: Sequence[Summary], ranking: Ranking | None = None, faults: Sequence[str] = ()) -> str:
+def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None, problems: Sequence[str] = ()) -> str:
     """What was left out, ranks, and verdicts and tables of every experiment."""
-    parts = ["## Left out", _list(faults)] if faults else []
+    parts = ["## Left out", _list(problems)] if problems else []
     if ranking is not None:
         parts += [f"## {len(ranking.data_sets)} data sets", ranks_markdown(ranking)]
     elif len(summaries) > 1:
@@ -19,7 +19,7 @@ def markdown(summaries: Sequence[Summary], ranking: Ranking | None = None, fault
     for summary in summaries:
         parts += [f"## {summary.experiment.title}", verdicts_markdown(summary)]
         tables = [*result_tables(summary), class_table(summary)]
-        parts += [f"**{entry.title}**\n\n{table.markdown(entry)}" for entry in tables if entry.rows]
+        parts += [f"**{entry.title}**\n\n{to_markdown(entry)}" for entry in tables if entry.rows]
         parts.append(_list(explanations(summary)))
     return "\n\n".join(parts) + "\n"
 
@@ -31,29 +31,29 @@ def verdicts_markdown(summary: Summary) -> str:
 
 def ranks_markdown(ranking: Ranking) -> str:
     """Mean ranks, wins, ties, losses, and what they show."""
-    return f"{table.markdown(rank_table(ranking))}\n\n{_list((*ranking_conclusions(ranking), *ranking.notes))}"
+    return f"{to_markdown(rank_table(ranking))}\n\n{_list((*ranking_conclusions(ranking), *ranking.notes))}"
 
 
-def comma_separated(summaries: Sequence[Summary]) -> str:
+def csv_report(summaries: Sequence[Summary]) -> str:
     """:func:`~cyclofocal.lab.report.result_tables.long_table` as CSV."""
-    return table.comma_separated(long_table(summaries))
+    return to_csv(long_table(summaries))
 
 
-def latex(summaries: Sequence[Summary], ranking: Ranking | None = None) -> str:
+def latex_report(summaries: Sequence[Summary], ranking: Ranking | None = None) -> str:
     r"""The ranks; a table per experiment with a block per metric, and one of classes; for ``\usepackage{booktabs}``."""
     parts = []
     if ranking is not None:
         ranks = rank_table(ranking)
-        parts.append(table.latex(ranks, caption=f"{ranks.title}."))
+        parts.append(to_latex(ranks, caption=f"{ranks.title}."))
     for summary in summaries:
-        parts.append(table.latex(*result_tables(summary), caption=_caption(summary)))
+        parts.append(to_latex(*result_tables(summary), caption=_caption(summary)))
         if (classes := class_table(summary)).rows:
-            parts.append(table.latex(classes, caption=f"{summary.experiment.title}: {classes.title}."))
+            parts.append(to_latex(classes, caption=f"{summary.experiment.title}: {classes.title}."))
     return "\n".join(parts)
 
 
 def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"* {table.markdown_text(line)}" for line in lines)
+    return "\n".join(f"* {escape_markdown(line)}" for line in lines)
 
 
 def _caption(summary: Summary) -> str:

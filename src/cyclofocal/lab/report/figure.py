@@ -11,8 +11,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from cyclofocal.lab.metrics import Metric
-from cyclofocal.lab.report.findings import number
-from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.report.findings import format_value
+from cyclofocal.lab.report.summary import LossResult, Summary
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's, told apart by colour-blind readers."""
@@ -31,7 +31,7 @@ STYLE: dict[Any, Any] = {
 LEGEND = "Large dots: mean with 95 % interval; filled: significant after correction. Green side: better."
 
 
-def draw(summaries: Sequence[Summary], path: Path) -> None:
+def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
     """Write the picture as PNG or SVG, by the suffix of ``path``.
 
     Of one experiment: one panel per metric, one line per loss. Of several: one panel per loss, one line per
@@ -40,7 +40,7 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
     Raises:
         ValueError: no loss can be compared with the reference.
     """
-    compared = [summary for summary in summaries if any(row.versus for row in summary.of_metric(summary.primary))]
+    compared = [summary for summary in summaries if any(row.comparison for row in summary.of_metric(summary.primary))]
     if not compared:
         raise ValueError("no loss can be compared with the reference; there is nothing to draw")
     with matplotlib.rc_context(STYLE):
@@ -69,8 +69,8 @@ def _told(summary: Summary) -> list[Metric]:
     return [metric for metric in summary.metrics if metric.key != "accuracy" or metric == summary.primary]
 
 
-def _compared(summary: Summary, metric: Metric) -> list[Row]:
-    return [row for row in summary.of_metric(metric) if row.versus]
+def _compared(summary: Summary, metric: Metric) -> list[LossResult]:
+    return [row for row in summary.of_metric(metric) if row.comparison]
 
 
 def _many(summaries: Sequence[Summary]) -> Figure:
@@ -95,7 +95,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _metric_panel(axes: Any, metric: Metric, summary: Summary) -> None:
     rows = _compared(summary, metric)
-    reference = next(row for row in summary.of_metric(metric) if row.versus is None)
+    reference = next(row for row in summary.of_metric(metric) if row.comparison is None)
     for y, row in enumerate(rows):
         _difference(axes, y, row, COLOURS[y % len(COLOURS)])
     _limits(axes, rows)
@@ -103,7 +103,7 @@ def _metric_panel(axes: Any, metric: Metric, summary: Summary) -> None:
     _lines(axes, [row.loss for row in rows])
     primary = " (primary)" if metric == summary.primary else ""
     axes.set_title(metric.title + primary, loc="left", fontsize=10, weight="bold")
-    mean = number(reference.estimate.mean, metric) + (" %" if metric.percent else "")
+    mean = format_value(reference.estimate.mean, metric) + (" %" if metric.percent else "")
     unit = f" in {metric.unit_of_difference}" if metric.unit_of_difference else ""
     axes.set_xlabel(f"difference{unit}; {reference.loss}: {mean}", fontsize=8, color=GREY)
 
@@ -126,28 +126,28 @@ def _lines(axes: Any, labels: Sequence[str]) -> None:
     axes.spines[["left", "top", "right"]].set_visible(False)
 
 
-def _difference(axes: Any, y: int, row: Row, colour: str, of_seeds: bool = True) -> None:
-    assert row.versus is not None
-    seeds, value = row.versus.per_seed, row.versus.difference.estimate
+def _difference(axes: Any, y: int, row: LossResult, colour: str, of_seeds: bool = True) -> None:
+    assert row.comparison is not None
+    seeds, value = row.comparison.per_seed, row.comparison.difference.estimate
     if of_seeds:
         spread = [y + 0.24 + 0.05 * (index % 3 - 1) for index in range(len(seeds))]
         axes.scatter(seeds, spread, s=9, color=colour, alpha=0.4, linewidth=0, zorder=2)
     if value.interval:
         axes.plot(value.interval, [y, y], color=colour, linewidth=2, solid_capstyle="round", zorder=3)
-    shown = bool(row.versus.direction)
+    shown = bool(row.comparison.direction)
     size = 38 if of_seeds else 20
     axes.scatter(
         [value.mean], [y], s=size, facecolor=colour if shown else "white", edgecolor=colour, linewidth=1.6, zorder=4
     )
 
 
-def _limits(axes: Any, rows: Sequence[Row], of_seeds: bool = True) -> None:
+def _limits(axes: Any, rows: Sequence[LossResult], of_seeds: bool = True) -> None:
     """The same room on both sides of 0, so that no panel looks one-sided by its axis."""
     ends: list[float] = []
     for row in rows:
-        assert row.versus is not None
-        value = row.versus.difference.estimate
-        ends += row.versus.per_seed if of_seeds else value.interval or (value.mean,)
+        assert row.comparison is not None
+        value = row.comparison.difference.estimate
+        ends += row.comparison.per_seed if of_seeds else value.interval or (value.mean,)
     reach = max(map(abs, ends), default=0.0) or 1.0
     axes.set_xlim(-1.08 * reach, 1.08 * reach)
 

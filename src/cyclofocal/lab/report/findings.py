@@ -3,17 +3,17 @@
 from cyclofocal.lab.data.load import draws_test_set
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric
-from cyclofocal.lab.report.ranking import LEAST_DATA_SETS, Ranking, Tally
-from cyclofocal.lab.report.statistics import LEVEL, VERDICTS, Estimate, pairs_needed
-from cyclofocal.lab.report.summary import Row, Summary, declared_metric
+from cyclofocal.lab.report.ranking import MIN_DATA_SETS, Ranking, WinTieLoss
+from cyclofocal.lab.report.statistics import ALPHA, VERDICTS, Estimate, minimum_pairs
+from cyclofocal.lab.report.summary import LossResult, Summary, declared_metric
 
-MANY_SEEDS = 10_000
-MOST_CLASSES = 20
+MAX_SEEDS = 10_000
+MAX_LISTED_CLASSES = 20
 
 NOT_RANKED = "The losses are not ranked: no two losses are in every experiment."
 
 
-def number(value: float, metric: Metric, sign: bool = False) -> str:
+def format_value(value: float, metric: Metric, sign: bool = False) -> str:
     """A value in the metric's precision, in ASCII."""
     text = f"{value:{'+' if sign else ''}.{_decimals(metric)}f}"
     return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
@@ -23,18 +23,18 @@ def _decimals(metric: Metric) -> int:
     return 1 if metric.percent else 3
 
 
-def interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
+def format_interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
     """``[70.1, 72.4]``; "" where there is none."""
     if value.interval is None:
         return ""
-    return f"[{', '.join(number(bound, metric, sign) for bound in value.interval)}]"
+    return f"[{', '.join(format_value(bound, metric, sign) for bound in value.interval)}]"
 
 
-def p_value(p: float) -> str:
+def format_p(p: float) -> str:
     """Three digits, or ``<0.001``.
 
     Example:
-        >>> p_value(0.0312), p_value(0.00002)
+        >>> format_p(0.0312), format_p(0.00002)
         ('0.031', '<0.001')
     """
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
@@ -42,84 +42,91 @@ def p_value(p: float) -> str:
 
 def conclusions(summary: Summary) -> list[str]:
     """One finding per loss, in plain words; one in all when there are too few seeds for any."""
-    rows = [row for row in summary.of_metric(summary.primary) if row.versus]
-    few = {(row.versus.difference.estimate.n, row.versus.comparisons) for row in rows if _too_few(row)}  # type: ignore[union-attr]
+    rows = [row for row in summary.of_metric(summary.primary) if row.comparison]
+    few = {(row.comparison.difference.estimate.n, row.comparison.comparisons) for row in rows if _too_few(row)}  # type: ignore[union-attr]
     if rows and all(map(_too_few, rows)) and len(few) == 1:
         return [f"Nothing can be concluded: {_few(rows[0])}."]
     return [conclusion(summary, row) for row in rows]
 
 
-def conclusion(summary: Summary, row: Row) -> str:
+def conclusion(summary: Summary, row: LossResult) -> str:
     """What is found of one loss: in the primary metric, and what else is shown."""
     return " ".join(filter(None, (_primary(summary, row), _secondary(summary, row))))
 
 
-def _primary(summary: Summary, row: Row) -> str:
-    versus, metric = row.versus, row.metric
-    assert versus is not None
-    value = versus.difference.estimate
-    size = f"{_amount(value.mean, metric, sign=True)} {interval(value, metric, sign=True)}".rstrip()
-    seen = f"{size}, p {p_value(versus.corrected_p)}"
+def _primary(summary: Summary, row: LossResult) -> str:
+    comparison, metric = row.comparison, row.metric
+    assert comparison is not None
+    value = comparison.difference.estimate
+    size = f"{_amount(value.mean, metric, sign=True)} {format_interval(value, metric, sign=True)}".rstrip()
+    seen = f"{size}, p {format_p(comparison.corrected_p)}"
     if value.n != summary.seeds:
         seen += f", {_counted(value.n, 'seed', 'seeds')} of both"
-    if versus.verdict == "too few seeds":
+    if comparison.verdict == "too few seeds":
         return f"{row.loss}: nothing can be concluded; {_few(row)}."
-    if versus.verdict == "not significant":
+    if comparison.verdict == "not significant":
         none = f"no significant difference from {summary.reference} in {metric.title}"
         return f"{row.loss}: {none} ({seen}); {_needed(row)}."
-    way = ("higher" if value.mean > 0 else "lower") + (f" by {tiny}" if (tiny := _tiny(value.mean, metric)) else "")
-    return f"{row.loss}: {versus.verdict} than {summary.reference}; its {metric.title} is {way} ({seen})."
+    direction = ("higher" if value.mean > 0 else "lower") + (
+        f" by {tiny}" if (tiny := _tiny(value.mean, metric)) else ""
+    )
+    return f"{row.loss}: {comparison.verdict} than {summary.reference}; its {metric.title} is {direction} ({seen})."
 
 
-def _secondary(summary: Summary, row: Row) -> str:
+def _secondary(summary: Summary, row: LossResult) -> str:
     significant: dict[str, list[str]] = {}
     for other in summary.rows:
-        if other.name == row.name and other.metric != summary.primary and other.versus and other.versus.direction:
-            significant.setdefault(other.versus.verdict, []).append(other.metric.title)
+        if (
+            other.name == row.name
+            and other.metric != summary.primary
+            and other.comparison
+            and other.comparison.direction
+        ):
+            significant.setdefault(other.comparison.verdict, []).append(other.metric.title)
     parts = [f"{verdict} in {', '.join(significant[verdict])}" for verdict in VERDICTS if verdict in significant]
     return f"Other metrics: {'; '.join(parts)}." if parts else ""
 
 
-def _too_few(row: Row) -> bool:
-    return row.versus is not None and row.versus.verdict == "too few seeds"
+def _too_few(row: LossResult) -> bool:
+    return row.comparison is not None and row.comparison.verdict == "too few seeds"
 
 
-def _few(row: Row) -> str:
-    assert row.versus is not None
-    seeds, comparisons = row.versus.difference.estimate.n, row.versus.comparisons
+def _few(row: LossResult) -> str:
+    assert row.comparison is not None
+    seeds, comparisons = row.comparison.difference.estimate.n, row.comparison.comparisons
     few, family = (
         _counted(seeds, "seed is", "seeds are"),
         _counted(comparisons, "comparison needs", "comparisons need"),
     )
-    return f"{few} too few, {family} {pairs_needed(comparisons)} or more"
+    return f"{few} too few, {family} {minimum_pairs(comparisons)} or more"
 
 
 def _counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _needed(row: Row) -> str:
-    assert row.versus is not None
-    needed = row.versus.needed
+def _needed(row: LossResult) -> str:
+    assert row.comparison is not None
+    needed = row.comparison.needed
     if needed is None:
-        return "the differences average to zero" if any(row.versus.per_seed) else "the runs are equal"
-    if tiny := _tiny(row.versus.difference.estimate.mean, row.metric):
+        return "the differences average to zero" if any(row.comparison.per_seed) else "the runs are equal"
+    if tiny := _tiny(row.comparison.difference.estimate.mean, row.metric):
         return f"the difference seen is {tiny}"
-    seeds = f"about {max(needed, row.versus.difference.estimate.n + 1):,}"
-    if needed > MANY_SEEDS:
-        seeds = f"more than {MANY_SEEDS:,}"
+    seeds = f"about {max(needed, row.comparison.difference.estimate.n + 1):,}"
+    if needed > MAX_SEEDS:
+        seeds = f"more than {MAX_SEEDS:,}"
     return f"{seeds} seeds would be needed to detect a difference of this size"
 
 
 def _tiny(value: float, metric: Metric) -> str:
     """A bound of a difference that rounds to 0 as it is printed; "" of a larger one."""
-    if float(number(value, metric)):
+    if float(format_value(value, metric)):
         return ""
     return f"less than {0.5 * 10 ** -_decimals(metric):g} {metric.unit_of_difference}".rstrip()
 
 
 def _amount(value: float, metric: Metric, sign: bool = False) -> str:
-    return f"{number(value, metric, sign)} {metric.unit_of_difference}".rstrip()
+    return f"{format_value(value, metric, sign)} {metric.unit_of_difference}".rstrip()
 
 
 def ranking_conclusions(found: Ranking) -> list[str]:
@@ -131,11 +138,11 @@ def _over_data_sets(found: Ranking) -> str:
     n = len(found.data_sets)
     test = "Friedman" if len(found.ranks) > 2 else "Wilcoxon"
     if not found.enough:
-        return f"{n} data sets are too few to conclude anything over data sets; {LEAST_DATA_SETS} or more are needed."
-    if found.p >= LEVEL:
-        return f"Over {n} data sets the losses' ranks do not differ significantly ({test}, p {p_value(found.p)})."
-    unlike = found.unlike()
-    said = f"Over {n} data sets the losses' ranks differ significantly ({test}, p {p_value(found.p)})"
+        return f"{n} data sets are too few to conclude anything over data sets; {MIN_DATA_SETS} or more are needed."
+    if found.p >= ALPHA:
+        return f"Over {n} data sets the losses' ranks do not differ significantly ({test}, p {format_p(found.p)})."
+    unlike = found.significant_pairs()
+    said = f"Over {n} data sets the losses' ranks differ significantly ({test}, p {format_p(found.p)})"
     if not unlike:
         return f"{said}, but no single pair of losses does (critical difference {found.critical_difference:.2f})."
     pairs = ", ".join(
@@ -144,7 +151,7 @@ def _over_data_sets(found: Ranking) -> str:
     return f"{said}: {pairs}; critical difference {found.critical_difference:.2f}."
 
 
-def _tallied(loss: str, tally: Tally, found: Ranking) -> str:
+def _tallied(loss: str, tally: WinTieLoss, found: Ranking) -> str:
     wins = _counted(tally.wins, "data set", "data sets")
     better, worse = ("" if count is None else f" (significantly on {count})" for count in (tally.better, tally.worse))
     few = ", with too few seeds for a significant difference on any" if tally.better is None else ""
@@ -159,6 +166,7 @@ def explanations(summary: Summary) -> list[str]:
     groups = ShotGroups(**summary.recipe["groups"])
     folds = f" of {summary.folds} folds each, which are averaged" if summary.folds > 1 else ""
     first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
+    least, least_others = (minimum_pairs(summary.comparisons(rest)) for rest in (False, True))
     lines = [
         f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_counted(summary.recipe['epochs'], 'epoch', 'epochs')};"
         f" {_split(summary)}test set evaluated once, after the last epoch.",
@@ -169,9 +177,9 @@ def explanations(summary: Summary) -> list[str]:
         "Intervals: 95 %, Student's t over seeds. Differences are paired by seed; a significant one excludes 0.",
         _what_varies(summary),
         f"p: sign-flip test, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
-        f"p of all other metrics: over their {others} together. A significant difference has p < {LEVEL}.",
-        f"Too few seeds: p cannot fall below {LEVEL} with fewer than {pairs_needed(summary.comparisons())} seeds in the"
-        f" primary metric, or {pairs_needed(summary.comparisons(True))} in the others.",
+        f"p of all other metrics: over their {others} together. A significant difference has p < {ALPHA}.",
+        f"Too few seeds: p cannot fall below {ALPHA} with fewer than {least} seeds in the primary metric, or"
+        f" {least_others} in the others.",
         *_tuned(summary),
     ]
     if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
@@ -228,7 +236,7 @@ def _tuned(summary: Summary) -> list[str]:
 def counts(summary: Summary) -> str:
     """By the classes' names; of many classes the largest and the smallest."""
     named = sorted(zip(summary.train_counts, summary.experiment.classes, strict=True), key=lambda pair: -pair[0])
-    if len(named) <= MOST_CLASSES:
+    if len(named) <= MAX_LISTED_CLASSES:
         return ", ".join(f"{name}: {count}" for count, name in named)
     (most, largest), (least, smallest) = named[0], named[-1]
     return f"{len(named)} classes, from {largest} ({most}) to {smallest} ({least})"

@@ -20,7 +20,7 @@ from cyclofocal.lab.report.result_tables import (
     recipe_settings,
     secondary_table,
 )
-from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.report.summary import LossResult, Summary
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Figure:
     caption: str
 
 
-def page(summaries: Sequence[Summary], ranking: Ranking | None = None, faults: Sequence[str] = ()) -> str:
+def page(summaries: Sequence[Summary], ranking: Ranking | None = None, problems: Sequence[str] = ()) -> str:
     """The page, which needs no other file and no network.
 
     Args:
         summaries: of at least one experiment.
         ranking: of the losses over the experiments.
-        faults: what was wrong with the files that were read.
+        problems: what was wrong with the files that were read.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -58,7 +58,7 @@ def page(summaries: Sequence[Summary], ranking: Ranking | None = None, faults: S
         overview=overview_table(summaries) if len(summaries) > 1 else None,
         ranking=None if ranking is None else _ranking(ranking),
         not_ranked=NOT_RANKED,
-        faults=faults,
+        problems=problems,
     )
 
 
@@ -75,7 +75,7 @@ def _experiment(summary: Summary) -> dict[str, Any]:
         "findings": _findings(summary),
         "primary": primary_table(summary),
         "secondary": secondary_table(summary),
-        "legend": [(charts.hue(summary, name), titles[name]) for name in names],
+        "legend": [(charts.css_class(summary, name), titles[name]) for name in names],
         "forests": [
             Figure(metric.title, charts.forest(summary, metric), metric_table(summary, metric).notes[0])
             for metric in summary.metrics
@@ -83,7 +83,7 @@ def _experiment(summary: Summary) -> dict[str, Any]:
         ],
         "figures": _figures(summary),
         "reliability": [
-            Figure(titles[name], charts.reliability(summary, name), "")
+            Figure(titles[name], charts.reliability_diagram(summary, name), "")
             for name in names
             if any(run.reliability for run in summary.experiment.runs[name])
         ],
@@ -98,16 +98,16 @@ def _experiment(summary: Summary) -> dict[str, Any]:
 
 def _findings(summary: Summary) -> list[tuple[str, str, str]]:
     """CSS class, badge and sentence; one for all where there is one for all."""
-    rows = [row for row in summary.of_metric(summary.primary) if row.versus]
+    rows = [row for row in summary.of_metric(summary.primary) if row.comparison]
     said = conclusions(summary)
     if len(said) < len(rows):
         return [("", "too few seeds", said[0])]
     return [_finding(row, conclusion(summary, row)) for row in rows]
 
 
-def _finding(row: Row, sentence: str) -> tuple[str, str, str]:
-    assert row.versus is not None
-    return row.versus.direction, row.versus.verdict, sentence
+def _finding(row: LossResult, sentence: str) -> tuple[str, str, str]:
+    assert row.comparison is not None
+    return row.comparison.direction, row.comparison.verdict, sentence
 
 
 def _figures(summary: Summary) -> list[Figure]:

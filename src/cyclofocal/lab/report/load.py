@@ -55,7 +55,7 @@ def _files(path: Path) -> Iterable[Path]:
 
 
 def _read(file: Path) -> tuple[list[RunRecord], list[str]]:
-    """Records of a file; many lines that are wrong in one way are told once."""
+    """Records of a file; many lines that are wrong in one direction are told once."""
     records: list[RunRecord] = []
     wrong: dict[str, list[int]] = {}
     for line in read_file(file):

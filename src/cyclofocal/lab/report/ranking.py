@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Metric
-from cyclofocal.lab.report.statistics import LEVEL, TIE
-from cyclofocal.lab.report.summary import Row, Summary
+from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE
+from cyclofocal.lab.report.summary import LossResult, Summary
 
-LEAST_DATA_SETS = 5
+MIN_DATA_SETS = 5
 """With fewer the chi-squared distribution of Friedman's statistic is a poor guide, and nothing is concluded."""
 
 
 @dataclass(frozen=True)
-class Tally:
+class WinTieLoss:
     """On how many data sets a loss was above, level with and below the reference, by its mean.
 
     Attributes:
@@ -52,12 +52,12 @@ class Ranking:
     ranks: dict[str, float]
     p: float
     critical_difference: float
-    tallies: dict[str, Tally]
+    tallies: dict[str, WinTieLoss]
     notes: tuple[str, ...]
 
     @property
     def enough(self) -> bool:
-        return len(self.data_sets) >= LEAST_DATA_SETS
+        return len(self.data_sets) >= MIN_DATA_SETS
 
     def counts(self, loss: str) -> tuple[int | None, ...]:
         """Wins, ties, losses, significantly better and significantly worse; None where a count does not exist."""
@@ -66,9 +66,9 @@ class Ranking:
             return (None,) * 5
         return tally.wins, tally.ties, tally.losses, tally.better, tally.worse
 
-    def unlike(self) -> list[tuple[str, str]]:
+    def significant_pairs(self) -> list[tuple[str, str]]:
         """Pairs that differ, the better one first."""
-        if not self.enough or self.p >= LEVEL:
+        if not self.enough or self.p >= ALPHA:
             return []
         every = list(self.ranks.items())
         return [
@@ -152,20 +152,20 @@ def critical_difference(losses: int, data_sets: int) -> float:
     """
     from scipy import stats
 
-    q = stats.studentized_range.ppf(1 - LEVEL, losses, math.inf) / math.sqrt(2)
+    q = stats.studentized_range.ppf(1 - ALPHA, losses, math.inf) / math.sqrt(2)
     return float(q * math.sqrt(losses * (losses + 1) / (6 * data_sets)))
 
 
-def _tally(rows: Sequence[Row], metric: Metric) -> Tally:
-    compared = [row.versus for row in rows if row.versus]
+def _tally(rows: Sequence[LossResult], metric: Metric) -> WinTieLoss:
+    compared = [row.comparison for row in rows if row.comparison]
     sign = 1 if metric.higher_is_better else -1
-    gains = [sign * versus.difference.estimate.mean for versus in compared]
-    verdicts = [versus.verdict for versus in compared]
+    gains = [sign * comparison.difference.estimate.mean for comparison in compared]
+    verdicts = [comparison.verdict for comparison in compared]
     testable = any(verdict != "too few seeds" for verdict in verdicts)
-    return Tally(
-        wins=sum(gain > TIE for gain in gains),
-        ties=sum(abs(gain) <= TIE for gain in gains),
-        losses=sum(gain < -TIE for gain in gains),
+    return WinTieLoss(
+        wins=sum(gain > TOLERANCE for gain in gains),
+        ties=sum(abs(gain) <= TOLERANCE for gain in gains),
+        losses=sum(gain < -TOLERANCE for gain in gains),
         better=verdicts.count("significantly better") if testable else None,
         worse=verdicts.count("significantly worse") if testable else None,
     )

@@ -6,12 +6,12 @@ from typing import Any
 
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report.experiment import OF_LOSS, OF_RECIPE
-from cyclofocal.lab.report.findings import interval, number, p_value
+from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS
+from cyclofocal.lab.report.findings import format_interval, format_p, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import Estimate
-from cyclofocal.lab.report.summary import Row, Summary
-from cyclofocal.lab.report.table import NONE, Column, Table, TableCell
+from cyclofocal.lab.report.summary import LossResult, Summary
+from cyclofocal.lab.report.table import NONE, Column, ReportTable, TableCell
 
 RESULT_COLUMNS = (
     Column("loss", "text"),
@@ -36,38 +36,38 @@ ALWAYS_LISTED = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label
 NOT_SETTINGS = ("name", "title", "file", "digest")
 
 
-def metric_table(summary: Summary, metric: Metric) -> Table:
+def metric_table(summary: Summary, metric: Metric) -> ReportTable:
     """Every loss in one metric."""
     notes = [f"{'higher' if metric.higher_is_better else 'lower'} is better"]
     if metric == summary.primary:
         notes.append("primary metric")
-    return Table(metric.heading, RESULT_COLUMNS, [_result_cells(row) for row in summary.of_metric(metric)], notes)
+    return ReportTable(metric.heading, RESULT_COLUMNS, [_result_cells(row) for row in summary.of_metric(metric)], notes)
 
 
-def result_tables(summary: Summary) -> list[Table]:
+def result_tables(summary: Summary) -> list[ReportTable]:
     """:func:`metric_table` of every metric, the primary one first."""
     return [metric_table(summary, metric) for metric in summary.metrics]
 
 
-def primary_table(summary: Summary) -> Table:
+def primary_table(summary: Summary) -> ReportTable:
     """Every loss in the primary metric, and the relative time of an epoch."""
     table = metric_table(summary, summary.primary)
     times = (summary.time.get(row.name) for row in summary.of_metric(summary.primary))
     rows = [[*row, _time_cell(time)] for row, time in zip(table.rows, times, strict=True)]
-    versus = [f"differences to {summary.reference}"] if summary.reference else []
-    title = f"{table.title} ({'; '.join([*reversed(table.notes), *versus])})"
-    return Table(title, [*table.columns, Column("epoch time")], rows)
+    comparison = [f"differences to {summary.reference}"] if summary.reference else []
+    title = f"{table.title} ({'; '.join([*reversed(table.notes), *comparison])})"
+    return ReportTable(title, [*table.columns, Column("epoch time")], rows)
 
 
-def secondary_table(summary: Summary) -> Table:
+def secondary_table(summary: Summary) -> ReportTable:
     """Every loss in all other metrics."""
     rows = [row for row in summary.rows if row.metric != summary.primary]
     cells = [[TableCell(row.metric.heading), *_result_cells(row)] for row in rows]
     title = "Secondary metrics, p corrected over all of them together"
-    return Table(title, [Column("metric", "text"), *RESULT_COLUMNS], cells)
+    return ReportTable(title, [Column("metric", "text"), *RESULT_COLUMNS], cells)
 
 
-def means_table(summary: Summary) -> Table:
+def means_table(summary: Summary) -> ReportTable:
     """Means of every loss in every metric, and the relative time of an epoch."""
     found = {(row.name, row.metric): row for row in summary.rows}
     time = [Column("time")] if summary.time else []
@@ -76,10 +76,10 @@ def means_table(summary: Summary) -> Table:
         cells = [_mean_cell(found.get((name, metric))) for metric in summary.metrics]
         rows.append([TableCell(title), *cells, *[_time_cell(summary.time.get(name)) for _ in time]])
     columns = [Column("loss", "text"), *(Column(metric.heading) for metric in summary.metrics), *time]
-    return Table(summary.experiment.title, columns, rows)
+    return ReportTable(summary.experiment.title, columns, rows)
 
 
-def class_table(summary: Summary) -> Table:
+def class_table(summary: Summary) -> ReportTable:
     """Mean accuracy of each class by loss; without rows where the records do not have it."""
     losses = (summary.experiment.titles[name] for name in summary.experiment.class_accuracy)
     columns = [Column("class", "text"), *map(Column, ("training samples", "test samples", *losses))]
@@ -90,12 +90,12 @@ def class_table(summary: Summary) -> Table:
             _count_cell(row.tested),
             *(TableCell(f"{mean:.1f}", key=mean) for mean in row.accuracy.values()),
         ]
-        for row in summary.class_rows
+        for row in summary.class_results
     ]
-    return Table("Accuracy of each class, %, mean over seeds; described, not tested", columns, rows)
+    return ReportTable("Accuracy of each class, %, mean over seeds; described, not tested", columns, rows)
 
 
-def overview_table(summaries: Sequence[Summary]) -> Table:
+def overview_table(summaries: Sequence[Summary]) -> ReportTable:
     """Experiments down, losses across: mean and difference in the primary metric."""
     primary = summaries[0].primary
     by_loss = [{row.loss: row for row in summary.of_metric(primary)} for summary in summaries]
@@ -107,10 +107,10 @@ def overview_table(summaries: Sequence[Summary]) -> Table:
         ]
         for place, (summary, rows) in enumerate(zip(summaries, by_loss, strict=True), start=1)
     ]
-    return Table(primary.heading, [Column("experiment", "text"), *map(Column, losses)], cells)
+    return ReportTable(primary.heading, [Column("experiment", "text"), *map(Column, losses)], cells)
 
 
-def rank_table(ranking: Ranking) -> Table:
+def rank_table(ranking: Ranking) -> ReportTable:
     """Mean ranks, and wins, ties and losses against the reference."""
     against = f", against {ranking.reference}" if ranking.reference else ""
     title = f"Mean ranks over {len(ranking.data_sets)} data sets by {ranking.metric.title}; 1 is best{against}"
@@ -118,37 +118,37 @@ def rank_table(ranking: Ranking) -> Table:
         [TableCell(loss), TableCell(f"{rank:.2f}", key=rank), *map(_count_cell, ranking.counts(loss))]
         for loss, rank in ranking.ranks.items()
     ]
-    return Table(title, [Column("loss", "text"), *map(Column, RANK_HEADINGS)], rows)
+    return ReportTable(title, [Column("loss", "text"), *map(Column, RANK_HEADINGS)], rows)
 
 
-def long_table(summaries: Sequence[Summary]) -> Table:
+def long_table(summaries: Sequence[Summary]) -> ReportTable:
     """One row per experiment, metric and loss, and per class and loss; empty cells where there is nothing.
 
     Numbers have 9 digits after the point.
     """
     values = (row for summary in summaries for rows in (_long_rows, _long_class_rows) for row in rows(summary))
     cells = [[TableCell(_digits(row.get(name))) for name in CSV_COLUMNS] for row in values]
-    return Table("", [Column(name) for name in CSV_COLUMNS], cells)
+    return ReportTable("", [Column(name) for name in CSV_COLUMNS], cells)
 
 
-def loss_settings(summary: Summary) -> Table:
+def loss_settings(summary: Summary) -> ReportTable:
     """Settings down, losses across; several values where the runs differ (tuned ones)."""
     titles, runs = summary.experiment.titles, summary.experiment.runs
     rows = []
-    for key in (key for key in OF_LOSS if key not in NOT_SETTINGS):
-        cells = [_distinct(run.loss.get(key, OF_LOSS[key]) for run in runs[name]) for name in titles]
-        if key in ALWAYS_LISTED or any(cell != _setting(OF_LOSS[key]) for cell in cells):
+    for key in (key for key in LOSS_DEFAULTS if key not in NOT_SETTINGS):
+        cells = [_distinct(run.loss.get(key, LOSS_DEFAULTS[key]) for run in runs[name]) for name in titles]
+        if key in ALWAYS_LISTED or any(cell != _setting(LOSS_DEFAULTS[key]) for cell in cells):
             rows.append([TableCell(key), *map(TableCell, cells)])
-    return Table("Losses", [Column("setting", "text"), *map(Column, titles.values())], rows)
+    return ReportTable("Losses", [Column("setting", "text"), *map(Column, titles.values())], rows)
 
 
-def recipe_settings(summary: Summary) -> Table:
+def recipe_settings(summary: Summary) -> ReportTable:
     """Settings of the recipe that are not at their defaults."""
-    changed = {k: v for k, v in summary.recipe.items() if OF_RECIPE.get(k, v) != v or k not in OF_RECIPE}
+    changed = {k: v for k, v in summary.recipe.items() if RECIPE_DEFAULTS.get(k, v) != v or k not in RECIPE_DEFAULTS}
     return _pairs("Recipe; settings not listed have their defaults", "setting", changed)
 
 
-def environment(summary: Summary) -> Table:
+def environment(summary: Summary) -> ReportTable:
     """Device, system, packages, and the number and time of the runs."""
     runs = _all_runs(summary)
     seconds = math.fsum(run.seconds for run in runs)
@@ -174,33 +174,33 @@ def _all_runs(summary: Summary) -> list[RunRecord]:
     return [run for members in summary.experiment.runs.values() for run in members]
 
 
-def _pairs(title: str, heading: str, values: dict[str, Any]) -> Table:
+def _pairs(title: str, heading: str, values: dict[str, Any]) -> ReportTable:
     columns = [Column(heading, "text"), Column("value", "text")]
-    return Table(title, columns, [[TableCell(name), TableCell(str(value))] for name, value in values.items()])
+    return ReportTable(title, columns, [[TableCell(name), TableCell(str(value))] for name, value in values.items()])
 
 
-def _result_cells(row: Row) -> list[TableCell]:
+def _result_cells(row: LossResult) -> list[TableCell]:
     cells = [TableCell(row.loss), _value_cell(row.estimate, row.metric)]
-    if row.versus is None:
+    if row.comparison is None:
         return [*cells, NONE, NONE, NONE]
-    versus = row.versus
-    difference = _value_cell(versus.difference.estimate, row.metric, sign=True)
-    p = TableCell(p_value(versus.corrected_p), key=versus.corrected_p)
-    return [*cells, difference, p, TableCell(versus.verdict, mark=versus.direction)]
+    comparison = row.comparison
+    difference = _value_cell(comparison.difference.estimate, row.metric, sign=True)
+    p = TableCell(format_p(comparison.corrected_p), key=comparison.corrected_p)
+    return [*cells, difference, p, TableCell(comparison.verdict, mark=comparison.direction)]
 
 
 def _value_cell(value: Estimate, metric: Metric, sign: bool = False) -> TableCell:
-    return TableCell(number(value.mean, metric, sign), interval(value, metric, sign), value.mean)
+    return TableCell(format_value(value.mean, metric, sign), format_interval(value, metric, sign), value.mean)
 
 
-def _mean_cell(row: Row | None, difference: bool = False) -> TableCell:
+def _mean_cell(row: LossResult | None, difference: bool = False) -> TableCell:
     if row is None:
         return NONE
-    mean, text = row.estimate.mean, number(row.estimate.mean, row.metric)
-    if row.versus is None:
+    mean, text = row.estimate.mean, format_value(row.estimate.mean, row.metric)
+    if row.comparison is None:
         return TableCell(text, key=mean)
-    detail = f"({number(row.versus.difference.estimate.mean, row.metric, sign=True)})" if difference else ""
-    return TableCell(text, detail, mean, row.versus.direction)
+    detail = f"({format_value(row.comparison.difference.estimate.mean, row.metric, sign=True)})" if difference else ""
+    return TableCell(text, detail, mean, row.comparison.direction)
 
 
 def _time_cell(time: float | None) -> TableCell:
@@ -221,23 +221,23 @@ def _long_rows(summary: Summary) -> Iterator[dict[str, Any]]:
             **{"metric": row.metric.key, "loss": row.name, "title": row.loss},
             **{"seeds": row.estimate.n, "mean": row.estimate.mean, "low": low, "high": high},
         }
-        yield _long_start(summary) | values | (_long_versus(row) if row.versus else {})
+        yield _long_start(summary) | values | (_long_comparison(row) if row.comparison else {})
 
 
-def _long_versus(row: Row) -> dict[str, Any]:
-    assert row.versus is not None
-    versus, value = row.versus, row.versus.difference.estimate
+def _long_comparison(row: LossResult) -> dict[str, Any]:
+    assert row.comparison is not None
+    comparison, value = row.comparison, row.comparison.difference.estimate
     low, high = value.interval or (None, None)
     return {
         **{"difference": value.mean, "difference_low": low, "difference_high": high, "pairs": value.n},
-        **{"p": versus.difference.p, "corrected_p": versus.corrected_p, "comparisons": versus.comparisons},
-        **{"verdict": versus.verdict, "seeds_needed": versus.needed},
+        **{"p": comparison.difference.p, "corrected_p": comparison.corrected_p, "comparisons": comparison.comparisons},
+        **{"verdict": comparison.verdict, "seeds_needed": comparison.needed},
     }
 
 
 def _long_class_rows(summary: Summary) -> Iterator[dict[str, Any]]:
     runs, titles = summary.experiment.runs, summary.experiment.titles
-    for row in summary.class_rows:
+    for row in summary.class_results:
         for name, mean in row.accuracy.items():
             values = {"metric": "accuracy", "class": row.title, "role": "class", "unit": "%", "mean": mean}
             seeds = len({run.seed for run in runs[name]})

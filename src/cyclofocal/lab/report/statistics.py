@@ -6,22 +6,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from cyclofocal.lab.metrics import Array
 
-LEVEL = 0.05
-"""Of the corrected p; the intervals are at 1 - LEVEL."""
+ALPHA = 0.05
+"""Of the corrected p; the intervals are at 1 - ALPHA."""
 
 POWER = 0.8
-"""Chance of showing a difference that is there, with the pairs that :func:`pairs_to_resolve` asks for."""
+"""Chance of showing a difference that is there, with the pairs that :func:`required_pairs` asks for."""
 
 VERDICTS = ("significantly better", "significantly worse", "not significant", "too few seeds")
 
 EXACT_PAIRS = 15
 """Up to so many pairs every one of the 2^n sign flips is counted; above, 19,999 random ones (fewer above 838 pairs)."""
 
-TIE = 1e-9
+TOLERANCE = 1e-9
 """Of the spread: sums closer than this are equal, and differ only by the rounding of floats."""
 
 
@@ -60,8 +59,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Estimate(mean, None, 1)
-    reach = float(half_width(np.asarray(values, dtype=np.float64)))
-    return Estimate(mean, (mean - reach, mean + reach), len(values))
+    half = float(half_width(np.asarray(values, dtype=np.float64)))
+    return Estimate(mean, (mean - half, mean + half), len(values))
 
 
 def half_width(values: Array) -> Array:
@@ -71,7 +70,7 @@ def half_width(values: Array) -> Array:
     n = len(values)
     if n < 2:
         return np.zeros(values.shape[1:])
-    return values.std(0, ddof=1) / np.sqrt(n) * stdtrit(n - 1, 1 - LEVEL / 2)
+    return values.std(0, ddof=1) / np.sqrt(n) * stdtrit(n - 1, 1 - ALPHA / 2)
 
 
 def paired_difference(differences: Sequence[float]) -> Difference:
@@ -103,27 +102,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def pairs_needed(comparisons: int) -> int:
+def minimum_pairs(comparisons: int) -> int:
     """Fewest pairs with which a sign-flip test can be significant after correction over ``comparisons``.
 
     Example:
-        >>> pairs_needed(1), pairs_needed(4)
+        >>> minimum_pairs(1), minimum_pairs(4)
         (6, 8)
     """
-    return int(np.ceil(np.log2(2 * max(comparisons, 1) / LEVEL)))
+    return int(np.ceil(np.log2(2 * max(comparisons, 1) / ALPHA)))
 
 
-def pairs_to_resolve(differences: Sequence[float], comparisons: int = 1) -> int | None:
+def required_pairs(differences: Sequence[float], comparisons: int = 1) -> int | None:
     r"""About how many pairs would show a difference of the size seen, in 4 of 5 attempts; None where it is 0.
 
     .. math:: n = \frac{(z_{1-\alpha/2} + z_{0.8})^2 s^2}{\bar d^2} + \frac{z_{1-\alpha/2}^2}{2}
 
     with :math:`\alpha` = 0.05 / comparisons and s the standard deviation of the differences: a paired t-test's pairs,
-    by a formula that is off by less than 1; never fewer than :func:`pairs_needed`. Known only as well as the mean and
+    by a formula that is off by less than 1; never fewer than :func:`minimum_pairs`. Known only as well as the mean and
     s are, so it is a guide and not a promise.
 
     Example:
-        >>> pairs_to_resolve([1.0, -0.5, 1.5, 0.0])
+        >>> required_pairs([1.0, -0.5, 1.5, 0.0])
         29
 
     Reference: W. C. Guenther, *Sample Size Formulas for Normal Theory T Tests*, The American Statistician 1981.
@@ -131,20 +130,20 @@ def pairs_to_resolve(differences: Sequence[float], comparisons: int = 1) -> int 
     from scipy.special import ndtri
 
     n, mean = len(differences), math.fsum(differences) / len(differences)
-    if n < 2 or abs(mean) <= TIE * max(map(abs, differences)):
+    if n < 2 or abs(mean) <= TOLERANCE * max(map(abs, differences)):
         return None
     variance = math.fsum((value - mean) ** 2 for value in differences) / (n - 1)
-    z = ndtri(1 - LEVEL / max(comparisons, 1) / 2)
+    z = ndtri(1 - ALPHA / max(comparisons, 1) / 2)
     pairs = (z + ndtri(POWER)) ** 2 * variance / mean**2 + z**2 / 2
-    return max(math.ceil(pairs), pairs_needed(comparisons))
+    return max(math.ceil(pairs), minimum_pairs(comparisons))
 
 
 def verdict(difference: Difference, corrected_p: float, comparisons: int, higher_is_better: bool) -> str:
-    """One of :data:`VERDICTS`: significant if the corrected p is below LEVEL and the interval excludes 0."""
-    if difference.estimate.n < pairs_needed(comparisons):
+    """One of :data:`VERDICTS`: significant if the corrected p is below ALPHA and the interval excludes 0."""
+    if difference.estimate.n < minimum_pairs(comparisons):
         return "too few seeds"
     low, high = difference.estimate.interval or (0.0, 0.0)
-    if corrected_p >= LEVEL or low <= 0 <= high:
+    if corrected_p >= ALPHA or low <= 0 <= high:
         return "not significant"
     return "significantly better" if (low > 0) == higher_is_better else "significantly worse"
 
@@ -154,7 +153,7 @@ def _sign_flip_p(differences: Array) -> float:
     n = len(differences)
     if n < 2:
         return 1.0
-    seen = np.abs(differences.sum()) - TIE * np.abs(differences).sum()
+    seen = np.abs(differences.sum()) - TOLERANCE * np.abs(differences).sum()
     flips = _flips(n)
     extreme = int(np.count_nonzero(np.abs(differences @ flips) >= seen))
     return extreme / flips.shape[1] if n <= EXACT_PAIRS else (extreme + 1) / (flips.shape[1] + 1)

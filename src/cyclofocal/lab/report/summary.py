@@ -7,14 +7,14 @@ from typing import Any
 
 from cyclofocal.lab.metrics import METRICS, PRIMARY, Metric
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report.experiment import DIGITS, Experiment, Values, experiments, fold_of
+from cyclofocal.lab.report.experiment import DECIMALS, Experiment, Values, fold_of, group_experiments
 from cyclofocal.lab.report.statistics import (
     Difference,
     Estimate,
     estimate,
     holm,
     paired_difference,
-    pairs_to_resolve,
+    required_pairs,
     verdict,
 )
 
@@ -22,7 +22,7 @@ KEYS = [metric.key for metric in METRICS]
 
 
 @dataclass(frozen=True)
-class Versus:
+class PairedComparison:
     """A loss against the reference in one metric, paired by seed.
 
     Attributes:
@@ -46,18 +46,18 @@ class Versus:
 
 
 @dataclass(frozen=True)
-class Row:
+class LossResult:
     """One loss in one metric; numbers in the metric's unit (percent where it is one)."""
 
     metric: Metric
     loss: str
     name: str
     estimate: Estimate
-    versus: Versus | None  # None: this is the reference, or there is none
+    comparison: PairedComparison | None  # None: this is the reference, or there is none
 
 
 @dataclass(frozen=True)
-class ClassRow:
+class ClassResult:
     """A class: training and test samples (of the first run), and mean accuracy by loss, in per cent.
 
     ``tested`` is None in records of before it was kept.
@@ -82,7 +82,7 @@ class Summary:
     """
 
     experiment: Experiment
-    rows: tuple[Row, ...]
+    rows: tuple[LossResult, ...]
     reference: str
     primary: Metric
     seeds: int
@@ -99,14 +99,14 @@ class Summary:
         return self.experiment.first.train_counts
 
     @property
-    def class_rows(self) -> list[ClassRow]:
+    def class_results(self) -> list[ClassResult]:
         """Every class, described and not tested; none where no loss's records all have the accuracy."""
         means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy.items()}
         if not means:
             return []
         tested: Sequence[int | None] = self.experiment.first.test_counts or [None] * len(self.train_counts)
         named = zip(self.experiment.classes, self.train_counts, tested, strict=True)
-        return [ClassRow(*of_class, {name: of[c] for name, of in means.items()}) for c, of_class in enumerate(named)]
+        return [ClassResult(*of_class, {name: of[c] for name, of in means.items()}) for c, of_class in enumerate(named)]
 
     @property
     def folds(self) -> int:
@@ -117,12 +117,12 @@ class Summary:
     def metrics(self) -> list[Metric]:
         return list(dict.fromkeys(row.metric for row in self.rows))
 
-    def of_metric(self, metric: Metric) -> list[Row]:
+    def of_metric(self, metric: Metric) -> list[LossResult]:
         return [row for row in self.rows if row.metric == metric]
 
     def comparisons(self, secondary: bool = False) -> int:
         """Differences that are corrected for together."""
-        return sum(row.versus is not None and (row.metric != self.primary) == secondary for row in self.rows)
+        return sum(row.comparison is not None and (row.metric != self.primary) == secondary for row in self.rows)
 
 
 def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "") -> Summary:
@@ -137,7 +137,7 @@ def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "
     Raises:
         ValueError: no record, records of several recipes, or a metric that does not exist.
     """
-    found = experiments(records)
+    found = group_experiments(records)
     if len(found) != 1:
         raise ValueError(f"records are of {len(found)} experiments; a summary is of one")
     return summaries(found, reference, metric)[0]
@@ -194,7 +194,7 @@ def _summary(experiment: Experiment, reference: str, primary: Metric) -> Summary
     )
 
 
-def _family_rows(experiment: Experiment, reference: str, family: Sequence[Metric]) -> list[Row]:
+def _family_rows(experiment: Experiment, reference: str, family: Sequence[Metric]) -> list[LossResult]:
     """Rows of every loss in the metrics of a family, whose p values are corrected together."""
     names = sorted(experiment.runs, key=lambda name: name != reference)
     values = {(metric, name): experiment.values(name, metric) for metric in family for name in names}
@@ -206,9 +206,11 @@ def _family_rows(experiment: Experiment, reference: str, family: Sequence[Metric
     }
     differences = {key: paired_difference(per_seed) for key, per_seed in pairs.items() if per_seed}
     corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
-    versus = {key: _versus(pairs[key], differences[key], p, len(corrected), key[0]) for key, p in corrected.items()}
+    comparison = {
+        key: _compare(pairs[key], differences[key], p, len(corrected), key[0]) for key, p in corrected.items()
+    }
     return [
-        Row(metric, experiment.titles[name], name, estimate(_per_seed(found)), versus.get((metric, name)))
+        LossResult(metric, experiment.titles[name], name, estimate(_per_seed(found)), comparison.get((metric, name)))
         for (metric, name), found in values.items()
     ]
 
@@ -223,14 +225,16 @@ def _paired(values: Values, reference: Values) -> tuple[float, ...]:
     for seed in sorted(values.keys() & reference.keys()):
         folds = sorted(values[seed].keys() & reference[seed].keys())
         if folds:
-            found.append(round(statistics.fmean(values[seed][f] - reference[seed][f] for f in folds), DIGITS))
+            found.append(round(statistics.fmean(values[seed][f] - reference[seed][f] for f in folds), DECIMALS))
     return tuple(found)
 
 
-def _versus(pairs: tuple[float, ...], difference: Difference, p: float, comparisons: int, metric: Metric) -> Versus:
+def _compare(
+    pairs: tuple[float, ...], difference: Difference, p: float, comparisons: int, metric: Metric
+) -> PairedComparison:
     said = verdict(difference, p, comparisons, metric.higher_is_better)
-    needed = pairs_to_resolve(pairs, comparisons)
-    return Versus(difference, pairs, p, comparisons, said, needed)
+    needed = required_pairs(pairs, comparisons)
+    return PairedComparison(difference, pairs, p, comparisons, said, needed)
 
 
 def _times(experiment: Experiment, reference: str) -> dict[str, float]:

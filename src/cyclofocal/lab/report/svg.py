@@ -10,11 +10,11 @@ NICE = (1, 2, 5, 10)
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Values from ``low`` to ``high`` (above 0 where ``log``) to pixels from ``start`` to ``end``.
 
     Example:
-        >>> scale = Scale(0.0, 10.0, 100.0, 200.0)
+        >>> scale = AxisScale(0.0, 10.0, 100.0, 200.0)
         >>> scale(5.0), scale.ticks()
         (150.0, [0, 2, 4, 6, 8, 10])
     """
@@ -90,7 +90,7 @@ def text(x: float, y: float, content: str, css: str = "", anchor: str = "start")
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
-def x_axis(scale: Scale, y: float, label: str, top: float | None = None, most: int = 6) -> str:
+def x_axis(scale: AxisScale, y: float, label: str, top: float | None = None, most: int = 6) -> str:
     """Ticks and their values below ``y``, a label under them; grid lines up to ``top`` where that is given."""
     parts = [line([(scale.start, y), (scale.end, y)], "axis")]
     for tick in scale.ticks(most):
@@ -101,7 +101,7 @@ def x_axis(scale: Scale, y: float, label: str, top: float | None = None, most: i
     return "".join(parts)
 
 
-def y_axis(scale: Scale, x: float, label: str, right: float, most: int = 5) -> str:
+def y_axis(scale: AxisScale, x: float, label: str, right: float, most: int = 5) -> str:
     """Values left of ``x``, grid lines to ``right``, the label above."""
     parts = []
     for tick in scale.ticks(most):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import rich.table
 
-STYLES = {"better": "bold green", "worse": "bold red", "": ""}
+MARK_STYLES = {"better": "bold green", "worse": "bold red", "": ""}
 WORD_WIDTH = 13  # characters; longer words of a text are broken where there is no room, "significantly" is not
 HEADING_WIDTH = 10  # characters; shorter headings of numbers are not wrapped
-SIGNS = {"better": "+", "worse": "-", "": ""}
+MARK_SIGNS = {"better": "+", "worse": "-", "": ""}
 
 TEX = str.maketrans(
     {c: rf"\{c}" for c in "#$%&_{}"}
@@ -59,7 +59,7 @@ NONE = TableCell("–")
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A title, columns, rows of as many cells, and short notes."""
 
     title: str
@@ -67,15 +67,17 @@ class Table:
     rows: Sequence[Sequence[TableCell]]
     notes: Sequence[str] = ()
 
-    def transposed(self, heading: str) -> "Table":
+    def transposed(self, heading: str) -> "ReportTable":
         """Rows as columns; ``heading`` is that of the new first column."""
         columns = [Column(heading, "text"), *(Column(row[0].text) for row in self.rows)]
         names = (TableCell(column.heading) for column in self.columns[1:])
         cells = zip(*(row[1:] for row in self.rows), strict=True)
-        return Table(self.title, columns, [[name, *row] for name, row in zip(names, cells, strict=True)], self.notes)
+        return ReportTable(
+            self.title, columns, [[name, *row] for name, row in zip(names, cells, strict=True)], self.notes
+        )
 
 
-def terminal(*tables: Table, title: str = "", details: bool = True, tight: bool = False) -> "rich.table.Table":
+def to_terminal(*tables: ReportTable, title: str = "", details: bool = True, tight: bool = False) -> "rich.table.Table":
     """One table for rich's console; several that share their columns become its sections.
 
     Args:
@@ -106,7 +108,7 @@ def terminal(*tables: Table, title: str = "", details: bool = True, tight: bool 
 
 def _terminal_texts(row: Sequence[TableCell], columns: Sequence[Column], details: bool) -> list[str]:
     return [
-        (cell.full_text if details else cell.text) + (SIGNS[cell.mark] if column.kind == "number" else "")
+        (cell.full_text if details else cell.text) + (MARK_SIGNS[cell.mark] if column.kind == "number" else "")
         for cell, column in zip(row, columns, strict=True)
     ]
 
@@ -125,30 +127,30 @@ def _add_column(shown: "rich.table.Table", column: Column, cells: Sequence[str])
 
 
 def _styled(text: str, mark: str) -> str:
-    return f"[{STYLES[mark]}]{text}[/]" if mark else text
+    return f"[{MARK_STYLES[mark]}]{text}[/]" if mark else text
 
 
-def markdown(table: Table) -> str:
+def to_markdown(table: ReportTable) -> str:
     """Heading, rule and rows; marked numbers are bold."""
     rules = ["---" if place == 0 else "---:" for place in range(len(table.columns))]
     rows = [
         [_markdown_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)] for row in table.rows
     ]
-    lines = [[markdown_text(column.heading) for column in table.columns], rules, *rows]
+    lines = [[escape_markdown(column.heading) for column in table.columns], rules, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def _markdown_cell(cell: TableCell, column: Column) -> str:
-    text = markdown_text(cell.full_text)
+    text = escape_markdown(cell.full_text)
     return f"**{text}**" if cell.mark and column.kind == "number" else text
 
 
-def markdown_text(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """The text without anything that would be taken for a tag."""
     return text.replace("<", "&lt;") if re.search(r"<[a-zA-Z/!]", text) else text
 
 
-def latex(*tables: Table, caption: str) -> str:
+def to_latex(*tables: ReportTable, caption: str) -> str:
     r"""A floating table for ``\usepackage{booktabs}``; several tables that share their columns become its sections."""
     columns = tables[0].columns
     lines = [_latex_row(column.heading for column in columns)]
@@ -171,7 +173,7 @@ def _latex_text(text: str) -> str:
     return text.translate(TEX)
 
 
-def comma_separated(table: Table) -> str:
+def to_csv(table: ReportTable) -> str:
     """A line of headings and one per row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -16,7 +16,7 @@ from torch import Tensor
 from cyclofocal.lab.data import DataSet, load
 from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.messages import several
-from cyclofocal.lab.metrics import PRIMARY, Array, evaluate, log_softmax, recall_per_class, reliability
+from cyclofocal.lab.metrics import PRIMARY, Array, compute_metrics, log_softmax, recall_per_class, reliability
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord, system
@@ -111,7 +111,7 @@ def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = N
         fit(learner, data, recipe, loss, seed, setup, run, rows, earlier)
         logits = _test_logits(learner, data, recipe, setup) if test else None
     seconds = earlier + time.perf_counter() - started
-    metrics = {} if logits is None else evaluate(logits, data.test.labels, data.counts, recipe.groups)
+    metrics = {} if logits is None else compute_metrics(logits, data.test.labels, data.counts, recipe.groups)
     return conclude(what, learner, data, rows, logits, metrics, seconds, setup, run)
 
 
