@@ -1,4 +1,4 @@
-"""A record survives the disk, appears whole or not at all, and damage is named by file and line."""
+"""Promise: a record survives the disk, appears whole or not at all, and damage is named by file and line."""
 
 import copy
 import gzip
@@ -117,7 +117,7 @@ OF_A_KIND = {
 
 
 def read(tmp_path, *contents):
-    """What a file with these lines gives."""
+    """Records and errors of a file with these lines."""
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps(content) + "\n" for content in contents))
     return list(read_records(path))

@@ -1,4 +1,4 @@
-"""Numbers of one run: from logits and targets of the test set to a dictionary."""
+"""Metrics of one run from the logits and targets of its test set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Labels = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number is named (``heading`` is the short form, with the unit), shown and judged."""
+    """Name, unit and direction of a metric; ``heading`` is its short name with the unit."""
 
     key: str
     title: str
@@ -24,7 +24,7 @@ class Metric:
 
     @property
     def unit_of_difference(self) -> str:
-        """ "points" of per cent, "nats", or nothing."""
+        """Unit of a difference: "points" for percentages, "nats", or ""."""
         return "points" if self.percent else self.heading.partition(", ")[2]
 
 
@@ -32,7 +32,7 @@ PRIMARY = "balanced_accuracy"
 """Key of the default primary metric."""
 
 BINS = 15
-"""Of equal width over the confidence."""
+"""Number of confidence bins of equal width."""
 
 METRICS = (
     Metric("accuracy", "accuracy", "accuracy, %"),
@@ -45,19 +45,19 @@ METRICS = (
     Metric("brier", "Brier score", "Brier score", higher_is_better=False, percent=False),
     Metric("ece", "calibration error", "ECE, %", higher_is_better=False),
 )
-"""Every number of :func:`compute_metrics`, in the order of tables."""
+"""Metrics of :func:`compute_metrics`, in the order of tables."""
 
 
 def compute_metrics(
     logits: Array, target: Labels, train_counts: Sequence[int], groups: ShotGroups
 ) -> dict[str, float | None]:
-    """Every metric of :data:`METRICS`, as fractions (nats for NLL); ``None`` for a shot group without classes.
+    """Compute :data:`METRICS` as fractions (nats for NLL); ``None`` for a shot group without classes.
 
     Args:
-        logits: (N, C), the test set's.
+        logits: (N, C), of the test set.
         target: (N,) class indices; every class must occur.
         train_counts: training images per class, length C, which decide the shot groups.
-        groups: the convention of the shot groups.
+        groups: bounds of the shot groups.
 
     Raises:
         ValueError: non-finite logits, or a class that is missing from the test set.
@@ -80,7 +80,7 @@ def compute_metrics(
 
 
 def recall_per_class(predicted: Labels, target: Labels, classes: int) -> Array:
-    """Fraction of each class that is recognised, (C,)."""
+    """Recall of each class, (C,)."""
     totals = np.bincount(target, minlength=classes)
     if (totals == 0).any():
         raise ValueError(f"class {int(totals.argmin())} is missing from the test set; its accuracy is undefined")
@@ -113,7 +113,7 @@ def expected_calibration_error(p: Array, target: Labels) -> float:
 
 
 def reliability(p: Array, target: Labels) -> Array:
-    """What a reliability diagram shows: per bin of confidence its samples, summed confidence and right answers.
+    """Data of a reliability diagram: samples, summed confidence and correct predictions per bin of confidence.
 
     Bins are closed on the right, (k / BINS, (k + 1) / BINS].
 
@@ -122,7 +122,7 @@ def reliability(p: Array, target: Labels) -> Array:
         target: (N,) class indices.
 
     Returns:
-        (BINS, 3): number of samples, sum of their confidences, number of right ones.
+        (BINS, 3): number of samples, sum of their confidences, number of correct ones.
     """
     confidence = p.max(1)
     bin_of = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)

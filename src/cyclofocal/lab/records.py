@@ -1,4 +1,4 @@
-"""One run, one line: the record that every table and picture is made of."""
+"""Run records: one JSON line per run, from which every table and figure is made."""
 
 import gzip
 import json
@@ -25,30 +25,31 @@ from cyclofocal.lab.schema import fault, needed, short
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that is known of one run. Equal seeds give equal records on one CPU, but for the seconds.
+    """Record of one run. Equal seeds give equal records on one CPU, except for the seconds.
 
     Attributes:
-        recipe: the recipe's fields.
-        loss: the loss settings' fields.
-        seed: of the split, the long tail, the initialisation and the data order.
-        versions: of Python and of the packages that decide the numbers.
+        recipe: fields of the recipe.
+        loss: fields of the loss settings.
+        seed: seed of the split, the long tail, the initialisation and the data order.
+        versions: versions of Python and of the packages that determine the results.
         device: "cpu", or the accelerator's name.
         train_counts: training images per class.
         epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy; weight_decay,
             temperature, clip_norm where they cycle; validation_accuracy, validation_balanced_accuracy,
             validation_nll where there is such a split.
-        metrics: of the test set, after the last epoch, as fractions (nats for nll); see ``metrics``.
-        per_class: accuracy of each class on the test set, as fractions; empty in records of before it was kept.
-        reliability: per bin of confidence: samples of the test set, sum of their confidences, right ones; likewise.
-        seconds: wall time of the run, over all its parts if it was stopped and continued; the first of a worker
-            process has its imports in it.
+        metrics: metrics of the test set after the last epoch, as fractions (nats for nll); see ``metrics``.
+        per_class: accuracy of each class on the test set, as fractions; empty in old records.
+        reliability: per bin of confidence: samples of the test set, sum of their confidences, correct ones; empty in
+            old records.
+        seconds: wall time of the run, summed over all parts if it was stopped and resumed; the first run of a worker
+            process includes its imports.
         data: the data set's title.
-        weights: which were evaluated, "last epoch" or "moving average".
+        weights: evaluated weights, "last epoch" or "moving average".
         epoch_seconds: training time of each epoch, without evaluation.
-        processes, threads: of the run's last part; threads per process, of the CPU.
-        command: that made it; empty where it was not a command.
-        classes: their names, in label order; empty in records of before they were kept, as are the next three.
-        validation_samples: how many there were; 0 where none were asked for.
+        processes, threads: processes, and CPU threads per process, of the last part of the run.
+        command: command that started the run; empty if it was started from Python.
+        classes: names of the classes, in label order; empty in old records, as are the next three fields.
+        validation_samples: number of validation samples; 0 without a validation set.
         test_counts: test images per class.
         system: operating system and processor.
         primary_metric: key of the metric chosen for the verdicts when the run was started; "" if none was.
@@ -82,16 +83,16 @@ NAMES, NEEDED = {entry.name for entry in fields(RunRecord)}, needed(RunRecord)
 FRACTIONS = {metric.key for metric in METRICS if metric.percent}
 
 LARGEST = 1e100
-"""Of a metric, whose square must be a number too."""
+"""Largest value of a metric, whose square must be finite too."""
 
 
 class DamagedRecordError(ValueError):
-    """A line that is not a record of a run, or a file that holds none.
+    """Line that is not a record of a run, or file without records.
 
     Attributes:
-        file: where it lies.
-        fault: what is wrong with it, in words.
-        line: its number, from 1; 0 of a whole file.
+        file: path of the file.
+        fault: problem, in words.
+        line: number of the line, from 1; 0 for a whole file.
     """
 
     def __init__(self, file: Path, fault: str, line: int = 0) -> None:
@@ -103,7 +104,7 @@ class DamagedRecordError(ValueError):
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers of a run."""
+    """Versions of Python and of the packages that determine the results of a run."""
     packages = ("cyclofocal", "torch", "numpy", "scikit-learn", "timm", "torchvision")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
@@ -114,7 +115,7 @@ def system() -> str:
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """Name of the CPU."""
     try:
         with open("/proc/cpuinfo") as info:
             names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
@@ -124,14 +125,14 @@ def processor() -> str:
 
 
 def write_record(record: RunRecord, path: Path) -> None:
-    """Write one line atomically: after a kill at any moment ``path`` holds all of it, or what it held before."""
+    """Write one line atomically: after a kill at any moment ``path`` holds all of it, or its previous content."""
     line = json.dumps(asdict(record), allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, line.encode())
 
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """After a kill at any moment ``path`` holds all the parts, or what it held before."""
+    """Write atomically: after a kill at any moment ``path`` holds all the parts, or its previous content."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -146,14 +147,14 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def not_a_file(path: Path) -> str:
-    """What lies at ``path`` in place of a file, in words; "" of a file, and of nothing."""
+    """Description of what ``path`` is instead of a file; "" for a file or a free path."""
     if path.is_file() or not os.path.lexists(path):
         return ""
     return "a folder" if path.is_dir() else "a link that leads nowhere" if path.is_symlink() else "no regular file"
 
 
 def read_records(path: Path) -> Iterator[RunRecord | DamagedRecordError]:
-    """Every line of a file, or of all ``*.jsonl`` files of a folder: its record, or what is wrong with it.
+    """Read every line of a file, or of all ``*.jsonl`` files of a folder, as a record or an error.
 
     A record has every field in the type that :class:`RunRecord` and its recipe and loss say, and numbers and lengths
     that one run can have. A file whose name ends in ``.gz`` is unpacked on the way.
@@ -213,7 +214,7 @@ def _parse(line: bytes) -> RunRecord:
 
 
 def _decoded(line: bytes) -> Any:
-    """orjson is four times as fast; json reads NaN too, and says at which column a line is damaged."""
+    """Parse with json, which orjson beats fourfold but which reads NaN and names the column of damage."""
     try:
         content = json.loads(line.decode())
         orjson.dumps(content)  # refuses half a character and a whole number of more than 64 bits
@@ -238,7 +239,7 @@ def _is_finite(content: Any) -> bool:
 
 
 def _wrong_length(record: RunRecord) -> str:
-    """A list that is not as long as it must be, in words; "" if all are."""
+    """Problem with the length of a list, in words; "" if all are right."""
     for name in ("train_counts", "epochs"):
         if not getattr(record, name):
             return f"{name} is []; it must not be empty"
@@ -259,7 +260,7 @@ def _wrong_length(record: RunRecord) -> str:
 
 
 def _out_of_range(record: RunRecord) -> str:
-    """A number that no run gives, in words; "" if there is none."""
+    """Problem with the range of a number, in words; "" if all are right."""
     if record.per_class and not record.metrics:
         return "metrics is {}; the test set was touched, for per_class is there"
     for key, number in record.metrics.items():
@@ -280,7 +281,7 @@ def _out_of_range(record: RunRecord) -> str:
 
 
 def _named_metric(content: dict[str, Any]) -> str:
-    """Primary metric of a record older than its field: the one that its command names, or the default of commands."""
+    """Primary metric of a record without this field: the one that its command names, or the default of commands."""
     if not (command := content.get("command")):
         return ""
     named = re.search(r"--metric[ =](\w+)", command)

@@ -24,7 +24,7 @@ def report(*arguments):
     return CliRunner().invoke(app, ["report", *map(str, arguments)])
 
 
-def test_every_format_at_once_and_damage_is_told(runs, tmp_path):
+def test_every_format_at_once_with_damaged_records(runs, tmp_path):
     paths = [tmp_path / "out" / f"report{suffix}" for suffix in (".html", ".md", ".csv", ".tex")]
     done = report(runs, *(word for path in paths for word in ("-o", path)))
     assert done.exit_code == 0, done.output
@@ -35,7 +35,7 @@ def test_every_format_at_once_and_damage_is_told(runs, tmp_path):
     assert "a.jsonl, line 25: not JSON" in paths[0].read_text()
 
 
-def test_without_an_output_it_is_said_on_the_terminal(runs):
+def test_without_an_output_the_terminal_shows_the_report(runs):
     done = report(runs / "a.jsonl", "--metric", "nll", "--reference", "focal")
     assert "differences to focal" in done.output
     assert "cyclical focal: significantly worse than focal; its negative log-likelihood is higher" in done.output
@@ -49,10 +49,10 @@ def test_without_an_output_it_is_said_on_the_terminal(runs):
         (["runs", "--metric", "balanced"], "Did you mean 'balanced_accuracy'?"),
         (["people.csv"], "is a table, not records of runs; `cyclofocal compare people.csv --target COLUMN`"),
         (["runs", "--reference", "cycical"], "Did you mean 'cyclical'?"),
-        (["runs", "-o", "page.md"], "a page with places for evidence, which would be lost"),
+        (["runs", "-o", "page.md"], "a page with places for evidence, which would be overwritten"),
     ],
 )
-def test_what_is_refused(runs, tmp_path, monkeypatch, arguments, words):
+def test_wrong_arguments_are_refused(runs, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     (tmp_path / "page.md").write_text("<!-- evidence: a.jsonl -->\n<!-- end of evidence -->\n")

@@ -105,7 +105,7 @@ def test_a_full_disk_stops_the_command_in_a_line(lab, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", full)
     code, _, err = lab("train", "digits", *QUICK)
     assert code == 1
-    assert re.search(r"stopped: runs/digits/cyclical-seed0-\w+: No space left on device; mend that", err), err
+    assert re.search(r"stopped: runs/digits/cyclical-seed0-\w+: No space left on device; fix this", err), err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
@@ -113,7 +113,7 @@ def test_a_report_on_a_full_disk_ends_in_a_line(lab, tmp_path):
     records = Path(__file__).parents[3] / "results" / "fashion-mnist.jsonl"
     (tmp_path / "page.tex").symlink_to("/dev/full")
     code, _, _ = lab("report", records, "-o", "page.tex")
-    assert "No space left on device; mend that and give the same command again" in code
+    assert "No space left on device; fix this and run the same command again" in code
     assert "\n" not in code
 
 
@@ -273,7 +273,7 @@ def test_a_stop_says_how_to_go_on(lab, monkeypatch):
         patch.setattr(runs.Run, "keep", stop)
         code, _, err = lab("train", "digits", *QUICK)
     assert code == 130
-    assert "is kept, the same command continues" in err
+    assert "is saved; the same command resumes" in err
     code, _, err = lab("train", "digits", *QUICK)
     assert code == 0
     assert "epoch 1/2" not in err

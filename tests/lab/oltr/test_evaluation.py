@@ -127,11 +127,11 @@ def test_files_that_are_none_are_named(path, tmp_path):
         write(read(path), tmp_path / "run.csv")
 
 
-def test_own_bounds_and_named_conventions():
+def test_custom_bounds_and_named_conventions():
     assert shot_groups("followers") is FOLLOWERS
-    assert shot_groups("50,10") == ShotGroups("own bounds", 50, 10)
+    assert shot_groups("50,10") == ShotGroups("custom bounds", 50, 10)
     for text in ("own", "5", "1,2,3"):
-        with pytest.raises(ValueError, match="none of oltr, followers"):
+        with pytest.raises(ValueError, match="one of oltr, followers"):
             shot_groups(text)
 
 

@@ -1,4 +1,4 @@
-"""A page's evidence is what its records give; nothing else of the page changes."""
+"""Promise: the evidence of a page comes from its records; nothing else of the page changes."""
 
 import json
 from dataclasses import asdict
@@ -29,7 +29,7 @@ def page(tmp_path):
     return write
 
 
-def test_the_table_of_the_named_records_takes_the_place(page):
+def test_the_table_of_the_named_records_fills_the_place(page):
     text = with_evidence(page("digits.jsonl"))
     summary = summarise(list(grid(10)))
     assert to_markdown(metric_table(summary, summary.primary)) in text
@@ -64,7 +64,7 @@ def test_views(page, what, words):
         ("table digits.jsonl metric=nil", ValueError, "metric is 'nil'"),
     ],
 )
-def test_what_cannot_be_filled_is_refused(page, what, error, words):
+def test_evidence_that_cannot_be_made_is_refused(page, what, error, words):
     with pytest.raises(error, match=words):
         with_evidence(page(what))
 
@@ -76,5 +76,5 @@ def test_a_page_without_a_place_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_projects_own_pages_are_what_their_records_give(page):
+def test_evidence_of_the_documents_matches_the_records(page):
     assert with_evidence(page) == page.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Terminal, Markdown, CSV and LaTeX hold every number of the summary, and stay tables."""
+"""Promise: terminal, Markdown, CSV and LaTeX tables contain every number of the summary."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ def printed(summary, columns):
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
 @pytest.mark.parametrize("title", ["cyclical focal", "cyclical focal (gamma_pos 0, gamma_neg 4, gamma_hc 2)"])
-def test_the_terminal_table_fits_and_loses_nothing(title, columns):
+def test_the_terminal_table_fits_with_every_number(title, columns):
     records = [replace(r, loss=r.loss | {"title": title}) if r.loss["name"] == "cyclical" else r for r in grid(10)]
     text = printed(summarise(records, "ce"), columns)
     assert max(map(len, text.splitlines())) <= columns
@@ -57,7 +57,7 @@ def test_csv_has_a_row_per_metric_and_loss_with_all_digits():
     assert found["owl", "cyclical"] == pytest.approx(100 * sum(owl) / 10, abs=1e-8)
 
 
-def test_markdown_tables_are_rectangular_and_say_the_verdicts():
+def test_markdown_tables_are_rectangular_with_verdicts():
     found = summaries(group_experiments(list(data_sets(2))))
     text = markdown_report(found, ranking(found))
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
@@ -80,7 +80,7 @@ def test_names_of_classes_are_neither_tags_nor_commands():
     assert r"$<$severe$>$ \& \textbar{} &" in latex_report([summarise(odd)])
 
 
-def test_ranks_and_what_was_left_out_are_in_the_files():
+def test_ranks_and_problems_are_in_the_files():
     found = summaries(group_experiments(list(data_sets(6))))
     text = markdown_report(found, ranking(found), ["a.jsonl, line 3: not JSON; left out."])
     assert text.startswith("## Left out\n\n* a.jsonl, line 3")

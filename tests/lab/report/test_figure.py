@@ -1,4 +1,4 @@
-"""The picture of a comparison is drawn in both formats, of one experiment and of many, the same every time."""
+"""Promise: the figure is drawn in both formats, for one experiment and many, reproducibly."""
 
 import xml.etree.ElementTree as ElementTree
 

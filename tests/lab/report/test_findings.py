@@ -1,4 +1,4 @@
-"""Sentences say the direction, the size, the interval and no more than is shown."""
+"""Promise: findings give direction, size and interval, and claim no more than the statistics."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from cyclofocal.lab.report.summary import summaries, summarise
 from evidence import data_sets, grid, record
 
 
-def test_better_worse_and_unclear():
+def test_better_worse_and_not_significant():
     said = conclusions(summarise(list(grid(10)), "ce"))
     assert said[0].startswith("focal: no significant difference from cross-entropy in balanced accuracy")
     assert said[1].startswith(
@@ -23,7 +23,7 @@ def test_better_worse_and_unclear():
     assert "significantly worse in negative log-likelihood, Brier score." in said[1]
 
 
-def test_a_loss_that_loses_is_said_to_lose():
+def test_a_worse_loss_is_significantly_worse():
     said = conclusions(summarise(list(grid(10, gain=-0.01)), "ce"))[1]
     assert "significantly worse than cross-entropy; its balanced accuracy is lower (-1." in said
 
@@ -34,7 +34,7 @@ def test_lower_is_better_where_it_is():
     assert "nats" in said
 
 
-def test_unclear_says_how_many_seeds_would_be_needed():
+def test_not_significant_gives_the_required_seeds():
     said = conclusions(summarise(list(grid(10)), metric="nll"))[0]
     assert "no significant difference from cross-entropy in negative log-likelihood" in said
     assert "seeds would be needed to detect a difference of this size" in said
@@ -49,10 +49,10 @@ def test_no_seeds_are_asked_for_a_difference_that_rounds_to_0(spread):
     for metric, bound in (("accuracy", "0.05 points"), ("nll", "0.0005 nats")):
         (said,) = conclusions(summarise(records, metric=metric))
         assert "(0.0" in said
-        assert said.endswith(f"; the difference seen is less than {bound}.")
+        assert said.endswith(f"; the observed difference is less than {bound}.")
 
 
-def test_a_shown_difference_that_rounds_to_0_has_a_size():
+def test_a_significant_difference_that_rounds_to_0_has_a_size():
     records = [record(CROSS_ENTROPY, seed, 0.8) for seed in range(8)]
     records += [record(FOCAL, seed, 0.8001 + seed / 1e8) for seed in range(8)]
     (said,) = conclusions(summarise(records))
@@ -88,7 +88,7 @@ def test_explanations_name_counts_convention_and_correction():
         assert words in text
 
 
-def test_runs_that_level_out_are_not_said_to_be_equal():
+def test_differences_that_average_to_zero_are_not_equal_runs():
     moved = {seed: (-1) ** seed / 100 for seed in range(8)}
     records = [record(CROSS_ENTROPY, seed, 0.8) for seed in moved]
     unequal = [record(FOCAL, seed, 0.8 + by) for seed, by in moved.items()]
@@ -97,19 +97,19 @@ def test_runs_that_level_out_are_not_said_to_be_equal():
     assert "the runs are equal" in conclusions(summarise([*records, *equal]))[0]
 
 
-def test_pairs_fewer_than_the_seeds_are_told():
+def test_fewer_pairs_than_seeds_are_noted():
     said = conclusions(summarise([r for r in grid(9) if r.loss["name"] != "focal" or r.seed < 8]))
     assert "8 seeds of both" in said[0]
     assert "of both" not in said[1]
 
 
-def test_a_reader_is_told_what_a_seed_decides():
+def test_explanations_name_the_sources_of_variation():
     shared = [replace(r, recipe=r.recipe | {"source": "cifar10"}) for r in grid(2)]
     assert any("All seeds share one test set" in line for line in explanations(summarise(shared)))
     assert any("Each seed draws its own split" in line for line in explanations(summarise(list(grid(2)))))
 
 
-def test_the_budget_of_tuning_is_told():
+def test_explanations_name_the_tuning_budget():
     tuned = [replace(r, loss=r.loss | {"trials": 6}) for r in grid(2)]
     assert "Tuned: settings chosen on validation data, for each seed, from 6 trials per loss." in explanations(
         summarise(tuned)
@@ -119,25 +119,25 @@ def test_the_budget_of_tuning_is_told():
     assert not any("Tuned" in line for line in explanations(summarise(list(grid(2)))))
 
 
-def test_how_much_a_sample_of_a_rare_class_decides():
+def test_weight_of_one_sample_of_a_rare_class():
     rare = [replace(r, test_counts=[50, 46, 4], recipe=r.recipe | {"test_per_class": 0}) for r in grid(2)]
     said = "The rarest class has 4 test samples; each is 8.3 points of balanced accuracy."
     assert said in explanations(summarise(rare))
 
 
-def test_many_classes_are_told_by_the_largest_and_the_smallest():
+def test_many_classes_are_described_by_their_extremes():
     counts, names = list(range(1, 41)), [f"bird {c}" for c in range(40)]
     many = [replace(r, train_counts=counts, per_class=[0.5] * 40, classes=names) for r in grid(2)]
     assert "40 classes, from bird 39 (40) to bird 0 (1)." in "\n".join(explanations(summarise(many)))
 
 
-def test_records_of_before_names_and_sizes_were_kept():
+def test_records_without_names_and_sizes():
     text = "\n".join(explanations(summarise([replace(r, classes=[], test_counts=[]) for r in grid(2)])))
     assert "Training samples per class: 0: 100, 1: 30, 2: 2." in text
     assert "; samples:" not in text
 
 
-def test_over_data_sets_wins_and_ranks_are_told():
+def test_conclusions_over_data_sets():
     said = ranking_conclusions(ranking(summaries(group_experiments(list(data_sets(12))))))
     assert said[0].startswith(
         "Over 12 data sets the losses' ranks differ significantly (Friedman, p <0.001): cyclical focal (1.00)"
@@ -153,7 +153,7 @@ def test_few_data_sets_conclude_nothing():
     assert said[0].startswith("3 data sets are too few to conclude anything")
 
 
-def test_where_no_data_set_has_seeds_enough_nothing_is_counted_as_not_shown():
+def test_too_few_seeds_on_every_data_set():
     said = ranking_conclusions(ranking(summaries(group_experiments(list(data_sets(6, seeds=4))))))
     assert "with too few seeds for a significant difference on any" in said[1]
     assert "significantly on" not in said[1]

@@ -1,4 +1,4 @@
-"""The page stands alone, says what the summary says, and works in a real browser."""
+"""Promise: the page needs no other file, contains the summary, and works in a browser."""
 
 import html
 import json
@@ -41,7 +41,7 @@ document.body.dataset.said = JSON.stringify(said);
 
 
 class Tags(HTMLParser):
-    """Which elements are left open, and all addresses that would be loaded."""
+    """Parser of the elements left open and of the addresses to load."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ def test_it_is_well_formed_and_loads_nothing(text):
     assert "default-src 'none'" in text
 
 
-def test_it_says_everything():
+def test_the_page_contains_every_part():
     (summary,) = summaries(group_experiments(list(grid(10))))
     text = html.unescape(re.sub(r"<[^>]+>", " ", ONE))
     for sentence in conclusions(summary):
@@ -92,7 +92,7 @@ def test_it_says_everything():
         assert words in text
 
 
-def test_every_picture_says_what_it_shows():
+def test_every_picture_has_a_text_alternative():
     pictures = re.findall(r'<svg viewBox="[^"]*"([^>]*)>', ONE)
     labels = [re.search(r'role="img" aria-label="([^"]{20,})"', attributes) for attributes in pictures]
     legend = ONE.count('<svg viewBox="0 0 26 10">')
@@ -110,7 +110,7 @@ def test_old_records_have_no_empty_figures():
     ("primary", "label"),
     [("", "balanced validation accuracy, %"), ("accuracy", " validation accuracy, %")],
 )
-def test_learning_curves_are_of_validation_data_in_the_primary_metric(primary, label):
+def test_learning_curves_show_validation_accuracy(primary, label):
     epochs = [{"validation_accuracy": 0.9, "validation_balanced_accuracy": 0.6, "train_accuracy": 1.0}] * 3
     (summary,) = summaries(group_experiments([replace(r, epochs=epochs) for r in grid(2)]), metric=primary)
     assert label.strip() in learning_curves(summary)
@@ -122,7 +122,7 @@ def test_titles_are_escaped():
     assert "<script>alert" not in made(evil)
 
 
-def test_faults_are_on_the_page():
+def test_problems_are_on_the_page():
     found = summaries(group_experiments(list(grid(7))))
     assert "a.jsonl, line 3: not JSON" in page(found, None, ["a.jsonl, line 3: not JSON; left out."])
 

@@ -1,4 +1,4 @@
-"""Every record below a folder is found once; what is wrong is named by file and line, and the rest is read."""
+"""Promise: every record below a folder is found once; problems are named by file and line."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ def lines(records):
     return "".join(json.dumps(asdict(record)) + "\n" for record in records)
 
 
-def test_folders_are_searched_and_files_of_other_kinds_left_alone(tmp_path):
+def test_folders_are_searched_for_records_alone(tmp_path):
     (tmp_path / "a.jsonl").write_text(lines(RECORDS[:2]))
     run = tmp_path / "runs" / "digits" / "ce-seed0"
     write_record(RECORDS[2], run / "record.jsonl")
@@ -81,7 +81,7 @@ def test_a_number_that_is_none_does_not_cost_the_record(tmp_path):
     assert said == []
 
 
-def test_many_lines_of_one_fault_are_told_once(tmp_path):
+def test_lines_with_one_problem_are_reported_once(tmp_path):
     (tmp_path / "speed.jsonl").write_text('{"loss": 1}\n' * 84)
     _, (said,) = read_runs([tmp_path])
     assert "84 lines from 1 on: not a run record" in said
@@ -95,7 +95,7 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path):
 ABSENT = object()
 VALUES = (ABSENT, None, [], [1], ["a"], [[1, 2]], {}, {"a": []}, "", "[/b]", "--metric=none", 3, -1, 2.5, True)
 REPORTS = 25
-"""Of the changed records; every one is read."""
+"""Number of changed records that are reported; all are read."""
 
 
 def places(content, path=()):
@@ -169,7 +169,7 @@ def test_a_changed_field_is_named_or_reported_as_it_is(tmp_path, quick):
 
 
 def means(summary):
-    """Of the losses whose records were not changed."""
+    """Results of the losses whose records were not changed."""
     return {(row.metric.key, row.name): row.estimate.mean for row in summary.rows if row.name in ("ce", "focal")}
 
 
@@ -179,7 +179,7 @@ def test_brackets_in_a_title_are_no_markup(title):
     assert title in texts[-1]
 
 
-def test_a_primary_metric_of_another_version_is_said():
+def test_an_unknown_primary_metric_is_noted():
     summary, texts = report([replace(r, primary_metric="kappa") for r in grid(1)], [])
     assert summary.primary.key == "balanced_accuracy"
     assert "The runs were started with another primary metric, kappa" in texts[0]

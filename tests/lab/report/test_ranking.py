@@ -1,4 +1,4 @@
-"""Ranks, tests and tallies over data sets are those computed by hand and by scipy."""
+"""Promise: ranks, tests, wins and losses over data sets equal those by hand and by scipy."""
 
 from dataclasses import asdict, replace
 
@@ -41,18 +41,18 @@ def test_ranks_and_tallies():
     assert "cross-entropy" not in found.tallies
 
 
-def test_where_lower_is_better_the_lowest_ranks_first():
+def test_lower_is_better_ranks_the_lowest_first():
     found = ranked(data_sets(6), metric="nll")
     assert list(found.ranks)[-1] == "cyclical focal"
     assert found.tallies["cyclical focal"].losses == 6
 
 
-def test_few_data_sets_tell_no_pair_apart():
+def test_few_data_sets_have_no_significant_pairs():
     assert ranked(data_sets(3)).significant_pairs() == []
     assert ranked(data_sets(12)).significant_pairs()[0][0] == "cyclical focal"
 
 
-def test_what_is_left_out_is_named():
+def test_losses_and_data_sets_left_out_are_named():
     whole = list(data_sets(6))
     incomplete = [r for r in whole if not (r.recipe["name"] == "set-2" and r.loss["name"] == "focal")]
     found = ranked(incomplete)

@@ -1,4 +1,4 @@
-"""Means, intervals, differences and p are those computed by hand; little data gives no verdict."""
+"""Promise: means, intervals and p values equal those by hand and by scipy; little data gives no verdict."""
 
 import itertools
 
@@ -35,11 +35,11 @@ def test_p_counts_every_sign_pattern(differences):
     assert p == pytest.approx(p_by_hand(differences))
 
 
-def test_ten_pairs_that_agree_have_the_smallest_p():
+def test_ten_pairs_of_one_sign_have_the_smallest_p():
     assert paired_difference(list(range(1, 11))).p == pytest.approx(2 / 2**10)
 
 
-def test_many_pairs_are_sampled_near_the_truth():
+def test_sampled_sign_flips_approximate_the_exact_p():
     rng = np.random.default_rng(0)
     differences = rng.normal(0.3, 1.0, size=18)
     p = paired_difference(differences.tolist()).p
@@ -47,21 +47,21 @@ def test_many_pairs_are_sampled_near_the_truth():
 
 
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=6))
-def test_difference_turns_with_its_sides(pairs):
+def test_swapped_sides_negate_the_difference(pairs):
     there = paired_difference([value - reference for value, reference in pairs])
     back = paired_difference([reference - value for value, reference in pairs])
     assert there.estimate.mean == pytest.approx(-back.estimate.mean)
     assert there.p == pytest.approx(back.p)
 
 
-def test_pairing_removes_what_seeds_share():
+def test_pairing_removes_the_variance_that_seeds_share():
     shared = np.random.default_rng(0).normal(0, 100, size=12)
     difference = paired_difference((shared + 1 + np.arange(12) / 100 - shared).tolist())
     assert difference.estimate.interval[0] > 1
     assert difference.estimate.interval[1] < 1.12
 
 
-def test_interval_holds_its_mean_about_as_often_as_it_says():
+def test_intervals_have_their_nominal_coverage():
     for n in (6, 8, 20):
         samples = np.random.default_rng(0).normal(5, 1, size=(2000, n))
         holds = [low <= 5 <= high for low, high in (estimate(sample).interval for sample in samples.tolist())]
@@ -94,7 +94,7 @@ def test_many_pairs_have_the_interval_of_the_normal_distribution():
     assert difference.p < 0.001
 
 
-def test_so_many_pairs_would_show_the_difference_in_four_of_five_attempts():
+def test_required_pairs_give_the_target_power():
     differences = [1.0, -0.5, 1.5, 0.0, 0.4]
     n = required_pairs(differences, comparisons=3)
     size = np.mean(differences) / np.std(differences, ddof=1)
@@ -102,7 +102,7 @@ def test_so_many_pairs_would_show_the_difference_in_four_of_five_attempts():
     assert stats.nct.sf(limit, n - 1, size * np.sqrt(n)) == pytest.approx(0.8, abs=0.03)
 
 
-def test_no_number_of_pairs_shows_a_difference_of_0_and_a_clear_one_needs_the_fewest():
+def test_required_pairs_of_no_and_of_a_clear_difference():
     assert required_pairs([1.0, -1.0]) is None
     assert required_pairs([0.0, 0.0]) is None
     assert required_pairs([1.0]) is None
@@ -114,7 +114,7 @@ def test_one_run_has_no_interval_and_equal_runs_one_of_width_0():
     assert estimate([3.0, 3.0]) == Estimate(3.0, (3.0, 3.0), 2)
 
 
-def test_what_has_no_mean_is_refused():
+def test_values_without_a_mean_are_refused():
     with pytest.raises(ValueError, match="at least one"):
         estimate([])
     with pytest.raises(ValueError, match="finite"):
@@ -128,13 +128,13 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_keeps_the_order_and_never_helps(p_values):
+def test_holm_preserves_order_and_never_lowers_p(p_values):
     corrected = holm(p_values)
     assert all(p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
     assert [corrected[i] for i in np.argsort(p_values)] == sorted(corrected)
 
 
-def test_pairs_needed_is_where_significance_begins():
+def test_minimum_pairs_is_where_significance_begins():
     for comparisons in (1, 3, 4, 21):
         n = minimum_pairs(comparisons)
         assert comparisons * 2 / 2**n <= 0.05 < comparisons * 2 / 2 ** (n - 1)

@@ -1,4 +1,4 @@
-"""A summary says what the records say: folds averaged, seeds paired, one family for the primary metric."""
+"""Promise: summaries average folds, pair seeds, and correct the primary metric as a family of its own."""
 
 from dataclasses import asdict, replace
 
@@ -45,7 +45,7 @@ def test_folds_of_a_seed_are_one_value():
     assert summary.folds == 5
 
 
-def test_a_fold_that_one_loss_lacks_is_left_out_of_its_pair_and_said_so():
+def test_a_missing_fold_is_left_out_of_its_pair_and_noted():
     records = [
         r for r in grid(4, folds=5) if not (r.loss["name"] == "cyclical" and (r.seed, r.recipe["fold"]) == (2, 1))
     ]
@@ -55,7 +55,7 @@ def test_a_fold_that_one_loss_lacks_is_left_out_of_its_pair_and_said_so():
     assert any("cyclical focal: no run of seed.fold 2.1" in note for note in summary.notes)
 
 
-def test_the_primary_metric_is_corrected_over_its_losses_and_the_rest_together():
+def test_primary_and_secondary_metrics_are_two_families():
     summary = summarise(list(grid(10)), metric="nll")
     primary = [row.comparison for row in summary.rows if row.metric.key == "nll" and row.comparison]
     others = [row.comparison for row in summary.rows if row.metric.key != "nll" and row.comparison]
@@ -63,7 +63,7 @@ def test_the_primary_metric_is_corrected_over_its_losses_and_the_rest_together()
         assert [comparison.corrected_p for comparison in family] == holm(
             [comparison.difference.p for comparison in family]
         )
-        assert {comparison.comparisons for comparison in family} == {len(family)}
+        assert {comparison.family_size for comparison in family} == {len(family)}
     assert (len(primary), len(others)) == (2, 16)
     assert summary.metrics[0].key == "nll"
 
@@ -102,7 +102,7 @@ def test_equal_runs_are_no_difference():
         (lambda r: replace(r, seed=3), "seed 3 twice; the first is used"),
     ],
 )
-def test_what_is_odd_is_told_and_the_rest_is_summarised(change, said):
+def test_inconsistencies_are_noted_and_the_rest_is_summarised(change, said):
     records = [change(r) if (r.loss["name"], r.seed) == ("focal", 4) else r for r in grid(10)]
     summary = summarise(records)
     assert any(said in note for note in summary.notes)
@@ -142,7 +142,7 @@ def test_without_the_reference_there_are_means_and_no_verdicts():
     assert any("No run of the reference 'ce'" in note for note in summary.notes)
 
 
-def test_older_records_have_the_defaults_of_fields_that_came_later():
+def test_old_records_have_the_defaults_of_later_fields():
     old = [
         replace(r, recipe={k: v for k, v in r.recipe.items() if k not in ("target", "folds", "fold")}) for r in grid(3)
     ]
@@ -157,14 +157,14 @@ def test_several_recipes_are_not_one_summary():
         summarise(list(grid(2)), metric="acc")
 
 
-def test_losses_of_one_title_are_told_apart():
+def test_losses_of_equal_title_are_distinguished():
     twin = replace(CYCLICAL, name="cyclical:gamma_hc=2.0")
     records = [*grid(2), *[record(twin, seed, 0.8) for seed in range(2)]]
     titles = {row.loss for row in summarise(records).rows}
     assert {"cyclical focal (cyclical)", "cyclical focal (cyclical:gamma_hc=2.0)", "focal"} <= titles
 
 
-def test_the_primary_metric_is_the_one_that_the_runs_were_begun_with():
+def test_the_primary_metric_is_that_of_the_records():
     begun = [replace(r, primary_metric="nll") for r in grid(6)]
     assert summarise(begun).primary.key == "nll"
     assert not any("started with" in line for line in explanations(summarise(begun)))
@@ -180,7 +180,7 @@ def test_a_loss_edited_between_its_runs_is_two():
     assert {"mine, SHA-256 aaaaaa...", "mine, SHA-256 bbbbbb..."} <= titles
 
 
-def test_cross_entropy_is_the_reference_tuned_too_wherever_it_stands():
+def test_cross_entropy_is_the_reference_tuned_or_not():
     tuned = replace(CROSS_ENTROPY, name="ce:tuned", title="cross-entropy, tuned")
     others = [r for r in grid(6) if r.loss["name"] != CROSS_ENTROPY.name]
     records = [*others, *[record(tuned, seed, 0.8) for seed in range(6)]]
@@ -188,7 +188,7 @@ def test_cross_entropy_is_the_reference_tuned_too_wherever_it_stands():
     assert summarise([*records, *grid(6)]).reference == CROSS_ENTROPY.title
 
 
-def test_the_first_loss_is_the_reference_where_there_is_no_cross_entropy():
+def test_without_cross_entropy_the_first_loss_is_the_reference():
     records = [r for r in grid(6) if r.loss["name"] != CROSS_ENTROPY.name]
     assert summarise(records).reference == FOCAL.title
 

@@ -1,4 +1,4 @@
-"""``cyclofocal evaluate``: every number and picture from stored logits, without a new run."""
+"""``cyclofocal evaluate``: metrics and pictures from stored logits, without training."""
 
 import json
 from collections.abc import Sequence
@@ -21,40 +21,46 @@ CONVENTIONS = {"oltr": OLTR, "followers": FOLLOWERS}
 
 
 def shot_groups(text: str) -> ShotGroups:
-    """``oltr``, ``followers``, or own bounds like ``100,20``: many from 100 on, few up to 20 training images.
+    """Shot groups ``oltr`` or ``followers``, or custom bounds such as ``100,20``: many from 100, few up to 20 images.
 
     Raises:
-        ValueError: neither; says what would be right.
+        ValueError: an unknown name or malformed bounds.
 
     Example:
         >>> print(shot_groups("50,10"))
-        own bounds: many >= 50, few <= 10 training images per class
+        custom bounds: many >= 50, few <= 10 training images per class
     """
     if text in CONVENTIONS:
         return CONVENTIONS[text]
     try:
         many_from, few_up_to = map(int, text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is none of {', '.join(CONVENTIONS)}, and no two numbers like 100,20") from None
-    return ShotGroups("own bounds", many_from, few_up_to)
+        raise ValueError(
+            f"{text!r} is unknown; it must be one of {', '.join(CONVENTIONS)}, or two numbers such as 100,20"
+        ) from None
+    return ShotGroups("custom bounds", many_from, few_up_to)
 
 
 def evaluate(
-    logits: Annotated[list[Path], typer.Argument(help="Files with logits, target, train_counts; see the docs.")],
+    logits: Annotated[
+        list[Path], typer.Argument(help="Files with logits, target and train_counts; see docs/longtail.md.")
+    ],
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Confidence below which an image is rejected as unknown.")
     ] = THRESHOLD,
     groups: Annotated[
         str,
-        typer.Option(help="Many and few: oltr (>= 100, <= 20), followers (> 100, < 20), or own bounds like 100,20."),
+        typer.Option(
+            help="Shot groups: oltr (>= 100, <= 20), followers (> 100, < 20), or custom bounds such as 100,20."
+        ),
     ] = "oltr",
-    per_class: Annotated[bool, typer.Option("--per-class", help="The accuracy of every class, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per file, as fractions.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print the accuracy of every class.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per file, with fractions.")] = False,
     pictures: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder for classes.png and, of open sets, confidence.png.")
+        Path | None, typer.Option(file_okay=False, help="Folder for classes.png and, for open sets, confidence.png.")
     ] = None,
 ) -> None:
-    """Evaluate stored logits, closed and open set: several files side by side, such as the losses of one data set."""
+    """Evaluate stored logits, closed and open set; several files are compared side by side."""
     try:
         convention = shot_groups(groups)
     except ValueError as error:
@@ -103,12 +109,12 @@ def recall_table(evaluations: Sequence[Evaluation]) -> ReportTable:
 
 
 def format_metric(value: float | None, metric: Metric) -> str:
-    """A number as tables show it; "-" where there is none."""
+    """Metric in its unit; "-" for None."""
     return "-" if value is None else format_value(100 * value if metric.percent else value, metric)
 
 
 def definition(evaluation: Evaluation) -> str:
-    """What the numbers mean, in a line."""
+    """Definition of the numbers on one line."""
     line = f"{evaluation.groups}; {evaluation.images} images of known classes"
     if evaluation.threshold is None:
         return line
@@ -116,7 +122,7 @@ def definition(evaluation: Evaluation) -> str:
 
 
 def _check_together(evaluations: Sequence[Evaluation]) -> None:
-    """Files side by side must be of one training set."""
+    """Refuse files of different training sets."""
     for evaluation in evaluations[1:]:
         if evaluation.train_counts != evaluations[0].train_counts:
             raise ValueError(

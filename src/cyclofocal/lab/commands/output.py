@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 MIN_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
 PIPED_COLUMNS = 100
 LOOSE_COLUMNS = 100  # narrower results are set without padding
-MAX_FULL_TABLES = 3  # so many experiments are shown with all their metrics; more, in the primary one
+MAX_FULL_TABLES = 3  # experiments shown with all their metrics; more are shown in the primary one alone
 
 
 def print_comparison(
     records: Sequence[RunRecord], reference: str = "", metric: str = "", picture: Path | None = None
 ) -> None:
-    """Print the tables of a comparison and its findings; draw the picture, if one is wanted, and say where it is.
+    """Print the tables and findings of a comparison, and draw its differences if a path is given.
 
     Args:
-        records: of any number of experiments.
-        reference: name of the loss that others are compared with; "": "ce", or the first where there is none.
-        metric: key of the primary metric; "": the one that the runs were started with.
-        picture: a .png or .svg.
+        records: runs of any number of experiments.
+        reference: name of the reference loss; default: "ce", else the first.
+        metric: key of the primary metric; default: the one that the runs were started with.
+        picture: .png or .svg file to write.
     """
     from cyclofocal.lab.report.experiment import group_experiments
     from cyclofocal.lab.report.summary import summaries
@@ -51,14 +51,14 @@ def print_comparison(
         try:
             draw_differences(found, picture)
         except (OSError, ValueError) as error:
-            said = one_line(error, picture) if isinstance(error, OSError) else error
-            console.print(f"\nno picture: {said}", markup=False, soft_wrap=True)
+            reason = one_line(error, picture) if isinstance(error, OSError) else error
+            console.print(f"\nno picture: {reason}", markup=False, soft_wrap=True)
         else:
             _print_lines(console, ["", f"picture  {picture}"])
 
 
 def table_console(columns: int = PIPED_COLUMNS) -> Console:
-    """Console for tables: as wide as the terminal, or ``columns`` where the output is no terminal."""
+    """Console for tables: as wide as the terminal, or ``columns`` if the output is not a terminal."""
     console = Console(highlight=False)
     console.width = max(console.width, MIN_COLUMNS) if console.is_terminal else columns
     return console
@@ -100,29 +100,29 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
 
 
 def is_main() -> bool:
-    """Whether this process speaks for all of them."""
+    """True in the main process."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def warn_never_focal(pairs: Iterable[tuple[Recipe, LossSettings]]) -> None:
-    """Say before any training which losses will not meet their focal phase."""
+    """Warn before training of losses that never reach their focal phase."""
     if is_main():
-        for said in dict.fromkeys(never_focal(recipe, loss) for recipe, loss in pairs):
-            if said:
-                Console(stderr=True, highlight=False).print(said, style="yellow", markup=False, soft_wrap=True)
+        for message in dict.fromkeys(never_focal(recipe, loss) for recipe, loss in pairs):
+            if message:
+                Console(stderr=True, highlight=False).print(message, style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager
-def one_line_errors(kept: Path) -> Iterator[None]:
-    """What goes wrong is told in one line; ``kept`` is where the work so far lies."""
+def one_line_errors(folder: Path) -> Iterator[None]:
+    """Report errors on one line; ``folder`` holds the work so far."""
     console = Console(stderr=True, highlight=False)
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"stopped: {kept} is kept, the same command continues", style="red", markup=False)
+        console.print(f"stopped: {folder} is saved; the same command resumes", style="red", markup=False)
         raise typer.Exit(130) from None
     except OSError as error:
-        console.print(f"stopped: {one_line(error, kept)}", style="red", markup=False, soft_wrap=True)
+        console.print(f"stopped: {one_line(error, folder)}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except (ValueError, FloatingPointError) as error:
         console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
@@ -140,12 +140,12 @@ def warn_of_copies(title: str, splits: Mapping[str, "Images | None"]) -> None:
 
 
 def one_line(error: OSError, place: Path | None = None) -> str:
-    """The file, what the system says of it, and what to do; the message alone where it is our own.
+    """One-line message of an error: file, reason and remedy; the message alone if it is our own.
 
     Args:
-        error: of reading or writing.
-        place: what is named where the system names no file.
+        error: error of reading or writing.
+        place: file or folder to name if the error names none.
     """
     if error.strerror is None:
         return " ".join(str(error).split())
-    return f"{error.filename or place or 'a file'}: {error.strerror}; mend that and give the same command again"
+    return f"{error.filename or place or 'a file'}: {error.strerror}; fix this and run the same command again"

@@ -1,4 +1,4 @@
-"""``cyclofocal report``: stored records to a page, to tables, or to the terminal."""
+"""``cyclofocal report``: report stored runs as a page, as tables, or on the terminal."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -24,20 +24,22 @@ def _outputs(paths: list[Path] | None) -> list[Path] | None:
             raise typer.BadParameter(f"{str(path)!r} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
         if path.suffix.lower() == ".md" and has_place(path, EVIDENCE):
             raise typer.BadParameter(
-                f"{str(path)!r} is a page with places for evidence, which would be lost; fill them with"
+                f"{str(path)!r} is a page with places for evidence, which would be overwritten; update them with"
                 " `python -m cyclofocal.lab.report.documents`."
             )
     return paths
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Files of records (.jsonl), or folders that are searched.")],
+    runs: Annotated[list[Path], typer.Argument(help="Files of records (.jsonl), or folders to search.")],
     out: Annotated[
         list[Path] | None,
-        typer.Option("--output", "-o", help="A .html, .md, .csv or .tex; may be repeated.", callback=_outputs),
+        typer.Option(
+            "--output", "-o", help="Output file (.html, .md, .csv or .tex); may be repeated.", callback=_outputs
+        ),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="Loss that the others are compared with; default: ce, else the first.")
+        str, typer.Option(help="Reference loss of all differences; default: ce, else the first.")
     ] = "",
     metric: Annotated[
         str,
@@ -47,13 +49,13 @@ def report(
         ),
     ] = "",
 ) -> None:
-    """Say what stored runs show: a page, Markdown, CSV or LaTeX, or else on the terminal.
+    """Report stored runs as HTML, Markdown, CSV, LaTeX or a terminal table.
 
-    Records that are damaged are named; the rest is reported.
+    Damaged records are named and left out.
     """
     for path in out or ():
         make_folder(path.parent, "--output")
-    with _uncollected():
+    with _no_garbage_collection():
         records, problems = _read(runs)
         if reference:
             _check_reference(records, reference)
@@ -67,8 +69,8 @@ def report(
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection, which would walk through all records over and over: a third of the time of reading."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Disable garbage collection, which takes a third of the time of reading records."""
     was = gc.isenabled()
     gc.disable()
     try:

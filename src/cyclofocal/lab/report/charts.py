@@ -1,4 +1,4 @@
-"""The pictures of a summary, as SVG of the page's colours; "" where the records do not have what one shows."""
+"""Draw charts of a summary as SVG in the colours of the page; "" if the records lack the data."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,15 +15,15 @@ from cyclofocal.lab.report.summary import LossResult, Summary
 from cyclofocal.lab.report.svg import AxisScale, band, dot, line, picture, rectangle, text, x_axis, y_axis
 
 WIDTH, HEIGHT = 360, 236
-WIDE_CHART = 440  # of a chart that has names of losses written over its lines
+WIDE_CHART = 440  # width of a chart with names of losses above its lines
 LEFT, RIGHT, TOP, BOTTOM = 40, 350, 28, 194
-"""The frame of a chart with two axes."""
+"""Frame of a chart with two axes, in pixels."""
 
 HUES = 8
-"""Colours and dash patterns of the style sheet; further losses begin again."""
+"""Number of colours and dash patterns in the style sheet; further losses repeat them."""
 
 MAX_POINTS = 30
-"""More are averaged in 20 groups of neighbours by frequency."""
+"""Largest number of classes drawn one by one; more are averaged in 20 groups of similar frequency."""
 
 
 Lines = dict[str, tuple[Array, Array, Array]]
@@ -31,7 +31,7 @@ Lines = dict[str, tuple[Array, Array, Array]]
 
 
 def css_class(summary: Summary, name: str) -> str:
-    """The CSS class of a loss; the reference's is the text's colour."""
+    """CSS class of a loss; the reference has the colour of the text."""
     return (
         f"css_class{list(summary.experiment.runs).index(name) % HUES}" if _is_compared(summary, name) else "reference"
     )
@@ -42,7 +42,7 @@ def _is_compared(summary: Summary, name: str) -> bool:
 
 
 def forest(summary: Summary, metric: Metric) -> str:
-    """Paired differences in one metric: mean and interval, and the seeds as small dots."""
+    """Forest plot of paired differences in one metric: means, intervals, and seeds as small dots."""
     rows = [row for row in summary.of_metric(metric) if row.comparison]
     if not rows:
         return ""
@@ -56,12 +56,12 @@ def forest(summary: Summary, metric: Metric) -> str:
         parts.append(_forest_row(summary, row, scale, 22 + 38 * place))
     unit = f", {metric.unit_of_difference}" if metric.unit_of_difference else ""
     parts.append(x_axis(scale, bottom, f"difference to {summary.reference}{unit}"))
-    said = "; ".join(_said(row) for row in rows)
+    said = "; ".join(_describe(row) for row in rows)
     return picture(WIDTH, bottom + 38, parts, f"{metric.title}: difference to {summary.reference}", said)
 
 
 def _axis_limit(rows: Sequence[LossResult]) -> float:
-    """The same room on both sides of 0, so that no picture looks one-sided by its axis."""
+    """Limit of an axis that is symmetric about 0."""
     ends: list[float] = []
     for row in rows:
         assert row.comparison is not None
@@ -81,7 +81,7 @@ def _forest_row(summary: Summary, row: LossResult, scale: AxisScale, y: float) -
     return "".join(parts)
 
 
-def _said(row: LossResult) -> str:
+def _describe(row: LossResult) -> str:
     assert row.comparison is not None
     value = row.comparison.difference.estimate
     size = f"{format_value(value.mean, row.metric, sign=True)} {format_interval(value, row.metric, sign=True)}".rstrip()
@@ -89,11 +89,11 @@ def _said(row: LossResult) -> str:
 
 
 def learning_curves(summary: Summary) -> str:
-    """Accuracy by epoch: mean over seeds, with a 95 % t interval.
+    """Learning curves: mean accuracy over seeds by epoch, with a 95 % t interval.
 
-    On validation data where there are any, and there balanced unless plain accuracy is the primary metric.
+    Validation accuracy is preferred, and balanced accuracy unless plain accuracy is the primary metric.
     """
-    key, label = _kept_accuracy(summary)
+    key, label = _stored_accuracy(summary)
     found = {name: by_seed(members, _epochs(key)) for name, members in summary.experiment.runs.items()}
     curves = {name: 100 * seeds for name, seeds in found.items() if seeds.size}
     if not curves:
@@ -109,8 +109,8 @@ def learning_curves(summary: Summary) -> str:
     )
 
 
-def _kept_accuracy(summary: Summary) -> tuple[str, str]:
-    """Which accuracy all runs have by epoch, and what its axis is called."""
+def _stored_accuracy(summary: Summary) -> tuple[str, str]:
+    """Key and label of the best accuracy that all runs have by epoch."""
     runs = [run for members in summary.experiment.runs.values() for run in members]
     plain = ("validation_accuracy", "validation accuracy, %")
     balanced = ("validation_balanced_accuracy", "balanced validation accuracy, %")
@@ -121,7 +121,7 @@ def _kept_accuracy(summary: Summary) -> tuple[str, str]:
 
 
 def eta_schedule(summary: Summary) -> str:
-    """The mixing weight by epoch, of the losses that have one."""
+    """Mixing weight eta by epoch, for losses that have one."""
     found = {name: by_seed(members[:1], _epochs("eta")) for name, members in summary.experiment.runs.items()}
     lines: Lines = {
         name: (np.arange(1, seeds.shape[1] + 1.0), seeds[0], np.zeros(seeds.shape[1]))
@@ -132,7 +132,7 @@ def eta_schedule(summary: Summary) -> str:
 
 
 def class_accuracy(summary: Summary) -> str:
-    """Accuracy of each class over its training samples, on a logarithmic axis where they differ much."""
+    """Accuracy of each class over its training samples, on a logarithmic axis if they differ by over 10 times."""
     found = summary.experiment.class_accuracy
     if not found:
         return ""
@@ -155,7 +155,7 @@ def _groups(counts: Array) -> list[NDArray[np.intp]]:
 
 
 def reliability_diagram(summary: Summary, name: str) -> str:
-    """Accuracy over confidence of one loss, all seeds and folds pooled; right on the diagonal is calibrated."""
+    """Reliability diagram of one loss: accuracy over confidence, seeds and folds pooled."""
     runs = [run for run in summary.experiment.runs[name] if run.reliability]
     if not runs:
         return ""
@@ -177,7 +177,7 @@ def reliability_diagram(summary: Summary, name: str) -> str:
 
 
 def critical_difference_diagram(ranking: Ranking) -> str:
-    """Mean ranks with half the critical difference on either side: where two bars meet, nothing tells them apart."""
+    """Mean ranks with half the critical difference on either side; overlapping bars do not differ significantly."""
     losses, half = list(ranking.ranks.items()), ranking.critical_difference / 2
     bottom = 12 + 34 * len(losses)
     scale = AxisScale(1 - half, len(losses) + half, 14, WIDE_CHART - 14)

@@ -1,6 +1,6 @@
-"""Tables in documents, made from records: between ``<!-- KIND: WHAT -->`` and ``<!-- end of KIND -->``.
+"""Fill places in documents, between ``<!-- KIND: WHAT -->`` and ``<!-- end of KIND -->``, with tables of records.
 
-``python -m cyclofocal.lab.report.documents PAGE...`` makes the evidence of some pages anew.
+``python -m cyclofocal.lab.report.documents PAGE...`` updates the evidence of some pages.
 """
 
 import re
@@ -22,7 +22,7 @@ EVIDENCE = "evidence"
 
 
 def fill(page: Path, kind: str, render: Callable[[str], str]) -> str:
-    """The page's text with each place of this kind holding what ``render`` makes of its WHAT.
+    """Return the page with ``render(WHAT)`` in each place of this kind.
 
     Raises:
         ValueError: the page has no such place.
@@ -34,7 +34,7 @@ def fill(page: Path, kind: str, render: Callable[[str], str]) -> str:
 
 
 def has_place(page: Path, kind: str) -> bool:
-    """Whether the file exists and has a place of this kind."""
+    """True if the file exists and has a place of this kind."""
     return page.exists() and _place(kind).search(page.read_text(encoding="utf-8")) is not None
 
 
@@ -43,9 +43,9 @@ def _place(kind: str) -> re.Pattern[str]:
 
 
 def with_evidence(page: Path) -> str:
-    """The page's text with the tables of its records.
+    """Return the page with the tables of its records.
 
-    A place is ``<!-- evidence: VIEW FILE... -->``. FILE is a .jsonl or a folder, as seen from the page's folder; VIEW
+    A place is ``<!-- evidence: VIEW FILE... -->``. FILE is a .jsonl file or a folder, relative to the page; VIEW
     is one of ``table`` (the default: all losses in the primary metric), ``verdicts``, ``metrics`` (means in all
     metrics), ``overview`` (many experiments side by side), ``ranks``. ``metric=KEY`` and ``reference=NAME`` may follow.
 
@@ -70,13 +70,13 @@ def _evidence(folder: Path, what: str) -> str:
 
 
 def _of_each(view: Callable[[Summary], str]) -> Callable[[Sequence[Summary]], str]:
-    """One after the other, with titles where there are several."""
+    """Render each experiment, with titles if there are several."""
 
-    def shown(found: Sequence[Summary]) -> str:
+    def render(found: Sequence[Summary]) -> str:
         heads = [f"**{summary.experiment.title}**\n\n" if len(found) > 1 else "" for summary in found]
         return "\n\n".join(head + view(summary) for head, summary in zip(heads, found, strict=True))
 
-    return shown
+    return render
 
 
 def _ranks(found: Sequence[Summary]) -> str:
@@ -96,9 +96,11 @@ VIEWS: dict[str, Callable[[Sequence[Summary]], str]] = {
 
 
 def update_pages(
-    pages: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Markdown with places for it.")],
+    pages: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, help="Markdown pages with places for evidence.")
+    ],
 ) -> None:
-    """Put the evidence into every page, from the records that its places name."""
+    """Update the evidence of every page from the records that its places name."""
     for page in pages:
         page.write_text(with_evidence(page), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Records of one recipe belong together: an experiment, with its folds, its seeds and what is odd about them."""
+"""Group records into experiments and note their inconsistencies."""
 
 import json
 import math
@@ -19,10 +19,10 @@ NOT_THE_RECIPE = ("fold",)
 """Fields of a recipe that differ within an experiment."""
 
 DECIMALS = 11
-"""After the point; what rounding of floats leaves behind is far smaller."""
+"""Decimals of values and differences, few enough to remove rounding errors."""
 
 LEARNT_MARGIN = 0.95
-"""Of the NLL of the classes' shares; closer to it a network that has learnt nothing may come by chance."""
+"""Fraction of the NLL of the class frequencies below which a model has certainly learnt."""
 
 THRESHOLD_ALONE = (
     "Their NLL is below that of the class frequencies, so they have learnt, but no other class is ever the most"
@@ -34,11 +34,11 @@ UNTRAINED_OR_THRESHOLD = (
 )
 
 Values = dict[int, dict[int, float]]
-"""By seed and fold."""
+"""Values by seed and fold."""
 
 
 def _defaults(kind: type) -> dict[str, Any]:
-    """What a field was before it existed, as JSON has it."""
+    """Default of each field, as JSON stores it."""
     known = {entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING}
     return {name: asdict(value) if name == "groups" else value for name, value in known.items()}
 
@@ -48,14 +48,14 @@ RECIPE_DEFAULTS, LOSS_DEFAULTS = _defaults(Recipe), _defaults(LossSettings)
 
 @dataclass(frozen=True)
 class Experiment:
-    """One recipe's runs.
+    """Runs of one recipe.
 
     Attributes:
         recipe: its fields, without the fold.
-        title: told apart from those of other experiments.
-        runs: by the loss's name, in order of seed and fold; no two of one seed and fold.
-        titles: of the losses, by name.
-        notes: what a reader must know of these runs, in words.
+        title: unique among the experiments.
+        runs: by name of the loss, in order of seed and fold, each of which occurs once.
+        titles: titles of the losses by name.
+        notes: inconsistencies of these runs, as sentences.
     """
 
     recipe: dict[str, Any]
@@ -65,7 +65,7 @@ class Experiment:
     notes: tuple[str, ...]
 
     def values(self, name: str, metric: Metric) -> Values:
-        """What the runs of a loss gave, in the metric's unit (per cent where it is one); without what is missing."""
+        """Values of the runs of a loss, in the metric's unit (per cent for percentages), without missing ones."""
         scale, found = 100 if metric.percent else 1, Values()
         for run in self.runs[name]:
             number = run.metrics.get(metric.key)
@@ -75,23 +75,23 @@ class Experiment:
 
     @property
     def first(self) -> RunRecord:
-        """The first run of the first loss."""
+        """First run of the first loss."""
         return next(iter(self.runs.values()))[0]
 
     @property
     def classes(self) -> list[str]:
-        """Their names; their numbers in records of before names were kept."""
+        """Names of the classes; their numbers if the records do not contain names."""
         return self.first.classes or [str(c) for c in range(len(self.first.train_counts))]
 
     @cached_property
     def class_accuracy(self) -> dict[str, NDArray[np.float64]]:
-        """Accuracy of every class by loss, (seeds, C), in per cent; of the losses whose records all have it."""
+        """Accuracy of every class by loss, (seeds, C), in per cent, for losses that have it in all records."""
         found = {name: by_seed(members, lambda run: run.per_class) for name, members in self.runs.items()}
         return {name: 100 * seeds for name, seeds in found.items() if seeds.size}
 
 
 def by_seed(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]]) -> NDArray[np.float64]:
-    """(seeds, values), folds averaged; empty where any run lacks one."""
+    """Values by seed, (seeds, values), averaged over folds; empty if any run lacks them."""
     rows = [values(run) for run in runs]
     length = min(map(len, rows))
     table = np.array([row[:length] for row in rows], dtype=np.float64)
@@ -101,14 +101,14 @@ def by_seed(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]
 
 
 def fold_of(record: RunRecord) -> int:
-    """0 where there are none."""
+    """Fold of a run; 0 without cross-validation."""
     return record.recipe.get("fold", 0)
 
 
 def group_experiments(records: Sequence[RunRecord]) -> list[Experiment]:
-    """Records sorted into experiments, in the order in which these first appear."""
+    """Group records into experiments, in order of first appearance."""
     grouped: dict[str, list[RunRecord]] = {}
-    known: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}  # equal recipes come in rows; to compare is quicker
+    known: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}  # equal recipes come in sequence; comparing is faster
     for record in records:
         kind = record.recipe["name"], fold_of(record)
         if kind not in known or known[kind][0] != record.recipe:
@@ -127,15 +127,15 @@ def _key(recipe: dict[str, Any]) -> str:
 
 
 def _titles(recipes: Sequence[dict[str, Any]]) -> list[str]:
-    """Equal titles get what their recipes differ in."""
+    """Titles of recipes, with the differing fields if titles are equal."""
     titles = [recipe["title"] for recipe in recipes]
     return [
-        title if titles.count(title) == 1 else f"{title} ({_unlike(recipe, recipes)})"
+        title if titles.count(title) == 1 else f"{title} ({_differing_fields(recipe, recipes)})"
         for title, recipe in zip(titles, recipes, strict=True)
     ]
 
 
-def _unlike(recipe: dict[str, Any], recipes: Sequence[dict[str, Any]]) -> str:
+def _differing_fields(recipe: dict[str, Any], recipes: Sequence[dict[str, Any]]) -> str:
     others = [other for other in recipes if other["title"] == recipe["title"]]
     differ = [name for name in recipe if any(other.get(name) != recipe[name] for other in others)]
     return ", ".join(f"{name} {recipe[name]}" for name in differ)
@@ -143,7 +143,7 @@ def _unlike(recipe: dict[str, Any], recipes: Sequence[dict[str, Any]]) -> str:
 
 def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]) -> Experiment:
     alike = [record for record in records if len(record.train_counts) == len(records[0].train_counts)]
-    others, records = len(records) - len(alike), _apart(alike)
+    others, records = len(records) - len(alike), _split_versions(alike)
     runs: dict[str, dict[tuple[int, int], RunRecord]] = {}
     doubles: dict[str, list[tuple[int, int]]] = {}
     for record in records:
@@ -159,12 +159,12 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
     if others:
         notes.append(f"Runs with another number of classes than the first run, left out: {others}.")
     notes += [*_mixed(ordered, shown), *_missing(ordered, shown), *_folds(ordered, shown)]
-    notes += [*_of_one_answer(ordered, shown), *_never_focal(ordered, shown)]
+    notes += [*_single_class(ordered, shown), *_never_focal(ordered, shown)]
     return Experiment(recipe, title, ordered, shown, tuple(notes))
 
 
-def _apart(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """A loss of the reader's own that was edited between its runs is another loss, by another name."""
+def _split_versions(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Rename custom losses that were edited between runs, so that each version is a loss of its own."""
     digests: dict[str, set[str]] = {}
     for record in records:
         digests.setdefault(record.loss["name"], set()).add(record.loss.get("digest", ""))
@@ -173,12 +173,12 @@ def _apart(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 def _by_digest(record: RunRecord) -> RunRecord:
     name, title, digest = (record.loss.get(key, "") for key in ("name", "title", "digest"))
-    told = {"name": f"{name}@{digest[:6]}", "title": f"{title}, SHA-256 {digest[:6]}..."}
-    return replace(record, loss=record.loss | told)
+    renamed = {"name": f"{name}@{digest[:6]}", "title": f"{title}, SHA-256 {digest[:6]}..."}
+    return replace(record, loss=record.loss | renamed)
 
 
 def _cells(cells: Sequence[tuple[int, int]]) -> str:
-    """Seeds, and their folds where there are any."""
+    """Seeds, with folds under cross-validation, as text."""
     folds = any(fold for _, fold in cells)
     named = [f"{seed}.{fold}" if folds else f"{seed}" for seed, fold in sorted(set(cells))]
     some = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
@@ -186,31 +186,31 @@ def _cells(cells: Sequence[tuple[int, int]]) -> str:
 
 
 def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
-    """Versions, devices and settings of one name that are not the same in all runs."""
+    """Notes on versions, devices and settings that differ between runs."""
     every = [record for members in runs.values() for record in members]
-    said = []
+    notes = []
     packages = dict.fromkeys(package for record in every for package in record.versions)
     for package in packages:
         found = sorted({record.versions.get(package, "not recorded") for record in every})
         if len(found) > 1:
-            said.append(f"Runs of different versions of {package}: {', '.join(found)}.")
+            notes.append(f"Runs of different versions of {package}: {', '.join(found)}.")
     for what, found in (
         ("devices", sorted({record.device for record in every})),
         ("systems", sorted({record.system or "not recorded" for record in every})),
         ("evaluated weights", sorted({record.weights for record in every})),
     ):
         if len(found) > 1:
-            said.append(f"Runs with different {what}: {'; '.join(found)}.")
+            notes.append(f"Runs with different {what}: {'; '.join(found)}.")
     for name, members in runs.items():
         kinds = {str({**LOSS_DEFAULTS, **record.loss}) for record in members}
         if len(kinds) > 1 and not members[0].loss.get("trials"):
-            said.append(f"{titles[name]}: runs of different settings share this name.")
-    return said
+            notes.append(f"{titles[name]}: runs of different settings share this name.")
+    return notes
 
 
 def _missing(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
-    """Numbers that some runs lack; one that all lack (a shot group without classes) is no fault."""
-    said = []
+    """Notes on values that some runs lack; one that all lack (a shot group without classes) is no problem."""
+    notes = []
     for metric in METRICS:
         lacking = {
             name: [(run.seed, fold_of(run)) for run in members if not _is_number(run.metrics.get(metric.key))]
@@ -218,12 +218,12 @@ def _missing(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[s
         }
         if all(len(cells) == len(runs[name]) for name, cells in lacking.items()) and not _any_nan(runs, metric):
             continue
-        said += [
+        notes += [
             f"{titles[name]}: {metric.title} of {_cells(cells)} is missing or not a number; left out."
             for name, cells in lacking.items()
             if cells
         ]
-    return said
+    return notes
 
 
 def _is_number(number: float | None) -> bool:
@@ -236,36 +236,34 @@ def _any_nan(runs: dict[str, list[RunRecord]], metric: Metric) -> bool:
 
 
 def _folds(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
-    """Seeds whose folds are not all there."""
+    """Notes on seeds with missing folds."""
     every = {fold_of(record) for members in runs.values() for record in members}
-    said = []
+    notes = []
     for name, members in runs.items():
         there = {(record.seed, fold_of(record)) for record in members}
         lacking = [(seed, fold) for seed in {record.seed for record in members} for fold in every]
         if absent := [cell for cell in lacking if cell not in there]:
-            said.append(
-                f"{titles[name]}: no run of {_cells(absent)}; its seed is the mean of the folds that are there."
-            )
-    return said
+            notes.append(f"{titles[name]}: no run of {_cells(absent)}; its seed is the mean of the other folds.")
+    return notes
 
 
-def _of_one_answer(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
-    """Runs whose network gives the same class whatever it is shown, and why; accuracies say little of their losses."""
-    found = {name: list(filter(_has_one_answer, members)) for name, members in runs.items()}
+def _single_class(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
+    """Note on runs that predict a single class, whose accuracies do not compare losses."""
+    found = {name: list(filter(_predicts_single_class, members)) for name, members in runs.items()}
     same = [run for members in found.values() for run in members]
     if not same:
         return []
-    told = ", ".join(f"{titles[name]} in {len(of)} of {len(runs[name])} runs" for name, of in found.items() if of)
+    counts = ", ".join(f"{titles[name]} in {len(of)} of {len(runs[name])} runs" for name, of in found.items() if of)
     reason = THRESHOLD_ALONE if all(map(_knows_more_than_shares, same)) else UNTRAINED_OR_THRESHOLD
-    return [f"Models that predict a single class for every test sample: {told}. {reason}"]
+    return [f"Models that predict a single class for every test sample: {counts}. {reason}"]
 
 
-def _has_one_answer(run: RunRecord) -> bool:
+def _predicts_single_class(run: RunRecord) -> bool:
     return len(run.per_class) > 1 and sorted(run.per_class)[-2:] == [0.0, 1.0]
 
 
 def _never_focal(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
-    """Losses that were to cycle and have not, for the runs had one or two epochs."""
+    """Notes on cyclical losses that never cycled, because the runs had one or two epochs."""
     return [
         f"{titles[name]}: eta is 1 in every epoch, so the focal phase was never reached; it takes 3 epochs or more."
         for name, members in runs.items()
@@ -274,12 +272,12 @@ def _never_focal(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> li
 
 
 def _stays_at_1(run: RunRecord) -> bool:
-    by_epoch = run.recipe.get("clock", "epoch") == "epoch"  # else a row has the eta of the epoch's first step alone
+    by_epoch = run.recipe.get("clock", "epoch") == "epoch"  # else a row has only the eta of the first step
     return by_epoch and {row.get("eta") for row in run.epochs} == {1}
 
 
 def _knows_more_than_shares(run: RunRecord) -> bool:
-    """True if its NLL is clearly below that of giving every test sample the classes' shares in training."""
+    """True if the NLL is clearly below that of predicting the class frequencies of the training set."""
     trained, tested, nll = run.train_counts, run.test_counts, run.metrics.get("nll")
     if nll is None or len(trained) != len(tested) or min(trained) < 1:
         return False

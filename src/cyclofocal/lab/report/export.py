@@ -1,4 +1,4 @@
-"""Whole reports as Markdown, CSV and LaTeX."""
+"""Write whole reports as Markdown, CSV and LaTeX."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from cyclofocal.lab.report.table import escape_markdown, to_csv, to_latex, to_ma
 
 
 def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None, problems: Sequence[str] = ()) -> str:
-    """What was left out, ranks, and verdicts and tables of every experiment."""
+    """Problems, ranks, and the findings and tables of every experiment."""
     parts = ["## Left out", _list(problems)] if problems else []
     if ranking is not None:
         parts += [f"## {len(ranking.data_sets)} data sets", ranks_markdown(ranking)]
@@ -25,12 +25,12 @@ def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None
 
 
 def verdicts_markdown(summary: Summary) -> str:
-    """A line per loss."""
+    """List with one finding per loss."""
     return "\n".join(f"* {line}" for line in conclusions(summary))
 
 
 def ranks_markdown(ranking: Ranking) -> str:
-    """Mean ranks, wins, ties, losses, and what they show."""
+    """Mean ranks, wins, ties and losses, with their findings."""
     return f"{to_markdown(rank_table(ranking))}\n\n{_list((*ranking_conclusions(ranking), *ranking.notes))}"
 
 
@@ -40,7 +40,7 @@ def csv_report(summaries: Sequence[Summary]) -> str:
 
 
 def latex_report(summaries: Sequence[Summary], ranking: Ranking | None = None) -> str:
-    r"""The ranks; a table per experiment with a block per metric, and one of classes; for ``\usepackage{booktabs}``."""
+    r"""Tables of ranks, of experiments with a section per metric, and of classes; for ``\usepackage{booktabs}``."""
     parts = []
     if ranking is not None:
         ranks = rank_table(ranking)

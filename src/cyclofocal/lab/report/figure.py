@@ -1,4 +1,4 @@
-"""The picture of a comparison: what each loss changes, seed by seed, relative to the reference."""
+"""Draw the paired differences of each loss to the reference as PNG or SVG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from cyclofocal.lab.report.findings import format_value
 from cyclofocal.lab.report.summary import LossResult, Summary
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
-"""Okabe and Ito's, told apart by colour-blind readers."""
+"""Okabe and Ito's palette, for colour-blind readers too."""
 
 LABEL = 28
-"""Characters in a line of a label: a longer name would leave the panels no room."""
+"""Characters in a line of a label; longer names are wrapped to leave room for the panels."""
 
 GREY = "#555555"
 GREEN = "#EAF3EA"
@@ -32,9 +32,9 @@ LEGEND = "Large dots: mean with 95 % interval; filled: significant after correct
 
 
 def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
-    """Write the picture as PNG or SVG, by the suffix of ``path``.
+    """Draw the differences as PNG or SVG, by the suffix of ``path``.
 
-    Of one experiment: one panel per metric, one line per loss. Of several: one panel per loss, one line per
+    One experiment has one panel per metric and one line per loss. Several have one panel per loss and one line per
     experiment, in the primary metric.
 
     Raises:
@@ -49,7 +49,7 @@ def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
 
 
 def _one(summary: Summary) -> Figure:
-    metrics = [metric for metric in summary.metrics if metric in _told(summary) and _compared(summary, metric)]
+    metrics = [metric for metric in summary.metrics if metric in _drawn_metrics(summary) and _compared(summary, metric)]
     columns = min(3, len(metrics))
     lines = -(-len(metrics) // columns)
     losses = max(len(_compared(summary, metric)) for metric in metrics)
@@ -60,12 +60,12 @@ def _one(summary: Summary) -> Figure:
     for panel in axes.flat[len(metrics) :]:
         panel.set_visible(False)
     seeds = f"{summary.seeds} seed{'s' * (summary.seeds > 1)}, paired (small dots). "
-    _titles(figure, f"What each loss changes relative to {summary.reference}: {summary.experiment.title}", seeds)
+    _titles(figure, f"Differences to {summary.reference}: {summary.experiment.title}", seeds)
     return figure
 
 
-def _told(summary: Summary) -> list[Metric]:
-    """Plain accuracy says less than balanced accuracy, and nothing more on a balanced test set."""
+def _drawn_metrics(summary: Summary) -> list[Metric]:
+    """Metrics to draw; plain accuracy only if it is the primary metric, since it adds little to balanced accuracy."""
     return [metric for metric in summary.metrics if metric.key != "accuracy" or metric == summary.primary]
 
 
@@ -84,7 +84,7 @@ def _many(summaries: Sequence[Summary]) -> Figure:
     for panel in axes.flat:
         _better_side(panel, primary)
     reference = summaries[0].reference
-    _titles(figure, f"What each loss changes in {primary.title} relative to {reference}", "")
+    _titles(figure, f"Differences to {reference} in {primary.title}", "")
     return figure
 
 
@@ -142,7 +142,7 @@ def _difference(axes: Any, y: int, row: LossResult, colour: str, of_seeds: bool 
 
 
 def _limits(axes: Any, rows: Sequence[LossResult], of_seeds: bool = True) -> None:
-    """The same room on both sides of 0, so that no panel looks one-sided by its axis."""
+    """Set limits that are symmetric about 0."""
     ends: list[float] = []
     for row in rows:
         assert row.comparison is not None

@@ -1,4 +1,4 @@
-"""Numbers to text, and findings to sentences in plain words."""
+"""Write numbers and findings as text."""
 
 from cyclofocal.lab.data.load import draws_test_set
 from cyclofocal.lab.longtail import ShotGroups
@@ -14,7 +14,7 @@ NOT_RANKED = "The losses are not ranked: no two losses are in every experiment."
 
 
 def format_value(value: float, metric: Metric, sign: bool = False) -> str:
-    """A value in the metric's precision, in ASCII."""
+    """Value with the decimals of its metric, in ASCII."""
     text = f"{value:{'+' if sign else ''}.{_decimals(metric)}f}"
     return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
 
@@ -24,14 +24,14 @@ def _decimals(metric: Metric) -> int:
 
 
 def format_interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
-    """``[70.1, 72.4]``; "" where there is none."""
+    """Interval as ``[70.1, 72.4]``; "" without one."""
     if value.interval is None:
         return ""
     return f"[{', '.join(format_value(bound, metric, sign) for bound in value.interval)}]"
 
 
 def format_p(p: float) -> str:
-    """Three digits, or ``<0.001``.
+    """P value with three decimals, or ``<0.001``.
 
     Example:
         >>> format_p(0.0312), format_p(0.00002)
@@ -41,16 +41,16 @@ def format_p(p: float) -> str:
 
 
 def conclusions(summary: Summary) -> list[str]:
-    """One finding per loss, in plain words; one in all when there are too few seeds for any."""
+    """One finding per loss; a single one if there are too few seeds for all."""
     rows = [row for row in summary.of_metric(summary.primary) if row.comparison]
-    few = {(row.comparison.difference.estimate.n, row.comparison.comparisons) for row in rows if _too_few(row)}  # type: ignore[union-attr]
+    few = {(row.comparison.difference.estimate.n, row.comparison.family_size) for row in rows if _too_few(row)}  # type: ignore[union-attr]
     if rows and all(map(_too_few, rows)) and len(few) == 1:
         return [f"Nothing can be concluded: {_few(rows[0])}."]
     return [conclusion(summary, row) for row in rows]
 
 
 def conclusion(summary: Summary, row: LossResult) -> str:
-    """What is found of one loss: in the primary metric, and what else is shown."""
+    """Finding for one loss: the primary metric, then other significant differences."""
     return " ".join(filter(None, (_primary(summary, row), _secondary(summary, row))))
 
 
@@ -93,7 +93,7 @@ def _too_few(row: LossResult) -> bool:
 
 def _few(row: LossResult) -> str:
     assert row.comparison is not None
-    seeds, comparisons = row.comparison.difference.estimate.n, row.comparison.comparisons
+    seeds, comparisons = row.comparison.difference.estimate.n, row.comparison.family_size
     few, family = (
         _counted(seeds, "seed is", "seeds are"),
         _counted(comparisons, "comparison needs", "comparisons need"),
@@ -111,7 +111,7 @@ def _needed(row: LossResult) -> str:
     if needed is None:
         return "the differences average to zero" if any(row.comparison.per_seed) else "the runs are equal"
     if tiny := _tiny(row.comparison.difference.estimate.mean, row.metric):
-        return f"the difference seen is {tiny}"
+        return f"the observed difference is {tiny}"
     seeds = f"about {max(needed, row.comparison.difference.estimate.n + 1):,}"
     if needed > MAX_SEEDS:
         seeds = f"more than {MAX_SEEDS:,}"
@@ -119,7 +119,7 @@ def _needed(row: LossResult) -> str:
 
 
 def _tiny(value: float, metric: Metric) -> str:
-    """A bound of a difference that rounds to 0 as it is printed; "" of a larger one."""
+    """Bound of a difference that is printed as 0; "" for a larger one."""
     if float(format_value(value, metric)):
         return ""
     return f"less than {0.5 * 10 ** -_decimals(metric):g} {metric.unit_of_difference}".rstrip()
@@ -130,7 +130,7 @@ def _amount(value: float, metric: Metric, sign: bool = False) -> str:
 
 
 def ranking_conclusions(found: Ranking) -> list[str]:
-    """Whether the losses differ over the data sets, and how each did against the reference."""
+    """Findings over data sets: a test of all losses, then each loss against the reference."""
     return [_over_data_sets(found), *(_tallied(loss, tally, found) for loss, tally in found.tallies.items())]
 
 
@@ -141,14 +141,14 @@ def _over_data_sets(found: Ranking) -> str:
         return f"{n} data sets are too few to conclude anything over data sets; {MIN_DATA_SETS} or more are needed."
     if found.p >= ALPHA:
         return f"Over {n} data sets the losses' ranks do not differ significantly ({test}, p {format_p(found.p)})."
-    unlike = found.significant_pairs()
-    said = f"Over {n} data sets the losses' ranks differ significantly ({test}, p {format_p(found.p)})"
-    if not unlike:
-        return f"{said}, but no single pair of losses does (critical difference {found.critical_difference:.2f})."
+    different = found.significant_pairs()
+    text = f"Over {n} data sets the losses' ranks differ significantly ({test}, p {format_p(found.p)})"
+    if not different:
+        return f"{text}, but no single pair of losses does (critical difference {found.critical_difference:.2f})."
     pairs = ", ".join(
-        f"{one} ({found.ranks[one]:.2f}) before {other} ({found.ranks[other]:.2f})" for one, other in unlike
+        f"{one} ({found.ranks[one]:.2f}) before {other} ({found.ranks[other]:.2f})" for one, other in different
     )
-    return f"{said}: {pairs}; critical difference {found.critical_difference:.2f}."
+    return f"{text}: {pairs}; critical difference {found.critical_difference:.2f}."
 
 
 def _tallied(loss: str, tally: WinTieLoss, found: Ranking) -> str:
@@ -162,9 +162,9 @@ def _tallied(loss: str, tally: WinTieLoss, found: Ranking) -> str:
 
 
 def explanations(summary: Summary) -> list[str]:
-    """What a reader must know to read the table."""
+    """Explanations of the tables: seeds, samples, intervals, corrections, and notes on the runs."""
     groups = ShotGroups(**summary.recipe["groups"])
-    folds = f" of {summary.folds} folds each, which are averaged" if summary.folds > 1 else ""
+    folds = f" of {summary.folds} folds each, averaged" if summary.folds > 1 else ""
     first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
     least, least_others = (minimum_pairs(summary.comparisons(rest)) for rest in (False, True))
     lines = [
@@ -190,7 +190,7 @@ def explanations(summary: Summary) -> list[str]:
 
 
 def _split(summary: Summary) -> str:
-    """Sizes of the parts in the first run; "" of records of before they were kept."""
+    """Sizes of the splits in the first run; "" if the records do not contain them."""
     first = summary.experiment.first
     if not first.test_counts:
         return ""
@@ -199,7 +199,7 @@ def _split(summary: Summary) -> str:
 
 
 def _test_samples(summary: Summary) -> list[str]:
-    """That classes are tested alike, or how much a single sample of the rarest decides."""
+    """Test samples per class, or the weight of one sample of the rarest class."""
     if images := summary.recipe.get("test_per_class"):
         return [f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number."]
     least = min(summary.experiment.first.test_counts, default=0)
@@ -211,7 +211,7 @@ def _test_samples(summary: Summary) -> list[str]:
 
 
 def _what_varies(summary: Summary) -> str:
-    """What a seed decides, and so what the intervals are about."""
+    """Sources of variation that the intervals cover."""
     if _draws_test_set(summary):
         return "Each seed draws its own split: intervals and p cover splitting and training again, not new data."
     return "All seeds share one test set: intervals and p cover training again, not other test data."
@@ -223,7 +223,7 @@ def _draws_test_set(summary: Summary) -> bool:
 
 
 def _tuned(summary: Summary) -> list[str]:
-    """How settings were chosen, where any were."""
+    """Tuning budget, if there was tuning."""
     budgets = {members[0].loss.get("trials", 0) for members in summary.experiment.runs.values()} - {0}
     if not budgets:
         return []
@@ -234,7 +234,7 @@ def _tuned(summary: Summary) -> list[str]:
 
 
 def counts(summary: Summary) -> str:
-    """By the classes' names; of many classes the largest and the smallest."""
+    """Training samples by class; for many classes those of the largest and the smallest."""
     named = sorted(zip(summary.train_counts, summary.experiment.classes, strict=True), key=lambda pair: -pair[0])
     if len(named) <= MAX_LISTED_CLASSES:
         return ", ".join(f"{name}: {count}" for count, name in named)

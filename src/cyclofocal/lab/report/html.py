@@ -1,4 +1,4 @@
-"""One self-contained HTML page: findings, tables, pictures, settings, and the command that makes it again."""
+"""Write a report as one self-contained HTML page: findings, tables, charts, settings and commands."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from cyclofocal.lab.report.summary import LossResult, Summary
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture and its caption; without a picture, why."""
+    """Picture and caption; without a picture, the reason as caption."""
 
     title: str
     svg: str
@@ -33,12 +33,12 @@ class Figure:
 
 
 def page(summaries: Sequence[Summary], ranking: Ranking | None = None, problems: Sequence[str] = ()) -> str:
-    """The page, which needs no other file and no network.
+    """HTML of a page that needs no other file and no network.
 
     Args:
-        summaries: of at least one experiment.
-        ranking: of the losses over the experiments.
-        problems: what was wrong with the files that were read.
+        summaries: at least one.
+        ranking: ranks of the losses over the experiments.
+        problems: problems with the files that were read.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -97,11 +97,11 @@ def _experiment(summary: Summary) -> dict[str, Any]:
 
 
 def _findings(summary: Summary) -> list[tuple[str, str, str]]:
-    """CSS class, badge and sentence; one for all where there is one for all."""
+    """CSS class, badge and sentence of each finding."""
     rows = [row for row in summary.of_metric(summary.primary) if row.comparison]
-    said = conclusions(summary)
-    if len(said) < len(rows):
-        return [("", "too few seeds", said[0])]
+    sentences = conclusions(summary)
+    if len(sentences) < len(rows):
+        return [("", "too few seeds", sentences[0])]
     return [_finding(row, conclusion(summary, row)) for row in rows]
 
 
@@ -111,7 +111,7 @@ def _finding(row: LossResult, sentence: str) -> tuple[str, str, str]:
 
 
 def _figures(summary: Summary) -> list[Figure]:
-    """Each with its caption, or with why it is not there."""
+    """Charts of curves, classes and schedules."""
     band = "mean over seeds, band: 95 % t interval"
     drawn = (
         (

@@ -1,4 +1,4 @@
-"""Files and folders to records: what is damaged, unfinished or no result is told, the rest is read."""
+"""Load records from files and folders; report damaged and unfinished ones."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from cyclofocal.lab.records import DamagedRecordError, RunRecord, read_file
 
 OF_A_RUN = "run.json"
-"""Beside it only ``record.jsonl`` holds a record; the other lines are epochs."""
+"""File of a run folder, in which only ``record.jsonl`` holds a record; the other lines are epochs."""
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
-    """All records of some .jsonl files, and of the folders below some folders; and what was wrong, in words.
+    """Load all records of .jsonl files and of folders, searched recursively; return them and the problems found.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -55,7 +55,7 @@ def _files(path: Path) -> Iterable[Path]:
 
 
 def _read(file: Path) -> tuple[list[RunRecord], list[str]]:
-    """Records of a file; many lines that are wrong in one direction are told once."""
+    """Records of a file, and its problems; lines with the same problem are reported once."""
     records: list[RunRecord] = []
     wrong: dict[str, list[int]] = {}
     for line in read_file(file):

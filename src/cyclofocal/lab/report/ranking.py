@@ -1,4 +1,4 @@
-"""Many data sets: wins, ranks, and whether the losses differ over them."""
+"""Rank losses over many data sets and test whether they differ."""
 
 import itertools
 import math
@@ -13,12 +13,12 @@ from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE
 from cyclofocal.lab.report.summary import LossResult, Summary
 
 MIN_DATA_SETS = 5
-"""With fewer the chi-squared distribution of Friedman's statistic is a poor guide, and nothing is concluded."""
+"""Minimum for a conclusion; below it Friedman's statistic is far from its chi-squared distribution."""
 
 
 @dataclass(frozen=True)
 class WinTieLoss:
-    """On how many data sets a loss was above, level with and below the reference, by its mean.
+    """Number of data sets on which the mean of a loss is better than, equal to and worse than the reference's.
 
     Attributes:
         better, worse: number of significant wins and losses; None where no data set has enough seeds for any.
@@ -33,17 +33,17 @@ class WinTieLoss:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Losses over data sets, each of which counts once.
+    """Ranks of losses over data sets, each of which counts once.
 
     Attributes:
-        metric: that they are ranked by.
-        reference: title of the loss that ``tallies`` are against.
+        metric: metric of the ranks.
+        reference: title of the reference of ``tallies``.
         data_sets: titles.
-        ranks: mean over the data sets by the loss's title, best first; 1 is best, ties share.
-        p: that the losses do not differ: Friedman's test, Wilcoxon's for two.
-        critical_difference: of two mean ranks, above which Nemenyi's test tells them apart.
-        tallies: by the loss's title, but the reference's.
-        notes: what was left out, in words.
+        ranks: mean rank by title of the loss, best first; 1 is best, ties share.
+        p: p value of no difference between the losses: Friedman's test, Wilcoxon's for two.
+        critical_difference: difference of two mean ranks that is significant by Nemenyi's test.
+        tallies: wins, ties and losses by title, without the reference.
+        notes: losses and data sets left out, as sentences.
     """
 
     metric: Metric
@@ -67,7 +67,7 @@ class Ranking:
         return tally.wins, tally.ties, tally.losses, tally.better, tally.worse
 
     def significant_pairs(self) -> list[tuple[str, str]]:
-        """Pairs that differ, the better one first."""
+        """Pairs of losses that differ significantly, the better one first."""
         if not self.enough or self.p >= ALPHA:
             return []
         every = list(self.ranks.items())
@@ -80,40 +80,40 @@ class Ranking:
 
 
 def ranking(summaries: Sequence[Summary]) -> Ranking | None:
-    """Ranks over the experiments; None where they are fewer than two, or share fewer than two losses.
+    """Rank losses over experiments; None with fewer than two experiments or two shared losses.
 
-    Ranked are the losses that at least half of the experiments have, on those that have all of them; where fewer than
-    two experiments do, the losses that every experiment has.
+    The ranked losses are those of at least half of the experiments, on the experiments that have them all; if these are
+    fewer than two, the losses that every experiment has.
 
     Reference: J. Demšar, *Statistical Comparisons of Classifiers over Multiple Data Sets*, JMLR 2006.
     """
     tables = [{row.loss: row for row in summary.of_metric(summary.primary)} for summary in summaries]
     having = {loss: sum(loss in table for table in tables) for loss in dict.fromkeys(itertools.chain(*tables))}
     losses = [loss for loss, count in having.items() if 2 * count >= len(tables)]
-    whole = [place for place, table in enumerate(tables) if all(loss in table for loss in losses)]
-    if len(whole) < 2:
+    complete = [place for place, table in enumerate(tables) if all(loss in table for loss in losses)]
+    if len(complete) < 2:
         losses = [loss for loss, count in having.items() if count == len(tables)]
-        whole = list(range(len(tables)))
-    if len(whole) < 2 or len(losses) < 2:
+        complete = list(range(len(tables)))
+    if len(complete) < 2 or len(losses) < 2:
         return None
     metric = summaries[0].primary
-    means = np.array([[tables[place][loss].estimate.mean for loss in losses] for place in whole])
+    means = np.array([[tables[place][loss].estimate.mean for loss in losses] for place in complete])
     mean_ranks = rank_rows(means if metric.higher_is_better else -means).mean(0)
     ranks = {losses[index]: float(mean_ranks[index]) for index in np.argsort(mean_ranks, kind="stable")}
     reference = next((summary.reference for summary in summaries if summary.reference), "")
     return Ranking(
         metric=metric,
         reference=reference,
-        data_sets=tuple(summaries[place].experiment.title for place in whole),
+        data_sets=tuple(summaries[place].experiment.title for place in complete),
         ranks=ranks,
         p=difference_p(means),
-        critical_difference=critical_difference(len(losses), len(whole)),
+        critical_difference=critical_difference(len(losses), len(complete)),
         tallies={
             loss: _tally([table[loss] for table in tables if loss in table], metric)
             for loss in ranks
             if reference and loss != reference
         },
-        notes=_left_out(summaries, whole, losses),
+        notes=_left_out(summaries, complete, losses),
     )
 
 
@@ -130,7 +130,7 @@ def rank_rows(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def difference_p(scores: NDArray[np.float64]) -> float:
-    """p of no difference between the columns: Friedman's test, for two columns Wilcoxon's signed ranks."""
+    """P value of no difference between columns: Friedman's test, or Wilcoxon's signed-rank test for two columns."""
     from scipy import stats
 
     scores = np.round(scores, 9)
@@ -142,7 +142,7 @@ def difference_p(scores: NDArray[np.float64]) -> float:
 
 
 def critical_difference(losses: int, data_sets: int) -> float:
-    r"""Nemenyi's, of mean ranks, at level 0.05.
+    r"""Nemenyi's critical difference of mean ranks at level 0.05.
 
     .. math:: q_{0.05,k} \sqrt{k (k + 1) / (6 N)}, \qquad q = \text{studentised range} / \sqrt 2
 
@@ -171,14 +171,14 @@ def _tally(rows: Sequence[LossResult], metric: Metric) -> WinTieLoss:
     )
 
 
-def _left_out(summaries: Sequence[Summary], whole: Sequence[int], losses: Sequence[str]) -> tuple[str, ...]:
-    said = []
-    if absent := [s.experiment.title for place, s in enumerate(summaries) if place not in whole]:
-        said.append(f"Not ranked, because a loss is missing there: {'; '.join(absent)}.")
+def _left_out(summaries: Sequence[Summary], complete: Sequence[int], losses: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if absent := [s.experiment.title for place, s in enumerate(summaries) if place not in complete]:
+        notes.append(f"Not ranked, because a loss is missing: {'; '.join(absent)}.")
     others = dict.fromkeys(row.loss for s in summaries for row in s.rows if row.loss not in losses)
     if others:
-        said.append(f"Not ranked, because some data sets do not have it: {', '.join(others)}.")
+        notes.append(f"Not ranked, because some data sets do not have it: {', '.join(others)}.")
     sources = [(s.recipe["source"], s.recipe.get("subset"), s.recipe.get("imbalance")) for s in summaries]
     if len(set(sources)) < len(sources):
-        said.append("Some experiments are of the same data; they count as if they were independent.")
-    return tuple(said)
+        notes.append("Some experiments use the same data but are counted as independent.")
+    return tuple(notes)

@@ -1,4 +1,4 @@
-"""Tables of a report: results, means, classes, ranks, settings and environment."""
+"""Build the tables of a report: results, means, classes, ranks, settings and environment."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +37,7 @@ NOT_SETTINGS = ("name", "title", "file", "digest")
 
 
 def metric_table(summary: Summary, metric: Metric) -> ReportTable:
-    """Every loss in one metric."""
+    """Results of every loss in one metric."""
     notes = [f"{'higher' if metric.higher_is_better else 'lower'} is better"]
     if metric == summary.primary:
         notes.append("primary metric")
@@ -50,7 +50,7 @@ def result_tables(summary: Summary) -> list[ReportTable]:
 
 
 def primary_table(summary: Summary) -> ReportTable:
-    """Every loss in the primary metric, and the relative time of an epoch."""
+    """Results of every loss in the primary metric, and the relative time of an epoch."""
     table = metric_table(summary, summary.primary)
     times = (summary.time.get(row.name) for row in summary.of_metric(summary.primary))
     rows = [[*row, _time_cell(time)] for row, time in zip(table.rows, times, strict=True)]
@@ -60,7 +60,7 @@ def primary_table(summary: Summary) -> ReportTable:
 
 
 def secondary_table(summary: Summary) -> ReportTable:
-    """Every loss in all other metrics."""
+    """Results of every loss in all other metrics."""
     rows = [row for row in summary.rows if row.metric != summary.primary]
     cells = [[TableCell(row.metric.heading), *_result_cells(row)] for row in rows]
     title = "Secondary metrics, p corrected over all of them together"
@@ -80,7 +80,7 @@ def means_table(summary: Summary) -> ReportTable:
 
 
 def class_table(summary: Summary) -> ReportTable:
-    """Mean accuracy of each class by loss; without rows where the records do not have it."""
+    """Mean accuracy of each class by loss; without rows if the records do not have it."""
     losses = (summary.experiment.titles[name] for name in summary.experiment.class_accuracy)
     columns = [Column("class", "text"), *map(Column, ("training samples", "test samples", *losses))]
     rows = [
@@ -122,7 +122,7 @@ def rank_table(ranking: Ranking) -> ReportTable:
 
 
 def long_table(summaries: Sequence[Summary]) -> ReportTable:
-    """One row per experiment, metric and loss, and per class and loss; empty cells where there is nothing.
+    """One row per experiment, metric and loss, and per class and loss; empty cells for missing values.
 
     Numbers have 9 digits after the point.
     """
@@ -166,7 +166,7 @@ def environment(summary: Summary) -> ReportTable:
 
 
 def commands(summary: Summary) -> list[str]:
-    """The commands that made the runs."""
+    """Commands that made the runs."""
     return list(dict.fromkeys(run.command for run in _all_runs(summary) if run.command))
 
 
@@ -230,7 +230,7 @@ def _long_comparison(row: LossResult) -> dict[str, Any]:
     low, high = value.interval or (None, None)
     return {
         **{"difference": value.mean, "difference_low": low, "difference_high": high, "pairs": value.n},
-        **{"p": comparison.difference.p, "corrected_p": comparison.corrected_p, "comparisons": comparison.comparisons},
+        **{"p": comparison.difference.p, "corrected_p": comparison.corrected_p, "comparisons": comparison.family_size},
         **{"verdict": comparison.verdict, "seeds_needed": comparison.needed},
     }
 
@@ -249,7 +249,7 @@ def _long_start(summary: Summary) -> dict[str, Any]:
 
 
 def _digits(value: object) -> str:
-    """Text of a value without the digits that rounding leaves; "" for None."""
+    """Text of a value, rounded to remove rounding errors; "" for None."""
     return "" if value is None else str(round(value, 9) if isinstance(value, float) else value)
 
 

@@ -1,4 +1,4 @@
-"""Many runs, paired by seed: means, intervals, differences, and whether anything can be concluded."""
+"""Statistics of runs paired by seed: means, intervals, p values and verdicts."""
 
 import math
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ import numpy as np
 from cyclofocal.lab.metrics import Array
 
 ALPHA = 0.05
-"""Of the corrected p; the intervals are at 1 - ALPHA."""
+"""Significance level after correction; intervals have the level 1 - ALPHA."""
 
 POWER = 0.8
-"""Chance of showing a difference that is there, with the pairs that :func:`required_pairs` asks for."""
+"""Target power of :func:`required_pairs`."""
 
 VERDICTS = ("significantly better", "significantly worse", "not significant", "too few seeds")
 
 EXACT_PAIRS = 15
-"""Up to so many pairs every one of the 2^n sign flips is counted; above, 19,999 random ones (fewer above 838 pairs)."""
+"""Most pairs for which all 2^n sign flips are counted; above, 19,999 random ones (fewer above 838 pairs)."""
 
 TOLERANCE = 1e-9
-"""Of the spread: sums closer than this are equal, and differ only by the rounding of floats."""
+"""Relative difference below which two sums are equal up to rounding."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``n`` runs with its 95 % interval, which is ``None`` below 2 runs."""
+    """Mean over ``n`` runs and its 95 % interval, which is ``None`` below 2 runs."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -35,17 +35,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean paired difference; ``p`` is two-sided and not corrected."""
+    """Mean paired difference; ``p`` is two-sided and not corrected."""
 
     estimate: Estimate
     p: float
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean of values with its interval by Student's t.
+    """Mean of values and its interval by Student's t.
 
-    Exact for normal values; ``docs/log.md`` has its measured coverage for others. Equal values have an interval of
-    width 0, which says nothing about seeds not run.
+    The interval is exact for normal values; ``docs/log.md`` has its measured coverage for others. Equal values have an
+    interval of width 0, which does not cover seeds not run.
 
     Raises:
         ValueError: no value, or one that is not finite.
@@ -74,10 +74,10 @@ def half_width(values: Array) -> Array:
 
 
 def paired_difference(differences: Sequence[float]) -> Difference:
-    """Mean of the differences of pairs, with its interval and the p of a sign-flip permutation test.
+    """Mean of paired differences, its interval, and the p of a sign-flip permutation test.
 
-    If neither side is better, the sign of each pair's difference is a coin's; p is the share of all sign patterns
-    whose mean is at least as far from 0 as the one seen. With n pairs it cannot go below 2 / 2^n.
+    Without a true difference both signs of each difference are equally likely; p is the fraction of all sign patterns
+    whose mean is at least as far from 0 as the observed one. With n pairs it cannot be below 2 / 2^n.
 
     Example:
         >>> paired_difference([1.0, 1.0, 2.0]).p  # all three above 0: 2 of the 8 patterns
@@ -87,7 +87,7 @@ def paired_difference(differences: Sequence[float]) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected p of each: below 0.05 anywhere happens by chance to at most 5 % of families without a difference.
+    """Holm-corrected p values, which limit the chance of any false positive in the family to the significance level.
 
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
@@ -113,13 +113,13 @@ def minimum_pairs(comparisons: int) -> int:
 
 
 def required_pairs(differences: Sequence[float], comparisons: int = 1) -> int | None:
-    r"""About how many pairs would show a difference of the size seen, in 4 of 5 attempts; None where it is 0.
+    r"""Approximate number of pairs to detect the observed difference with the target power; None if it is 0.
 
     .. math:: n = \frac{(z_{1-\alpha/2} + z_{0.8})^2 s^2}{\bar d^2} + \frac{z_{1-\alpha/2}^2}{2}
 
-    with :math:`\alpha` = 0.05 / comparisons and s the standard deviation of the differences: a paired t-test's pairs,
-    by a formula that is off by less than 1; never fewer than :func:`minimum_pairs`. Known only as well as the mean and
-    s are, so it is a guide and not a promise.
+    with :math:`\alpha` = 0.05 / comparisons and s the standard deviation of the differences: the pairs of a paired
+    t-test, by a formula with an error below 1; never fewer than :func:`minimum_pairs`. The number is only as precise as
+    the mean and s: a guide and not a promise.
 
     Example:
         >>> required_pairs([1.0, -0.5, 1.5, 0.0])
@@ -149,7 +149,7 @@ def verdict(difference: Difference, corrected_p: float, comparisons: int, higher
 
 
 def _sign_flip_p(differences: Array) -> float:
-    """scipy.stats.permutation_test's p, 50 times as fast."""
+    """Two-sided p, equal to scipy.stats.permutation_test's and 50 times as fast."""
     n = len(differences)
     if n < 2:
         return 1.0
@@ -161,7 +161,7 @@ def _sign_flip_p(differences: Array) -> float:
 
 @lru_cache(maxsize=4)
 def _flips(n: int) -> Array:
-    """Signs, (n, patterns)."""
+    """Sign patterns, (n, patterns)."""
     if n > EXACT_PAIRS:
         patterns = max(1_999, min(19_999, 2**24 // n))
         bits = np.random.default_rng(0).integers(0, 2, (n, patterns))

@@ -1,4 +1,4 @@
-"""An experiment in numbers: means, paired differences to the reference, and whether they are shown."""
+"""Summarise an experiment: means, paired differences to the reference, and verdicts."""
 
 import statistics
 from collections.abc import Sequence
@@ -27,15 +27,16 @@ class PairedComparison:
 
     Attributes:
         per_seed: differences, folds averaged.
-        corrected_p: over ``comparisons``, those of the same family.
+        corrected_p: Holm-corrected over the comparisons of the family.
+        family_size: number of these comparisons.
         verdict: one of :data:`~cyclofocal.lab.report.statistics.VERDICTS`.
-        needed: seeds that would show a difference of this size; None where it is 0.
+        needed: seeds required to detect a difference of this size; None if it is 0.
     """
 
     difference: Difference
     per_seed: tuple[float, ...]
     corrected_p: float
-    comparisons: int
+    family_size: int
     verdict: str
     needed: int | None
 
@@ -47,7 +48,7 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class LossResult:
-    """One loss in one metric; numbers in the metric's unit (percent where it is one)."""
+    """Result of one loss in one metric, in the metric's unit (per cent if it is a percentage)."""
 
     metric: Metric
     loss: str
@@ -58,9 +59,9 @@ class LossResult:
 
 @dataclass(frozen=True)
 class ClassResult:
-    """A class: training and test samples (of the first run), and mean accuracy by loss, in per cent.
+    """Training and test samples of a class in the first run, and its mean accuracy by loss, in per cent.
 
-    ``tested`` is None in records of before it was kept.
+    ``tested`` is None if the records do not contain it.
     """
 
     title: str
@@ -71,14 +72,14 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Summary:
-    """An experiment's rows, metric by metric, the primary one first.
+    """Results of an experiment, metric by metric, the primary one first.
 
     Attributes:
-        reference: its title; "" where it has no runs.
-        primary: the metric that was declared in advance; verdicts are corrected over the losses in it alone, those in
-            all other metrics over all of them together.
-        seeds: of the loss that has most.
-        time: of an epoch relative to the reference's, by the loss's name: median over pairs of the ratio of medians.
+        reference: its title; "" if it has no runs.
+        primary: metric declared in advance. Its verdicts are corrected over the losses; those of all other metrics are
+            corrected together.
+        seeds: largest number of seeds of any loss.
+        time: relative time of an epoch by name of the loss: median over pairs of the ratio of medians.
     """
 
     experiment: Experiment
@@ -95,12 +96,12 @@ class Summary:
 
     @property
     def train_counts(self) -> list[int]:
-        """Of the first run."""
+        """Training samples per class in the first run."""
         return self.experiment.first.train_counts
 
     @property
     def class_results(self) -> list[ClassResult]:
-        """Every class, described and not tested; none where no loss's records all have the accuracy."""
+        """Results of each class, described and not tested; empty if no loss has the accuracy in all its records."""
         means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy.items()}
         if not means:
             return []
@@ -110,7 +111,7 @@ class Summary:
 
     @property
     def folds(self) -> int:
-        """Test folds of each seed; 1 where there is one test set."""
+        """Number of test folds per seed; 1 for a single test set."""
         return max(1, len({fold_of(run) for runs in self.experiment.runs.values() for run in runs}))
 
     @property
@@ -121,18 +122,18 @@ class Summary:
         return [row for row in self.rows if row.metric == metric]
 
     def comparisons(self, secondary: bool = False) -> int:
-        """Differences that are corrected for together."""
+        """Number of differences in a family, which are corrected together."""
         return sum(row.comparison is not None and (row.metric != self.primary) == secondary for row in self.rows)
 
 
 def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "") -> Summary:
-    """The summary of one experiment.
+    """Summarise one experiment.
 
     Args:
-        records: of one recipe; folds are averaged within their seed, seeds are what the statistics count.
-        reference: name of the loss that all others are compared with; "": "ce", or the first where there is none.
-        metric: key of the primary metric, which must have been chosen before the runs were seen; "": the one that
-            their commands name, else balanced accuracy.
+        records: runs of one recipe; folds are averaged within their seed, and the statistics count seeds.
+        reference: name of the loss that all others are compared with; default: "ce", else the first.
+        metric: key of the primary metric, which must be chosen before the runs are seen; default: the one in the
+            records, else balanced accuracy.
 
     Raises:
         ValueError: no record, records of several recipes, or a metric that does not exist.
@@ -145,14 +146,16 @@ def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "
 
 def summaries(found: Sequence[Experiment], reference: str = "", metric: str = "") -> list[Summary]:
     """:func:`summarise` of each experiment, all against one reference and in one primary metric."""
-    declared = declared_metric(found)  # by a later version of the lab it may be unknown here, and the report says so
+    declared = declared_metric(
+        found
+    )  # a later version of the lab may name one that is unknown here; the report mentions it
     primary = primary_metric(metric or (declared if declared in KEYS else PRIMARY))
     reference = reference or default_reference(found)
     return [_summary(experiment, reference or next(iter(experiment.runs)), primary) for experiment in found]
 
 
 def primary_metric(key: str) -> Metric:
-    """The metric of this key.
+    """Return the metric of this key.
 
     Raises:
         ValueError: there is none.
@@ -170,7 +173,7 @@ def declared_metric(found: Sequence[Experiment]) -> str:
 
 
 def default_reference(found: Sequence[Experiment]) -> str:
-    """Cross-entropy, untuned if there are both; "", for the first loss of each experiment, where there is none."""
+    """Name of cross-entropy, untuned if both exist; "" without it, for the first loss of each experiment."""
     names = {name for experiment in found for name in experiment.runs}
     return next((name for name in ("ce", "ce:tuned") if name in names), "")
 
@@ -195,7 +198,7 @@ def _summary(experiment: Experiment, reference: str, primary: Metric) -> Summary
 
 
 def _family_rows(experiment: Experiment, reference: str, family: Sequence[Metric]) -> list[LossResult]:
-    """Rows of every loss in the metrics of a family, whose p values are corrected together."""
+    """Results of every loss in the metrics of a family, whose p values are corrected together."""
     names = sorted(experiment.runs, key=lambda name: name != reference)
     values = {(metric, name): experiment.values(name, metric) for metric in family for name in names}
     values = {key: found for key, found in values.items() if found}
@@ -220,7 +223,7 @@ def _per_seed(values: Values) -> list[float]:
 
 
 def _paired(values: Values, reference: Values) -> tuple[float, ...]:
-    """Mean difference of each seed over the folds that both have, without what rounding leaves of a tie."""
+    """Mean difference of each seed over the folds that both have, rounded so that ties are exactly 0."""
     found = []
     for seed in sorted(values.keys() & reference.keys()):
         folds = sorted(values[seed].keys() & reference[seed].keys())
@@ -232,9 +235,9 @@ def _paired(values: Values, reference: Values) -> tuple[float, ...]:
 def _compare(
     pairs: tuple[float, ...], difference: Difference, p: float, comparisons: int, metric: Metric
 ) -> PairedComparison:
-    said = verdict(difference, p, comparisons, metric.higher_is_better)
+    found = verdict(difference, p, comparisons, metric.higher_is_better)
     needed = required_pairs(pairs, comparisons)
-    return PairedComparison(difference, pairs, p, comparisons, said, needed)
+    return PairedComparison(difference, pairs, p, comparisons, found, needed)
 
 
 def _times(experiment: Experiment, reference: str) -> dict[str, float]:

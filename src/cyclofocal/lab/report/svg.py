@@ -1,4 +1,4 @@
-"""Small SVG pictures whose colours are the page's: scales, axes, lines, bands and dots."""
+"""Draw small SVG pictures in the colours of the page: scales, axes, lines, bands and dots."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ NICE = (1, 2, 5, 10)
 
 @dataclass(frozen=True)
 class AxisScale:
-    """Values from ``low`` to ``high`` (above 0 where ``log``) to pixels from ``start`` to ``end``.
+    """Map of values from ``low`` to ``high`` (above 0 if ``log``) to pixels from ``start`` to ``end``.
 
     Example:
         >>> scale = AxisScale(0.0, 10.0, 100.0, 200.0)
@@ -35,7 +35,7 @@ class AxisScale:
         return self.start + (self.end - self.start) * share
 
     def ticks(self, most: int = 6) -> list[float]:
-        """At most so many round values; on a logarithmic scale 1, 2 and 5 times powers of ten, or these alone."""
+        """Round values, at most ``most``; on a logarithmic scale powers of ten and, if they fit, their multiples."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for factors in ((1, 2, 5), (1, 3), (1,)):
@@ -62,18 +62,18 @@ def round_step(least: float) -> float:
 
 
 def picture(width: float, height: float, parts: Iterable[str], title: str, description: str) -> str:
-    """An SVG element that scales with its place; ``description`` is what it shows, for those who do not see it."""
+    """SVG element that scales with its container; ``description`` is its text alternative."""
     label = escape(f"{title}. {description}", quote=True)
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
 def line(points: Sequence[Point], css: str) -> str:
-    """Through all points."""
+    """Line through all points."""
     return f'<polyline class="{css}" points="{_points(points)}"/>'
 
 
 def band(lower: Sequence[Point], upper: Sequence[Point], css: str) -> str:
-    """The area between two lines."""
+    """Area between two lines."""
     return f'<polygon class="{css}" points="{_points([*lower, *reversed(upper)])}"/>'
 
 
@@ -86,12 +86,12 @@ def rectangle(x: float, y: float, width: float, height: float, css: str) -> str:
 
 
 def text(x: float, y: float, content: str, css: str = "", anchor: str = "start") -> str:
-    """``anchor`` is "start", "middle" or "end"."""
+    """Text at a point; ``anchor`` is "start", "middle" or "end"."""
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
 def x_axis(scale: AxisScale, y: float, label: str, top: float | None = None, most: int = 6) -> str:
-    """Ticks and their values below ``y``, a label under them; grid lines up to ``top`` where that is given."""
+    """Horizontal axis at ``y`` with ticks, values and a label; grid lines up to ``top`` if it is given."""
     parts = [line([(scale.start, y), (scale.end, y)], "axis")]
     for tick in scale.ticks(most):
         x = scale(tick)
@@ -102,7 +102,7 @@ def x_axis(scale: AxisScale, y: float, label: str, top: float | None = None, mos
 
 
 def y_axis(scale: AxisScale, x: float, label: str, right: float, most: int = 5) -> str:
-    """Values left of ``x``, grid lines to ``right``, the label above."""
+    """Vertical axis at ``x`` with values, grid lines to ``right`` and a label above."""
     parts = []
     for tick in scale.ticks(most):
         y = scale(tick)
@@ -114,7 +114,7 @@ def y_axis(scale: AxisScale, x: float, label: str, right: float, most: int = 5) 
 
 
 def tick_label(value: float) -> str:
-    """Without what rounding leaves.
+    """Text of a tick without rounding errors.
 
     Example:
         >>> tick_label(0.30000000000000004), tick_label(2000.0), tick_label(-0.0)

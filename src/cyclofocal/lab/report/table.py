@@ -1,4 +1,4 @@
-"""Tables as plain data; renderers for the terminal, Markdown, LaTeX and CSV. The page renders them as HTML."""
+"""Tables as plain data, and their renderers for the terminal, Markdown, LaTeX and CSV; page.html has the fifth."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import rich.table
 
 MARK_STYLES = {"better": "bold green", "worse": "bold red", "": ""}
-WORD_WIDTH = 13  # characters; longer words of a text are broken where there is no room, "significantly" is not
+WORD_WIDTH = 13  # characters of "significantly"; longer words of a text may be broken
 HEADING_WIDTH = 10  # characters; shorter headings of numbers are not wrapped
 MARK_SIGNS = {"better": "+", "worse": "-", "": ""}
 
@@ -25,7 +25,7 @@ TEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and the kind of the cells: text is left-aligned and may wrap, numbers are right-aligned."""
+    """Heading of a column and kind of its cells: text is left-aligned and may wrap, numbers are right-aligned."""
 
     heading: str
     kind: Literal["text", "number"] = "number"
@@ -33,10 +33,10 @@ class Column:
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell.
+    """Cell of a table.
 
     Attributes:
-        text: what is always shown.
+        text: main text.
         detail: an interval or a difference, after the text or below it.
         key: number that the cell is sorted by.
         mark: "better" or "worse" for a significant difference, which numbers show by a sign, bold type or a triangle.
@@ -60,7 +60,7 @@ NONE = TableCell("–")
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A title, columns, rows of as many cells, and short notes."""
+    """Title, columns, rows with one cell per column, and short notes."""
 
     title: str
     columns: Sequence[Column]
@@ -68,7 +68,7 @@ class ReportTable:
     notes: Sequence[str] = ()
 
     def transposed(self, heading: str) -> "ReportTable":
-        """Rows as columns; ``heading`` is that of the new first column."""
+        """Exchange rows and columns; ``heading`` names the new first column."""
         columns = [Column(heading, "text"), *(Column(row[0].text) for row in self.rows)]
         names = (TableCell(column.heading) for column in self.columns[1:])
         cells = zip(*(row[1:] for row in self.rows), strict=True)
@@ -78,7 +78,7 @@ class ReportTable:
 
 
 def to_terminal(*tables: ReportTable, title: str = "", details: bool = True, tight: bool = False) -> "rich.table.Table":
-    """One table for rich's console; several that share their columns become its sections.
+    """Table for rich's console; several tables that share their columns become its sections.
 
     Args:
         tables: at least one.
@@ -131,7 +131,7 @@ def _styled(text: str, mark: str) -> str:
 
 
 def to_markdown(table: ReportTable) -> str:
-    """Heading, rule and rows; marked numbers are bold."""
+    """Markdown table; marked numbers are bold."""
     rules = ["---" if place == 0 else "---:" for place in range(len(table.columns))]
     rows = [
         [_markdown_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)] for row in table.rows
@@ -146,12 +146,12 @@ def _markdown_cell(cell: TableCell, column: Column) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """The text without anything that would be taken for a tag."""
+    """Escape text that Markdown would take for a tag."""
     return text.replace("<", "&lt;") if re.search(r"<[a-zA-Z/!]", text) else text
 
 
 def to_latex(*tables: ReportTable, caption: str) -> str:
-    r"""A floating table for ``\usepackage{booktabs}``; several tables that share their columns become its sections."""
+    r"""Floating table for ``\usepackage{booktabs}``; several tables that share their columns become its sections."""
     columns = tables[0].columns
     lines = [_latex_row(column.heading for column in columns)]
     for table in tables:
@@ -174,7 +174,7 @@ def _latex_text(text: str) -> str:
 
 
 def to_csv(table: ReportTable) -> str:
-    """A line of headings and one per row."""
+    """CSV with a line of headings and one line per row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.heading for column in table.columns)
