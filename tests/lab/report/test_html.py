@@ -99,6 +99,15 @@ def test_every_picture_has_a_text_alternative():
     assert len([label for label in labels if label]) == len(pictures) - legend == 9 + 3 + 3
 
 
+@pytest.mark.parametrize("text", [ONE, MANY], ids=["one", "many"])
+def test_every_class_of_a_picture_has_a_style(text):
+    style, body = re.search(r"<style>(.*?)</style>(.*)", text, re.DOTALL).groups()
+    pictures = "".join(re.findall(r"<svg.*?</svg>", body, re.DOTALL))
+    used = {name for names in re.findall(r'class="([^"]*)"', pictures) for name in names.split()}
+    assert {"reference", "hue1", "significant"} <= used
+    assert {name for name in used if f".{name}" not in style} == {"name"}
+
+
 def test_old_records_have_no_empty_figures():
     text = made([replace(r, per_class=[], reliability=[]) for r in grid(8)])
     assert "Accuracy by class frequency: not drawn; the records do not contain" in text

@@ -32,9 +32,7 @@ Lines = dict[str, tuple[Array, Array, Array]]
 
 def css_class(summary: Summary, name: str) -> str:
     """CSS class of a loss; the reference has the colour of the text."""
-    return (
-        f"css_class{list(summary.experiment.runs).index(name) % HUES}" if _is_compared(summary, name) else "reference"
-    )
+    return f"hue{list(summary.experiment.runs).index(name) % HUES}" if _is_compared(summary, name) else "reference"
 
 
 def _is_compared(summary: Summary, name: str) -> bool:
