@@ -11,7 +11,7 @@ from cyclofocal.lab.report.experiment import by_seed
 from cyclofocal.lab.report.findings import format_interval, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import half_width
-from cyclofocal.lab.report.summary import LossResult, Summary
+from cyclofocal.lab.report.summary import PairedComparison, Summary
 from cyclofocal.lab.report.svg import AxisScale, band, dot, line, picture, rectangle, text, x_axis, y_axis
 
 WIDTH, HEIGHT = 360, 236
@@ -41,49 +41,44 @@ def _is_compared(summary: Summary, name: str) -> bool:
 
 def forest(summary: Summary, metric: Metric) -> str:
     """Forest plot of paired differences in one metric: means, intervals, and seeds as small dots."""
-    rows = [row for row in summary.of_metric(metric) if row.comparison]
-    if not rows:
+    compared = summary.compared(metric)
+    if not compared:
         return ""
-    half = _axis_limit(rows)
-    bottom = 10 + 38 * len(rows)
+    half = _axis_limit(compared)
+    bottom = 10 + 38 * len(compared)
     scale = AxisScale(-half, half, 12, WIDTH - 12)
     good = (scale(0), scale.end) if metric.higher_is_better else (scale.start, scale(0))
     parts = [rectangle(good[0], 4, good[1] - good[0], bottom - 4, "good")]
     parts.append(line([(scale(0), 4), (scale(0), bottom)], "axis"))
-    for place, row in enumerate(rows):
-        parts.append(_forest_row(summary, row, scale, 22 + 38 * place))
+    for place, comparison in enumerate(compared):
+        parts.append(_forest_row(summary, comparison, scale, 22 + 38 * place))
     unit = f", {metric.unit_of_difference}" if metric.unit_of_difference else ""
     parts.append(x_axis(scale, bottom, f"difference to {summary.reference}{unit}"))
-    said = "; ".join(_describe(row) for row in rows)
-    return picture(WIDTH, bottom + 38, parts, f"{metric.title}: difference to {summary.reference}", said)
+    description = "; ".join(map(_describe, compared))
+    return picture(WIDTH, bottom + 38, parts, f"{metric.title}: difference to {summary.reference}", description)
 
 
-def _axis_limit(rows: Sequence[LossResult]) -> float:
+def _axis_limit(compared: Sequence[PairedComparison]) -> float:
     """Limit of an axis that is symmetric about 0."""
-    ends: list[float] = []
-    for row in rows:
-        assert row.comparison is not None
-        ends += [*row.comparison.per_seed, *(row.comparison.difference.estimate.interval or ())]
+    ends = [end for found in compared for end in (*found.per_seed, *(found.estimate.interval or ()))]
     return 1.06 * max(map(abs, ends)) or 1.0
 
 
-def _forest_row(summary: Summary, row: LossResult, scale: AxisScale, y: float) -> str:
-    assert row.comparison is not None
-    value, css = row.comparison.difference.estimate, css_class(summary, row.name)
-    parts = [text(14, y - 5, row.loss, "name")]
-    parts += [dot(scale(seed), y + 13, 1.8, f"seed {css}") for seed in row.comparison.per_seed]
+def _forest_row(summary: Summary, comparison: PairedComparison, scale: AxisScale, y: float) -> str:
+    value, css = comparison.estimate, css_class(summary, comparison.name)
+    parts = [text(14, y - 5, comparison.loss, "name")]
+    parts += [dot(scale(seed), y + 13, 1.8, f"seed {css}") for seed in comparison.per_seed]
     if value.interval:
         parts.append(line([(scale(bound), y + 4) for bound in value.interval], f"interval {css}"))
-    css = f"{'significant' if row.comparison.direction else 'open'} {css}"
-    parts.append(dot(scale(value.mean), y + 4, 4.5, css))
+    kind = "significant" if comparison.direction else "open"
+    parts.append(dot(scale(value.mean), y + 4, 4.5, f"{kind} {css}"))
     return "".join(parts)
 
 
-def _describe(row: LossResult) -> str:
-    assert row.comparison is not None
-    value = row.comparison.difference.estimate
-    size = f"{format_value(value.mean, row.metric, sign=True)} {format_interval(value, row.metric, sign=True)}".rstrip()
-    return f"{row.loss} {size}, {row.comparison.verdict}"
+def _describe(comparison: PairedComparison) -> str:
+    value, metric = comparison.estimate, comparison.metric
+    size = f"{format_value(value.mean, metric, sign=True)} {format_interval(value, metric, sign=True)}".rstrip()
+    return f"{comparison.loss} {size}, {comparison.verdict}"
 
 
 def learning_curves(summary: Summary) -> str:
@@ -170,8 +165,8 @@ def reliability_diagram(summary: Summary, name: str) -> str:
             top = y(right / samples)
             parts.append(rectangle(start + width * index + 0.5, top, width - 1, y(0) - top, f"bar {css}"))
             parts.append(dot(x(confidence / samples), top, 1.2 + 3 * (samples / total) ** 0.5, f"significant {css}"))
-    said = f"pooled calibration error {100 * gap / total:.1f} %"
-    return picture(size, size + 8, parts, f"Reliability diagram of {summary.experiment.titles[name]}", said)
+    description = f"pooled calibration error {100 * gap / total:.1f} %"
+    return picture(size, size + 8, parts, f"Reliability diagram of {summary.experiment.titles[name]}", description)
 
 
 def critical_difference_diagram(ranking: Ranking) -> str:
@@ -186,8 +181,8 @@ def critical_difference_diagram(ranking: Ranking) -> str:
         parts += [text(14, y - 5, f"{rank:.2f} {loss}", "name"), line(bar, "interval reference")]
         parts.append(dot(scale(rank), y + 5, 4.5, "significant reference"))
     parts.append(x_axis(scale, bottom, "mean rank"))
-    said = ", ".join(f"{loss} {rank:.2f}" for loss, rank in losses)
-    description = f"{said}; critical difference {ranking.critical_difference:.2f}"
+    values = ", ".join(f"{loss} {rank:.2f}" for loss, rank in losses)
+    description = f"{values}; critical difference {ranking.critical_difference:.2f}"
     return picture(WIDE_CHART, bottom + 38, parts, "Mean ranks with critical difference", description)
 
 
@@ -210,8 +205,8 @@ def _chart(summary: Summary, lines: Lines, bounds: tuple[float, float], labels: 
         parts.append(line(middle, f"line {css}"))
         if len(order) <= MAX_POINTS and labels[0] != "epoch":
             parts += [dot(*point, 2.2, f"significant {css}") for point in middle]
-    said = "; ".join(f"{summary.experiment.titles[n]} ends at {mean[-1]:.3g}" for n, (_, mean, _) in lines.items())
-    return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {said}")
+    ends = "; ".join(f"{summary.experiment.titles[n]} ends at {mean[-1]:.3g}" for n, (_, mean, _) in lines.items())
+    return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {ends}")
 
 
 def _epochs(key: str) -> Callable[[RunRecord], list[float]]:

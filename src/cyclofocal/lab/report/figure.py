@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.report.findings import format_value
-from cyclofocal.lab.report.summary import LossResult, Summary
+from cyclofocal.lab.report.summary import PairedComparison, Summary
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's palette, for colour-blind readers too."""
@@ -40,7 +40,7 @@ def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
     Raises:
         ValueError: no loss can be compared with the reference.
     """
-    compared = [summary for summary in summaries if any(row.comparison for row in summary.of_metric(summary.primary))]
+    compared = [summary for summary in summaries if summary.compared(summary.primary)]
     if not compared:
         raise ValueError("no loss can be compared with the reference; there is nothing to draw")
     with matplotlib.rc_context(STYLE):
@@ -49,10 +49,10 @@ def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
 
 
 def _one(summary: Summary) -> Figure:
-    metrics = [metric for metric in summary.metrics if metric in _drawn_metrics(summary) and _compared(summary, metric)]
+    metrics = [metric for metric in summary.metrics if metric in _drawn_metrics(summary) and summary.compared(metric)]
     columns = min(3, len(metrics))
     lines = -(-len(metrics) // columns)
-    losses = max(len(_compared(summary, metric)) for metric in metrics)
+    losses = max(len(summary.compared(metric)) for metric in metrics)
     figure = _figure(10, 1.0 + lines * (1.0 + 0.34 * losses))
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for panel, metric in zip(axes.flat, metrics, strict=False):
@@ -69,18 +69,14 @@ def _drawn_metrics(summary: Summary) -> list[Metric]:
     return [metric for metric in summary.metrics if metric.key != "accuracy" or metric == summary.primary]
 
 
-def _compared(summary: Summary, metric: Metric) -> list[LossResult]:
-    return [row for row in summary.of_metric(metric) if row.comparison]
-
-
 def _many(summaries: Sequence[Summary]) -> Figure:
     primary = summaries[0].primary
-    losses = list(dict.fromkeys(row.loss for s in summaries for row in _compared(s, primary)))
+    losses = list(dict.fromkeys(row.loss for s in summaries for row in s.compared(primary)))
     figure = _figure(2.5 + 2.6 * len(losses), 1.4 + 0.24 * len(summaries))
     axes = figure.subplots(1, len(losses), squeeze=False, sharey=True, sharex=True)
     for panel, loss in zip(axes.flat, losses, strict=True):
         _loss_panel(panel, loss, summaries)
-    _limits(axes.flat[0], [row for s in summaries for row in _compared(s, primary)], of_seeds=False)
+    _limits(axes.flat[0], [row for s in summaries for row in s.compared(primary)], of_seeds=False)
     for panel in axes.flat:
         _better_side(panel, primary)
     reference = summaries[0].reference
@@ -94,7 +90,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _metric_panel(axes: Any, metric: Metric, summary: Summary) -> None:
-    rows = _compared(summary, metric)
+    rows = summary.compared(metric)
     reference = next(row for row in summary.of_metric(metric) if row.comparison is None)
     for y, row in enumerate(rows):
         _difference(axes, y, row, COLOURS[y % len(COLOURS)])
@@ -110,7 +106,7 @@ def _metric_panel(axes: Any, metric: Metric, summary: Summary) -> None:
 
 def _loss_panel(axes: Any, loss: str, summaries: Sequence[Summary]) -> None:
     for y, summary in enumerate(summaries):
-        for row in _compared(summary, summary.primary):
+        for row in summary.compared(summary.primary):
             if row.loss == loss:
                 _difference(axes, y, row, COLOURS[0], of_seeds=False)
     _lines(axes, [summary.experiment.title for summary in summaries])
@@ -126,30 +122,24 @@ def _lines(axes: Any, labels: Sequence[str]) -> None:
     axes.spines[["left", "top", "right"]].set_visible(False)
 
 
-def _difference(axes: Any, y: int, row: LossResult, colour: str, of_seeds: bool = True) -> None:
-    assert row.comparison is not None
-    seeds, value = row.comparison.per_seed, row.comparison.difference.estimate
+def _difference(axes: Any, y: int, row: PairedComparison, colour: str, of_seeds: bool = True) -> None:
+    seeds, value = row.per_seed, row.estimate
     if of_seeds:
         spread = [y + 0.24 + 0.05 * (index % 3 - 1) for index in range(len(seeds))]
         axes.scatter(seeds, spread, s=9, color=colour, alpha=0.4, linewidth=0, zorder=2)
     if value.interval:
         axes.plot(value.interval, [y, y], color=colour, linewidth=2, solid_capstyle="round", zorder=3)
-    shown = bool(row.comparison.direction)
-    size = 38 if of_seeds else 20
-    axes.scatter(
-        [value.mean], [y], s=size, facecolor=colour if shown else "white", edgecolor=colour, linewidth=1.6, zorder=4
-    )
+    size, face = 38 if of_seeds else 20, colour if row.direction else "white"
+    axes.scatter([value.mean], [y], s=size, facecolor=face, edgecolor=colour, linewidth=1.6, zorder=4)
 
 
-def _limits(axes: Any, rows: Sequence[LossResult], of_seeds: bool = True) -> None:
+def _limits(axes: Any, rows: Sequence[PairedComparison], of_seeds: bool = True) -> None:
     """Set limits that are symmetric about 0."""
     ends: list[float] = []
     for row in rows:
-        assert row.comparison is not None
-        value = row.comparison.difference.estimate
-        ends += row.comparison.per_seed if of_seeds else value.interval or (value.mean,)
-    reach = max(map(abs, ends), default=0.0) or 1.0
-    axes.set_xlim(-1.08 * reach, 1.08 * reach)
+        ends += row.per_seed if of_seeds else row.estimate.interval or (row.estimate.mean,)
+    limit = 1.08 * (max(map(abs, ends), default=0.0) or 1.0)
+    axes.set_xlim(-limit, limit)
 
 
 def _better_side(axes: Any, metric: Metric) -> None:

@@ -5,7 +5,7 @@ from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric
 from cyclofocal.lab.report.ranking import MIN_DATA_SETS, Ranking, WinTieLoss
 from cyclofocal.lab.report.statistics import ALPHA, VERDICTS, Estimate, minimum_pairs
-from cyclofocal.lab.report.summary import LossResult, Summary, declared_metric
+from cyclofocal.lab.report.summary import PairedComparison, Summary, declared_metric
 
 MAX_SEEDS = 10_000
 MAX_LISTED_CLASSES = 20
@@ -42,78 +42,64 @@ def format_p(p: float) -> str:
 
 def conclusions(summary: Summary) -> list[str]:
     """One finding per loss; a single one if there are too few seeds for all."""
-    rows = [row for row in summary.of_metric(summary.primary) if row.comparison]
-    few = {(row.comparison.difference.estimate.n, row.comparison.family_size) for row in rows if _too_few(row)}  # type: ignore[union-attr]
-    if rows and all(map(_too_few, rows)) and len(few) == 1:
-        return [f"Nothing can be concluded: {_few(rows[0])}."]
-    return [conclusion(summary, row) for row in rows]
+    compared = summary.compared(summary.primary)
+    reasons = {_too_few(comparison) for comparison in compared}
+    if len(reasons) == 1 and "" not in reasons:
+        return [f"Nothing can be concluded: {reasons.pop()}."]
+    return [conclusion(summary, comparison) for comparison in compared]
 
 
-def conclusion(summary: Summary, row: LossResult) -> str:
+def conclusion(summary: Summary, comparison: PairedComparison) -> str:
     """Finding for one loss: the primary metric, then other significant differences."""
-    return " ".join(filter(None, (_primary(summary, row), _secondary(summary, row))))
+    return " ".join(filter(None, (_primary(summary, comparison), _secondary(summary, comparison.name))))
 
 
-def _primary(summary: Summary, row: LossResult) -> str:
-    comparison, metric = row.comparison, row.metric
-    assert comparison is not None
-    value = comparison.difference.estimate
+def _primary(summary: Summary, comparison: PairedComparison) -> str:
+    loss, metric, value = comparison.loss, comparison.metric, comparison.estimate
+    if reason := _too_few(comparison):
+        return f"{loss}: nothing can be concluded; {reason}."
     size = f"{_amount(value.mean, metric, sign=True)} {format_interval(value, metric, sign=True)}".rstrip()
-    seen = f"{size}, p {format_p(comparison.corrected_p)}"
+    details = f"{size}, p {format_p(comparison.corrected_p)}"
     if value.n != summary.seeds:
-        seen += f", {_counted(value.n, 'seed', 'seeds')} of both"
-    if comparison.verdict == "too few seeds":
-        return f"{row.loss}: nothing can be concluded; {_few(row)}."
-    if comparison.verdict == "not significant":
+        details += f", {_counted(value.n, 'seed', 'seeds')} of both"
+    if not comparison.direction:
         none = f"no significant difference from {summary.reference} in {metric.title}"
-        return f"{row.loss}: {none} ({seen}); {_needed(row)}."
-    direction = ("higher" if value.mean > 0 else "lower") + (
-        f" by {tiny}" if (tiny := _tiny(value.mean, metric)) else ""
-    )
-    return f"{row.loss}: {comparison.verdict} than {summary.reference}; its {metric.title} is {direction} ({seen})."
+        return f"{loss}: {none} ({details}); {_needed(comparison)}."
+    tiny = _tiny(value.mean, metric)
+    change = ("higher" if value.mean > 0 else "lower") + (f" by {tiny}" if tiny else "")
+    return f"{loss}: {comparison.verdict} than {summary.reference}; its {metric.title} is {change} ({details})."
 
 
-def _secondary(summary: Summary, row: LossResult) -> str:
+def _secondary(summary: Summary, name: str) -> str:
     significant: dict[str, list[str]] = {}
-    for other in summary.rows:
-        if (
-            other.name == row.name
-            and other.metric != summary.primary
-            and other.comparison
-            and other.comparison.direction
-        ):
-            significant.setdefault(other.comparison.verdict, []).append(other.metric.title)
+    for metric in summary.metrics[1:]:
+        for comparison in summary.compared(metric):
+            if comparison.name == name and comparison.direction:
+                significant.setdefault(comparison.verdict, []).append(metric.title)
     parts = [f"{verdict} in {', '.join(significant[verdict])}" for verdict in VERDICTS if verdict in significant]
     return f"Other metrics: {'; '.join(parts)}." if parts else ""
 
 
-def _too_few(row: LossResult) -> bool:
-    return row.comparison is not None and row.comparison.verdict == "too few seeds"
-
-
-def _few(row: LossResult) -> str:
-    assert row.comparison is not None
-    seeds, comparisons = row.comparison.difference.estimate.n, row.comparison.family_size
-    few, family = (
-        _counted(seeds, "seed is", "seeds are"),
-        _counted(comparisons, "comparison needs", "comparisons need"),
-    )
-    return f"{few} too few, {family} {minimum_pairs(comparisons)} or more"
+def _too_few(comparison: PairedComparison) -> str:
+    """Reason for the verdict of too few seeds; "" for any other."""
+    if comparison.verdict != "too few seeds":
+        return ""
+    seeds = _counted(comparison.estimate.n, "seed is", "seeds are")
+    family = _counted(comparison.family_size, "comparison needs", "comparisons need")
+    return f"{seeds} too few, {family} {minimum_pairs(comparison.family_size)} or more"
 
 
 def _counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _needed(row: LossResult) -> str:
-    assert row.comparison is not None
-    needed = row.comparison.needed
-    if needed is None:
-        return "the differences average to zero" if any(row.comparison.per_seed) else "the runs are equal"
-    if tiny := _tiny(row.comparison.difference.estimate.mean, row.metric):
+def _needed(comparison: PairedComparison) -> str:
+    if comparison.needed is None:
+        return "the differences average to zero" if any(comparison.per_seed) else "the runs are equal"
+    if tiny := _tiny(comparison.estimate.mean, comparison.metric):
         return f"the observed difference is {tiny}"
-    seeds = f"about {max(needed, row.comparison.difference.estimate.n + 1):,}"
-    if needed > MAX_SEEDS:
+    seeds = f"about {max(comparison.needed, comparison.estimate.n + 1):,}"
+    if comparison.needed > MAX_SEEDS:
         seeds = f"more than {MAX_SEEDS:,}"
     return f"{seeds} seeds would be needed to detect a difference of this size"
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from cyclofocal.lab.report import charts
-from cyclofocal.lab.report.findings import NOT_RANKED, conclusion, conclusions, explanations, ranking_conclusions
+from cyclofocal.lab.report.findings import NOT_RANKED, conclusions, explanations, ranking_conclusions
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.result_tables import (
     class_table,
@@ -20,7 +20,7 @@ from cyclofocal.lab.report.result_tables import (
     recipe_settings,
     secondary_table,
 )
-from cyclofocal.lab.report.summary import LossResult, Summary
+from cyclofocal.lab.report.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,8 @@ def _experiment(summary: Summary) -> dict[str, Any]:
 
 def _findings(summary: Summary) -> list[tuple[str, str, str]]:
     """CSS class, badge and sentence of each finding."""
-    rows = [row for row in summary.of_metric(summary.primary) if row.comparison]
-    sentences = conclusions(summary)
-    if len(sentences) < len(rows):
-        return [("", "too few seeds", sentences[0])]
-    return [_finding(row, conclusion(summary, row)) for row in rows]
-
-
-def _finding(row: LossResult, sentence: str) -> tuple[str, str, str]:
-    assert row.comparison is not None
-    return row.comparison.direction, row.comparison.verdict, sentence
+    compared, sentences = summary.compared(summary.primary), conclusions(summary)
+    return [(found.direction, found.verdict, sentence) for found, sentence in zip(compared, sentences, strict=False)]
 
 
 def _figures(summary: Summary) -> list[Figure]:

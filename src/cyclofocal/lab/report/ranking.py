@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE
-from cyclofocal.lab.report.summary import LossResult, Summary
+from cyclofocal.lab.report.summary import PairedComparison, Summary
 
 MIN_DATA_SETS = 5
 """Minimum for a conclusion; below it Friedman's statistic is far from its chi-squared distribution."""
@@ -109,7 +109,7 @@ def ranking(summaries: Sequence[Summary]) -> Ranking | None:
         p=difference_p(means),
         critical_difference=critical_difference(len(losses), len(complete)),
         tallies={
-            loss: _tally([table[loss] for table in tables if loss in table], metric)
+            loss: _tally([found for s in summaries for found in s.compared(metric) if found.loss == loss], metric)
             for loss in ranks
             if reference and loss != reference
         },
@@ -156,10 +156,9 @@ def critical_difference(losses: int, data_sets: int) -> float:
     return float(q * math.sqrt(losses * (losses + 1) / (6 * data_sets)))
 
 
-def _tally(rows: Sequence[LossResult], metric: Metric) -> WinTieLoss:
-    compared = [row.comparison for row in rows if row.comparison]
+def _tally(compared: Sequence[PairedComparison], metric: Metric) -> WinTieLoss:
     sign = 1 if metric.higher_is_better else -1
-    gains = [sign * comparison.difference.estimate.mean for comparison in compared]
+    gains = [sign * comparison.estimate.mean for comparison in compared]
     verdicts = [comparison.verdict for comparison in compared]
     testable = any(verdict != "too few seeds" for verdict in verdicts)
     return WinTieLoss(

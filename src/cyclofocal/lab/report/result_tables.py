@@ -10,7 +10,7 @@ from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS
 from cyclofocal.lab.report.findings import format_interval, format_p, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import Estimate
-from cyclofocal.lab.report.summary import LossResult, Summary
+from cyclofocal.lab.report.summary import LossResult, PairedComparison, Summary
 from cyclofocal.lab.report.table import NONE, Column, ReportTable, TableCell
 
 RESULT_COLUMNS = (
@@ -184,7 +184,7 @@ def _result_cells(row: LossResult) -> list[TableCell]:
     if row.comparison is None:
         return [*cells, NONE, NONE, NONE]
     comparison = row.comparison
-    difference = _value_cell(comparison.difference.estimate, row.metric, sign=True)
+    difference = _value_cell(comparison.estimate, row.metric, sign=True)
     p = TableCell(format_p(comparison.corrected_p), key=comparison.corrected_p)
     return [*cells, difference, p, TableCell(comparison.verdict, mark=comparison.direction)]
 
@@ -199,7 +199,7 @@ def _mean_cell(row: LossResult | None, difference: bool = False) -> TableCell:
     mean, text = row.estimate.mean, format_value(row.estimate.mean, row.metric)
     if row.comparison is None:
         return TableCell(text, key=mean)
-    detail = f"({format_value(row.comparison.difference.estimate.mean, row.metric, sign=True)})" if difference else ""
+    detail = f"({format_value(row.comparison.estimate.mean, row.metric, sign=True)})" if difference else ""
     return TableCell(text, detail, mean, row.comparison.direction)
 
 
@@ -221,12 +221,11 @@ def _long_rows(summary: Summary) -> Iterator[dict[str, Any]]:
             **{"metric": row.metric.key, "loss": row.name, "title": row.loss},
             **{"seeds": row.estimate.n, "mean": row.estimate.mean, "low": low, "high": high},
         }
-        yield _long_start(summary) | values | (_long_comparison(row) if row.comparison else {})
+        yield _long_start(summary) | values | (_long_comparison(row.comparison) if row.comparison else {})
 
 
-def _long_comparison(row: LossResult) -> dict[str, Any]:
-    assert row.comparison is not None
-    comparison, value = row.comparison, row.comparison.difference.estimate
+def _long_comparison(comparison: PairedComparison) -> dict[str, Any]:
+    value = comparison.estimate
     low, high = value.interval or (None, None)
     return {
         **{"difference": value.mean, "difference_low": low, "difference_high": high, "pairs": value.n},

@@ -26,6 +26,8 @@ class PairedComparison:
     """A loss against the reference in one metric, paired by seed.
 
     Attributes:
+        loss: title of the loss.
+        name: its name.
         per_seed: differences, folds averaged.
         corrected_p: Holm-corrected over the comparisons of the family.
         family_size: number of these comparisons.
@@ -33,12 +35,20 @@ class PairedComparison:
         needed: seeds required to detect a difference of this size; None if it is 0.
     """
 
+    metric: Metric
+    loss: str
+    name: str
     difference: Difference
     per_seed: tuple[float, ...]
     corrected_p: float
     family_size: int
     verdict: str
     needed: int | None
+
+    @property
+    def estimate(self) -> Estimate:
+        """Mean difference and its interval."""
+        return self.difference.estimate
 
     @property
     def direction(self) -> str:
@@ -120,6 +130,10 @@ class Summary:
 
     def of_metric(self, metric: Metric) -> list[LossResult]:
         return [row for row in self.rows if row.metric == metric]
+
+    def compared(self, metric: Metric) -> list[PairedComparison]:
+        """Comparisons of every loss with the reference in one metric."""
+        return [row.comparison for row in self.of_metric(metric) if row.comparison]
 
     def comparisons(self, secondary: bool = False) -> int:
         """Number of differences in a family, which are corrected together."""
@@ -208,9 +222,20 @@ def _family_rows(experiment: Experiment, reference: str, family: Sequence[Metric
         if name != reference
     }
     differences = {key: paired_difference(per_seed) for key, per_seed in pairs.items() if per_seed}
-    corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
+    corrected = holm([found.p for found in differences.values()])
     comparison = {
-        key: _compare(pairs[key], differences[key], p, len(corrected), key[0]) for key, p in corrected.items()
+        (metric, name): PairedComparison(
+            metric=metric,
+            loss=experiment.titles[name],
+            name=name,
+            difference=found,
+            per_seed=pairs[metric, name],
+            corrected_p=p,
+            family_size=len(differences),
+            verdict=verdict(found, p, len(differences), metric.higher_is_better),
+            needed=required_pairs(pairs[metric, name], len(differences)),
+        )
+        for ((metric, name), found), p in zip(differences.items(), corrected, strict=True)
     }
     return [
         LossResult(metric, experiment.titles[name], name, estimate(_per_seed(found)), comparison.get((metric, name)))
@@ -230,14 +255,6 @@ def _paired(values: Values, reference: Values) -> tuple[float, ...]:
         if folds:
             found.append(round(statistics.fmean(values[seed][f] - reference[seed][f] for f in folds), DECIMALS))
     return tuple(found)
-
-
-def _compare(
-    pairs: tuple[float, ...], difference: Difference, p: float, comparisons: int, metric: Metric
-) -> PairedComparison:
-    found = verdict(difference, p, comparisons, metric.higher_is_better)
-    needed = required_pairs(pairs, comparisons)
-    return PairedComparison(difference, pairs, p, comparisons, found, needed)
 
 
 def _times(experiment: Experiment, reference: str) -> dict[str, float]:
