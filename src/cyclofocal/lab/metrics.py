@@ -14,18 +14,28 @@ Labels = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Metric:
-    """Name, unit and direction of a metric; ``heading`` is its short name with the unit."""
+    """Name, unit and direction of a metric; values of percentages are stored as fractions."""
 
     key: str
     title: str
-    heading: str
+    short_title: str
+    unit: str = "%"
     higher_is_better: bool = True
-    percent: bool = True
+
+    @property
+    def heading(self) -> str:
+        """Short title with the unit."""
+        return f"{self.short_title}, {self.unit}" if self.unit else self.short_title
+
+    @property
+    def percent(self) -> bool:
+        """True for a percentage."""
+        return self.unit == "%"
 
     @property
     def unit_of_difference(self) -> str:
-        """Unit of a difference: "points" for percentages, "nats", or ""."""
-        return "points" if self.percent else self.heading.partition(", ")[2]
+        """Unit of a difference: "points" for percentages."""
+        return "points" if self.percent else self.unit
 
 
 PRIMARY = "balanced_accuracy"
@@ -35,15 +45,15 @@ BINS = 15
 """Number of confidence bins of equal width."""
 
 METRICS = (
-    Metric("accuracy", "accuracy", "accuracy, %"),
-    Metric("balanced_accuracy", "balanced accuracy", "balanced accuracy, %"),
-    Metric("macro_f1", "macro F1", "macro F1, %"),
-    Metric("many", "many-shot accuracy", "many-shot, %"),
-    Metric("medium", "medium-shot accuracy", "medium-shot, %"),
-    Metric("few", "few-shot accuracy", "few-shot, %"),
-    Metric("nll", "negative log-likelihood", "NLL, nats", higher_is_better=False, percent=False),
-    Metric("brier", "Brier score", "Brier score", higher_is_better=False, percent=False),
-    Metric("ece", "calibration error", "ECE, %", higher_is_better=False),
+    Metric("accuracy", "accuracy", "accuracy"),
+    Metric("balanced_accuracy", "balanced accuracy", "balanced accuracy"),
+    Metric("macro_f1", "macro F1", "macro F1"),
+    Metric("many", "many-shot accuracy", "many-shot"),
+    Metric("medium", "medium-shot accuracy", "medium-shot"),
+    Metric("few", "few-shot accuracy", "few-shot"),
+    Metric("nll", "negative log-likelihood", "NLL", unit="nats", higher_is_better=False),
+    Metric("brier", "Brier score", "Brier score", unit="", higher_is_better=False),
+    Metric("ece", "calibration error", "ECE", higher_is_better=False),
 )
 """Metrics of :func:`compute_metrics`, in the order of tables."""
 

@@ -12,15 +12,15 @@ from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD, auroc, confidence, f
 from cyclofocal.lab.oltr.predictions import Predictions, read
 
 OPEN_METRICS = (
-    Metric("open_accuracy", "accuracy, open set", "open accuracy, %"),
-    Metric("open_many", "many-shot accuracy, open set", "open many-shot, %"),
-    Metric("open_medium", "medium-shot accuracy, open set", "open medium-shot, %"),
-    Metric("open_few", "few-shot accuracy, open set", "open few-shot, %"),
-    Metric("unknown_rejected", "unknown images rejected", "unknown rejected, %"),
-    Metric("f_oltr", "F-measure, oltr", "F (oltr), %"),
-    Metric("f_oltr_old", "F-measure, oltr-old", "F (oltr-old), %"),
-    Metric("auroc", "AUROC, known against unknown", "AUROC, %"),
-    Metric("fpr95", "unknown accepted at 95 % known", "FPR@95, %", higher_is_better=False),
+    Metric("open_accuracy", "accuracy, open set", "open accuracy"),
+    Metric("open_many", "many-shot accuracy, open set", "open many-shot"),
+    Metric("open_medium", "medium-shot accuracy, open set", "open medium-shot"),
+    Metric("open_few", "few-shot accuracy, open set", "open few-shot"),
+    Metric("unknown_rejected", "unknown images rejected", "unknown rejected"),
+    Metric("f_oltr", "F-measure, oltr", "F (oltr)"),
+    Metric("f_oltr_old", "F-measure, oltr-old", "F (oltr-old)"),
+    Metric("auroc", "AUROC, known against unknown", "AUROC"),
+    Metric("fpr95", "unknown accepted at 95 % known", "FPR@95", higher_is_better=False),
 )
 """What an open set adds to :data:`~cyclofocal.lab.metrics.METRICS`; all but the last two depend on the threshold."""
 

@@ -216,7 +216,7 @@ def _long_rows(summary: Summary) -> Iterator[dict[str, Any]]:
         low, high = row.estimate.interval or (None, None)
         values = {
             "role": "primary" if row.metric == summary.primary else "secondary",
-            "unit": row.metric.heading.partition(", ")[2],
+            "unit": row.metric.unit,
             "epoch_time": summary.time.get(row.name),
             **{"metric": row.metric.key, "loss": row.name, "title": row.loss},
             **{"seeds": row.estimate.n, "mean": row.estimate.mean, "low": low, "high": high},

@@ -53,7 +53,7 @@ class PairedComparison:
     @property
     def direction(self) -> str:
         """ "better" or "worse"; "" for a difference that is not significant."""
-        return self.verdict.removeprefix("significantly ") if self.verdict.startswith("significantly") else ""
+        return {"significantly better": "better", "significantly worse": "worse"}.get(self.verdict, "")
 
 
 @dataclass(frozen=True)
