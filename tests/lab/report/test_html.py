@@ -126,6 +126,14 @@ def test_learning_curves_show_validation_accuracy(primary, label):
     assert ("balanced" in learning_curves(summary)) == (not primary)
 
 
+def test_settings_can_be_copied_and_numbers_have_minus_signs():
+    small = [replace(r, loss=r.loss | {"gamma_hc": 2.5e-05}) for r in grid(7)]
+    text = made(small)
+    assert ">2.5e-05<" in text
+    assert "−0.0" in text
+    assert 'data-key=""' in text  # a missing value, which stays last
+
+
 def test_titles_are_escaped():
     evil = [replace(r, recipe={**r.recipe, "title": "<script>alert(1)</script>"}) for r in grid(2)]
     assert "<script>alert" not in made(evil)

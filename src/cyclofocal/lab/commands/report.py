@@ -84,15 +84,16 @@ def _read(runs: list[Path]) -> tuple[list[RunRecord], list[str]]:
     from cyclofocal.lab.report.load import read_runs
 
     if tables := [path for path in runs if path.suffix.lower() in SUFFIXES]:
-        said = f"{str(tables[0])!r} is a table, not records of runs; `cyclofocal compare {tables[0]} --target COLUMN`"
-        raise typer.BadParameter(f"{said} makes some.", param_hint="RUNS")
+        message = f"{str(tables[0])!r} is a table, not records of runs"
+        remedy = f"`cyclofocal compare {tables[0]} --target COLUMN` makes some."
+        raise typer.BadParameter(f"{message}; {remedy}", param_hint="RUNS")
     try:
         records, problems = read_runs(runs)
     except FileNotFoundError as error:
         raise typer.BadParameter(str(error), param_hint="RUNS") from None
     console = Console(stderr=True, highlight=False)
-    for fault in problems:
-        console.print(fault, style="yellow", markup=False, soft_wrap=True)
+    for problem in problems:
+        console.print(problem, style="yellow", markup=False, soft_wrap=True)
     if not records:
         console.print(f"no record of a finished run in {', '.join(map(str, runs))}", style="red", markup=False)
         raise typer.Exit(1)
