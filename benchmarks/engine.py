@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cyclofocal import CyclicalFocalLoss
+from cyclofocal.lab.data.config import FolderData
 from cyclofocal.lab.data.dataset import Images, in_memory
 from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -27,7 +28,7 @@ IMAGES = 1280
 RECIPE = Recipe(
     name="bench",
     title="a small CNN on 28-pixel images",
-    source="none",
+    data=FolderData("none"),
     epochs=ROUNDS,
     learning_rate=0.01,
     model="small-convnet",

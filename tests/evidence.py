@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from cyclofocal.lab.data.config import FolderData
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
 from cyclofocal.lab.records import RunRecord
@@ -24,7 +25,7 @@ def record(loss, seed, accuracy, nll=0.5, few=0.5, fold=0, recipe=None):
         "ece": 0.05,
     }
     return RunRecord(
-        recipe={**asdict(recipe or digits()), "fold": fold},
+        recipe={**(recipe or digits()).flat(), "fold": fold},
         loss=asdict(loss),
         seed=seed,
         versions={"torch": "2.14"},
@@ -63,5 +64,5 @@ def grid(seeds, gain=0.01, few=0.5, recipe=None, folds=1):
 def data_sets(count, seeds=7, gain=0.01):
     """Records of a grid on each of ``count`` data sets, with cyclical better by ``gain``."""
     for index in range(count):
-        recipe = replace(digits(), name=f"set-{index}", title=f"data set {index}", source=f"digits-{index}")
+        recipe = replace(digits(), name=f"set-{index}", title=f"data set {index}", data=FolderData(f"digits-{index}"))
         yield from grid(seeds, gain, recipe=recipe)

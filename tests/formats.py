@@ -1,4 +1,4 @@
-"""Small generated data sets in the published formats, written without any code of the package."""
+"""Small generated data sets in the published formats, written without any code of the package, and loaded by it."""
 
 import gzip
 import io
@@ -9,6 +9,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from cyclofocal.lab import data as lab_data
+from cyclofocal.lab.data.config import data_config
+
+
+def load(source: str, root: Path = Path("data"), seed: int = 0, **fields):
+    """Load a data set by the flat fields of a recipe; paths may be ``Path``."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+    return lab_data.load(data_config(source, **given), root, seed)
 
 
 def picture(seed: int, size: tuple[int, int] = (9, 7), mode: str = "RGB") -> Image.Image:

@@ -279,11 +279,11 @@ def test_a_mistyped_path_is_told_what_lies_beside_it(tmp_path):
 
 def test_what_an_experiment_is(tmp_path):
     assert experiments("digits") == [digits()]
-    assert [recipe.source for recipe in experiments(str(tmp_path))] == [str(tmp_path)]
+    assert [recipe.data.source for recipe in experiments(str(tmp_path))] == [str(tmp_path)]
     table = tmp_path / "people.csv"
     table.write_text("age,label\n" + "".join(f"{i % 7},{'ab'[i % 2]}\n" for i in range(40)))
     (recipe,) = experiments(str(table), "label")
-    assert (recipe.name, recipe.target, recipe.model) == ("people", "label", "mlp")
+    assert (recipe.name, recipe.data.target, recipe.model) == ("people", "label", "mlp")
     with pytest.raises(ValueError, match="name the column that is to be predicted"):
         experiments(str(table))
     with pytest.raises(ValueError, match="Did you mean 'label'"):

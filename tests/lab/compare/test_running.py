@@ -13,6 +13,7 @@ from cyclofocal.lab.compare import display, local
 from cyclofocal.lab.compare import grid as cells_module
 from cyclofocal.lab.compare.grid import ONE_CORE, CellError, Share, finished, grid, run_cell
 from cyclofocal.lab.compare.local import run_local
+from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
 from cyclofocal.lab.records import RunRecord, write_record
@@ -40,7 +41,7 @@ def numbers(record):
 
 
 def test_the_grid_is_paired_and_holds_every_fold(tmp_path):
-    crossed = replace(RECIPE, name="crossed", folds=3)
+    crossed = replace(RECIPE, name="crossed", data=TableData("t.csv", target="label", folds=3))
     cells = grid([RECIPE, crossed], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path)
     assert len(cells) == len({cell.folder for cell in cells}) == (1 + 3) * 2 * 2
     first = cells[: len(cells) // 2]
@@ -48,7 +49,11 @@ def test_the_grid_is_paired_and_holds_every_fold(tmp_path):
     for one, two in zip(cells[::2], cells[1::2], strict=True):
         assert (one.recipe, one.seed) == (two.recipe, two.seed)
         assert (one.loss, two.loss) == (CROSS_ENTROPY, CYCLICAL)
-    assert [cell.recipe.fold for cell in first if cell.recipe.folds and cell.loss == CYCLICAL] == [0, 1, 2]
+    assert [cell.recipe.data.fold for cell in first if cell.recipe.name == "crossed" and cell.loss == CYCLICAL] == [
+        0,
+        1,
+        2,
+    ]
     assert "fold 3 of 3" in first[-1].title
 
 

@@ -10,6 +10,7 @@ import torch
 from cyclofocal.lab.compare import tuning
 from cyclofocal.lab.compare.tuning import SHARED_SEED, check_tuning, search_space, tuned, tuning_seed
 from cyclofocal.lab.data import DataSet
+from cyclofocal.lab.data.config import PublishedData, TableData
 from cyclofocal.lab.data.dataset import in_memory
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, LossSettings
@@ -23,7 +24,7 @@ pytest.importorskip("optuna")
 TINY = Recipe(
     "tiny",
     "blurred squares",
-    "fashion-mnist",
+    PublishedData("fashion-mnist", validation_images=30),
     epochs=2,
     learning_rate=0.05,
     model="small-convnet",
@@ -31,7 +32,6 @@ TINY = Recipe(
     image_size=8,
     channels=1,
     batch_size=24,
-    validation_images=30,
 )
 
 
@@ -180,13 +180,16 @@ def test_a_trial_is_not_taken_for_a_run_that_was_tested(tmp_path):
 
 
 def test_a_drawn_test_set_is_tuned_within_each_seed_and_a_fixed_one_once_for_all(trained):
-    for recipe, seeds in ((TINY, {SHARED_SEED}), (replace(TINY, source="digits"), {1, 2})):
+    for recipe, seeds in (
+        (TINY, {SHARED_SEED}),
+        (replace(TINY, data=PublishedData("digits", validation_images=30)), {1, 2}),
+    ):
         trained.clear()
         found = [tuned(recipe, tunable(CYCLICAL, 2), seed, Setup(cpu=True)) for seed in (1, 2)]
         assert {seed for _, seed, _ in trained} == seeds
         assert (found[0] == found[1]) or len(seeds) == 2
-    table = replace(TINY, source="people.csv", target="label")
-    for drawn in (replace(TINY, folds=5), table, replace(TINY, source="keel:ecoli1"), RECIPES["digits"]()):
+    tables = [TableData("people.csv", target="label"), TableData("people.csv", folds=5), TableData("keel:ecoli1")]
+    for drawn in (*(replace(TINY, data=table) for table in tables), RECIPES["digits"]()):
         assert tuning_seed(drawn, 7) == 7
     for fixed in ("fashion-mnist-lt", "cifar10", "imagenet"):
         assert tuning_seed(RECIPES[fixed](), 7) == SHARED_SEED
@@ -235,11 +238,11 @@ def test_without_validation_data_it_says_what_to_set(trained, tmp_path, monkeypa
     without = replace(DATA, validation=None)
     monkeypatch.setattr(tuning, "load_data", lambda recipe, root, seed: without)
     with pytest.raises(ValueError, match=r"tiny has no validation data .* validation_images is 0"):
-        tuned(replace(TINY, validation_images=0), tunable(CYCLICAL), 0, setup_in(tmp_path))
+        tuned(TINY.with_data(validation_images=0), tunable(CYCLICAL), 0, setup_in(tmp_path))
     assert not trained
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(tuning, "load_data", lambda recipe, root, seed: DATA)
-    check_tuning(replace(TINY, validation_images=0), tunable(CYCLICAL), tmp_path)  # the source has its own
+    check_tuning(TINY.with_data(validation_images=0), tunable(CYCLICAL), tmp_path)  # the source has its own
 
 
 def test_a_trial_waits_for_another_process_that_is_at_it(tmp_path, monkeypatch):

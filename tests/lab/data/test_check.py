@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import load
 from cyclofocal.lab.data.check import TAIL, check, copies
 from cyclofocal.lab.data.dataset import on_demand
 from cyclofocal.lab.data.files import files
 from cyclofocal.lab.data.folders import read_split
-from formats import picture, write_folder, write_shard
+from formats import load, picture, write_folder, write_shard
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, load
-from formats import python2_pickle, write_cifar10, write_cifar100
+from cyclofocal.lab.data import DamagedDataError, MissingDataError
+from formats import load, python2_pickle, write_cifar10, write_cifar100
 
 GOOD = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
 

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from cyclofocal.lab.data import load
+from formats import load
 
 
 def _split(seed, test_per_class=60, head_images=100, imbalance=50.0):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, load
+from cyclofocal.lab.data import DamagedDataError, MissingDataError
 from cyclofocal.lab.data import fashion_mnist as idx
-from formats import idx_bytes, write_fashion_mnist
+from formats import idx_bytes, load, write_fashion_mnist
 
 
 @pytest.mark.parametrize("packed", [True, False])

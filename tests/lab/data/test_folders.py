@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from cyclofocal.lab.data import MissingDataError, folders, load
-from formats import picture, write_folder
+from cyclofocal.lab.data import MissingDataError, folders
+from formats import load, picture, write_folder
 
 
 def _tree(folder, test=True):
@@ -133,7 +133,7 @@ def test_one_folder_is_split_class_by_class(tmp_path):
 def test_a_fraction_is_needed_exactly_where_there_is_no_test_set(tmp_path):
     write_folder(tmp_path / "flat", {"ant": 2, "bee": 2})
     for fraction in (0.0, 1.0, -0.5):
-        with pytest.raises(ValueError, match=rf"test_fraction is {fraction}, .*between 0 and 1"):
+        with pytest.raises(ValueError, match=rf"test_fraction is {fraction}[,;] .*(between 0 and 1|in \[0, 1\))"):
             load(str(tmp_path / "flat"), test_fraction=fraction)
     with pytest.raises(ValueError, match="would leave none"):
         load(str(tmp_path / "flat"), test_fraction=0.9)

@@ -6,9 +6,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, keel, load
+from cyclofocal.lab.data import DamagedDataError, MissingDataError, keel
 from cyclofocal.lab.recipes import tabular as recipes
 from cyclofocal.lab.recipes.resolve import experiments
+from formats import load
 
 HEADER = """@relation fruit
 @attribute Weight real [0.5, 9.0]
@@ -81,7 +82,7 @@ def test_a_table_is_a_source(package):
 def test_recipes_say_what_the_table_is(package):
     (recipe,) = experiments("keel:fruit")
     assert (recipe.name, recipe.title) == ("keel:fruit", "fruit, 20 rows, 2 classes, 3.0:1")
-    assert (recipe.folds, recipe.source) == (5, "keel:fruit")
+    assert (recipe.data.folds, recipe.data.source) == (5, "keel:fruit")
     assert experiments("keel:all") == [recipe]
     with pytest.raises(ValueError, match="keel:fruit_2: a class has 3 rows; 5 folds need 5 or more"):
         recipes.keel("fruit_2")

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import MissingDataError, load
-from formats import write_cifar10, write_cifar100, write_fashion_mnist, write_folder
+from cyclofocal.lab.data import MissingDataError
+from formats import load, write_cifar10, write_cifar100, write_fashion_mnist, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def test_validation_images_that_cannot_be_had_are_refused(tmp_path, large):
         ({"head_images": -1, "subset": "long-tailed"}, "head_images is -1; it must be at least 0"),
         ({"validation_images": -1}, "validation_images is -1; it must be at least 0"),
         ({"test_per_class": 5}, "test_per_class is 5, but only digits"),
-        ({"test_fraction": 0.1}, "source is 'cifar10'; .*test_fraction is of paths and hosts"),
-        ({"test_list": "a.txt"}, "source is 'cifar10'; .*test_list are of list files"),
+        ({"test_fraction": 0.1}, "source is 'cifar10', .*test_fraction is of paths and hosts"),
+        ({"test_list": "a.txt"}, "source is 'cifar10', .*test_list are of list files"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_before_data_is_looked_for(tmp_path, arguments, message):

@@ -8,8 +8,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, UnreadableImageError, load
-from formats import picture, write_shard
+from cyclofocal.lab.data import DamagedDataError, MissingDataError, UnreadableImageError
+from formats import load, picture, write_shard
 
 
 def _shards(folder):

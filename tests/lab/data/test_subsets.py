@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyclofocal.lab.data import MissingDataError, load, subsets
+from cyclofocal.lab.data import MissingDataError, subsets
 from cyclofocal.lab.data import fashion_mnist as idx
+from formats import load
 
 ROOT = Path(os.environ.get("CYCLOFOCAL_DATA", "data"))
 LABELS = {classes: np.random.default_rng(classes).permutation(np.arange(50_000) % classes) for classes in (10, 100)}

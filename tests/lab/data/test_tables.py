@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, load
+from cyclofocal.lab.data import DamagedDataError, MissingDataError
+from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.load import load_table, table_digest
 from cyclofocal.lab.data.preprocess import prepare, split_table
 from cyclofocal.lab.data.tables import checked, read_table
@@ -22,6 +23,7 @@ from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.tabular import table
 from cyclofocal.lab.training.train import Setup, train
+from formats import load
 
 
 def frame(rows=60, seed=0):
@@ -45,6 +47,10 @@ def csv(tmp_path):
     return tmp_path / "people.csv"
 
 
+def split(rows, seed=0, **how):
+    return split_table(rows, TableData("t.csv", target="label", **how), seed)
+
+
 def parts(data):
     return [part.positions.tolist() for part in (data.train, data.validation, data.test) if part is not None]
 
@@ -55,7 +61,9 @@ FEW = settings(max_examples=4)  # each fits a preprocessing
 @FEW
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.25, 0.5]), st.sampled_from([0.0, 0.2, 0.5]))
 def test_every_row_is_in_one_part_and_every_class_in_each(seed, test_fraction, validation_fraction):
-    data = split_table(checked(frame(), "label", "t"), seed, 0, 0, test_fraction, validation_fraction)
+    data = split(
+        checked(frame(), "label", "t"), seed, test_fraction=test_fraction, validation_fraction=validation_fraction
+    )
     assert sorted(np.concatenate(parts(data))) == list(range(60))
     assert (data.validation is None) == (validation_fraction == 0)
     for part in (data.train, data.validation, data.test):
@@ -67,24 +75,24 @@ def test_every_row_is_in_one_part_and_every_class_in_each(seed, test_fraction, v
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
 def test_the_folds_of_a_seed_share_no_test_row_and_leave_none_out(seed, folds):
     rows = checked(frame(), "label", "t")
-    tests = [split_table(rows, seed, folds, fold, validation_fraction=0.1).test for fold in range(folds)]
+    tests = [split(rows, seed, folds=folds, fold=fold, validation_fraction=0.1).test for fold in range(folds)]
     assert sorted(np.concatenate([test.positions for test in tests])) == list(range(60))
     for c, count in enumerate(rows.counts):
         assert all(count // folds <= (test.labels == c).sum() <= -(-count // folds) for test in tests)
 
 
 def test_splits_follow_the_seed(csv):
-    split = [parts(load(str(csv), target="label", seed=s, test_fraction=0.3)) for s in (0, 0, 1)]
-    assert split[0] == split[1] != split[2]
-    split = [parts(load(str(csv), target="label", seed=s, folds=3)) for s in (0, 0, 1)]
-    assert split[0] == split[1] != split[2]
+    found = [parts(load(str(csv), target="label", seed=s, test_fraction=0.3)) for s in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    found = [parts(load(str(csv), target="label", seed=s, folds=3)) for s in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
 
 
 @FEW
 @given(st.integers(0, 1000))
 def test_rows_that_are_not_for_training_change_nothing_of_those_that_are(seed):
     before, rng = frame(), np.random.default_rng(seed)
-    train = split_table(checked(before, "label", "t"), seed, folds=5, validation_fraction=0.2).train.positions
+    train = split(checked(before, "label", "t"), seed, folds=5, validation_fraction=0.2).train.positions
     after, others = before.copy(), np.setdiff1d(np.arange(60), train)
     after.loc[others, "age"] = rng.choice([np.nan, -1e6, 3.0], len(others))
     after.loc[others, "income"] = rng.integers(-(10**6), 10**6, len(others))
@@ -246,14 +254,14 @@ def test_a_continuous_target_is_refused_and_many_whole_classes_are_not():
 
 def test_a_class_of_too_few_rows_is_named():
     rows = checked(small(label=["a"] * 9 + ["rare"] * 3), "label", "t")
-    split_table(rows, folds=3, validation_fraction=0.2)
+    split(rows, folds=3, validation_fraction=0.2)
     with pytest.raises(ValueError, match="5 folds need 5 rows or more of every class, but 'rare' has 3"):
-        split_table(rows, folds=5)
+        split(rows, folds=5)
     with pytest.raises(ValueError, match="leave no row to train on of a class: 'rare' has 3"):
-        split_table(rows, test_fraction=0.5, validation_fraction=0.5)
+        split(rows, test_fraction=0.5, validation_fraction=0.5)
     lonely = checked(small(label=["a"] * 10 + ["rare"] * 2), "label", "t")
     with pytest.raises(ValueError, match="a test part and a validation part need 3 rows"):
-        split_table(lonely, validation_fraction=0.2)
+        split(lonely, test_fraction=0.2, validation_fraction=0.2)
 
 
 def test_numbers_too_large_for_a_model_are_named():
@@ -265,9 +273,15 @@ def test_numbers_too_large_for_a_model_are_named():
     ("arguments", "words"),
     [
         ({}, "must be between 0 and 1, or give folds"),
-        ({"folds": 3, "fold": 3}, "fold is 3; it must be in [0, 3)"),
-        ({"test_fraction": 0.2, "subset": "6_2"}, "is a table; subset, validation_images"),
-        ({"test_fraction": 0.2, "validation_images": 5}, "is a table; subset, validation_images"),
+        ({"folds": 3, "fold": 3}, "fold is 3 and folds is 3; it must be 0, or smaller than folds"),
+        (
+            {"test_fraction": 0.2, "subset": "6_2"},
+            "a table, and subset is '6_2'; subset, imbalance, head_images and validation_images are of images",
+        ),
+        (
+            {"test_fraction": 0.2, "validation_images": 5},
+            "a table, and validation_images is 5; subset, imbalance, head_images and validation_images are of images",
+        ),
         ({"test_fraction": 0.2, "digest": "0" * 16}, "its content has changed"),
     ],
 )
@@ -277,10 +291,10 @@ def test_arguments_that_do_not_fit_a_table(csv, arguments, words):
 
 
 def test_arguments_of_tables_are_refused_for_images(tmp_path):
-    with pytest.raises(ValueError, match="digits is no table"):
+    with pytest.raises(ValueError, match=r"source is 'digits', .* and folds is 5; .* are of tables, so it must be 0"):
         load("digits", test_per_class=60, folds=5)
-    with pytest.raises(ValueError, match="digits is no table"):
-        load("digits", target="label", test_per_class=60)
+    with pytest.raises(ValueError, match="target is 'label', but digits is no table"):
+        load("digits", target="label")
     with pytest.raises(MissingDataError, match="no such file"):
         load(str(tmp_path / "none.csv"), target="label", folds=3)
 
@@ -288,9 +302,9 @@ def test_arguments_of_tables_are_refused_for_images(tmp_path):
 def test_a_changed_file_is_another_experiment(csv):
     before = table(str(csv), "label")
     assert before == table(str(csv), "label")
-    assert before.digest == table_digest(str(csv))
+    assert before.data.digest == table_digest(str(csv))
     frame(seed=1).to_csv(csv, index=False)
-    assert table(str(csv), "label").digest != before.digest
+    assert table(str(csv), "label").data.digest != before.data.digest
     with pytest.raises(DamagedDataError, match="counts as another experiment"):
         train(before, CYCLICAL, 0, Setup(cpu=True))
 
@@ -298,14 +312,14 @@ def test_a_changed_file_is_another_experiment(csv):
 def test_other_data_of_the_same_file_are_another_experiment(csv):
     plain = read_table(csv, "label")
     assert (plain.notes, plain.changes, plain.features.shape) == ((), (), (60, 3))
-    assert table(str(csv), "label").digest == file_hash(csv)  # by which earlier runs are recognised
+    assert table(str(csv), "label").data.digest == file_hash(csv)  # by which earlier runs are recognised
     frame().to_csv(csv)
     with pytest.warns(UserWarning, match="people.csv: column '' was saved without a name"):
         recipe = table(str(csv), "label")
-    assert recipe.digest not in ("", file_hash(csv))
-    assert load_table(str(csv), "label", recipe.digest).changes == ("dropped ",)
+    assert recipe.data.digest not in ("", file_hash(csv))
+    assert load_table(recipe.data).changes == ("dropped ",)
     with pytest.raises(DamagedDataError, match="counts as another experiment"):
-        load_table(str(csv), "label", file_hash(csv))
+        load_table(replace(recipe.data, digest=file_hash(csv)))
 
 
 def test_the_command_says_once_what_it_drops_and_converts(tmp_path):
@@ -325,7 +339,7 @@ def test_the_command_says_once_what_it_drops_and_converts(tmp_path):
 def test_the_recipe_grows_with_the_rows(few, many):
     from cyclofocal.lab.recipes.tabular import _recipe
 
-    small_one, large = (_recipe("t", "t", "t.csv", rows) for rows in (few, 20 * many))
+    small_one, large = (_recipe("t", "t", TableData("t.csv"), rows) for rows in (few, 20 * many))
     assert 16 <= small_one.batch_size <= large.batch_size <= 512
 
 

@@ -5,8 +5,8 @@ import pytest
 import timm.data
 from timm.data.dataset import IterableImageDataset
 
-from cyclofocal.lab.data import MissingDataError, UnreadableImageError, load
-from formats import idx_bytes, picture, write_folder
+from cyclofocal.lab.data import MissingDataError, UnreadableImageError
+from formats import idx_bytes, load, picture, write_folder
 
 
 def _mnist(root):

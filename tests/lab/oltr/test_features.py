@@ -1,6 +1,6 @@
 """Classifiers are fitted to the features of a finished run from the command line, and their logits are kept."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.decoupled import METHODS
 from cyclofocal.lab.compare.grid import CHECKPOINT_SECONDS
+from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.oltr.evaluation import evaluate_file
 from cyclofocal.lab.oltr.features import features_of
 from cyclofocal.lab.oltr.stage1 import FirstStageError
@@ -62,7 +63,7 @@ def test_every_method_has_a_row_and_a_file_that_can_be_evaluated(folder):
 
 def test_tau_is_the_best_on_validation_images(folder, tmp_path):
     path = tmp_path / "run"
-    recipe = replace(RECIPE, validation_images=80, epochs=1)
+    recipe = replace(RECIPE.with_data(validation_images=80), epochs=1)
     train_stage(recipe, CROSS_ENTROPY, 0, replace(CPU, folder=path))
     features = features_of(path, CPU)
     images, labels = features.validation
@@ -95,7 +96,7 @@ def test_a_run_of_a_comparison_is_sent_to_a_command_that_works(tmp_path, monkeyp
 
 
 def test_a_run_on_a_table_is_refused(tmp_path):
-    table = replace(RECIPE, source="people.csv", target="label", held_out_classes=0)
+    table = replace(RECIPE, data=TableData("people.csv", target="label"), held_out_classes=0)
     Run(tmp_path, identity(table, CROSS_ENTROPY, 0))
     with pytest.raises(FirstStageError, match="a run on a table; other classifiers are fitted to features of images"):
         features_of(tmp_path, CPU)
@@ -108,7 +109,7 @@ def test_what_is_no_first_stage_is_refused(folder, tmp_path):
     Run(unended, identity(RECIPE, CROSS_ENTROPY, 0))
     with pytest.raises(FirstStageError, match="has not ended"):
         features_of(unended, CPU)
-    for name, recipe in (("second", asdict(replace(RECIPE, stage=2))), ("older", asdict(RECIPE) | {"gone": 1})):
+    for name, recipe in (("second", replace(RECIPE, stage=2).flat()), ("older", RECIPE.flat() | {"gone": 1})):
         Run(tmp_path / name, identity(RECIPE, CROSS_ENTROPY, 0) | {"recipe": recipe})
         with pytest.raises(
             FirstStageError, match="stage 2, whose classifier" if name == "second" else "another version"

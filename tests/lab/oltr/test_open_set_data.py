@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import MissingDataError, MissingImageError, load
+from cyclofocal.lab.data import MissingDataError, MissingImageError
 from cyclofocal.lab.oltr.open_set_data import hold_out, open_images
-from formats import picture, write_folder, write_list
+from formats import load, picture, write_folder, write_list
 
 
 def test_held_out_classes_are_unknown_in_the_test_set_alone():

@@ -1,5 +1,7 @@
 """A network begins with the weights of a file in the layout that Caffe's ResNet-152 is published in."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -8,12 +10,14 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from cyclofocal.lab.data import DamagedDataError, MissingDataError
+from cyclofocal.lab.data.config import FolderData
 from cyclofocal.lab.oltr.stage1 import first_model
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.weights import load_weights
 from cyclofocal.lab.training.learner import initial_model
 
 LAYERS = (1, 2, 1, 1)
+NARROW = StageRecipe("r", "a title", FolderData("x"), epochs=1, learning_rate=0.1, feature_length=6)
 
 
 def published(path, wrap=lambda weights: weights):
@@ -53,9 +57,7 @@ def test_resnet_152_has_the_names_of_the_file():
 
 
 def test_stage_1_begins_with_them_and_narrows_its_features(tmp_path):
-    recipe = StageRecipe(
-        "r", "a title", "x", epochs=1, learning_rate=0.1, model="resnet-10", width=4, image_size=32, feature_length=6
-    )
+    recipe = replace(NARROW, model="resnet-10", width=4, image_size=32)
     plain = initial_model(recipe, 9, seed=5)
     torch.save(plain.state_dict(), tmp_path / "own.pth")
     model = first_model(StageRecipe(**{**vars(recipe), "weights_file": str(tmp_path / "own.pth")}), 3, seed=0)
@@ -82,8 +84,6 @@ def test_another_network_and_no_weights_are_refused(tmp_path):
         with pytest.raises(DamagedDataError, match=name):
             load_weights(ours(), tmp_path / name)
     with pytest.raises(ValueError, match="the weights come from one"):
-        StageRecipe("r", "t", "x", epochs=1, learning_rate=0.1, pretrained=True, weights_file="a.pth")
+        StageRecipe("r", "t", FolderData("x"), epochs=1, learning_rate=0.1, pretrained=True, weights_file="a.pth")
     with pytest.raises(ValueError, match="feature_length is 6, but SmallConvNet has its own"):
-        first_model(
-            StageRecipe("r", "t", "x", epochs=1, learning_rate=0.1, model="small-convnet", feature_length=6), 3, 0
-        )
+        first_model(replace(NARROW, model="small-convnet"), 3, 0)

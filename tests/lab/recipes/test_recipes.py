@@ -58,10 +58,9 @@ def small(recipe):
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps(name, monkeypatch, tmp_path):
     recipe, steps = RECIPES[name](), []
-    classes = CLASSES[recipe.source]
-    data = DataSet(
-        recipe.source, tuple(map(str, range(classes))), fake(recipe.source, 8), None, fake(recipe.source, 2 * 8)
-    )
+    source = recipe.data.source
+    classes = CLASSES[source]
+    data = DataSet(source, tuple(map(str, range(classes))), fake(source, 8), None, fake(source, 2 * 8))
     real = module.run_epoch
     monkeypatch.setattr(module, "run_epoch", lambda *arguments: steps.append(arguments) or real(*arguments))
     monkeypatch.setattr(module, "load_data", lambda recipe, root, seed: data)

@@ -1,7 +1,7 @@
 """``--set field=value`` is checked against the field's type; what is wrong is said with what would be right."""
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_settings_that_exclude_each_other():
 
 
 def test_a_recipe_is_plain_values():
-    assert asdict(digits())["groups"] == {"name": "digits", "many_from": 40, "few_up_to": 10}
+    assert digits().flat()["groups"] == {"name": "digits", "many_from": 40, "few_up_to": 10}
 
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest_name():

@@ -26,7 +26,7 @@ from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, R
 from cyclofocal.lab.training.train import Setup, train
 
 RECIPE = replace(
-    digits(),
+    digits().with_data(validation_images=50),
     epochs=5,
     warmup_epochs=1,
     augment="crop-flip",
@@ -34,7 +34,6 @@ RECIPE = replace(
     mixup=0.3,
     ema_decay=0.9,
     weight_decay_range=(1e-5, 8e-5),
-    validation_images=50,
     clock="step",
 )
 

@@ -176,7 +176,7 @@ def test_validation_is_measured_every_epoch_and_the_test_set_once(monkeypatch):
 
     predict = module.predict
     monkeypatch.setattr(module, "predict", watch)
-    record = train(replace(SHORT, validation_images=101), CROSS_ENTROPY, seed=0)
+    record = train(SHORT.with_data(validation_images=101), CROSS_ENTROPY, seed=0)
     assert measured == [101, 101, 101, 600]
     assert all(0 <= row["validation_accuracy"] <= 1 and row["validation_nll"] > 0 for row in record.epochs)
 

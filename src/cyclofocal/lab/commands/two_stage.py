@@ -8,6 +8,7 @@ import typer
 
 from cyclofocal.lab.commands.options import check_set_sources, make_folder, one_of
 from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies
+from cyclofocal.lab.data.config import ListData
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.settings import with_settings
@@ -32,13 +33,13 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None, images: Pa
     check_set_sources(settings)
     changes = []
     if lists is not None or images is not None:
-        if not stages.first.image_root:
+        if not isinstance(stages.first.data, ListData):
             raise typer.BadParameter(
                 f"{name} is not read from published lists; --set source=PATH is a folder or list of your own.",
                 param_hint="--lists, --images",
             )
         if lists is not None:
-            changes = [f"{field}={lists / Path(getattr(stages.first, field)).name}" for field in LISTS]
+            changes = [f"{field}={lists / Path(getattr(stages.first.data, field)).name}" for field in LISTS]
         changes.append(f"image_root={images or lists}")
     try:
         first, second = (

@@ -1,7 +1,7 @@
 """The cells of a comparison: independent runs, each in a folder that ``cyclofocal reproduce`` uses as well."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,8 @@ class Cell:
     @property
     def title(self) -> str:
         """For people."""
-        fold = f", fold {self.recipe.fold + 1} of {self.recipe.folds}" if self.recipe.folds else ""
+        part = self.recipe.data.cross_validation
+        fold = f", fold {part[0] + 1} of {part[1]}" if part else ""
         return f"{self.recipe.name}, {self.loss.title}, seed {self.seed}{fold}"
 
 
@@ -105,7 +106,8 @@ def grid(
 
 def folds(recipe: Recipe) -> list[Recipe]:
     """The recipe at each fold of its cross-validation; itself where it has none."""
-    return [replace(recipe, fold=fold) for fold in range(recipe.folds)] or [recipe]
+    part = recipe.data.cross_validation
+    return [recipe.with_data(fold=fold) for fold in range(part[1])] if part else [recipe]
 
 
 def finished(cells: Iterable[Cell]) -> tuple[dict[Cell, RunRecord], list[DamagedRecordError]]:

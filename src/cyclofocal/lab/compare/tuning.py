@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclofocal.lab.data.load import draws_test_set, is_table
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.run_folder import locked, run_folder
@@ -122,9 +121,8 @@ def check_tuning(recipe: Recipe, loss: LossSettings, root: Path) -> None:
     for name, (least, greatest) in space.items():
         if not least <= start[name] <= greatest:
             raise ValueError(f"{name} is {start[name]}; tuning {loss.title} tries {least:g} to {greatest:g}")
-    asked = recipe.validation_images or recipe.validation_fraction or recipe.validation_list
-    if not asked and load_data(recipe, root, tuning_seed(recipe, 0)).validation is None:
-        needed = "validation_fraction" if is_table(recipe.source, recipe.target) else "validation_images"
+    if not recipe.data.asks_for_validation and load_data(recipe, root, tuning_seed(recipe, 0)).validation is None:
+        needed = recipe.data.validation_field
         raise ValueError(f"{recipe.name} has no validation data to choose settings by: {needed} is 0; set it")
 
 
@@ -138,7 +136,7 @@ def tuning_seed(recipe: Recipe, seed: int) -> int:
         >>> [tuning_seed(RECIPES[name](), 3) for name in ("digits", "fashion-mnist")]
         [3, 1000000]
     """
-    return seed if draws_test_set(recipe.source, recipe.target, recipe.folds) else SHARED_SEED
+    return seed if recipe.data.draws_test_set else SHARED_SEED
 
 
 def search_space(loss: LossSettings) -> dict[str, Span]:

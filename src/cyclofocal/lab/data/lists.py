@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cyclofocal.lab.data.config import ListData, path_of
 from cyclofocal.lab.data.dataset import DataSet, Images, Labels, on_demand
 from cyclofocal.lab.data.files import Files, files
 from cyclofocal.lab.data.splits import assemble
@@ -19,21 +20,10 @@ COMMA_HINT = (
 )
 
 
-def read_lists(
-    train_list: Path,
-    image_root: Path | None = None,
-    validation_list: Path | None = None,
-    test_list: Path | None = None,
-    test_fraction: float = 0.0,
-) -> DataSet:
-    """The data set that list files describe; there are as many classes as the training list's labels say.
+def read_lists(data: ListData) -> DataSet:
+    """Read the data set of list files; the training list's labels give the number of classes.
 
-    Args:
-        train_list: training images.
-        image_root: the folder that the lists' paths begin in; by default the training list's own.
-        validation_list: of the same classes; without a ``test_list`` it is the test set.
-        test_list: of the same classes.
-        test_fraction: in (0, 1) to split every class of the training list where there is no other list, else 0.
+    Without a test list the validation list is the test set, and without both a ``test_fraction`` of every class.
 
     Raises:
         MissingDataError: no such list or folder.
@@ -41,12 +31,13 @@ def read_lists(
         DamagedDataError: a line that is not ``path label``.
         ValueError: a class without training image, a label beyond the classes.
     """
-    root = train_list.parent if image_root is None else image_root
+    train_list = path_of(data.source)
+    root = Path(data.image_root) if data.image_root else train_list.parent
     train, validation, test = (
-        None if path is None else list_images(path, root) for path in (train_list, validation_list, test_list)
+        list_images(Path(path), root) if path else None for path in (train_list, data.validation_list, data.test_list)
     )
     assert train is not None
-    data_set = assemble(str(train_list), _class_names(train), train, validation, test, test_fraction)
+    data_set = assemble(str(train_list), _class_names(train), train, validation, test, data.test_fraction)
     if not root.is_dir():
         raise MissingDataError(f"{root}: no such folder; image_root must hold the images that {train_list} lists")
     for images in (train, validation, test):

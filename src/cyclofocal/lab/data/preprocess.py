@@ -6,48 +6,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import DataSet, Images, Labels, Positions
 from cyclofocal.lab.data.splits import draw_fraction
 from cyclofocal.lab.data.tables import Table
 from cyclofocal.lab.messages import several
 
 
-def split_table(
-    table: Table,
-    seed: int = 0,
-    folds: int = 0,
-    fold: int = 0,
-    test_fraction: float = 0.2,
-    validation_fraction: float = 0.0,
-) -> DataSet:
+def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
     """Training, validation and test rows of one seed, every class in its share in each, prepared for a model.
 
     Args:
         table: all rows.
-        seed: that shuffles them.
-        folds: of a stratified cross-validation, whose fold ``fold`` is the test set; 0: none.
-        fold: in [0, folds).
-        test_fraction: of every class, where there are no folds; in (0, 1). Not used with folds.
-        validation_fraction: of every class of the rest, in [0, 1); 0: no validation set.
+        data: how they are split. The test set is fold ``fold`` of a stratified cross-validation, or ``test_fraction``
+            of every class; validation is ``validation_fraction`` of every class of the rest.
+        seed: seed that shuffles the rows.
 
     Raises:
-        ValueError: a class with too few rows; names it.
+        ValueError: neither folds nor a test_fraction; a class with too few rows; names it.
     """
-    if folds and not 0 <= fold < folds:
-        raise ValueError(f"fold is {fold}; it must be in [0, {folds}), the folds")
-    if not folds and not 0 < test_fraction < 1:
+    folds, validation_fraction = data.folds, data.validation_fraction
+    if not folds and not data.test_fraction:
         raise ValueError(
-            f"test_fraction is {test_fraction} for {table.title}; it must be between 0 and 1, or give folds"
+            f"test_fraction is {data.test_fraction} for {table.title}; it must be between 0 and 1, or give folds"
         )
     _check_counts(table, max(folds, 3 if validation_fraction else 2), folds, validation_fraction)
     everything = np.arange(len(table))
-    rng = np.random.default_rng((seed, fold))
-    test = _fold(table.labels, seed, folds, fold) if folds else draw_fraction(table.labels, test_fraction, rng)
+    rng = np.random.default_rng((seed, data.fold))
+    if folds:
+        test = _fold(table.labels, seed, folds, data.fold)
+    else:
+        test = draw_fraction(table.labels, data.test_fraction, rng)
     train, validation = np.setdiff1d(everything, test), everything[:0]
     if validation_fraction:
         validation = train[draw_fraction(table.labels[train], validation_fraction, rng)]
         train = np.setdiff1d(train, validation)
-    _check_kept(table, train, test_fraction, validation_fraction)
+    _check_kept(table, train, data)
     rows = Images(table.labels, everything, table.title, prepare(table, train))
     return DataSet(
         table.title,
@@ -106,12 +100,12 @@ def _check_counts(table: Table, least: int, folds: int, validation_fraction: flo
         )
 
 
-def _check_kept(table: Table, train: Positions, test_fraction: float, validation_fraction: float) -> None:
+def _check_kept(table: Table, train: Positions, data: TableData) -> None:
     emptied = np.setdiff1d(np.arange(len(table.classes)), table.labels[train])
     if len(emptied):
         raise ValueError(
-            f"{table.title}: test_fraction {test_fraction} and validation_fraction {validation_fraction} leave no row"
-            f" to train on of a class: {_few(table, emptied.tolist())}"
+            f"{table.title}: test_fraction {data.test_fraction} and validation_fraction {data.validation_fraction}"
+            f" leave no row to train on of a class: {_few(table, emptied.tolist())}"
         )
 
 

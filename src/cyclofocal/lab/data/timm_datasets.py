@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from cyclofocal.lab.data.config import HostData
 from cyclofocal.lab.data.dataset import DataSet, Images, on_demand
 from cyclofocal.lab.data.files import decode
 from cyclofocal.lab.data.splits import assemble
 from cyclofocal.lab.messages import MissingDataError, UnreadableImageError
 
-PREFIXES = ("torch/", "hfds/", "tfds/")
 EVALUATION = {"val": ("validation", "val", "valid"), "test": ("test",)}
 
 
@@ -79,36 +79,34 @@ class Kept:
         return f"image {position} of {self.title}"
 
 
-def read_host(
-    source: str, root: Path, test_fraction: float = 0.0, image_key: str = "image", label_key: str = "label"
-) -> DataSet:
-    """A data set that another library reads, through timm.
+def read_host(data: HostData, root: Path) -> DataSet:
+    """Read a data set through timm.
 
-    ``torch/NAME`` and ``hfds/NAME`` are read image by image. ``tfds/NAME`` can only be streamed: it is gone through
-    once, in its unshuffled order, and kept in memory, so that subsets, resumed runs and several processes are exact;
-    it has to fit. Only ``hfds/`` fetches what is not there, where there is a network; ``hfds//DIR`` reads a folder.
+    ``torch/NAME`` and ``hfds/NAME`` are read image by image. ``tfds/NAME`` can only be streamed: it is read once, in
+    its unshuffled order, and stays in memory, so that subsets, resumed runs and several processes are exact; it has to
+    fit. Only ``hfds/`` downloads what is not there, where there is a network; ``hfds//DIR`` reads a folder.
 
     Args:
-        source: such as "torch/mnist", "hfds/cifar10" or "tfds/beans".
-        root: where the host keeps its data.
-        test_fraction: in (0, 1) for data sets with a training split only, else 0.
-        image_key: the field that holds the image, for ``hfds/`` and ``tfds/``.
-        label_key: the field that holds the label, likewise.
+        data: its source is such as "torch/mnist", "hfds/cifar10" or "tfds/beans".
+        root: folder where the host stores its data.
 
     Raises:
         MissingDataError: the host does not find it below ``root``, or its library is not installed.
         ValueError: the host has no such data set, or it is better read without a host.
     """
+    source = data.source
     if source.lower() in ("torch/image_folder", "torch/folder"):
         raise ValueError(f"source is {source!r}; give the folder itself, 'path:DIR'")
-    keys: dict[str, Any] = {} if source.startswith("torch/") else {"input_key": image_key, "target_key": label_key}
+    keys: dict[str, Any] = (
+        {} if source.startswith("torch/") else {"input_key": data.image_key, "target_key": data.label_key}
+    )
     train_host = _create(source, root, "train", keys)
     offered = _evaluation_splits(source, train_host)
     splits = {name: _create(source, root, split, keys) for name, split in offered.items()}
     images = {name: _images(host, f"{source} {name}") for name, host in splits.items()}
     train = _images(train_host, f"{source} train")
     return assemble(
-        source, _class_names(train_host, train), train, images.get("val"), images.get("test"), test_fraction
+        source, _class_names(train_host, train), train, images.get("val"), images.get("test"), data.test_fraction
     )
 
 

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cyclofocal.lab.data import Images
-from cyclofocal.lab.data.load import is_table
-from cyclofocal.lab.longtail import ShotGroups
+from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.oltr.backbone import Backbone
 from cyclofocal.lab.oltr.predictions import Predictions
 from cyclofocal.lab.oltr.stage1 import FirstStageError, last_weights, trained_model
@@ -101,21 +99,18 @@ def _read(folder: Path) -> tuple[StageRecipe, str, int]:
     if not (folder / "run.json").is_file():
         raise FirstStageError(f"{folder}: no run there; it must be a folder with a run.json")
     run = stored_identity(folder)
-    said = fault(run.get("recipe"), StageRecipe, "recipe") or fault(run.get("loss"), LossSettings, "loss")
+    said = fault(run.get("recipe"), flat_schema(StageRecipe), "recipe") or fault(run.get("loss"), LossSettings, "loss")
     if said or not isinstance(run.get("seed"), int):
         raise FirstStageError(f"{folder / 'run.json'}: {said or 'it has no seed'}")
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in run["recipe"].items()
-    }
     try:
-        recipe = StageRecipe(**fields | {"groups": ShotGroups(**fields["groups"]), "precision": "no"})
+        recipe = StageRecipe.from_flat(run["recipe"] | {"precision": "no"})
     except (KeyError, TypeError):
         raise FirstStageError(f"{folder}: a run of another version of cyclofocal; run it again") from None
     except ValueError as error:
         raise FirstStageError(f"{folder / 'run.json'}: {error}") from None
     if recipe.stage == 2:
         raise FirstStageError(f"{folder}: a stage 2, whose classifier is not linear; give the folder of its stage 1")
-    if is_table(recipe.source, recipe.target):
+    if isinstance(recipe.data, TableData):
         raise FirstStageError(f"{folder}: a run on a table; other classifiers are fitted to features of images")
     return replace(recipe, channels_last=False), run["loss"]["title"], run["seed"]
 

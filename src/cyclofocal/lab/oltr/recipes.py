@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from cyclofocal.lab.data.config import FolderData, ListData, PublishedData
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe, TwoStages
 from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, FOCAL, LossSettings
 
@@ -41,7 +42,7 @@ def imagenet_lt() -> TwoStages:
     first = StageRecipe(
         name="imagenet-lt-1",
         title="ImageNet-LT, stage 1",
-        **_lists("imagenet-lt", "ImageNet_LT"),
+        data=_lists("imagenet-lt", "ImageNet_LT"),
         model="resnet-10",
         epochs=30,
         learning_rate=0.1,
@@ -76,7 +77,7 @@ def places_lt() -> TwoStages:
     first = StageRecipe(
         name="places-lt-1",
         title="Places-LT, stage 1",
-        **_lists("places-lt", "Places_LT"),
+        data=_lists("places-lt", "Places_LT"),
         model="resnet152",
         pretrained=True,
         feature_length=512,
@@ -110,12 +111,14 @@ def fashion_mnist_open() -> TwoStages:
     first = StageRecipe(
         name="fashion-mnist-open-1",
         title="fashion-mnist, long-tailed, open set, stage 1",
-        source="fashion-mnist",
-        subset="long-tailed",
-        head_images=1500,
-        imbalance=373.0,  # 100:1 from the first class to the eighth
+        data=PublishedData(
+            "fashion-mnist",
+            subset="long-tailed",
+            imbalance=373.0,  # 100:1 from the first class to the eighth
+            head_images=1500,
+            validation_images=2000,
+        ),
         held_out_classes=2,
-        validation_images=2000,
         threshold=0.5,
         model="small-resnet",
         width=8,
@@ -154,7 +157,7 @@ def own_lt() -> TwoStages:
     first = StageRecipe(
         name="own-lt-1",
         title="own images, stage 1",
-        source="data/own",
+        data=FolderData("data/own"),
         model="resnet18",
         epochs=90,
         learning_rate=0.1,
@@ -174,11 +177,10 @@ def own_lt() -> TwoStages:
     return TwoStages(first, second, losses(cyclical(0.0, 4.0), cyclical(0.0, 4.0)))
 
 
-def _lists(folder: str, name: str) -> dict[str, Any]:
+def _lists(folder: str, name: str) -> ListData:
     """The published lists, and the images beside them."""
-    root = f"data/{folder}"
-    splits = {"source": "train", "validation_list": "val", "test_list": "test"}
-    return {"image_root": root, **{field: f"{root}/{name}_{split}.txt" for field, split in splits.items()}}
+    train, validation, test = (f"data/{folder}/{name}_{split}.txt" for split in ("train", "val", "test"))
+    return ListData(train, image_root=f"data/{folder}", validation_list=validation, test_list=test)
 
 
 # Differs from the release: its centroids' gradient lacks the loss's weight of 0.01 and is divided by 5, one plus the

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cyclofocal.lab.data.config import DEFAULTS
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -83,15 +84,13 @@ class TwoStages:
     def __post_init__(self) -> None:
         if (self.first.stage, self.second.stage) != (1, 2):
             raise ValueError(f"stages are {self.first.stage} and {self.second.stage}; they must be 1 and 2")
+        first, second = self.first.flat(), self.second.flat()
         for name in SHARED:
-            one, two = getattr(self.first, name), getattr(self.second, name)
-            if one != two:
-                raise ValueError(f"{name} is {one!r} in stage 1 and {two!r} in stage 2; both stages must agree")
+            if first[name] != second[name]:
+                raise ValueError(
+                    f"{name} is {first[name]!r} in stage 1 and {second[name]!r} in stage 2; both stages must agree"
+                )
 
 
-SHARED = (
-    *("source", "subset", "imbalance", "head_images", "test_per_class", "image_root", "validation_list", "test_list"),
-    *("test_fraction", "validation_images", "held_out_classes", "model", "width", "feature_length", "image_size"),
-    "channels",
-)
-"""What both stages must have in common."""
+SHARED = ("source", *DEFAULTS, "held_out_classes", "model", "width", "feature_length", "image_size", "channels")
+"""Fields that both stages must have in common."""

@@ -74,7 +74,7 @@ def on_top(stages: TwoStages) -> StageRecipe:
     Seed and loss are not, for runs of all seeds and losses are one experiment.
     """
     return replace(
-        stages.second, first=content_hash([asdict(stages.first), [asdict(loss) for loss, _ in stages.losses]])
+        stages.second, first=content_hash([stages.first.flat(), [asdict(loss) for loss, _ in stages.losses]])
     )
 
 

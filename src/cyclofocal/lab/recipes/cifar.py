@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from cyclofocal.lab.data.config import PublishedData
 from cyclofocal.lab.recipes.recipe import Recipe
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -19,7 +20,7 @@ def cifar(source: str) -> Recipe:
     return Recipe(
         name=source,
         title=source,
-        source=source,
+        data=PublishedData(source),
         model="tresnet_m",
         image_size=224,
         epochs=200,
@@ -50,8 +51,7 @@ def cifar_fast(source: str) -> Recipe:
     return Recipe(
         name=f"{source}-fast",
         title=f"{source}, small residual network",
-        source=source,
-        validation_images=5000,
+        data=PublishedData(source, validation_images=5000),
         model="small-resnet",
         width=64,
         mean=MEAN,
@@ -77,7 +77,8 @@ def cifar_4000(source: str, subset: str) -> Recipe:
     Expected: not yet run
     """
     name = f"{source}-4000" if subset == "first-4000" else f"{source}-{subset}"
-    return replace(cifar(source), name=name, title=f"{source}, 4,000 images ({subset})", subset=subset)
+    title = f"{source}, 4,000 images ({subset})"
+    return replace(cifar(source), name=name, title=title, data=PublishedData(source, subset=subset))
 
 
 def cifar_lt(source: str, imbalance: int) -> Recipe:
@@ -89,9 +90,7 @@ def cifar_lt(source: str, imbalance: int) -> Recipe:
     return Recipe(
         name=f"{source}-lt-{imbalance}",
         title=f"{source}, long-tailed {imbalance}:1",
-        source=source,
-        subset="long-tailed",
-        imbalance=float(imbalance),
+        data=PublishedData(source, subset="long-tailed", imbalance=float(imbalance)),
         model="cifar-resnet-32",
         mean=MEAN,
         std=STD,

@@ -1,5 +1,6 @@
 """Handwritten digits made long-tailed: real images that ship with scikit-learn, small enough for a laptop."""
 
+from cyclofocal.lab.data.config import PublishedData
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.recipes.recipe import Recipe
 
@@ -18,11 +19,7 @@ def digits() -> Recipe:
     return Recipe(
         name="digits",
         title="handwritten digits, long-tailed 50:1",
-        source="digits",
-        subset="long-tailed",
-        test_per_class=60,
-        head_images=100,
-        imbalance=50.0,
+        data=PublishedData("digits", subset="long-tailed", imbalance=50.0, head_images=100, test_per_class=60),
         groups=ShotGroups("digits", many_from=40, few_up_to=10),
         model="small-convnet",
         width=16,

@@ -5,6 +5,7 @@ Settings were chosen for cross-entropy alone, on validation images; no other los
 
 from dataclasses import replace
 
+from cyclofocal.lab.data.config import PublishedData
 from cyclofocal.lab.recipes.recipe import Recipe
 
 
@@ -17,8 +18,7 @@ def fashion_mnist() -> Recipe:
     return Recipe(
         name="fashion-mnist",
         title="fashion-mnist",
-        source="fashion-mnist",
-        validation_images=5000,
+        data=PublishedData("fashion-mnist", validation_images=5000),
         model="small-resnet",
         width=8,
         image_size=28,
@@ -48,8 +48,7 @@ def fashion_mnist_4000() -> Recipe:
         fashion_mnist(),
         name="fashion-mnist-4000",
         title="fashion-mnist, 4,000 balanced",
-        subset="balanced-4000",
-        validation_images=2000,
+        data=PublishedData("fashion-mnist", subset="balanced-4000", validation_images=2000),
         epochs=14,
         batch_size=64,
         learning_rate=0.1,
@@ -69,7 +68,7 @@ def fashion_mnist_imbalanced() -> Recipe:
         fashion_mnist_4000(),
         name="fashion-mnist-imbalanced",
         title="fashion-mnist, 4,000 imbalanced 3:1",
-        subset="imbalanced-4000",
+        data=PublishedData("fashion-mnist", subset="imbalanced-4000", validation_images=2000),
     )
 
 
@@ -83,7 +82,7 @@ def fashion_mnist_lt() -> Recipe:
         fashion_mnist_4000(),
         name="fashion-mnist-lt",
         title="fashion-mnist, long-tailed 100:1",
-        subset="long-tailed",
-        head_images=1500,
-        imbalance=100.0,
+        data=PublishedData(
+            "fashion-mnist", subset="long-tailed", imbalance=100.0, head_images=1500, validation_images=2000
+        ),
     )

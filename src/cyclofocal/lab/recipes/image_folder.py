@@ -1,5 +1,6 @@
 """A recipe for the reader's own images."""
 
+from cyclofocal.lab.data.config import data_config
 from cyclofocal.lab.recipes.recipe import Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -15,7 +16,7 @@ def own(source: str) -> Recipe:
     return Recipe(
         name="own",
         title=source,
-        source=source,
+        data=data_config(source),
         model="resnet18",
         image_size=224,
         mean=MEAN,

@@ -1,5 +1,6 @@
 """ImageNet-1k as published."""
 
+from cyclofocal.lab.data.config import PublishedData
 from cyclofocal.lab.recipes.recipe import Recipe
 
 
@@ -14,7 +15,7 @@ def imagenet() -> Recipe:
     return Recipe(
         name="imagenet",
         title="imagenet",
-        source="imagenet",
+        data=PublishedData("imagenet"),
         model="tresnet_m",
         image_size=224,
         epochs=200,

@@ -1,9 +1,11 @@
 """What an experiment consists of, as plain values that a record can hold."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from cyclofocal.lab.data.config import DEFAULTS, DataConfig, data_config
 from cyclofocal.lab.longtail import OLTR, ShotGroups
 
 Range = tuple[float, float]
@@ -16,9 +18,7 @@ class Recipe:
 
     Attributes:
         name, title: for commands and for people.
-        source, subset, imbalance, head_images, test_per_class, validation_images, image_root, validation_list,
-            test_list, test_fraction, image_key, label_key, target, digest, folds, fold, validation_fraction: what
-            :func:`cyclofocal.lab.data.load` takes.
+        data: source of the samples and how its splits are made.
         groups: convention of many-, medium- and few-shot classes.
         model: one of :data:`cyclofocal.lab.training.models.MODELS`, or any name that timm knows.
         width: channels of the first layer of our own models, or units of it; 0 is their default, and what timm's must
@@ -61,26 +61,10 @@ class Recipe:
 
     name: str
     title: str
-    source: str
+    data: DataConfig
     epochs: int
     learning_rate: float
 
-    subset: str = ""
-    imbalance: float = 1.0
-    head_images: int = 0
-    test_per_class: int = 0
-    validation_images: int = 0
-    image_root: str = ""
-    validation_list: str = ""
-    test_list: str = ""
-    test_fraction: float = 0.0
-    image_key: str = "image"
-    label_key: str = "label"
-    target: str = ""
-    digest: str = ""
-    folds: int = 0
-    fold: int = 0
-    validation_fraction: float = 0.0
     groups: ShotGroups = OLTR
 
     model: str = "small-resnet"
@@ -130,6 +114,33 @@ class Recipe:
         self._check_numbers()
         self._check_together()
 
+    def with_data(self, **changes: Any) -> Self:
+        """Replace fields of the data configuration."""
+        return replace(self, data=replace(self.data, **changes))
+
+    def flat(self) -> dict[str, Any]:
+        """All fields in one dictionary, those of the data among them, as records and run identities have them."""
+        data, own = self.data.flat(), asdict(self)
+        del own["data"]
+        fields = data | own
+        return {name: fields[name] for name in dict.fromkeys((*FIRST, *fields))}
+
+    @classmethod
+    def from_flat(cls, stored: Mapping[str, Any]) -> Self:
+        """Build a recipe from the fields of a record; inverse of :meth:`flat`.
+
+        Raises:
+            TypeError: a field that this version does not know.
+            ValueError: a value that it refuses.
+        """
+        own: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        own["data"] = data_config(own.pop("source"), **{name: own.pop(name) for name in DEFAULTS if name in own})
+        if "groups" in own:
+            own["groups"] = ShotGroups(**own["groups"])
+        return cls(**own)
+
     @property
     def total_epochs(self) -> int:
         """Epochs of the schedule and of the cooldown."""
@@ -149,11 +160,10 @@ class Recipe:
         for name in ("learning_rate", "decay"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
-        for name in ("momentum", "ema_decay", "test_fraction", "validation_fraction"):
+        for name in ("momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        for name in FIELDS:
-            value = getattr(self, name)
+        for name, value in vars(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
             if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
                 raise ValueError(f"{name} is {value}; it must be finite")
@@ -183,10 +193,6 @@ class Recipe:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be greater than 0, or none")
 
     def _check_together(self) -> None:
-        if self.folds == 1:
-            raise ValueError("folds is 1; it must be 0 (no cross-validation), or at least 2")
-        if self.fold >= max(self.folds, 1):
-            raise ValueError(f"fold is {self.fold} and folds is {self.folds}; it must be 0, or smaller than folds")
         of_timm = {"auto_augment": "", "random_erasing": 0.0, "aug_splits": 1}
         for name, off in of_timm.items():
             if self.augment != "timm" and getattr(self, name) != off:
@@ -204,10 +210,11 @@ class Recipe:
 
 
 LEAST = {
-    ("epochs", "batch_size", "image_size", "aug_splits", "imbalance"): 1,
+    ("epochs", "batch_size", "image_size", "aug_splits"): 1,
     ("cooldown_epochs", "warmup_epochs", "width", "crop_padding", "cutout", "mixup", "cutmix", "weight_decay"): 0,
-    ("head_images", "test_per_class", "validation_images", "min_learning_rate", "folds", "fold"): 0,
+    ("min_learning_rate",): 0,
 }
 """Smallest legal value."""
 
-FIELDS = tuple(field.name for field in fields(Recipe))
+FIRST = ("name", "title", "source", "epochs", "learning_rate")
+"""Order of records; the other fields of the data follow these, and the other fields of the recipe follow them."""

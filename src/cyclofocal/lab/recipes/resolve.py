@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from cyclofocal.lab.data.config import KEEL, PREFIXES, SHARDS
 from cyclofocal.lab.data.files import EXTENSIONS
-from cyclofocal.lab.data.load import KEEL, PUBLISHED
+from cyclofocal.lab.data.load import READERS
 from cyclofocal.lab.data.tables import SUFFIXES
-from cyclofocal.lab.data.timm_datasets import PREFIXES
 from cyclofocal.lab.messages import MissingDataError, did_you_mean
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.image_folder import own
@@ -43,7 +43,7 @@ def experiments(what: str, target: str = "") -> list[Recipe]:
         return [_table(what, target)]
     if target:
         raise ValueError(f"target is {target!r}, but {what} is no table, which ends in {' or '.join(SUFFIXES)}")
-    if Path(what).expanduser().exists() or what.startswith((*PREFIXES, "wds/", "path:")):
+    if Path(what).expanduser().exists() or what.startswith((*PREFIXES, SHARDS, "path:")):
         return [own(what)]
     raise _unknown(what)
 
@@ -59,8 +59,8 @@ def check_name(name: str, root: Path = Path("data")) -> None:
         ValueError: says how to name either.
     """
     path = Path(name)
-    published = name in PUBLISHED and (root / name).resolve() == path.resolve()
-    known = name in RECIPES or name in PUBLISHED or name.startswith((*PREFIXES, "wds/"))
+    published = name in READERS and (root / name).resolve() == path.resolve()
+    known = name in RECIPES or name in READERS or name.startswith((*PREFIXES, SHARDS))
     if known and not published and _holds_images(path):
         raise ValueError(
             f"{name!r} is a name that cyclofocal knows, and there are images at {path.resolve()}; give ./{name} for"

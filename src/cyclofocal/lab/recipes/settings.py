@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from cyclofocal.lab.data.config import DEFAULTS, data_config
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -27,12 +28,12 @@ def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
         SettingError: names the setting, and what would be right.
 
     Example:
-        >>> recipe = Recipe("r", "a title", "digits", epochs=4, learning_rate=1.0)
+        >>> recipe = Recipe("r", "a title", data_config("digits"), epochs=4, learning_rate=1.0)
         >>> with_settings(recipe, ["epochs=2", "temperature_range=0.5,2"]).temperature_range
         (0.5, 2.0)
     """
-    hints = get_type_hints(type(recipe))
-    values = {}
+    hints = _flat_hints(recipe)
+    values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
@@ -44,10 +45,17 @@ def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
             values[name] = _value(text.strip(), hints[name])
         except (ValueError, KeyError):
             raise SettingError(f"{name} is {text!r}; it must be {_described(hints[name])}") from None
+    of_data = {name: values.pop(name) for name in recipe.data.flat() if name in values}
     try:
-        return replace(recipe, **values)
+        return replace(recipe, data=data_config(**(recipe.data.flat() | of_data)), **values)
     except ValueError as error:
         raise SettingError(str(error)) from None
+
+
+def _flat_hints(recipe: Recipe) -> dict[str, Any]:
+    """Types of the fields of a recipe and of its data, in the order of records."""
+    hints = {"source": str, **{name: type(value) for name, value in DEFAULTS.items()}, **get_type_hints(type(recipe))}
+    return {name: hints[name] for name in recipe.flat()}
 
 
 def _value(text: str, hint: Any) -> Any:

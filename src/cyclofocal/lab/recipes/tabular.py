@@ -9,11 +9,12 @@ grow with the gradient, so a loss whose gradients are small is not at a disadvan
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from cyclofocal.lab.data.config import KEEL, TableData
 from cyclofocal.lab.data.keel import Facts, keel_facts, keel_names, keel_path
-from cyclofocal.lab.data.load import KEEL, load_table, table_digest
+from cyclofocal.lab.data.load import load_table, table_digest
 from cyclofocal.lab.data.preprocess import split_table
 from cyclofocal.lab.recipes.recipe import Recipe
 
@@ -37,15 +38,13 @@ def table(path: str, target: str) -> Recipe:
     Cost: less than a second on one core for most tables of up to 10,000 rows
     Expected: depends on the data
     """
-    rows = load_table(path, target)
+    data = TableData(path, target=target, test_fraction=0.2, validation_fraction=0.2)
+    rows = load_table(data)
     for note in rows.notes:
         warnings.warn(note, stacklevel=2)
-    digest = table_digest(path, rows.changes)
-    recipe = _recipe(
-        Path(path).stem, f"{path}, {target}", path, len(rows), digest=digest, target=target, test_fraction=0.2
-    )
-    split_table(rows, test_fraction=recipe.test_fraction, validation_fraction=recipe.validation_fraction)
-    return recipe
+    split_table(rows, data)
+    data = replace(data, digest=table_digest(path, rows.changes))
+    return _recipe(Path(path).stem, f"{path}, {target}", data, len(rows))
 
 
 def keel(name: str) -> Recipe:
@@ -63,7 +62,8 @@ def keel(name: str) -> Recipe:
         raise ValueError(f"{KEEL}{name}: a class has {facts.counts[-1]} rows; {FOLDS} folds need {FOLDS} or more")
     title = f"{name}, {facts.rows} rows, {len(facts.counts)} classes, {facts.imbalance:.1f}:1"
     source = f"{KEEL}{name}"
-    return _recipe(source, title, source, facts.rows, digest=table_digest(source), folds=FOLDS)
+    data = TableData(source, digest=table_digest(source), folds=FOLDS, validation_fraction=0.2)
+    return _recipe(source, title, data, facts.rows)
 
 
 def keel_all() -> list[Recipe]:
@@ -79,14 +79,12 @@ def _can_be_folded(facts: Facts) -> bool:
     return facts.counts[-1] >= FOLDS
 
 
-def _recipe(name: str, title: str, source: str, rows: int, **data: Any) -> Recipe:
+def _recipe(name: str, title: str, data: TableData, rows: int) -> Recipe:
     batch_size = 2 ** round(math.log2(rows / BATCHES))
     return Recipe(
         name=name,
         title=title,
-        source=source,
-        **data,
-        validation_fraction=0.2,
+        data=data,
         model="mlp",
         channels=1,
         epochs=15,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclofocal.lab.data.config import DEFAULTS
 from cyclofocal.lab.metrics import METRICS, Metric
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -43,7 +44,7 @@ def _defaults(kind: type) -> dict[str, Any]:
     return {name: asdict(value) if name == "groups" else value for name, value in known.items()}
 
 
-RECIPE_DEFAULTS, LOSS_DEFAULTS = _defaults(Recipe), _defaults(LossSettings)
+RECIPE_DEFAULTS, LOSS_DEFAULTS = DEFAULTS | _defaults(Recipe), _defaults(LossSettings)
 
 
 @dataclass(frozen=True)

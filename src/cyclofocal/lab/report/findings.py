@@ -1,6 +1,6 @@
 """Write numbers and findings as text."""
 
-from cyclofocal.lab.data.load import draws_test_set
+from cyclofocal.lab.data.config import is_table
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric
 from cyclofocal.lab.report.ranking import MIN_DATA_SETS, Ranking, WinTieLoss
@@ -205,7 +205,7 @@ def _what_varies(summary: Summary) -> str:
 
 def _draws_test_set(summary: Summary) -> bool:
     recipe = summary.recipe
-    return draws_test_set(recipe["source"], recipe.get("target", ""), recipe.get("folds", 0))
+    return recipe["source"] == "digits" or is_table(recipe["source"], recipe.get("target", ""))
 
 
 def _tuned(summary: Summary) -> list[str]:

@@ -52,15 +52,15 @@ def run_folder(root: Path, recipe: Recipe, loss: LossSettings, seed: int) -> Pat
 
     The readable parts hold letters, digits and ``.,=+_-`` alone, which every file system takes.
     """
-    fold = f"-fold{recipe.fold}" if recipe.folds else ""
+    fold = f"-fold{part[0]}" if (part := recipe.data.cross_validation) else ""
     readable = f"{_plain(loss.name)[:LONGEST]}-seed{seed}{fold}"
     return root / _plain(recipe.name)[:LONGEST] / f"{readable}-{content_hash(identity(recipe, loss, seed))}"
 
 
 def identity(recipe: Recipe, loss: LossSettings, seed: int) -> dict[str, Any]:
     """All that decides the numbers of a run, as JSON has it."""
-    content = {"recipe": vars(recipe), "loss": vars(loss), "seed": seed, "versions": _versions()}
-    return json.loads(json.dumps(content, default=asdict))  # asdict of all would copy every value
+    content = {"recipe": recipe.flat(), "loss": asdict(loss), "seed": seed, "versions": _versions()}
+    return json.loads(json.dumps(content))
 
 
 def identity_of(record: RunRecord) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def never_focal(recipe: Recipe, loss: LossSettings, steps: int = 0) -> str:
         steps: of an epoch, which decide where ``recipe.clock`` is "step"; 0: not known, and then nothing is said.
 
     Example:
-        >>> recipe = Recipe("r", "a title", "digits", epochs=2, learning_rate=1.0)
+        >>> from cyclofocal.lab.data.config import data_config
+        >>> recipe = Recipe("r", "a title", data_config("digits"), epochs=2, learning_rate=1.0)
         >>> never_focal(recipe, LossSettings("c", "cyclical", cyclical_factor=4.0))
         'cyclical on r: eta is 1 in both epochs, so its focal phase is never met; it takes 3 or more, or clock=step'
     """
@@ -84,7 +85,8 @@ def learning_rate(recipe: Recipe, time: float) -> float:
     .. math:: lr_{min} + (lr - lr_{min}) \, w(t) \, s(t), \qquad s = (1 + \cos(\pi t / epochs)) / 2 \text{ for "cosine"}
 
     Example:
-        >>> recipe = Recipe("r", "a title", "digits", epochs=4, learning_rate=1.0)
+        >>> from cyclofocal.lab.data.config import data_config
+        >>> recipe = Recipe("r", "a title", data_config("digits"), epochs=4, learning_rate=1.0)
         >>> [round(learning_rate(recipe, epoch), 3) for epoch in range(5)]
         [1.0, 0.854, 0.5, 0.146, 0.0]
     """

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +34,6 @@ from cyclofocal.lab.training.schedule import never_focal
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-
-LOADED = (
-    *("subset", "imbalance", "head_images", "test_per_class", "validation_images", "test_fraction", "image_key"),
-    *("label_key", "target", "digest", "folds", "fold", "validation_fraction"),
-)
-"""Fields of a recipe that :func:`~cyclofocal.lab.data.load` takes as they are."""
 
 RESUMED = ("rows", "seconds", "data", "model", "optimizer", "criterion", "average")
 """Names in a checkpoint that a run is resumed from."""
@@ -248,11 +242,7 @@ def resume(learner: Learner, run: Run, data: DataSet) -> tuple[list[Row], float]
 
 def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
     """The recipe's data set."""
-    given: dict[str, Any] = {name: getattr(recipe, name) for name in LOADED}
-    for name in ("image_root", "validation_list", "test_list"):
-        path = getattr(recipe, name)
-        given[name] = Path(path) if path else None
-    return load(recipe.source, root=root, seed=seed, **given)
+    return load(recipe.data, root, seed)
 
 
 def pinned(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
@@ -262,7 +252,7 @@ def pinned(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
         MissingDataError, DamagedDataError, ValueError: they cannot be used.
     """
     data = load_data(recipe, root, 0)
-    return replace(recipe, digest=data.digest_with_test), data
+    return recipe.with_data(digest=data.digest_with_test), data
 
 
 def try_own_losses(recipe: Recipe, losses: Sequence[LossSettings], root: Path) -> None:

@@ -1,0 +1,306 @@
+"""Data configurations: one class per kind of source, and the flat fields that settings and records have."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cyclofocal.lab.data import subsets
+
+PREFIXES = ("torch/", "hfds/", "tfds/")
+"""Prefixes of data sets that timm reads."""
+
+KEEL = "keel:"
+"""Prefix of the tables of the KEEL repository."""
+
+SHARDS = "wds/"
+"""Prefix of a folder of WebDataset shards below the folder of data sets."""
+
+NAMED_SOURCES = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagenet")
+"""Data sets that are found by their names."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A source of samples and how its splits are made; immutable, comparable and hashable.
+
+    Attributes:
+        source: name or path.
+        digest: expected digest of the content; "" accepts any. See :func:`~cyclofocal.lab.data.load.load`.
+
+    Raises:
+        ValueError: a value out of its range, or two that contradict each other.
+    """
+
+    source: str
+    digest: str = ""
+
+    kind: ClassVar[str]
+    validation_field: ClassVar[str] = "validation_images"
+
+    def __post_init__(self) -> None:
+        check_ranges(vars(self))
+
+    @property
+    def asks_for_validation(self) -> bool:
+        """True if a setting asks for a validation set; a source may have one without being asked."""
+        return any(getattr(self, name, None) for name in (self.validation_field, "validation_list"))
+
+    @property
+    def draws_test_set(self) -> bool:
+        """True if each seed has its own test set; otherwise all seeds share one."""
+        return False
+
+    @property
+    def cross_validation(self) -> tuple[int, int] | None:
+        """Fold and number of folds; None without cross-validation."""
+        return None
+
+    def flat(self) -> dict[str, Any]:
+        """Fields of all kinds of sources; those that this kind does not have are at their defaults."""
+        return {"source": self.source, **DEFAULTS, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class ImageData(DataConfig):
+    """Images, all for training or a subset of them.
+
+    Attributes:
+        subset: "" for all, a name of :data:`~cyclofocal.lab.data.subsets.SUBSETS`.
+        imbalance: head class to tail class of "long-tailed", at least 1.
+        head_images: training images of the head class of "long-tailed"; 0 takes the mean number per class.
+        validation_images: number of validation images, balanced over classes and drawn by a fixed seed from images
+            that the subset leaves out, or from the subset where it leaves none; 0 takes what the source has.
+    """
+
+    subset: str = ""
+    imbalance: float = 1.0
+    head_images: int = 0
+    validation_images: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.subset and self.subset not in subsets.SUBSETS:
+            raise ValueError(f"subset is {self.subset!r}; it must be '' or one of {', '.join(subsets.SUBSETS)}")
+        if self.subset != "long-tailed" and (self.imbalance != 1 or self.head_images):
+            raise ValueError(
+                f"imbalance is {self.imbalance} and head_images is {self.head_images}, but subset is {self.subset!r};"
+                " they are for 'long-tailed' only, and must be 1 and 0 otherwise"
+            )
+
+
+@dataclass(frozen=True)
+class PublishedData(ImageData):
+    """A data set of :data:`NAMED_SOURCES`.
+
+    Attributes:
+        test_per_class: test images to draw from every class of the digits; 0 for other data sets.
+    """
+
+    test_per_class: int = 0
+
+    kind: ClassVar[str] = "a published data set"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source == "digits":
+            if self.subset == "long-tailed" and self.head_images < 1:
+                raise ValueError(f"head_images is {self.head_images}; the long-tailed digits need at least 1")
+        elif self.test_per_class:
+            raise ValueError(
+                f"test_per_class is {self.test_per_class}, but only digits have their test set drawn; it must be 0"
+            )
+
+    @property
+    def draws_test_set(self) -> bool:
+        return self.source == "digits"
+
+
+@dataclass(frozen=True)
+class FolderData(ImageData):
+    """A folder of images or of WebDataset shards: a path, "path:PATH", or "wds/FOLDER" below the root.
+
+    Attributes:
+        test_fraction: part of every class for the test set where the folder has none, in (0, 1); else 0.
+    """
+
+    test_fraction: float = 0.0
+
+    kind: ClassVar[str] = "a folder"
+
+
+@dataclass(frozen=True)
+class ListData(ImageData):
+    """A list file of training images: a path, or "path:PATH".
+
+    Attributes:
+        image_root: folder of the listed paths; "" is the folder of the list.
+        validation_list, test_list: further list files of the same classes; "": none.
+        test_fraction: part of every class for the test set where there is no further list, in (0, 1); else 0.
+    """
+
+    image_root: str = ""
+    validation_list: str = ""
+    test_list: str = ""
+    test_fraction: float = 0.0
+
+    kind: ClassVar[str] = "a list file"
+
+
+@dataclass(frozen=True)
+class HostData(ImageData):
+    """A data set that timm reads: "torch/NAME", "hfds/NAME" or "tfds/NAME".
+
+    Attributes:
+        test_fraction: part of every class for the test set where the host has none, in (0, 1); else 0.
+        image_key, label_key: fields of image and label of "hfds/" and "tfds/".
+    """
+
+    test_fraction: float = 0.0
+    image_key: str = "image"
+    label_key: str = "label"
+
+    kind: ClassVar[str] = "a data set of another library"
+
+
+@dataclass(frozen=True)
+class TableData(DataConfig):
+    """A table: a .csv or .parquet file, or "keel:NAME".
+
+    Attributes:
+        target: column of the classes; "" for KEEL, whose files name it.
+        folds, fold: number of folds of a stratified cross-validation, and the one that is the test set; 0: none.
+        test_fraction: part of every class for the test set without cross-validation, in (0, 1).
+        validation_fraction: part of every class of the rest for validation, in [0, 1).
+    """
+
+    target: str = ""
+    folds: int = 0
+    fold: int = 0
+    test_fraction: float = 0.0
+    validation_fraction: float = 0.0
+
+    kind: ClassVar[str] = "a table"
+    validation_field: ClassVar[str] = "validation_fraction"
+
+    @property
+    def draws_test_set(self) -> bool:
+        return True
+
+    @property
+    def cross_validation(self) -> tuple[int, int] | None:
+        return (self.fold, self.folds) if self.folds else None
+
+
+DEFAULTS: dict[str, Any] = {
+    "subset": "",
+    "imbalance": 1.0,
+    "head_images": 0,
+    "test_per_class": 0,
+    "validation_images": 0,
+    "image_root": "",
+    "validation_list": "",
+    "test_list": "",
+    "test_fraction": 0.0,
+    "image_key": "image",
+    "label_key": "label",
+    "target": "",
+    "digest": "",
+    "folds": 0,
+    "fold": 0,
+    "validation_fraction": 0.0,
+}
+"""Fields of all kinds but the source, in the order of records."""
+
+FIELDS_OF = {
+    "a published data set": ("test_per_class",),
+    "images": ("subset", "imbalance", "head_images", "validation_images"),
+    "list files": ("image_root", "validation_list", "test_list"),
+    "paths and hosts without a test set, and of tables": ("test_fraction",),
+    "hfds/ and tfds/": ("image_key", "label_key"),
+    "tables": ("target", "folds", "fold", "validation_fraction"),
+}
+"""Fields by the sources that have them."""
+
+
+def data_config(source: str, **given: Any) -> DataConfig:
+    """Build the configuration of a source from the flat fields of settings and records.
+
+    Args:
+        source: "digits", "fashion-mnist", "cifar10", "cifar100" or "imagenet"; a path, or "path:PATH" if it looks like
+            a name: a folder of images or of shards, or a list file; "torch/NAME", "hfds/NAME" or "tfds/NAME" for what
+            timm reads; "wds/FOLDER" for WebDataset shards; a .csv or .parquet file with a ``target``, or "keel:NAME".
+        given: any of :data:`DEFAULTS`. A field that this kind of source does not have must be at its default.
+
+    Raises:
+        TypeError: an unknown field.
+        ValueError: a value out of its range, a field of another kind of source, or two that contradict each other.
+
+    Example:
+        >>> data_config("cifar10", subset="6_2", target="") == PublishedData("cifar10", subset="6_2")
+        True
+    """
+    if unknown := given.keys() - DEFAULTS.keys():
+        raise TypeError(f"{', '.join(sorted(unknown))} is no field of a source; allowed: {', '.join(DEFAULTS)}")
+    check_ranges(given)
+    kind = _kind(source, given)
+    own = {field.name for field in fields(kind)}
+    for name, value in given.items():
+        if name not in own and value != DEFAULTS[name]:
+            group, owner = next((names, owner) for owner, names in FIELDS_OF.items() if name in names)
+            raise ValueError(
+                f"source is {source!r}, {kind.kind}, and {name} is {value!r}; {_listed(group)} of {owner}, so it must"
+                f" be {DEFAULTS[name]!r}"
+            )
+    return kind(source, **{name: value for name, value in given.items() if name in own})
+
+
+def is_table(source: str, target: str) -> bool:
+    """True for a table, False for images."""
+    return bool(target) or source.startswith(KEEL) or Path(source).suffix.lower() == ".parquet"
+
+
+def path_of(source: str) -> Path:
+    """Path of a folder or list file."""
+    return Path(source.removeprefix("path:")).expanduser()
+
+
+def check_ranges(given: Mapping[str, Any]) -> None:
+    """Check the numbers of a source, as far as they are given.
+
+    Raises:
+        ValueError: names the field, its value and its range.
+    """
+    for name, least in SMALLEST.items():
+        if not given.get(name, least) >= least:  # also refuses nan
+            raise ValueError(f"{name} is {given[name]}; it must be at least {least}")
+    for name in ("test_fraction", "validation_fraction"):
+        if not 0 <= given.get(name, 0) < 1:
+            raise ValueError(f"{name} is {given[name]}; it must be in [0, 1)")
+    if not math.isfinite(imbalance := given.get("imbalance", 1.0)):
+        raise ValueError(f"imbalance is {imbalance}; it must be finite")
+    fold, folds = given.get("fold", 0), given.get("folds", 0)
+    if folds == 1:
+        raise ValueError("folds is 1; it must be 0 (no cross-validation), or at least 2")
+    if fold >= max(folds, 1):
+        raise ValueError(f"fold is {fold} and folds is {folds}; it must be 0, or smaller than folds")
+
+
+SMALLEST = {"imbalance": 1, **dict.fromkeys(("head_images", "test_per_class", "validation_images", "folds", "fold"), 0)}
+"""Smallest legal value."""
+
+
+def _kind(source: str, given: Mapping[str, Any]) -> type[DataConfig]:
+    if is_table(source, given.get("target", "")):
+        return TableData
+    if source in NAMED_SOURCES:
+        return PublishedData
+    if source.startswith(PREFIXES):
+        return HostData
+    path, listed = path_of(source), any(given.get(name) for name in FIELDS_OF["list files"])
+    return ListData if path.is_file() or (listed and not path.is_dir()) else FolderData
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
