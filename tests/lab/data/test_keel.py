@@ -53,12 +53,12 @@ def test_the_class_may_be_another_column(package):
         path.read_text().replace("@inputs Weight, Seeds, Colour", "@output Colour").replace("<null>, bad", "red, bad")
     )
     assert keel.read_keel(path, "t").classes == ("None", "green", "red")
-    assert keel.keel_facts(path).counts == (10, 5, 5)
+    assert keel.keel_stats(path).counts == (10, 5, 5)
 
 
 def test_facts_are_those_of_the_rows(package):
-    facts = keel.keel_facts(keel.keel_path("fruit"))
-    assert (facts.rows, facts.counts, facts.imbalance) == (20, (15, 5), 3.0)
+    stats = keel.keel_stats(keel.keel_path("fruit"))
+    assert (stats.rows, stats.counts, stats.imbalance) == (20, (15, 5), 3.0)
 
 
 def test_names_and_the_nearest_of_them(package):
@@ -118,6 +118,6 @@ def test_the_published_tables_are_as_published():
     assert len(keel.keel_names()) >= 132
     known = {"ecoli1": (336, (259, 77)), "abalone9-18": (731, (689, 42)), "newthyroid": (215, (150, 35, 30))}
     for name, (rows, counts) in known.items():
-        facts = keel.keel_facts(keel.keel_path(name))
-        assert (facts.rows, facts.counts) == (rows, counts)
+        stats = keel.keel_stats(keel.keel_path(name))
+        assert (stats.rows, stats.counts) == (rows, counts)
         assert sorted(keel.read_keel(keel.keel_path(name), name).counts, reverse=True) == list(counts)

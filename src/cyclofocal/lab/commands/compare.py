@@ -112,7 +112,7 @@ def compare(
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     recipes = [changed(recipe, given) for recipe in _experiments(what, target, root)]
     chosen = losses_of(losses)
-    recipes = [_pinned(recipe, root) if recipe.name == "own" else recipe for recipe in recipes]
+    recipes = [_pinned(recipe, root) if recipe.data.is_custom else recipe for recipe in recipes]
     if any(loss.file for loss in chosen):
         _try_own_losses(recipes, chosen, root)
     if tune:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
-from cyclofocal.lab.recipes.catalogue import RECIPES, told
+from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.recipe import Recipe
 
 PIPED_COLUMNS = 200
@@ -27,6 +27,6 @@ def recipes() -> None:
         found = make()
         recipe = found.first if isinstance(found, TwoStages) else found
         title = recipe.title.replace(", stage 1", ", two stages")
-        command = told(make, "Command") or f"cyclofocal reproduce {name}"
-        shown.add_row(name, title, recipe.model, told(make, "Cost"), command, told(make, "Expected"))
+        command = found.facts.command or f"cyclofocal reproduce {name}"
+        shown.add_row(name, title, recipe.model, found.facts.cost, command, found.facts.expected)
     console.print(shown, markup=False)

@@ -1,6 +1,7 @@
 """Experiments in two stages, for ``cyclofocal reproduce``."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None, images: Pa
             with_settings(recipe, [*changes, *_of_stage(settings, recipe.stage)])
             for recipe in (stages.first, stages.second)
         )
-        return TwoStages(first, second, stages.losses)
+        return replace(stages, first=first, second=second)
     except ValueError as error:  # a SettingError, too
         raise typer.BadParameter(str(error), param_hint="--set") from None
 
@@ -64,7 +65,7 @@ def reproduce_stages(
     warn_never_focal(run for run in runs if stage in (None, run[0].stage))
     records = []
     with one_line_errors(out):
-        if stages.first.name == "own-lt-1":  # published ones are looked at by `data check`
+        if stages.custom_images:  # `data check` is for published ones
             data = load_open(stages.first, setup.root, 0)
             warn_of_copies(data.known.title, data.splits)
         for seed in seeds:

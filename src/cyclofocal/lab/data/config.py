@@ -53,6 +53,11 @@ class DataConfig:
         return False
 
     @property
+    def is_custom(self) -> bool:
+        """True for images of the user, whose files and labels are not known before they are read."""
+        return isinstance(self, FolderData | ListData | HostData)
+
+    @property
     def cross_validation(self) -> tuple[int, int] | None:
         """Fold and number of folds; None without cross-validation."""
         return None

@@ -14,7 +14,7 @@ MISSING = ["<null>", "?", ""]
 
 
 @dataclass(frozen=True)
-class Facts:
+class TableStats:
     """What is known of a table before it is read.
 
     Attributes:
@@ -97,7 +97,7 @@ def read_keel(path: Path, title: str) -> Table:
     return checked(frame, target, title)
 
 
-def keel_facts(path: Path) -> Facts:
+def keel_stats(path: Path) -> TableStats:
     """Rows and classes, by the last field of every line.
 
     Raises:
@@ -109,7 +109,7 @@ def keel_facts(path: Path) -> Facts:
     if not rows or any(len(row) != len(columns) for row in rows):
         raise DamagedDataError(f"{path}: every row must have {len(columns)} values, and there must be one")
     counts = Counter(row[place].strip() for row in rows)
-    return Facts(len(rows), tuple(count for _, count in counts.most_common()))
+    return TableStats(len(rows), tuple(count for _, count in counts.most_common()))
 
 
 def _parts(path: Path) -> tuple[dict[str, str], str, int]:

@@ -1,11 +1,11 @@
 """What a stage of open long-tailed recognition consists of, beside what every experiment does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cyclofocal.lab.data.config import DEFAULTS
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.recipes.loss import LossSettings
-from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 WEIGHT = 0.01
 
@@ -75,11 +75,15 @@ class TwoStages:
     Attributes:
         first, second: recipes of the stages, of the same data and model.
         losses: pairs of the loss of stage 1 and that of stage 2, which have the same name.
+        facts: cost and expected result.
+        custom_images: True if the images are the user's, which are checked for copies before training.
     """
 
     first: StageRecipe
     second: StageRecipe
     losses: tuple[tuple[LossSettings, LossSettings], ...]
+    facts: Facts = field(default_factory=Facts)
+    custom_images: bool = False
 
     def __post_init__(self) -> None:
         if (self.first.stage, self.second.stage) != (1, 2):

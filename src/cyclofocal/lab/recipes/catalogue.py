@@ -1,10 +1,7 @@
-"""Every recipe by its name, with what its docstring says of cost and result."""
+"""All recipes by their names."""
 
 import functools
-import inspect
-import re
 from collections.abc import Callable
-from typing import Any
 
 from cyclofocal.lab.recipes import fashion
 from cyclofocal.lab.recipes.cifar import cifar, cifar_4000, cifar_fast, cifar_lt
@@ -29,15 +26,3 @@ _MAKERS: list[Callable[[], Recipe]] = [
 
 RECIPES: dict[str, Callable[[], Recipe]] = {make().name: make for make in _MAKERS}
 """Functions without arguments that return the recipe of that name."""
-
-
-def told(make: Callable[[], Any], what: str) -> str:
-    """What the docstring of a recipe says after ``Cost:``, ``Expected:`` or ``Command:``; "" where it doesn't.
-
-    Example:
-        >>> told(RECIPES["digits"], "Command")
-        'cyclofocal compare digits'
-    """
-    text = inspect.getdoc(make.func if isinstance(make, functools.partial) else make) or ""
-    found = re.search(rf"^{what}: (.+)$", text, re.MULTILINE)
-    return found[1] if found else ""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from cyclofocal.lab.data.config import PublishedData
-from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -13,9 +13,6 @@ def cifar(source: str) -> Recipe:
 
     Differs from the release: as many logits as classes (it kept timm's 1,000), and metrics of the last epoch on the
     test set, not of the best one.
-
-    Cost: 3 x 201 x 50,000 images of 224 pixels, about a day on one data-centre GPU
-    Expected: not yet run
     """
     return Recipe(
         name=source,
@@ -39,15 +36,12 @@ def cifar(source: str) -> Recipe:
         split_batch_norm=True,
         sync_batch_norm=False,
         precision="fp16",
+        facts=Facts(cost="3 x 201 x 50,000 images of 224 pixels, about a day on one data-centre GPU"),
     )
 
 
 def cifar_fast(source: str) -> Recipe:
-    """A small residual network, 24 epochs, data and augmentation on the device; made for 94 % on CIFAR-10.
-
-    Cost: about a minute on one data-centre GPU, estimated
-    Expected: not yet run
-    """
+    """A small residual network, 24 epochs, data and augmentation on the device; made for 94 % on CIFAR-10."""
     return Recipe(
         name=f"{source}-fast",
         title=f"{source}, small residual network",
@@ -67,26 +61,25 @@ def cifar_fast(source: str) -> Recipe:
         cutout=8,
         precision="bf16",
         channels_last=True,
+        facts=Facts(cost="about a minute on one data-centre GPU, estimated"),
     )
 
 
 def cifar_4000(source: str, subset: str) -> Recipe:
-    """4,000 training images, drawn as published, in the published setting.
-
-    Cost: 3 x 201 x 4,000 images of 224 pixels, about two hours on one data-centre GPU
-    Expected: not yet run
-    """
+    """4,000 training images, drawn as published, in the published setting."""
     name = f"{source}-4000" if subset == "first-4000" else f"{source}-{subset}"
     title = f"{source}, 4,000 images ({subset})"
-    return replace(cifar(source), name=name, title=title, data=PublishedData(source, subset=subset))
+    return replace(
+        cifar(source),
+        name=name,
+        title=title,
+        data=PublishedData(source, subset=subset),
+        facts=Facts(cost="3 x 201 x 4,000 images of 224 pixels, about two hours on one data-centre GPU"),
+    )
 
 
 def cifar_lt(source: str, imbalance: int) -> Recipe:
-    """Long-tailed, in the protocol of the papers that report CIFAR-LT: ResNet-32, 200 epochs.
-
-    Cost: about 20 minutes on one data-centre GPU, estimated
-    Expected: not yet run
-    """
+    """Long-tailed, in the protocol of the papers that report CIFAR-LT: ResNet-32, 200 epochs."""
     return Recipe(
         name=f"{source}-lt-{imbalance}",
         title=f"{source}, long-tailed {imbalance}:1",
@@ -104,4 +97,5 @@ def cifar_lt(source: str, imbalance: int) -> Recipe:
         warmup_epochs=5,
         augment="crop-flip",
         channels_last=True,
+        facts=Facts(cost="about 20 minutes on one data-centre GPU, estimated"),
     )

