@@ -13,7 +13,7 @@ from torch import nn
 
 from cyclofocal import CyclicalFocalLoss
 from cyclofocal.lab.data.config import FolderData
-from cyclofocal.lab.data.dataset import Images, in_memory
+from cyclofocal.lab.data.dataset import Samples, in_memory
 from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.batches import source
@@ -38,21 +38,23 @@ RECIPE = Recipe(
 )
 
 
-def fake_images() -> Images:
+def fake_images() -> Samples:
     """Noise with labels."""
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (IMAGES, 1, 28, 28), dtype=torch.uint8, generator=draw)
     return in_memory(pixels, torch.randint(10, (IMAGES,), generator=draw).numpy(), "noise")
 
 
-def bare_epoch(model: nn.Module, criterion: CyclicalFocalLoss, optimizer: torch.optim.Optimizer, data: Images) -> float:
+def bare_epoch(
+    model: nn.Module, criterion: CyclicalFocalLoss, optimizer: torch.optim.Optimizer, data: Samples
+) -> float:
     """The loop that one writes by hand; seconds of processor time."""
-    assert data.pixels is not None
+    assert data.inputs is not None
     started, labels = time.process_time(), torch.from_numpy(data.labels)
     loss_sum, right = 0.0, 0
     model.train()
     for indices in torch.randperm(len(data)).split(RECIPE.batch_size):
-        images, target = data.pixels[indices] / 255, labels[indices]
+        images, target = data.inputs[indices] / 255, labels[indices]
         logits = model(images)
         loss = criterion(logits, target)
         optimizer.zero_grad()

@@ -74,7 +74,7 @@ def test_copies_are_counted_by_what_they_spoil_and_named(tmp_path):
     assert second.startswith("2 images are of two classes: ")
     assert third == f"1 images are repeated within their class: {found.repeated[0]}"
     assert found.faults == [first, second]
-    assert str(copies({"training": train.take([0, 1, 3]), "test": test.take([0])})) == ""
+    assert str(copies({"training": train.select([0, 1, 3]), "test": test.select([0])})) == ""
 
 
 def test_files_that_differ_in_one_byte_are_no_copies(tmp_path):

@@ -16,8 +16,8 @@ def test_cifar10_comes_in_published_order(tmp_path):
     data = load("cifar10", root=tmp_path)
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, 256, (20, 3, 32, 32), dtype=np.uint8) for _ in range(6)]
-    assert np.array_equal(data.train.pixels, np.concatenate(batches[:5]))
-    assert np.array_equal(data.test.pixels, batches[5])
+    assert np.array_equal(data.train.inputs, np.concatenate(batches[:5]))
+    assert np.array_equal(data.test.inputs, batches[5])
     assert data.train.labels.tolist() == [7 * i % 10 for i in range(20)] * 5
     assert data.classes[3] == "cat"
     assert np.asarray(data.train.image(21))[4, 5].tolist() == batches[1][1, :, 4, 5].tolist()

@@ -30,15 +30,15 @@ def _saved(folder, modes):
 def test_a_subset_of_a_subset_is_that_of_its_indices(first, data):
     second = data.draw(st.lists(st.integers(0, len(first) - 1)))
     images = in_memory(PIXELS, LABELS, "made")
-    composed = images.take([first[i] for i in second])
-    nested = images.take(first).take(second)
+    composed = images.select([first[i] for i in second])
+    nested = images.select(first).select(second)
     assert nested.labels.tolist() == composed.labels.tolist() == [LABELS[first[i]] for i in second]
-    assert torch.equal(nested.pixels, PIXELS[[first[i] for i in second]])
+    assert torch.equal(nested.inputs, PIXELS[[first[i] for i in second]])
     assert [nested.name(i) for i in range(len(second))] == [f"image {first[i]} of made" for i in second]
 
 
 def test_pixels_and_pictures_agree():
-    image = in_memory(PIXELS, LABELS, "made").take([3]).image(0)
+    image = in_memory(PIXELS, LABELS, "made").select([3]).image(0)
     assert image.mode == "RGB"
     assert np.array_equal(np.asarray(image), PIXELS[3].permute(1, 2, 0).numpy())
     grey = in_memory(PIXELS[:, :1], LABELS, "made").image(2)
@@ -48,18 +48,18 @@ def test_pixels_and_pictures_agree():
 
 def test_few_shades_become_the_whole_range_in_a_picture():
     shades = torch.tensor([0, 8, 16], dtype=torch.uint8).view(1, 1, 1, 3)
-    assert np.asarray(in_memory(shades, [0], "made", white=16).image(0)).tolist() == [[0, 128, 255]]
+    assert np.asarray(in_memory(shades, [0], "made", max_pixel=16).image(0)).tolist() == [[0, 128, 255]]
 
 
 def test_files_come_grey_or_in_colour_and_as_they_were_saved(tmp_path):
     images = _saved(tmp_path, ["RGB", "L", "RGBA", "CMYK"])
     assert [images.image(i).mode for i in range(4)] == ["RGB", "L", "RGB", "RGB"]
-    assert np.array_equal(np.asarray(images.take([1, 0]).image(1)), np.asarray(picture(0)))
-    assert images.take([2, 0]).name(1) == str(tmp_path / "0.png")
+    assert np.array_equal(np.asarray(images.select([1, 0]).image(1)), np.asarray(picture(0)))
+    assert images.select([2, 0]).name(1) == str(tmp_path / "0.png")
 
 
 def test_a_worker_can_have_them(tmp_path):
-    images = pickle.loads(pickle.dumps(_saved(tmp_path, ["RGB", "L"]).take([1])))
+    images = pickle.loads(pickle.dumps(_saved(tmp_path, ["RGB", "L"]).select([1])))
     assert np.array_equal(np.asarray(images.image(0)), np.asarray(picture(1, mode="L")))
 
 
@@ -86,9 +86,9 @@ def test_other_unreadable_files_are_named(tmp_path):
 
 def test_an_index_outside_is_refused():
     images = in_memory(PIXELS, LABELS, "made")
-    for call in (images.image, images.name, lambda i: images.take([0, i])):
+    for call in (images.image, images.name, lambda i: images.select([0, i])):
         for index in (-1, 5):
-            with pytest.raises(IndexError, match=r"made: ind.* of 5 images"):
+            with pytest.raises(IndexError, match=r"made: ind.* of 5 samples"):
                 call(index)
 
 
@@ -97,5 +97,5 @@ def test_images_that_do_not_fit_together_are_refused(tmp_path):
         in_memory(PIXELS, LABELS[:4], "made")
     with pytest.raises(ValueError, match=r"torch\.float32 of shape .* must be uint8"):
         in_memory(PIXELS.float(), LABELS, "made")
-    with pytest.raises(ValueError, match="either pixels or a reader"):
+    with pytest.raises(ValueError, match="either inputs or a reader"):
         on_demand(None, LABELS, "made")

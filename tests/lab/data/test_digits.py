@@ -32,7 +32,7 @@ def test_the_split_of_a_seed_never_changes(arguments, digest):
     digits = _split(*arguments)
     content = hashlib.sha256()
     for images in (digits.train, digits.test):
-        content.update((images.pixels / images.white).numpy().tobytes())
+        content.update((images.inputs / images.max_pixel).numpy().tobytes())
         content.update(images.labels.astype("<i8").tobytes())
     assert content.hexdigest() == digest
 

@@ -16,8 +16,8 @@ def test_pixels_and_labels_come_in_published_order(tmp_path, packed):
     write_fashion_mnist(tmp_path, packed=packed)
     data = load("fashion-mnist", root=tmp_path)
     rng = np.random.default_rng(2)
-    assert np.array_equal(data.train.pixels[:, 0], rng.integers(0, 256, (40, 28, 28), dtype=np.uint8))
-    assert np.array_equal(data.test.pixels[:, 0], rng.integers(0, 256, (20, 28, 28), dtype=np.uint8))
+    assert np.array_equal(data.train.inputs[:, 0], rng.integers(0, 256, (40, 28, 28), dtype=np.uint8))
+    assert np.array_equal(data.test.inputs[:, 0], rng.integers(0, 256, (20, 28, 28), dtype=np.uint8))
     assert data.train.labels.tolist() == [7 * i % 10 for i in range(40)]
     assert data.counts == (4,) * 10
     assert data.train.labels.dtype == np.int64
@@ -29,9 +29,9 @@ def test_the_published_files_where_debian_puts_them(tmp_path):
         pytest.skip("needs `apt install dataset-fashion-mnist`")
     data = load("fashion-mnist", root=tmp_path)
     assert data.counts == (6000,) * 10
-    assert data.test.pixels.shape == (10_000, 1, 28, 28)
+    assert data.test.inputs.shape == (10_000, 1, 28, 28)
     assert data.classes[data.train.labels[0]] == "ankle boot"
-    assert torch.equal(load("fashion-mnist", root=tmp_path, subset="first-4000").train.pixels, data.train.pixels[:4000])
+    assert torch.equal(load("fashion-mnist", root=tmp_path, subset="first-4000").train.inputs, data.train.inputs[:4000])
 
 
 def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_path, monkeypatch):

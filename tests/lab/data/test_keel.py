@@ -74,7 +74,7 @@ def test_names_and_the_nearest_of_them(package):
 def test_a_table_is_a_source(package):
     data = load("keel:fruit", folds=5, fold=4, validation_fraction=0.2)
     assert data.counts == (3, 10)
-    assert data.train.pixels.shape[1] == 2 + 1 + 4
+    assert data.train.inputs.shape[1] == 2 + 1 + 4
     with pytest.raises(ValueError, match="target is 'Colour', but keel:fruit says itself"):
         load("keel:fruit", folds=5, target="Colour")
 

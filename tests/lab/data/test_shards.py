@@ -24,7 +24,7 @@ def test_every_sample_can_be_read_alone_in_any_order(tmp_path):
     assert data.train.labels.tolist() == [0, 1, 0, 1, 0]
     assert data.test.labels.tolist() == [1, 0]
     assert data.train.name(3) == f"{tmp_path}/set-train-0001.tar:d/003"
-    chosen = pickle.loads(pickle.dumps(data.train.take([4, 0, 3])))
+    chosen = pickle.loads(pickle.dumps(data.train.select([4, 0, 3])))
     for i, number in enumerate((4, 0, 3)):
         assert np.array_equal(np.asarray(chosen.image(i)), np.asarray(picture(number)))
 

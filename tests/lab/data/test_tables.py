@@ -148,7 +148,7 @@ def test_parquet_and_csv_of_the_same_rows_are_the_same(tmp_path, csv):
     kinds = [load(str(path), target="label", folds=4) for path in (csv, tmp_path / "people.parquet")]
     assert kinds[0].classes == kinds[1].classes == ("maybe", "no", "yes")
     for a, b in zip((kinds[0].train, kinds[0].test), (kinds[1].train, kinds[1].test), strict=True):
-        torch.testing.assert_close(a.pixels, b.pixels)
+        torch.testing.assert_close(a.inputs, b.inputs)
         assert a.labels.tolist() == b.labels.tolist()
 
 

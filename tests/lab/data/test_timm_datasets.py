@@ -86,7 +86,7 @@ def test_hugging_faces_data_sets(tmp_path):
     data = load(source, root=tmp_path / "cache")
     assert data.classes == ("ant", "bee")
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
-    assert np.array_equal(np.asarray(data.test.take([1]).image(0)), np.asarray(picture(5)))
+    assert np.array_equal(np.asarray(data.test.select([1]).image(0)), np.asarray(picture(5)))
     for keys in ({"image_key": "picture"}, {"label_key": "kind"}):
         with pytest.raises(ValueError, match=rf"{next(iter(keys.values()))}' .*is not among its fields, .*label"):
             load(source, root=tmp_path / "cache", **keys)

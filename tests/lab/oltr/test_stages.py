@@ -82,7 +82,7 @@ def test_the_centroids_begin_as_the_mean_features(out, monkeypatch, tmp_path):
     first = record(out, 1, "ce")[1]
     stages.train_stage(stages.on_top(STAGES), CROSS_ENTROPY, 0, CPU, last_weights(first))
     network, data = seen[0]
-    pixels = data.train.pixels / data.train.white
+    pixels = data.train.inputs / data.train.max_pixel
     network.eval()
     for c in range(8):
         own = [network.features(image[None])[0] for image in pixels[torch.from_numpy(data.train.labels == c)]]

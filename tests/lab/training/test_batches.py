@@ -154,8 +154,8 @@ def test_batches_reseed_no_gpu(images, recipe, monkeypatch):
 
 def test_crops_and_flips_are_those_of_a_plain_loop(images):
     drawn = epoch_draws(CROPPED, 0, 0, len(images))
-    found = crop_flip(images.pixels, drawn, padding=3)
-    for image, view, (row, column, flip, *_) in zip(images.pixels, found, drawn.tolist(), strict=True):
+    found = crop_flip(images.inputs, drawn, padding=3)
+    for image, view, (row, column, flip, *_) in zip(images.inputs, found, drawn.tolist(), strict=True):
         wide = np.pad(image[0].numpy(), 3)
         top, left = int(row * 7), int(column * 7)
         crop = wide[top : top + 12, left : left + 12]
@@ -190,7 +190,7 @@ def test_an_image_that_cannot_be_read_is_named(images):
         def name(self, position):
             return f"folder/{position}.png"
 
-    broken = replace(images, pixels=None, reader=Broken())
+    broken = replace(images, inputs=None, reader=Broken())
     with pytest.raises(OSError, match=r"folder/22\.png is cut off"):
         list(source(broken, CROPPED, CPU).plain([torch.tensor([22])]))
 

@@ -39,14 +39,14 @@ def test_split_is_balanced_for_testing_long_tailed_for_training_and_disjoint(tmp
     split = _split(0, tmp_path)
     assert np.bincount(split.test.labels).tolist() == [60] * 10
     assert np.bincount(split.train.labels).tolist() == [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]
-    train_rows = {tuple(image.flatten().tolist()) for image in split.train.pixels}
-    assert not train_rows & {tuple(image.flatten().tolist()) for image in split.test.pixels}
+    train_rows = {tuple(image.flatten().tolist()) for image in split.train.inputs}
+    assert not train_rows & {tuple(image.flatten().tolist()) for image in split.test.inputs}
 
 
 def test_split_follows_the_seed(tmp_path):
     split = _split(0, tmp_path)
-    assert torch.equal(split.train.pixels, _split(0, tmp_path).train.pixels)
-    assert not torch.equal(split.test.pixels, _split(1, tmp_path).test.pixels)
+    assert torch.equal(split.train.inputs, _split(0, tmp_path).train.inputs)
+    assert not torch.equal(split.test.inputs, _split(1, tmp_path).test.inputs)
 
 
 def test_two_losses_at_one_seed_see_the_same_weights_and_images(monkeypatch):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cyclofocal.lab.data.check import check, copies
-from cyclofocal.lab.data.dataset import Images
+from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.data.folders import read_splits
 from cyclofocal.lab.data.lists import list_images
 from cyclofocal.lab.data.published import PUBLISHED, Published, differences, verified
@@ -35,7 +35,7 @@ def check_data(
     Exit with 1 if an image cannot be read, a list is not as published, or, in data of your own, an image is in two
     splits or classes.
     """
-    sound, checked = True, dict[str, Images]()
+    sound, checked = True, dict[str, Samples]()
     try:
         for split, path, published in _splits(names, lists, images):
             checked[path.name if path.name not in checked else split.title] = split
@@ -60,7 +60,7 @@ def check_data(
 
 def _splits(
     names: list[str], lists: Path | None, images: Path | None
-) -> Iterator[tuple[Images, Path, Published | None]]:
+) -> Iterator[tuple[Samples, Path, Published | None]]:
     """Each split, where it is described, and what is published of it."""
     if names[0] in PUBLISHED and len(names) == 1:
         if lists is None:

@@ -16,7 +16,7 @@ from cyclofocal.lab.report.summary import Summary
 from cyclofocal.lab.training.schedule import never_focal
 
 if TYPE_CHECKING:
-    from cyclofocal.lab.data import Images
+    from cyclofocal.lab.data import Samples
 
 MIN_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
 PIPED_COLUMNS = 100
@@ -129,7 +129,7 @@ def one_line_errors(folder: Path) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def warn_of_copies(title: str, splits: Mapping[str, "Images | None"]) -> None:
+def warn_of_copies(title: str, splits: Mapping[str, "Samples | None"]) -> None:
     """Warn, in the main process, of images that are equal byte for byte in two splits or two classes."""
     from cyclofocal.lab.data.check import copies
 

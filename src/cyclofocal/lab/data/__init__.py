@@ -1,15 +1,15 @@
-"""Data sets of an experiment: published ones by name, the user's own by path, all as :class:`Images`."""
+"""Data sets of an experiment: published ones by name, the user's own by path, all as :class:`Samples`."""
 
-from cyclofocal.lab.data.dataset import DataSet, Images
+from cyclofocal.lab.data.dataset import DataSet, Samples
 from cyclofocal.lab.data.load import load
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError, UnreadableImageError
 
 __all__ = [
     "DamagedDataError",
     "DataSet",
-    "Images",
     "MissingDataError",
     "MissingImageError",
+    "Samples",
     "UnreadableImageError",
     "load",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cyclofocal.lab.data.dataset import Images, StoredReader
+from cyclofocal.lab.data.dataset import Samples, StoredReader
 from cyclofocal.lab.messages import MissingImageError, UnreadableImageError, several
 
 TAIL = 4096
@@ -81,7 +81,7 @@ class Copies:
         return "\n".join(self.faults + ([repeated] if self.repeated else []))
 
 
-def copies(splits: Mapping[str, Images | None], workers: int = 8) -> Copies:
+def copies(splits: Mapping[str, Samples | None], workers: int = 8) -> Copies:
     """Find images that are equal byte for byte, within and between splits, without decoding any.
 
     Sizes are compared first, then the last 4 KiB of files of equal size, then the SHA-256 of what is still equal, so
@@ -104,7 +104,7 @@ def copies(splits: Mapping[str, Images | None], workers: int = 8) -> Copies:
     return found
 
 
-def check(images: Images, workers: int = 1) -> Report:
+def check(images: Samples, workers: int = 1) -> Report:
     """Decode every image once, in ``workers`` threads, and report what cannot be had; nothing is raised for an image.
 
     Args:
@@ -126,7 +126,7 @@ def check(images: Images, workers: int = 1) -> Report:
     return Report(images.title, len(images), tuple(counts), missing, unreadable)
 
 
-def _fault(images: Images, index: int) -> UnreadableImageError | None:
+def _fault(images: Samples, index: int) -> UnreadableImageError | None:
     try:
         images.image(index)
     except UnreadableImageError as error:
@@ -139,7 +139,7 @@ class _Stored:
     """One image of a split."""
 
     split: str
-    images: Images
+    images: Samples
     index: int
 
     @property

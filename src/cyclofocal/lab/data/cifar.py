@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cyclofocal.lab.data.dataset import DataSet, Images, in_memory
+from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
 from cyclofocal.lab.data.files import first_with
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 
@@ -56,7 +56,7 @@ def _folder(root: Path, name: str, published: str, file: str, torchvision_name: 
     )
 
 
-def _images(folder: Path, files: Sequence[str], label_key: str, classes: Sequence[str], title: str) -> Images:
+def _images(folder: Path, files: Sequence[str], label_key: str, classes: Sequence[str], title: str) -> Samples:
     batches = [_batch(folder / file, label_key, len(classes)) for file in files]
     pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, SIDE, SIDE)
     return in_memory(torch.from_numpy(pixels), np.concatenate([labels for _, labels in batches]), title)

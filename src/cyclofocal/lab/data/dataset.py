@@ -1,4 +1,4 @@
-"""Labelled images, in memory or read on demand, or rows of a table, and the three splits that an experiment needs."""
+"""Labelled samples: images in memory or on disk, or rows of a table; and the three splits of an experiment."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -15,60 +15,60 @@ Positions = NDArray[np.intp]
 
 
 class Reader(Protocol):
-    """Where images lie that are read on demand; picklable, so that a data loader's workers can have it."""
+    """Read images on demand; picklable, so that a data loader can pass it to its workers."""
 
     def read(self, position: int) -> Image.Image:
-        """Decoded image in mode L or RGB; an ``UnreadableImageError`` if it cannot be had."""
+        """Decode one image, in mode L or RGB; raise ``UnreadableImageError`` if that fails."""
 
     def name(self, position: int) -> str:
-        """What a message calls this image, such as its path."""
+        """Name of one image in messages, such as its path."""
 
 
 @runtime_checkable
 class StoredReader(Reader, Protocol):
-    """A reader of images that lie on disk as they were encoded, so that equal ones can be found without decoding."""
+    """Read encoded images, so that equal ones can be found without decoding."""
 
     def size(self, position: int) -> int:
-        """Bytes of the encoded image."""
+        """Number of bytes of the encoded image."""
 
     def tail(self, position: int, count: int) -> bytes:
-        """Its last ``count`` bytes, at most ``size``."""
+        """Last ``count`` bytes of the encoded image, at most ``size``."""
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
-    """Labelled images, or rows of a table, of one split; subsets of them cost no decoding.
+class Samples:
+    """Labelled images, or rows of a table, of one split; selecting some costs no decoding.
 
     Attributes:
-        labels: class per image, (N,), int64.
-        positions: number of each image in the set as it was published, (N,); a subset keeps it.
-        title: of the set, such as "cifar10 train".
-        pixels: uint8 (N, channels, height, width) where they lie in memory, else None; rows of a table, which a model
-            takes as they are, float32 (N, inputs).
-        white: the largest pixel value; ``pixels / white`` lies in [0, 1].
-        reader: where to read them otherwise.
+        labels: class per sample, (N,), int64.
+        positions: number of each sample in its source, (N,); unchanged by a selection.
+        title: name of the split, such as "cifar10 train".
+        inputs: images in memory, uint8 (N, channels, height, width), or the encoded rows of a table, float32
+            (N, features); None for images that ``reader`` reads.
+        max_pixel: largest value of a pixel; ``inputs / max_pixel`` lies in [0, 1].
+        reader: reader of images that are not in memory.
     """
 
     labels: Labels
     positions: Positions
     title: str
-    pixels: Tensor | None = None
-    white: int = 255
+    inputs: Tensor | None = None
+    max_pixel: int = 255
     reader: Reader | None = None
 
     def __post_init__(self) -> None:
-        if (self.pixels is None) == (self.reader is None):
-            raise ValueError(f"{self.title}: give either pixels or a reader")
-        if self.pixels is not None and (self.pixels.dtype, self.pixels.ndim) not in (
+        if (self.inputs is None) == (self.reader is None):
+            raise ValueError(f"{self.title}: give either inputs or a reader")
+        if self.inputs is not None and (self.inputs.dtype, self.inputs.ndim) not in (
             (torch.uint8, 4),
             (torch.float32, 2),
         ):
-            seen = f"{self.pixels.dtype} of shape {tuple(self.pixels.shape)}"
+            seen = f"{self.inputs.dtype} of shape {tuple(self.inputs.shape)}"
             raise ValueError(
-                f"{self.title}: pixels are {seen}; they must be uint8 (N, channels, height, width), or of a table"
-                " float32 (N, inputs)"
+                f"{self.title}: inputs are {seen}; images must be uint8 (N, channels, height, width), rows of a table"
+                " float32 (N, features)"
             )
-        lengths = {len(self.labels), len(self.positions)} | ({len(self.pixels)} if self.pixels is not None else set())
+        lengths = {len(self.labels), len(self.positions)} | ({len(self.inputs)} if self.inputs is not None else set())
         if len(lengths) > 1:
             raise ValueError(f"{self.title}: {len(self.labels)} labels, but other lengths {sorted(lengths)}")
 
@@ -76,9 +76,9 @@ class Images:
         return len(self.labels)
 
     @property
-    def inputs(self) -> int:
-        """Numbers in a row of a table; 0 for images."""
-        return self.pixels.shape[1] if self.pixels is not None and self.pixels.ndim == 2 else 0
+    def n_features(self) -> int:
+        """Number of features of a table; 0 for images."""
+        return self.inputs.shape[1] if self.inputs is not None and self.inputs.ndim == 2 else 0
 
     def image(self, index: int) -> Image.Image:
         """Image number ``index`` in mode L or RGB.
@@ -89,96 +89,96 @@ class Images:
             UnreadableImageError: the file is missing, cut off or not an image; names its path.
         """
         position = self._position(index)
-        if self.inputs:
+        if self.n_features:
             raise ValueError(f"{self.title}: rows of a table are no images")
         if self.reader is not None:
             return self.reader.read(position)
-        assert self.pixels is not None
-        pixels = self.pixels[index].numpy()
-        if self.white != 255:
-            pixels = np.rint(pixels * (255 / self.white)).astype(np.uint8)
+        assert self.inputs is not None
+        pixels = self.inputs[index].numpy()
+        if self.max_pixel != 255:
+            pixels = np.rint(pixels * (255 / self.max_pixel)).astype(np.uint8)
         return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
     def name(self, index: int) -> str:
-        """What a message calls the image: its path, or "image 17 of cifar10 train"."""
+        """Name of a sample in messages: its path, or "image 17 of cifar10 train"."""
         position = self._position(index)
         if self.reader is not None:
             return self.reader.name(position)
-        return f"{'row' if self.inputs else 'image'} {position} of {self.title}"
+        return f"{'row' if self.n_features else 'image'} {position} of {self.title}"
 
-    def take(self, indices: ArrayLike) -> "Images":
-        """The images at ``indices``, in this order.
+    def select(self, indices: ArrayLike) -> "Samples":
+        """Select the samples at ``indices``, in this order.
 
         Raises:
             IndexError: an index is not in [0, N).
         """
         chosen = np.asarray(indices, dtype=np.intp)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
-            raise IndexError(f"{self.title}: indices from {chosen.min()} to {chosen.max()} of {len(self)} images")
+            raise IndexError(f"{self.title}: indices from {chosen.min()} to {chosen.max()} of {len(self)} samples")
         return replace(
             self,
             labels=self.labels[chosen],
             positions=self.positions[chosen],
-            pixels=None if self.pixels is None else self.pixels[torch.from_numpy(chosen)],
+            inputs=None if self.inputs is None else self.inputs[torch.from_numpy(chosen)],
         )
 
     def _position(self, index: int) -> int:
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.title}: index {index} of {len(self)} images")
+            raise IndexError(f"{self.title}: index {index} of {len(self)} samples")
         return int(self.positions[index])
 
 
-def in_memory(pixels: Tensor, labels: ArrayLike, title: str, white: int = 255) -> Images:
-    """Images whose pixels are all at hand, numbered from 0."""
-    return Images(np.asarray(labels, dtype=np.int64), np.arange(len(pixels)), title, pixels, white)
+def in_memory(pixels: Tensor, labels: ArrayLike, title: str, max_pixel: int = 255) -> Samples:
+    """Build samples of images in memory, numbered from 0."""
+    return Samples(np.asarray(labels, dtype=np.int64), np.arange(len(pixels)), title, pixels, max_pixel)
 
 
-def on_demand(reader: Reader, labels: ArrayLike, title: str) -> Images:
-    """Images that ``reader`` reads one by one, numbered from 0."""
+def on_demand(reader: Reader, labels: ArrayLike, title: str) -> Samples:
+    """Build samples of images that ``reader`` reads one by one, numbered from 0."""
     known = np.asarray(labels, dtype=np.int64)
-    return Images(known, np.arange(len(known)), title, reader=reader)
+    return Samples(known, np.arange(len(known)), title, reader=reader)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What one experiment learns from and is judged on.
+    """Training, validation and test samples of one experiment.
 
     Attributes:
-        title: for people, such as "fashion-mnist, long-tailed 100:1".
-        classes: their names, in label order.
-        train: training images, after the subset rule.
-        validation: to choose settings by; None where none was asked for.
-        test: touched once, after the last epoch.
+        title: readable name, such as "fashion-mnist, long-tailed 100:1".
+        classes: names of the classes, in label order.
+        train: training samples, after the subset rule.
+        validation: samples to choose settings by; None without such a split.
+        test: samples that are evaluated once, after the last epoch.
     """
 
     title: str
     classes: tuple[str, ...]
-    train: Images
-    validation: Images | None
-    test: Images
+    train: Samples
+    validation: Samples | None
+    test: Samples
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Training images per class."""
+        """Training samples per class."""
         return tuple(np.bincount(self.train.labels, minlength=len(self.classes)).tolist())
 
     @property
-    def splits(self) -> dict[str, Images | None]:
-        """The three splits by their names in messages."""
+    def splits(self) -> dict[str, Samples | None]:
+        """Splits by their names in messages."""
         return {"training": self.train, "validation": self.validation, "test": self.test}
 
     @property
     def digest(self) -> str:
-        """Of the labels of training and validation, in order, and of what identifies each image; not of the pixels."""
+        """Hash of the labels of training and validation, in order, and of the samples' positions and names."""
         return _digest(self.train, self.validation)
 
     @property
     def digest_with_test(self) -> str:
-        """The same of all three splits."""
+        """Hash of all three splits, as :attr:`digest`."""
         return _digest(self.train, self.validation, self.test)
 
 
-def _digest(*splits: Images | None) -> str:
+def _digest(*splits: Samples | None) -> str:
     content = hashlib.sha256()
     for split in splits:
         if split is not None:

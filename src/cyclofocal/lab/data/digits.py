@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cyclofocal.lab.data.dataset import DataSet, Images, in_memory
+from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
 from cyclofocal.lab.longtail import draw_per_class
 
 CLASSES = tuple("0123456789")
 
 
-def all_digits() -> Images:
+def all_digits() -> Samples:
     """The 1,797 digits, (1, 8, 8), in 17 shades of grey: white is 16."""
     (package,) = find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr,misc]
     file = Path(package) / "datasets" / "data" / "digits.csv.gz"  # load_digits reads it too, once all of sklearn is
     table = np.loadtxt(file, delimiter=",", dtype=np.int64)  # imported, which takes longer than a run
     pixels, labels = table[:, :-1], table[:, -1]
-    return in_memory(torch.tensor(pixels, dtype=torch.uint8).view(-1, 1, 8, 8), labels, "digits", white=16)
+    return in_memory(torch.tensor(pixels, dtype=torch.uint8).view(-1, 1, 8, 8), labels, "digits", max_pixel=16)
 
 
 def read_digits(test_per_class: int, rng: np.random.Generator) -> DataSet:
@@ -32,4 +32,4 @@ def read_digits(test_per_class: int, rng: np.random.Generator) -> DataSet:
     images = all_digits()
     test = draw_per_class(images.labels, [test_per_class] * len(CLASSES), rng)
     rest = np.setdiff1d(np.arange(len(images)), test)
-    return DataSet("digits", CLASSES, images.take(rest), None, images.take(test))
+    return DataSet("digits", CLASSES, images.select(rest), None, images.select(test))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cyclofocal.lab.data.dataset import DataSet, Images, in_memory
+from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
 from cyclofocal.lab.data.files import first_with
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 
@@ -40,7 +40,7 @@ def read_fashion_mnist(root: Path) -> DataSet:
     return DataSet("fashion-mnist", CLASSES, _split(folder, "train"), None, _split(folder, "t10k", "test"))
 
 
-def _split(folder: Path, prefix: str, name: str = "train") -> Images:
+def _split(folder: Path, prefix: str, name: str = "train") -> Samples:
     path = _plain_or_packed(folder, f"{prefix}-images-idx3-ubyte")
     pixels = read_idx(path, dimensions=3)
     if not len(pixels) or pixels.shape[1:] != (SIDE, SIDE):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclofocal.lab.data.dataset import DataSet, Images, on_demand
+from cyclofocal.lab.data.dataset import DataSet, Samples, on_demand
 from cyclofocal.lab.data.files import EXTENSIONS, files, first_with
 from cyclofocal.lab.data.splits import SPLIT_NAMES, assemble
 from cyclofocal.lab.messages import MissingDataError, several
@@ -32,7 +32,7 @@ def read_folder(folder: Path, test_fraction: float = 0.0) -> DataSet:
     return assemble(str(folder), classes, splits["train"], splits.get("val"), splits.get("test"), test_fraction)
 
 
-def read_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, Images]]:
+def read_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, Samples]]:
     """The classes of an image folder, and its images by "train", "val" and "test"; all by "train" without splits.
 
     Raises:
@@ -118,7 +118,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_split(folder: Path, classes: tuple[str, ...]) -> Images:
+def read_split(folder: Path, classes: tuple[str, ...]) -> Samples:
     """All images of one split, class by class.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclofocal.lab.data.config import ListData, path_of
-from cyclofocal.lab.data.dataset import DataSet, Images, Labels, on_demand
+from cyclofocal.lab.data.dataset import DataSet, Labels, Samples, on_demand
 from cyclofocal.lab.data.files import Files, files
 from cyclofocal.lab.data.splits import assemble
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError, several
@@ -46,7 +46,7 @@ def read_lists(data: ListData) -> DataSet:
     return data_set
 
 
-def list_images(path: Path, root: Path) -> Images:
+def list_images(path: Path, root: Path) -> Samples:
     """The images of one list file. Touches none of them: see :func:`check_present`.
 
     Raises:
@@ -88,7 +88,7 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
     return [name for name, _ in pairs], np.array([label for _, label in pairs], dtype=np.int64)
 
 
-def check_present(images: Images) -> None:
+def check_present(images: Samples) -> None:
     """Refuse images that are listed but not on disk, before any training. Lists every folder once, opens no image.
 
     Raises:
@@ -104,7 +104,7 @@ def check_present(images: Images) -> None:
         )
 
 
-def _files(images: Images) -> Files:
+def _files(images: Samples) -> Files:
     if not isinstance(images.reader, Files):
         raise TypeError(f"{images.title}: these images are not files of their own")
     return images.reader
@@ -121,7 +121,7 @@ def _check_one_label_each(path: Path, pairs: list[list[str]]) -> None:
         raise DamagedDataError(f"{path}: {len(torn)} images are listed again with another label: {several(torn)}")
 
 
-def _class_names(train: Images) -> tuple[str, ...]:
+def _class_names(train: Samples) -> tuple[str, ...]:
     """The folder of each class where one folder is one class, below what all have in common, else the label itself."""
     count = int(train.labels.max()) + 1
     if count > len(train):

@@ -181,7 +181,7 @@ def _subset(full: DataSet, data: ImageData, rng: np.random.Generator) -> Positio
 
 def _with_validation(full: DataSet, kept: Positions, validation_images: int, title: str) -> DataSet:
     if not validation_images:
-        return replace(full, title=title, train=full.train.take(kept))
+        return replace(full, title=title, train=full.train.select(kept))
     if full.validation is not None:
         raise ValueError(
             f"validation_images is {validation_images}, but {full.title} has a validation set of its own"
@@ -198,7 +198,7 @@ def _with_validation(full: DataSet, kept: Positions, validation_images: int, tit
     kept = kept[~np.isin(kept, chosen)]
     if len(np.unique(labels[kept])) < len(full.classes):
         raise ValueError(f"validation_images is {validation_images}; that leaves a class without a training image")
-    return replace(full, title=title, train=full.train.take(kept), validation=full.train.take(chosen))
+    return replace(full, title=title, train=full.train.select(kept), validation=full.train.select(chosen))
 
 
 def _title(title: str, data: ImageData) -> str:

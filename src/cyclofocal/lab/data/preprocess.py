@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cyclofocal.lab.data.config import TableData
-from cyclofocal.lab.data.dataset import DataSet, Images, Labels, Positions
+from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
 from cyclofocal.lab.data.splits import draw_fraction
 from cyclofocal.lab.data.tables import Table
 from cyclofocal.lab.messages import several
@@ -42,13 +42,13 @@ def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
         validation = train[draw_fraction(table.labels[train], validation_fraction, rng)]
         train = np.setdiff1d(train, validation)
     _check_kept(table, train, data)
-    rows = Images(table.labels, everything, table.title, prepare(table, train))
+    rows = Samples(table.labels, everything, table.title, prepare(table, train))
     return DataSet(
         table.title,
         table.classes,
-        rows.take(train),
-        rows.take(validation) if validation_fraction else None,
-        rows.take(test),
+        rows.select(train),
+        rows.select(validation) if validation_fraction else None,
+        rows.select(test),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cyclofocal.lab.data.dataset import DataSet, Images, on_demand
+from cyclofocal.lab.data.dataset import DataSet, Samples, on_demand
 from cyclofocal.lab.data.files import decode
 from cyclofocal.lab.data.splits import SPLIT_NAMES, assemble
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError, several
@@ -77,7 +77,7 @@ def read_shards(folder: Path, test_fraction: float = 0.0) -> DataSet:
     return assemble(str(folder), classes, train, others.get("val"), others.get("test"), test_fraction)
 
 
-def index_shards(shards: list[Path], title: str) -> Images:
+def index_shards(shards: list[Path], title: str) -> Samples:
     """The images of some shards, in this order; reads their heads and class numbers, no image.
 
     Raises:

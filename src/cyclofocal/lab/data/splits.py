@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from cyclofocal.lab.data.dataset import DataSet, Images, Labels, Positions
+from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
 from cyclofocal.lab.messages import several
 
 FRACTION_SEED = 4000
@@ -22,9 +22,9 @@ SPLIT_NAMES = {
 def assemble(
     title: str,
     classes: tuple[str, ...],
-    train: Images,
-    validation: Images | None,
-    test: Images | None,
+    train: Samples,
+    validation: Samples | None,
+    test: Samples | None,
     test_fraction: float = 0.0,
 ) -> DataSet:
     """A data set of what is there. Without a test set, the validation set is the one touched once, at the end.
@@ -60,7 +60,7 @@ def assemble(
     return DataSet(title, classes, train, validation, test)
 
 
-def split_off(images: Images, fraction: float) -> tuple[Images, Images]:
+def split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
     """Images without, and the ``fraction`` of every class (rounded, at least one image); always the same draw.
 
     Raises:
@@ -80,10 +80,10 @@ def split_off(images: Images, fraction: float) -> tuple[Images, Images]:
             f"test_fraction {fraction} of the {count} image(s) of class {emptied[0]} in {images.title} would leave none"
             " to train on"
         )
-    return images.take(train), images.take(test)
+    return images.select(train), images.select(test)
 
 
-def check_apart(title: str, splits: Mapping[str, Images | None]) -> None:
+def check_apart(title: str, splits: Mapping[str, Samples | None]) -> None:
     """Refuse a path that lies in two splits, however it is written; reads no image.
 
     Args:
@@ -117,12 +117,12 @@ def draw_fraction(labels: Labels, fraction: float, rng: np.random.Generator) -> 
     return np.sort(np.concatenate(drawn))
 
 
-def _paths(images: Images) -> set[str]:
+def _paths(images: Samples) -> set[str]:
     """Normalised names of images that are read on demand; those in memory have none."""
     return set() if images.reader is None else {os.path.normpath(images.name(i)) for i in range(len(images))}
 
 
-def _check_labels(images: Images, classes: tuple[str, ...]) -> None:
+def _check_labels(images: Samples, classes: tuple[str, ...]) -> None:
     if not len(images):
         raise ValueError(f"{images.title} has no image")
     wrong = np.flatnonzero((images.labels < 0) | (images.labels >= len(classes)))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from cyclofocal.lab.data.config import HostData
-from cyclofocal.lab.data.dataset import DataSet, Images, on_demand
+from cyclofocal.lab.data.dataset import DataSet, Samples, on_demand
 from cyclofocal.lab.data.files import decode
 from cyclofocal.lab.data.splits import assemble
 from cyclofocal.lab.messages import MissingDataError, UnreadableImageError
@@ -143,7 +143,7 @@ def _evaluation_splits(source: str, train_host: Any) -> dict[str, str]:
     return {name: next(s for s in names if s in offered) for name, names in EVALUATION.items() if offered & set(names)}
 
 
-def _images(host: Any, title: str) -> Images:
+def _images(host: Any, title: str) -> Samples:
     if isinstance(host, IterableDataset):
         return _materialise(host, title)
     if hasattr(host, "reader"):
@@ -173,7 +173,7 @@ def _column(reader: Any, title: str) -> Any:
     return labels
 
 
-def _materialise(host: Any, title: str) -> Images:
+def _materialise(host: Any, title: str) -> Samples:
     # A reader made inside a process group would give every process its own part of the stream.
     host.reader.dist_rank, host.reader.dist_num_replicas = 0, 1
     packed, labels = [], []
@@ -185,7 +185,7 @@ def _materialise(host: Any, title: str) -> Images:
     return on_demand(Kept(packed, title), labels, title)
 
 
-def _class_names(host: Any, train: Images) -> tuple[str, ...]:
+def _class_names(host: Any, train: Samples) -> tuple[str, ...]:
     names = getattr(host, "classes", None)
     if names is None:
         known = getattr(getattr(host, "reader", host), "class_to_idx", None) or {}

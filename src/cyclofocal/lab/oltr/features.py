@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.data import Images
+from cyclofocal.lab.data import Samples
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.oltr.backbone import Backbone
 from cyclofocal.lab.oltr.predictions import Predictions
@@ -75,7 +75,7 @@ def features_of(folder: Path, setup: Setup) -> Features:
             (recipe.channels, recipe.image_size, recipe.image_size),
         ).to(accelerator.device)
 
-        def of(images: Images) -> Featured:
+        def of(images: Samples) -> Featured:
             pixels = source(images, recipe, accelerator.device, setup.workers)
             found = predict(backbone, pixels, len(images), recipe.batch_size, accelerator)
             return found, torch.from_numpy(images.labels)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclofocal.lab.data import DataSet, Images, MissingDataError
+from cyclofocal.lab.data import DataSet, MissingDataError, Samples
 from cyclofocal.lab.data.dataset import on_demand
 from cyclofocal.lab.data.files import EXTENSIONS, files
 from cyclofocal.lab.data.lists import check_present, list_images
@@ -17,10 +17,10 @@ class OpenData:
     """A data set of known classes; ``unknown`` test images have the label -1, None: there are none."""
 
     known: DataSet
-    unknown: Images | None = None
+    unknown: Samples | None = None
 
     @property
-    def splits(self) -> dict[str, Images | None]:
+    def splits(self) -> dict[str, Samples | None]:
         """All splits by their names in messages."""
         return {**self.known.splits, "open-set": self.unknown}
 
@@ -37,10 +37,10 @@ def hold_out(data: DataSet, classes: int) -> OpenData:
             f"held_out_classes is {classes} of {len(data.classes)}; it must be at least 1 and leave at least 2"
         )
 
-    def known(images: Images) -> Images:
-        return images.take(np.flatnonzero(images.labels < kept))
+    def known(images: Samples) -> Samples:
+        return images.select(np.flatnonzero(images.labels < kept))
 
-    unknown = data.test.take(np.flatnonzero(data.test.labels >= kept))
+    unknown = data.test.select(np.flatnonzero(data.test.labels >= kept))
     return OpenData(
         DataSet(
             f"{data.title}, last {classes} of {len(data.classes)} classes held out",
@@ -53,7 +53,7 @@ def hold_out(data: DataSet, classes: int) -> OpenData:
     )
 
 
-def open_images(source: Path, root: Path | None = None) -> Images:
+def open_images(source: Path, root: Path | None = None) -> Samples:
     """Images of no known class: of a list file, whatever its labels, or all that lie in a folder.
 
     Args:
@@ -76,5 +76,5 @@ def open_images(source: Path, root: Path | None = None) -> Images:
     return _unlabelled(images)
 
 
-def _unlabelled(images: Images) -> Images:
+def _unlabelled(images: Samples) -> Samples:
     return replace(images, labels=np.full_like(images.labels, UNKNOWN))

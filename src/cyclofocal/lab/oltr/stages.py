@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.data import Images
+from cyclofocal.lab.data import Samples
 from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.oltr.backbone import Backbone, classifier_of
@@ -202,7 +202,7 @@ def scale_features(learner: Learner, scale: float) -> None:
 
 
 def fill_memory(
-    network: OpenLongTailed, images: Images, recipe: StageRecipe, accelerator: "Accelerator", workers: int
+    network: OpenLongTailed, images: Samples, recipe: StageRecipe, accelerator: "Accelerator", workers: int
 ) -> None:
     """Fill the memory with the mean features of the training images, which are not augmented."""
     network.eval()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cyclofocal.lab.data import Images, UnreadableImageError
+from cyclofocal.lab.data import Samples, UnreadableImageError
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.augment import augment, epoch_draws, scale
@@ -62,16 +62,16 @@ class Source(Protocol):
         """Images of the given indices, not augmented."""
 
 
-def source(images: Images, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False) -> Source:
+def source(images: Samples, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False) -> Source:
     """In memory where the pixels are and have the model's size; else read image by image, as timm's recipes need.
 
     Raises:
         ValueError: rows of a table that the recipe would augment as images.
     """
-    if images.inputs:
+    if images.n_features:
         return Rows(images, recipe, device)
     shape = (recipe.channels, recipe.image_size, recipe.image_size)
-    if images.pixels is not None and images.pixels.shape[1:] == shape and recipe.augment != "timm":
+    if images.inputs is not None and images.inputs.shape[1:] == shape and recipe.augment != "timm":
         return InMemory(images, recipe, device)
     return OnDemand(images, recipe, device, workers, training)
 
@@ -98,12 +98,12 @@ def epoch_batches(seed: int, epoch: int, images: int, batch_size: int) -> tuple[
 class InMemory:
     """The whole set on the device, augmented there."""
 
-    def __init__(self, images: Images, recipe: Recipe, device: torch.device) -> None:
-        assert images.pixels is not None
+    def __init__(self, images: Samples, recipe: Recipe, device: torch.device) -> None:
+        assert images.inputs is not None
         self.recipe, self.device = recipe, device
-        self.pixels = images.pixels.to(device)
+        self.pixels = images.inputs.to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
-        self.scale = scale(recipe, images.white, device)
+        self.scale = scale(recipe, images.max_pixel, device)
 
     def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
         drawn = epoch_draws(self.recipe, seed, epoch, len(self.labels)).to(self.device)
@@ -121,14 +121,14 @@ class InMemory:
 class Rows:
     """Rows of a table, which a model takes as they are."""
 
-    def __init__(self, images: Images, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, images: Samples, recipe: Recipe, device: torch.device) -> None:
         if recipe.augment != "none" or recipe.cutmix:
             raise ValueError(
                 f"{images.title} is a table; augment is {recipe.augment!r} and cutmix is {recipe.cutmix}, which are of"
                 " images and must be 'none' and 0"
             )
-        assert images.pixels is not None
-        self.device, self.rows = device, images.pixels.to(device)
+        assert images.inputs is not None
+        self.device, self.rows = device, images.inputs.to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
 
     def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
@@ -145,7 +145,7 @@ class Rows:
 class OnDemand:
     """Images read and transformed one by one, in worker processes if there are any."""
 
-    def __init__(self, images: Images, recipe: Recipe, device: torch.device, workers: int, training: bool) -> None:
+    def __init__(self, images: Samples, recipe: Recipe, device: torch.device, workers: int, training: bool) -> None:
         self.recipe, self.device = recipe, device
         self.labels = torch.from_numpy(images.labels)
         self.scale = scale(recipe, 255, device)
@@ -190,7 +190,7 @@ class OnDemand:
 class Transformed(Dataset):
     """Images by key, a batch at a time, ready to be stacked."""
 
-    def __init__(self, images: Images, transform: Plain | Timm) -> None:
+    def __init__(self, images: Samples, transform: Plain | Timm) -> None:
         self.images, self.transform = images, transform
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cyclofocal.lab.data import Images
+from cyclofocal.lab.data import Samples
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import rng
@@ -35,7 +35,7 @@ class Course:
     recipe: Recipe
     loss: LossSettings
     seed: int
-    images: Images
+    images: Samples
     source: Source
     mixer: Mixer | None
 

@@ -99,7 +99,7 @@ def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = N
         check_shares(len(data.train), recipe.batch_size, accelerator.num_processes)
         if test:
             check_every_class_is_tested(data)
-        make = partial(initial_model, inputs=data.train.inputs)
+        make = partial(initial_model, inputs=data.train.n_features)
         learner = build_learner(recipe, loss, len(data.classes), seed, accelerator, make)
         rows, earlier = resume(learner, run, data) if run else ([], 0.0)
         fit(learner, data, recipe, loss, seed, setup, run, rows, earlier)
