@@ -53,6 +53,7 @@ class RunRecord:
         test_counts: test images per class.
         system: operating system and processor.
         primary_metric: key of the metric chosen for the verdicts when the run was started; "" if none was.
+        columns: of a table, a description of how each column is encoded, as "date, as 4 numbers"; empty for images.
     """
 
     recipe: dict[str, Any]
@@ -77,6 +78,7 @@ class RunRecord:
     test_counts: list[int] = field(default_factory=list)
     system: str = ""
     primary_metric: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 NAMES, NEEDED = {entry.name for entry in fields(RunRecord)}, needed(RunRecord)

@@ -16,7 +16,7 @@ from cyclofocal.lab.commands import app
 from cyclofocal.lab.data import DamagedDataError, MissingDataError
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.load import load_table, table_digest
-from cyclofocal.lab.data.preprocess import prepare, split_table
+from cyclofocal.lab.data.preprocess import column_summary, encode, split_table
 from cyclofocal.lab.data.tables import checked, read_table
 from cyclofocal.lab.hashes import file_hash
 from cyclofocal.lab.recipes.loss import CYCLICAL
@@ -97,7 +97,7 @@ def test_rows_that_are_not_for_training_change_nothing_of_those_that_are(seed):
     after.loc[others, "age"] = rng.choice([np.nan, -1e6, 3.0], len(others))
     after.loc[others, "income"] = rng.integers(-(10**6), 10**6, len(others))
     after.loc[others, "town"] = rng.choice([None, "Rome", "Bath"], len(others))
-    prepared = [prepare(checked(some, "label", "t"), train) for some in (before, after)]
+    prepared = [encode(checked(some, "label", "t"), train).inputs for some in (before, after)]
     assert torch.equal(prepared[0][train], prepared[1][train])
     assert not torch.equal(prepared[0][others], prepared[1][others])
 
@@ -105,7 +105,7 @@ def test_rows_that_are_not_for_training_change_nothing_of_those_that_are(seed):
 def test_prepared_rows_are_those_of_a_plain_loop():
     rows = checked(frame(), "label", "t")
     train, features = np.arange(0, 60, 2), rows.features
-    prepared = prepare(rows, train).double().numpy()
+    prepared = encode(rows, train).inputs.double().numpy()
     expected = []
     for name in ("age", "income"):
         known = features[name].iloc[train].to_numpy()
@@ -120,14 +120,14 @@ def test_prepared_rows_are_those_of_a_plain_loop():
 
 def test_a_text_that_training_has_not_seen_is_all_zeros():
     rows = checked(small(town=["a"] * 6 + ["b"] * 5 + ["new"]), "label", "t")
-    prepared = prepare(rows, np.arange(11))
+    prepared = encode(rows, np.arange(11)).inputs
     assert prepared.shape == (12, 3)
     assert prepared[11, 1:].tolist() == [0, 0]
 
 
 def test_a_column_that_training_has_no_value_of_is_no_fault():
     rows = checked(small(rare=[np.nan] * 11 + [3.0]), "label", "t")
-    assert prepare(rows, np.arange(11)).isfinite().all()
+    assert encode(rows, np.arange(11)).inputs.isfinite().all()
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -204,7 +204,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         ({"label": ["a", None] * 6}, "target 'label' has no value in 6 of its rows (number 2, 4, 6, 8, 10 and 1 more)"),
         ({"x": np.full(12, np.nan)}, "column 'x' has no value at all; drop it"),
         ({"x": [1, np.inf] * 6}, "column 'x' is infinite in 6 of its rows (number 2, 4"),
-        ({"x": pd.date_range("2020", periods=12)}, "column 'x' holds times"),
+        ({"x": [["a", "b"]] * 12}, "column 'x' holds values of several parts, such as ['a', 'b']; drop it"),
     ],
 )
 def test_what_a_table_cannot_be_is_said(columns, words):
@@ -219,11 +219,10 @@ def test_an_unknown_target_is_told_with_the_nearest():
         checked(small()[["label"]], "label", "t")
 
 
-def test_free_text_is_refused_and_many_categories_are_not():
+def test_free_text_is_rich_and_many_categories_are_not():
     many = pd.DataFrame({"text": [f"comment {i}" for i in range(400)], "label": ["a", "b"] * 200})
-    with pytest.raises(ValueError, match="column 'text' has 400 different texts in 400 rows, such as 'comment 0'"):
-        checked(many, "label", "t")
-    checked(many.assign(text=[f"town {i % 40}" for i in range(400)]), "label", "t")
+    assert checked(many, "label", "t").rich == ("text",)
+    assert checked(many.assign(text=[f"town {i % 40}" for i in range(400)]), "label", "t").rich == ()
     with pytest.raises(ValueError, match=re.escape("holds numbers, but not in 1 of its rows (number 8), such as 'no'")):
         checked(many.assign(text=["no" if i == 7 else str(i) for i in range(400)]), "label", "t")
     ages = ["fifty" if i == 7 else str(i % 35) for i in range(400)]  # few different ones, as categories have
@@ -236,11 +235,80 @@ def test_free_text_is_refused_and_many_categories_are_not():
 def test_numbers_in_text_are_counted_as_other_texts_are():
     numbers = pd.DataFrame({"n": [str(i % 40) for i in range(400)], "label": ["a", "b"] * 200})
     assert checked(numbers, "label", "t").features["n"].tolist()[:2] == ["0", "1"]
-    with pytest.raises(ValueError, match="column 'n' has 40 different texts in 200 rows, such as '0'"):
-        checked(numbers[:200], "label", "t")
+    assert checked(numbers, "label", "t").rich == ()
+    assert checked(numbers[:200], "label", "t").rich == ("n",)
     for kind in (int, Decimal):
         objects = numbers.assign(n=pd.Series([kind(i) for i in range(400)], dtype=object))
         assert checked(objects, "label", "t").features["n"].tolist() == list(range(400))
+
+
+def rich(rows=60):
+    """Dates as text and as times, free text and durations beside the columns of :func:`frame`."""
+    days = pd.date_range("1990-01-05", periods=rows, freq="9D")
+    born = days.strftime("%Y-%m-%d").to_series(index=range(rows)).astype(object)
+    said = pd.Series([f"{'good' if i % 3 else 'bad'} comment number {i}" for i in range(rows)], dtype=object)
+    said[::7] = None
+    stay = pd.to_timedelta(np.arange(rows) * 7 % 31, unit="h")
+    return frame(rows).assign(born=born, seen=days + pd.Timedelta(days=400), said=said, stay=stay)
+
+
+def test_dates_durations_and_text_are_encoded_by_training_rows_alone():
+    pytest.importorskip("skrub")
+    before, others = rich(), np.arange(40, 60)
+    after = before.copy()
+    after.loc[others, "born"], after.loc[others, "said"] = "1066-10-14", "entirely other words"
+    after.loc[others, "seen"] = pd.Timestamp("2030-01-01")
+    found = [encode(checked(some, "label", "t"), np.arange(40)) for some in (before, after)]
+    assert found[0].inputs.isfinite().all()
+    assert torch.equal(found[0].inputs[:40], found[1].inputs[:40])
+    assert not torch.equal(found[0].inputs[40:], found[1].inputs[40:])
+    plain = encode(checked(frame(), "label", "t"), np.arange(40)).inputs
+    assert torch.equal(found[0].inputs[:, : plain.shape[1]], plain)  # whose encoding they do not change
+    added = found[0].inputs[:40, plain.shape[1] :]
+    torch.testing.assert_close(added.mean(0), torch.zeros(added.shape[1]), atol=1e-3, rtol=0)
+
+
+def test_the_encoding_of_every_column_is_described():
+    pytest.importorskip("skrub")
+    columns = encode(checked(rich(), "label", "t"), np.arange(0, 60, 2)).columns
+    assert columns == {
+        "age": "number, missing values marked",
+        "income": "number",
+        "town": "4 categories",
+        "born": "date (%Y-%m-%d), as 4 numbers",
+        "seen": "date, as 4 numbers",
+        "said": "text, as 30 numbers",
+        "stay": "number",
+    }
+    assert column_summary({"a": "number", "b": "2 categories", "c": "number"}) == "a, c: number; b: 2 categories"
+
+
+def test_values_that_training_rows_do_not_have_are_no_fault():
+    pytest.importorskip("skrub")
+    odd = rich()
+    odd.loc[50:, "born"], odd.loc[50:, "said"] = "no date", None
+    odd.loc[:49, "seen"] = pd.NaT
+    assert encode(checked(odd, "label", "t"), np.arange(50)).inputs.isfinite().all()
+
+
+def test_dates_without_skrub_say_what_to_install(monkeypatch):
+    monkeypatch.setattr("cyclofocal.lab.data.preprocess.find_spec", lambda name: None)
+    with pytest.raises(MissingDataError, match=r"column 'born' holds dates or free text; .* pip install skrub"):
+        encode(checked(rich(), "label", "t"), np.arange(50))
+
+
+def test_a_record_holds_the_encoding_of_the_columns(tmp_path, capsys):
+    pytest.importorskip("skrub")
+    rich().drop(columns="stay").assign(id=range(60)).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.warns(UserWarning, match="column 'id' counts the rows"):
+        recipe = replace(table(str(tmp_path / "t.csv"), "label"), epochs=1, warmup_epochs=0)
+    assert (
+        "born, seen: date (%Y-%m-%d), as 4 numbers; said: text, as 30 numbers; id: dropped" in capsys.readouterr().err
+    )
+    record = train(recipe, CYCLICAL, 0, Setup(cpu=True))
+    assert record.columns["said"] == "text, as 30 numbers"
+    assert record.columns["id"] == "dropped"
+    assert train(recipe, CYCLICAL, 0, Setup(cpu=True)).metrics == record.metrics
 
 
 def test_a_continuous_target_is_refused_and_many_whole_classes_are_not():
@@ -266,7 +334,7 @@ def test_a_class_of_too_few_rows_is_named():
 
 def test_numbers_too_large_for_a_model_are_named():
     with pytest.raises(ValueError, match=re.escape("column 'x' reaches 1e+300; rescale it")):
-        prepare(checked(small(x=[1e300] + [0] * 11), "label", "t"), np.arange(6, 12))
+        encode(checked(small(x=[1e300] + [0] * 11), "label", "t"), np.arange(6, 12))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Labelled samples: images in memory or on disk, or rows of a table; and the three splits of an experiment."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -149,6 +149,7 @@ class DataSet:
         train: training samples, after the subset rule.
         validation: samples to choose settings by; None without such a split.
         test: samples that are evaluated once, after the last epoch.
+        columns: of a table, a description of how each column is encoded; empty for images.
     """
 
     title: str
@@ -156,6 +157,7 @@ class DataSet:
     train: Samples
     validation: Samples | None
     test: Samples
+    columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -1,6 +1,9 @@
 """From a table to rows of numbers in three splits; everything that is fitted is fitted on the training rows alone."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +13,10 @@ from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
 from cyclofocal.lab.data.splits import draw_fraction
 from cyclofocal.lab.data.tables import Table
-from cyclofocal.lab.messages import several
+from cyclofocal.lab.messages import MissingDataError, several
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
@@ -42,44 +48,121 @@ def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
         validation = train[draw_fraction(table.labels[train], validation_fraction, rng)]
         train = np.setdiff1d(train, validation)
     _check_kept(table, train, data)
-    rows = Samples(table.labels, everything, table.title, prepare(table, train))
+    encoded = encode(table, train)
+    rows = Samples(table.labels, everything, table.title, encoded.inputs)
     return DataSet(
         table.title,
         table.classes,
         rows.select(train),
         rows.select(validation) if validation_fraction else None,
         rows.select(test),
+        encoded.columns,
     )
 
 
-def prepare(table: Table, train: Positions) -> Tensor:
-    """Rows as float32 (N, inputs), by statistics of the rows ``train`` alone.
+class Encoded(NamedTuple):
+    """Rows as numbers.
 
-    Numbers: missing ones become the median, with a column of its own that says so where any was missing; mean 0,
-    standard deviation 1. Texts: one column per text of the training rows, "missing" being one; others are all 0.
+    Attributes:
+        inputs: float32 (N, features).
+        columns: by column of the table, a description of how it is encoded.
+    """
+
+    inputs: Tensor
+    columns: dict[str, str]
+
+
+def encode(table: Table, train: Positions) -> Encoded:
+    """Encode all rows by statistics of the rows ``train`` alone.
+
+    * Numbers have mean 0 and standard deviation 1. Missing ones become the median, and are marked in a column of their
+      own.
+    * Categories have one column per text of the training rows, "missing" being one; other texts are all 0.
+    * Dates, durations and free text are encoded by skrub's ``TableVectorizer``, then treated as numbers.
 
     Raises:
+        MissingDataError: a column of dates or free text, and skrub is not installed.
         ValueError: numbers so large that they are infinite afterwards.
     """
     from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from sklearn.preprocessing import OneHotEncoder
 
-    numbers = table.features.select_dtypes("float64").columns
-    texts = table.features.columns.difference(numbers, sort=False)
-    impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    transformer = ColumnTransformer(
-        [("numbers", make_pipeline(impute, StandardScaler()), numbers), ("texts", encode, texts)]
-    )
-    with np.errstate(over="ignore", invalid="ignore"):
+    numbers = list(table.features.select_dtypes("float64").columns)
+    categories = list(table.features.columns.difference([*numbers, *table.rich], sort=False))
+    parts = [
+        ("numbers", _scale(), numbers),
+        ("categories", OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories),
+    ]
+    if table.rich:
+        parts.append(("rich", _vectorize(table), list(table.rich)))
+    transformer = ColumnTransformer(parts)
+    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # skrub's, of texts with few different parts
         transformer.fit(table.features.iloc[train])
-        prepared = torch.from_numpy(np.asarray(transformer.transform(table.features), dtype=np.float32))
-    if not prepared.isfinite().all():
+        inputs = torch.from_numpy(np.asarray(transformer.transform(table.features), dtype=np.float32))
+    if not inputs.isfinite().all():
         largest = table.features[numbers].abs().max().sort_values(ascending=False)
         raise ValueError(f"{table.title}: column {largest.index[0]!r} reaches {largest.iloc[0]:g}; rescale it")
-    return prepared
+    found = _describe(transformer.named_transformers_, numbers, categories)
+    return Encoded(inputs, {name: found[name] for name in table.features} | dict.fromkeys(table.dropped, "dropped"))
+
+
+def column_summary(columns: Mapping[str, str]) -> str:
+    """One line on how columns are encoded, as "age, income: number; town: 3 categories"."""
+    names: dict[str, list[str]] = {}
+    for name, how in columns.items():
+        names.setdefault(how, []).append(name)
+    return "; ".join(f"{several(of_kind)}: {how}" for how, of_kind in names.items())
+
+
+def _scale() -> "Pipeline":
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    return make_pipeline(impute, StandardScaler())
+
+
+def _vectorize(table: Table) -> "Pipeline":
+    """skrub's encoding, scaled. Numbers and categories do without, for it rounds numbers to float32 first."""
+    if find_spec("skrub") is None:
+        raise MissingDataError(
+            f"{table.title}: column {table.rich[0]!r} holds dates or free text; encoding them needs skrub. Install"
+            " with: pip install skrub"
+        )
+    from sklearn.pipeline import make_pipeline
+    from skrub import StringEncoder, TableVectorizer
+
+    text = StringEncoder(random_state=0)
+    encoder = TableVectorizer(cardinality_threshold=0, high_cardinality=text, drop_null_fraction=None)
+    return make_pipeline(encoder, *(step for _, step in _scale().steps))
+
+
+def _describe(fitted: Mapping[str, Any], numbers: Sequence[str], categories: Sequence[str]) -> dict[str, str]:
+    """How each column is encoded, in words."""
+    found = dict.fromkeys(numbers, "number")
+    if numbers and (indicator := fitted["numbers"][0].indicator_) is not None:
+        found |= {numbers[place]: "number, missing values marked" for place in indicator.features_}
+    if categories:
+        encoder = fitted["categories"]
+        found |= {n: f"{len(c)} categories" for n, c in zip(categories, encoder.categories_, strict=True)}
+    if "rich" in fitted:
+        encoder = fitted["rich"][0]
+        for name, kind in encoder.column_to_kind_.items():
+            formats = [step.format_ for step in encoder.all_processing_steps_[name] if getattr(step, "format_", None)]
+            found[name] = _KINDS[kind].format(
+                size=len(encoder.input_to_outputs_[name]), format=f" ({formats[0]})" if formats else ""
+            )
+    return found
+
+
+_KINDS = {
+    "numeric": "number",
+    "datetime": "date{format}, as {size} numbers",
+    "high_cardinality": "text, as {size} numbers",
+}
+"""Words for skrub's kinds of columns."""
 
 
 def _fold(labels: Labels, seed: int, folds: int, fold: int) -> Positions:

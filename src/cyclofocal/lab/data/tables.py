@@ -32,11 +32,13 @@ class Table:
 
     Attributes:
         title: for people, such as "people.csv".
-        features: float64 columns of numbers and object columns of texts; NaN is a missing value.
+        features: float64 columns of numbers, object columns of texts, and columns of times; NaN is a missing value.
         labels: class per row.
         classes: their names, in label order.
         notes: a sentence for people on each column of the file that was dropped or converted.
         changes: the columns whose data are not those that pandas alone gives; part of the digest of the table.
+        rich: names of the columns of dates, durations and free text, neither numbers nor few categories.
+        dropped: names of the columns of the file that are not features.
     """
 
     title: str
@@ -45,6 +47,8 @@ class Table:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    rich: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,7 +82,9 @@ def read_table(path: Path, target: str) -> Table:
     table = checked(sheet.frame, target, str(path))
     remarks = [remark for name in table.features if (remark := _words_among_numbers(table.features[name]))]
     notes = tuple(f"{path}: {note}" for note in [*sheet.notes.values(), *remarks])
-    return replace(table, notes=notes, changes=tuple(sorted(f"{how} {name}" for name, how in sheet.changes.items())))
+    changes = tuple(sorted(f"{how} {name}" for name, how in sheet.changes.items()))
+    dropped = tuple(name for name in sheet.changes if name != target and name not in table.features)
+    return replace(table, notes=notes, changes=changes, dropped=dropped)
 
 
 def checked(frame: "DataFrame", target: str, title: str) -> Table:
@@ -98,7 +104,8 @@ def checked(frame: "DataFrame", target: str, title: str) -> Table:
     features = {name: _column(frame[name], title) for name in frame.columns if name != target}
     if not features:
         raise ValueError(f"{title}: it has no column but {target!r}, so nothing to predict it from")
-    return Table(title, DataFrame(features), labels, classes)
+    rich = tuple(name for name, column in features.items() if _is_rich(column, title))
+    return Table(title, DataFrame(features), labels, classes, rich=rich)
 
 
 def _classes(column: "Series", title: str) -> tuple[Labels, tuple[str, ...]]:
@@ -160,7 +167,7 @@ def _check_not_fractions(found: Sequence[str], rows: int, where: str) -> None:
 
 
 def _column(column: "Series", title: str) -> "Series":
-    """The column as float64, or as texts."""
+    """The column as float64, as texts, or as times."""
     from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype, is_timedelta64_dtype
 
     where = f"{title}: column {column.name!r}"
@@ -168,11 +175,9 @@ def _column(column: "Series", title: str) -> "Series":
     if column.isna().all():
         raise ValueError(f"{where} has no value at all; drop it")
     if is_datetime64_any_dtype(column) or is_timedelta64_dtype(column):
-        raise ValueError(f"{where} holds times; turn them into numbers, or drop it")
+        return column
     if not is_numeric_dtype(column) and not _is_number(column):
-        texts = _as_texts(column)
-        _check_few_texts(texts, where)
-        return texts
+        return _as_texts(column)
     numbers = column.astype("float64") if not column.isna().any() else _with_nan(column)
     infinite = np.flatnonzero(np.isinf(numbers))
     if len(infinite):
@@ -196,23 +201,27 @@ def _as_texts(column: "Series") -> "Series":
     return Series(texts[codes], name=column.name, dtype=object)
 
 
-def _check_few_texts(column: "Series", where: str) -> None:
+def _is_rich(column: "Series", title: str) -> bool:
+    """True for times and for more texts than categories have.
+
+    Raises:
+        ValueError: mostly numbers, with some texts among them.
+    """
+    if column.dtype != object:
+        return column.dtype != "float64"
     different = column.nunique()
     if different <= FEW_TEXTS:
-        return
+        return False
     words = _words(column)
     allowed = different <= min(len(column) / 10, MOST_TEXTS)
     if allowed and (not len(words) or len(words) >= len(column) / 10):
-        return
+        return False
     if 0 < len(words) < len(column) / 2:
         raise ValueError(
-            f"{where} holds numbers, but not in {_rows(words)}, such as {column.iloc[words[0]]!r}; leave what is"
-            " missing empty, or drop the column"
+            f"{title}: column {column.name!r} holds numbers, but not in {_rows(words)}, such as"
+            f" {column.iloc[words[0]]!r}; leave what is missing empty, or drop the column"
         )
-    raise ValueError(
-        f"{where} has {different} different texts in {len(column)} rows, such as {column.dropna().iloc[0]!r}: free text"
-        f" or a name, it seems; drop it, or encode it as numbers or as {FEW_TEXTS} categories at most"
-    )
+    return True
 
 
 def _words(column: "Series") -> np.ndarray:

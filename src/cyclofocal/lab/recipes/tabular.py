@@ -8,6 +8,7 @@ grow with the gradient, so a loss whose gradients are small is not at a disadvan
 """
 
 import math
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from cyclofocal.lab.data.config import KEEL, TableData
 from cyclofocal.lab.data.keel import TableStats, keel_names, keel_path, keel_stats
 from cyclofocal.lab.data.load import load_table, table_digest
-from cyclofocal.lab.data.preprocess import split_table
+from cyclofocal.lab.data.preprocess import column_summary, split_table
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 FOLDS = 5
@@ -30,7 +31,7 @@ LEAST_BATCH, MOST_BATCH = 16, 512
 def table(path: str, target: str) -> Recipe:
     """A small network for a CSV or Parquet file; a fifth of the rows to test, a fifth of the others to validate.
 
-    Warns of every column that is dropped or converted.
+    Warns of every column that is dropped or converted, and prints how columns are encoded.
 
     Raises:
         What :func:`cyclofocal.lab.data.load` raises, for the file is read, and split once.
@@ -39,7 +40,7 @@ def table(path: str, target: str) -> Recipe:
     rows = load_table(data)
     for note in rows.notes:
         warnings.warn(note, stacklevel=2)
-    split_table(rows, data)
+    print(f"{path}: {column_summary(split_table(rows, data).columns)}", file=sys.stderr)
     data = replace(data, digest=table_digest(path, rows.changes))
     return _recipe(Path(path).stem, f"{path}, {target}", data, len(rows))
 

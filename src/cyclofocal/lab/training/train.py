@@ -157,6 +157,7 @@ def conclude(
         classes=list(data.classes),
         validation_samples=0 if data.validation is None else len(data.validation),
         system=system(),
+        columns=data.columns,
         **({} if logits is None else _details(logits, data)),
     )
     if run and accelerator.is_main_process:
