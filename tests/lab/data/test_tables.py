@@ -21,7 +21,7 @@ from cyclofocal.lab.data.tables import checked, read_table
 from cyclofocal.lab.hashes import file_hash
 from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.recipes.tabular import table
+from cyclofocal.lab.recipes.tabular import table_recipe
 from cyclofocal.lab.training.train import Setup, train
 from formats import load
 
@@ -301,7 +301,7 @@ def test_a_record_holds_the_encoding_of_the_columns(tmp_path, capsys):
     pytest.importorskip("skrub")
     rich().drop(columns="stay").assign(id=range(60)).to_csv(tmp_path / "t.csv", index=False)
     with pytest.warns(UserWarning, match="column 'id' counts the rows"):
-        recipe = replace(table(str(tmp_path / "t.csv"), "label"), epochs=1, warmup_epochs=0)
+        recipe = replace(table_recipe(str(tmp_path / "t.csv"), "label"), epochs=1, warmup_epochs=0)
     assert (
         "born, seen: date (%Y-%m-%d), as 4 numbers; said: text, as 30 numbers; id: dropped" in capsys.readouterr().err
     )
@@ -368,11 +368,11 @@ def test_arguments_of_tables_are_refused_for_images(tmp_path):
 
 
 def test_a_changed_file_is_another_experiment(csv):
-    before = table(str(csv), "label")
-    assert before == table(str(csv), "label")
+    before = table_recipe(str(csv), "label")
+    assert before == table_recipe(str(csv), "label")
     assert before.data.digest == table_digest(str(csv))
     frame(seed=1).to_csv(csv, index=False)
-    assert table(str(csv), "label").data.digest != before.data.digest
+    assert table_recipe(str(csv), "label").data.digest != before.data.digest
     with pytest.raises(DamagedDataError, match="counts as another experiment"):
         train(before, CYCLICAL, 0, Setup(cpu=True))
 
@@ -380,10 +380,10 @@ def test_a_changed_file_is_another_experiment(csv):
 def test_other_data_of_the_same_file_are_another_experiment(csv):
     plain = read_table(csv, "label")
     assert (plain.notes, plain.changes, plain.features.shape) == ((), (), (60, 3))
-    assert table(str(csv), "label").data.digest == file_hash(csv)  # by which earlier runs are recognised
+    assert table_recipe(str(csv), "label").data.digest == file_hash(csv)  # by which earlier runs are recognised
     frame().to_csv(csv)
     with pytest.warns(UserWarning, match="people.csv: column '' was saved without a name"):
-        recipe = table(str(csv), "label")
+        recipe = table_recipe(str(csv), "label")
     assert recipe.data.digest not in ("", file_hash(csv))
     assert load_table(recipe.data).changes == ("dropped ",)
     with pytest.raises(DamagedDataError, match="counts as another experiment"):
@@ -412,7 +412,7 @@ def test_the_recipe_grows_with_the_rows(few, many):
 
 
 def test_a_run_on_a_table_goes_on_as_if_it_had_not_been_stopped(csv, tmp_path):
-    recipe: Recipe = replace(table(str(csv), "label"), epochs=4, ema_decay=0.9, mixup=0.2)
+    recipe: Recipe = replace(table_recipe(str(csv), "label"), epochs=4, ema_decay=0.9, mixup=0.2)
     whole = train(recipe, CYCLICAL, 0, Setup(cpu=True))
     folder = tmp_path / "run"
     first = train(recipe, CYCLICAL, 0, Setup(cpu=True, folder=folder))
@@ -426,7 +426,7 @@ def test_a_run_on_a_table_goes_on_as_if_it_had_not_been_stopped(csv, tmp_path):
 
 
 def test_images_are_for_image_models_and_rows_for_the_mlp(csv):
-    recipe = table(str(csv), "label")
+    recipe = table_recipe(str(csv), "label")
     with pytest.raises(ValueError, match="model is 'tiny-resnet', which takes images; for a table it must be 'mlp'"):
         train(replace(recipe, model="tiny-resnet"), CYCLICAL, 0, Setup(cpu=True))
     with pytest.raises(ValueError, match="augment is 'crop-flip'"):

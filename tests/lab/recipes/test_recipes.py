@@ -11,7 +11,7 @@ from PIL import Image
 from cyclofocal.lab.data import DataSet, MissingDataError
 from cyclofocal.lab.data.dataset import in_memory, on_demand
 from cyclofocal.lab.recipes.catalogue import IMBALANCES, RECIPES
-from cyclofocal.lab.recipes.image_folder import own
+from cyclofocal.lab.recipes.image_folder import image_recipe
 from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, SMOOTHED
 from cyclofocal.lab.training import train as module
 from cyclofocal.lab.training.models import MODELS, build_model, check_model
@@ -132,7 +132,7 @@ def test_the_published_cifar_resnet_has_its_size():
 
 
 def test_models_that_are_not_to_be_had():
-    recipe = own("somewhere")
+    recipe = image_recipe("somewhere")
     check_model(replace(recipe, model="resnet50"))
     with pytest.raises(ValueError, match=r"'resnet5O'.*did you mean 'resnet50'"):
         check_model(replace(recipe, model="resnet5O"))

@@ -32,7 +32,7 @@ from cyclofocal.lab.compare.grid import Backend, BackendError, Cell, CellError, 
 from cyclofocal.lab.metrics import PRIMARY
 from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.recipes.resolve import check_name, experiments
+from cyclofocal.lab.recipes.resolve import check_name, resolve_recipes
 from cyclofocal.lab.records import RunRecord
 
 
@@ -142,7 +142,7 @@ def _experiments(what: list[str], target: str, root: Path) -> list[Recipe]:
         try:
             for name in names:
                 check_name(name, root)
-            return [recipe for name in names for recipe in experiments(name, target)]
+            return [recipe for name in names for recipe in resolve_recipes(name, target)]
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error), param_hint="WHAT") from None
 

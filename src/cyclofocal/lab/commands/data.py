@@ -10,7 +10,7 @@ from cyclofocal.lab.data.check import check, copies
 from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.data.folders import read_splits
 from cyclofocal.lab.data.lists import list_images
-from cyclofocal.lab.data.published import PUBLISHED, Published, differences, verified
+from cyclofocal.lab.data.published import PUBLISHED, Published, list_differences, verified
 from cyclofocal.lab.messages import MissingDataError
 
 
@@ -49,7 +49,7 @@ def check_data(
                 typer.echo(f"  {said}")
                 sound = sound and as_published
             if against is not None and path.is_file():
-                typer.echo(f"  {differences(path, against / path.name if against.is_dir() else against)}")
+                typer.echo(f"  {list_differences(path, against / path.name if against.is_dir() else against)}")
         if str(found := copies(checked, workers)):
             typer.echo(str(found))
         sound = sound and (names[0] in PUBLISHED or not found.faults)

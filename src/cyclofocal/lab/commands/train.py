@@ -25,7 +25,7 @@ from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_
 from cyclofocal.lab.commands.two_stage import reproduce_stages, stages_of
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.image_folder import own
+from cyclofocal.lab.recipes.image_folder import image_recipe
 from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord
@@ -105,7 +105,7 @@ def train(
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="NAME")
     if data is not None:
         own_source(data, "--data", root)
-    recipe = own(data) if data is not None else RECIPES[name or ""]()
+    recipe = image_recipe(data) if data is not None else RECIPES[name or ""]()
     recipe = changed(recipe, settings)
     if model is not None:
         recipe = replace(recipe, model=model, width=0 if not _has(settings, "width") else recipe.width)

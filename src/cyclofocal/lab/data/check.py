@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cyclofocal.lab.data.dataset import Samples, StoredReader
-from cyclofocal.lab.messages import MissingImageError, UnreadableImageError, several
+from cyclofocal.lab.messages import MissingImageError, UnreadableImageError, preview
 
 TAIL = 4096
 """Bytes at the end, which tell files of equal size apart at the cost of one block each; only equal ones are read."""
@@ -46,7 +46,7 @@ class Report:
             f"{self.title}: {self.images} images of {present} classes, {min(self.counts)} to {max(self.counts)} each;"
             f" {len(self.missing)} missing, {len(self.unreadable)} unreadable"
         ]
-        lines += [f"  {several(messages)}" for messages in (self.missing, self.unreadable) if messages]
+        lines += [f"  {preview(messages)}" for messages in (self.missing, self.unreadable) if messages]
         return "\n".join(lines)
 
 
@@ -71,13 +71,13 @@ class Copies:
         """What makes a result wrong, in words: images in two splits, or of two classes."""
         lines = [
             f"{len(pairs)} of {self.sizes[split]} {split} images are {earlier} images too, byte for byte:"
-            f" {several(pairs)}"
+            f" {preview(pairs)}"
             for (split, earlier), pairs in self.shared.items()
         ]
-        return lines + ([f"{len(self.torn)} images are of two classes: {several(self.torn)}"] if self.torn else [])
+        return lines + ([f"{len(self.torn)} images are of two classes: {preview(self.torn)}"] if self.torn else [])
 
     def __str__(self) -> str:
-        repeated = f"{len(self.repeated)} images are repeated within their class: {several(self.repeated)}"
+        repeated = f"{len(self.repeated)} images are repeated within their class: {preview(self.repeated)}"
         return "\n".join(self.faults + ([repeated] if self.repeated else []))
 
 

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
-from cyclofocal.lab.data.files import first_with
+from cyclofocal.lab.data.files import find_dataset
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 
-SIDE = 32
-PIXELS = 3 * SIDE * SIDE
+CIFAR_SIDE = 32
+PIXELS = 3 * CIFAR_SIDE * CIFAR_SIDE
 
 
 def read_cifar10(root: Path) -> DataSet:
@@ -48,7 +48,7 @@ def read_cifar100(root: Path) -> DataSet:
 
 
 def _folder(root: Path, name: str, published: str, file: str, torchvision_name: str) -> Path:
-    return first_with(
+    return find_dataset(
         (file,),
         [root / published, root / name / published, root / name],
         name,
@@ -58,7 +58,7 @@ def _folder(root: Path, name: str, published: str, file: str, torchvision_name: 
 
 def _images(folder: Path, files: Sequence[str], label_key: str, classes: Sequence[str], title: str) -> Samples:
     batches = [_batch(folder / file, label_key, len(classes)) for file in files]
-    pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, SIDE, SIDE)
+    pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE)
     return in_memory(torch.from_numpy(pixels), np.concatenate([labels for _, labels in batches]), title)
 
 

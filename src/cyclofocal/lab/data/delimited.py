@@ -17,7 +17,7 @@ from cyclofocal.lab.messages import DamagedDataError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-MISSING = ["?"]
+MISSING_TEXTS = ["?"]
 """A missing value of a feature, beside the empty field and what pandas takes for one: NA, None, null, ..."""
 
 SEPARATORS = ",;\t"
@@ -40,7 +40,7 @@ def read_csv(path: Path, target: str) -> Sheet:
         check_columns(named(names, target), target, str(path))
         places, place = list(range(len(names))), names.index(target)
         rows = partial(read_rows, path, sep=separator, skiprows=skipped, header=0, names=places, low_memory=False)
-        frame = rows(na_values=MISSING)
+        frame = rows(na_values=MISSING_TEXTS)
         # Read apart, as pandas takes NA and the like for missing in every column or in none.
         frame[place] = rows(usecols=[place], dtype=str, keep_default_na=False, na_values=[""])
         frame.columns = names
@@ -48,7 +48,7 @@ def read_csv(path: Path, target: str) -> Sheet:
         _read_target(sheet, target)
         if "," in read_notations(sheet, target, str(path), separator == ",") and separator != ",":
             floats = set(sheet.frame.select_dtypes("float64")) - {target, *sheet.changes}
-            _check_points(rows(na_values=MISSING, dtype=str).set_axis(names, axis=1)[list(floats)], str(path))
+            _check_points(rows(na_values=MISSING_TEXTS, dtype=str).set_axis(names, axis=1)[list(floats)], str(path))
     except (UnicodeDecodeError, csv.Error, ParserError) as error:
         raise DamagedDataError(f"{path}: not a CSV in UTF-8 ({error})") from error
     return sheet

@@ -9,7 +9,7 @@ import torch
 from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
 from cyclofocal.lab.longtail import draw_per_class
 
-CLASSES = tuple("0123456789")
+DIGIT_CLASSES = tuple("0123456789")
 
 
 def all_digits() -> Samples:
@@ -30,6 +30,6 @@ def read_digits(test_per_class: int, rng: np.random.Generator) -> DataSet:
     if test_per_class < 1:
         raise ValueError(f"test_per_class is {test_per_class}; digits have no test set of their own, so at least 1")
     images = all_digits()
-    test = draw_per_class(images.labels, [test_per_class] * len(CLASSES), rng)
+    test = draw_per_class(images.labels, [test_per_class] * len(DIGIT_CLASSES), rng)
     rest = np.setdiff1d(np.arange(len(images)), test)
-    return DataSet("digits", CLASSES, images.select(rest), None, images.select(test))
+    return DataSet("digits", DIGIT_CLASSES, images.select(rest), None, images.select(test))

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
-from cyclofocal.lab.data.files import first_with
+from cyclofocal.lab.data.files import find_dataset
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 
-CLASSES = (
+FASHION_CLASSES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 UNSIGNED_BYTES = 8
-SIDE = 28
+FASHION_SIDE = 28
 
 
 def read_fashion_mnist(root: Path) -> DataSet:
@@ -30,28 +30,32 @@ def read_fashion_mnist(root: Path) -> DataSet:
 
     Reference: Xiao et al., *Fashion-MNIST*, arXiv 1708.07747.
     """
-    folder = first_with(
+    folder = find_dataset(
         ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
         [root / "fashion-mnist", root / "FashionMNIST" / "raw", DEBIAN],
         "fashion-mnist",
         "`apt install dataset-fashion-mnist`, or in Python"
         f" `torchvision.datasets.FashionMNIST({str(root)!r}, download=True)`",
     )
-    return DataSet("fashion-mnist", CLASSES, _split(folder, "train"), None, _split(folder, "t10k", "test"))
+    return DataSet("fashion-mnist", FASHION_CLASSES, _split(folder, "train"), None, _split(folder, "t10k", "test"))
 
 
 def _split(folder: Path, prefix: str, name: str = "train") -> Samples:
     path = _plain_or_packed(folder, f"{prefix}-images-idx3-ubyte")
     pixels = read_idx(path, dimensions=3)
-    if not len(pixels) or pixels.shape[1:] != (SIDE, SIDE):
+    if not len(pixels) or pixels.shape[1:] != (FASHION_SIDE, FASHION_SIDE):
         seen = " x ".join(map(str, pixels.shape))
-        raise DamagedDataError(f"{path}: images are {seen}; those of fashion-mnist are N x {SIDE} x {SIDE}")
+        raise DamagedDataError(
+            f"{path}: images are {seen}; those of fashion-mnist are N x {FASHION_SIDE} x {FASHION_SIDE}"
+        )
     path = _plain_or_packed(folder, f"{prefix}-labels-idx1-ubyte")
     labels = read_idx(path, dimensions=1)
     if len(labels) != len(pixels):
         raise DamagedDataError(f"{path}: {len(labels)} labels, but there are {len(pixels)} images beside it")
-    if labels.max(initial=0) >= len(CLASSES):
-        raise DamagedDataError(f"{path}: label {labels.max()}; fashion-mnist has labels 0 to {len(CLASSES) - 1}")
+    if labels.max(initial=0) >= len(FASHION_CLASSES):
+        raise DamagedDataError(
+            f"{path}: label {labels.max()}; fashion-mnist has labels 0 to {len(FASHION_CLASSES) - 1}"
+        )
     return in_memory(torch.from_numpy(pixels).unsqueeze(1), labels, f"fashion-mnist {name}")
 
 

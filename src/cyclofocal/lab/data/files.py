@@ -90,7 +90,7 @@ def _listing(folder: bytes) -> set[bytes]:
         return set()
 
 
-def first_with(names: Sequence[str], folders: Iterable[Path], data_set: str, remedy: str) -> Path:
+def find_dataset(names: Sequence[str], folders: Iterable[Path], data_set: str, remedy: str) -> Path:
     """The first of ``folders`` that has any of ``names``.
 
     Raises:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from cyclofocal.lab.data.dataset import DataSet, Samples, on_demand
-from cyclofocal.lab.data.files import EXTENSIONS, files, first_with
-from cyclofocal.lab.data.splits import SPLIT_NAMES, assemble
-from cyclofocal.lab.messages import MissingDataError, several
+from cyclofocal.lab.data.files import EXTENSIONS, files, find_dataset
+from cyclofocal.lab.data.splits import SPLIT_NAMES, make_splits
+from cyclofocal.lab.messages import MissingDataError, preview
 
 IMAGENET_CLASSES = 1000
 
@@ -29,7 +29,7 @@ def read_folder(folder: Path, test_fraction: float = 0.0) -> DataSet:
         What :func:`read_splits` raises; ValueError: a ``test_fraction`` that does not fit.
     """
     classes, splits = read_splits(folder)
-    return assemble(str(folder), classes, splits["train"], splits.get("val"), splits.get("test"), test_fraction)
+    return make_splits(str(folder), classes, splits["train"], splits.get("val"), splits.get("test"), test_fraction)
 
 
 def read_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, Samples]]:
@@ -69,7 +69,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
         )
     if "train" not in found:
         raise MissingDataError(
-            f"{folder}: there is {several([name for (name,) in found.values()])}, but no train; put the training images"
+            f"{folder}: there is {preview([name for (name,) in found.values()])}, but no train; put the training images"
             " into train, a folder per class, and call classes otherwise than splits"
         )
     _check_is_split(folder / found["train"][0], [name for name in names if [name] not in found.values()])
@@ -85,7 +85,7 @@ def read_imagenet(root: Path) -> DataSet:
 
     Reference: Russakovsky et al., *ImageNet Large Scale Visual Recognition Challenge*, IJCV 2015.
     """
-    folder = first_with(
+    folder = find_dataset(
         ("train",),
         [root / "imagenet", root / "ILSVRC2012", root / "ImageNet"],
         "imagenet",
@@ -113,7 +113,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     stray = sorted(entry.name for entry in os.scandir(folder) if _is_image(entry.name) and entry.is_file())
     if stray := [name for name in stray if not name.startswith(".")]:
         raise ValueError(
-            f"{folder}: {len(stray)} images lie outside of the class folders: {several(stray)}{_labels_hint(folder)}"
+            f"{folder}: {len(stray)} images lie outside of the class folders: {preview(stray)}{_labels_hint(folder)}"
         )
     return tuple(names)
 
@@ -133,11 +133,11 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> Samples:
         counts[c] = len(found)
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
-        raise ValueError(f"{folder}: classes without an image: {several(list(map(repr, empty)))}")
+        raise ValueError(f"{folder}: classes without an image: {preview(list(map(repr, empty)))}")
     strange = [path for path in paths if not _is_image(path)]
     if strange:
         raise ValueError(
-            f"{folder}: {len(strange)} files are no images by their name: {several(strange)};"
+            f"{folder}: {len(strange)} files are no images by their name: {preview(strange)};"
             f" images end in {' '.join(EXTENSIONS)}, so move the others elsewhere"
         )
     return on_demand(files(folder, paths), np.repeat(np.arange(len(classes)), counts), str(folder))
@@ -182,7 +182,7 @@ def _named_splits(names: list[str]) -> dict[str, list[str]]:
 def _check_is_split(train: Path, others: list[str]) -> None:
     if others and not _folder_names(train):
         raise ValueError(
-            f"{train}: a split has class folders in it, and this has none, next to {several(others)}; if it is a class,"
+            f"{train}: a split has class folders in it, and this has none, next to {preview(others)}; if it is a class,"
             f" call it otherwise{_labels_hint(train)}"
         )
 
@@ -192,7 +192,7 @@ def _labels_hint(folder: Path) -> str:
     tables = sorted(str(path) for place in (folder, folder.parent) for path in place.glob("*.csv"))
     if not tables:
         return ""
-    return f"; if {several(tables)} has the labels, write its rows into a list file, 'relative/path.jpg 0' on each line"
+    return f"; if {preview(tables)} has the labels, write its rows into a list file, 'relative/path.jpg 0' on each line"
 
 
 def _check_several(folder: Path, classes: tuple[str, ...]) -> None:
@@ -200,7 +200,7 @@ def _check_several(folder: Path, classes: tuple[str, ...]) -> None:
         return
     (only,) = classes
     below = _folder_names(folder / only)
-    hint = f"; the classes may be {several(below)}: give {folder / only}" if below else _labels_hint(folder)
+    hint = f"; the classes may be {preview(below)}: give {folder / only}" if below else _labels_hint(folder)
     raise ValueError(f"{folder}: only one class folder, {only!r}; there must be two or more{hint}")
 
 
@@ -208,7 +208,7 @@ def _check_no_splits(folder: Path, name: str, paths: list[str]) -> None:
     below = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
     if len(_named_splits(below).keys()) > 1:
         raise ValueError(
-            f"{folder / name} is no class, for it has {several(below)} in it; give {folder / name}, or put the classes"
+            f"{folder / name} is no class, for it has {preview(below)} in it; give {folder / name}, or put the classes"
             " below the splits, as in train/CLASS and test/CLASS"
         )
 
@@ -218,6 +218,6 @@ def _check_same_classes(train: Path, classes: tuple[str, ...], other: Path) -> N
     only_train, only_other = sorted(set(classes) - set(theirs)), sorted(set(theirs) - set(classes))
     if only_train or only_other:
         raise ValueError(
-            f"{train} and {other} must have the same classes; only in the first: {several(only_train) or 'none'},"
-            f" only in the second: {several(only_other) or 'none'}"
+            f"{train} and {other} must have the same classes; only in the first: {preview(only_train) or 'none'},"
+            f" only in the second: {preview(only_other) or 'none'}"
         )

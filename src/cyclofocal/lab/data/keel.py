@@ -10,7 +10,7 @@ from cyclofocal.lab.data.delimited import read_rows
 from cyclofocal.lab.data.tables import Table, checked
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError, did_you_mean
 
-MISSING = ["<null>", "?", ""]
+KEEL_MISSING = ["<null>", "?", ""]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_keel(path: Path, title: str) -> Table:
             skiprows=lines,
             names=list(columns),
             dtype={**types, target: object},
-            na_values=MISSING,
+            na_values=KEEL_MISSING,
             keep_default_na=False,  # "None" is a category
         )
     except DamagedDataError:

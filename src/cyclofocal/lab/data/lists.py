@@ -8,11 +8,8 @@ import numpy as np
 from cyclofocal.lab.data.config import ListData, path_of
 from cyclofocal.lab.data.dataset import DataSet, Labels, Samples, on_demand
 from cyclofocal.lab.data.files import Files, files
-from cyclofocal.lab.data.splits import assemble
-from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError, several
-
-LABEL_DIGITS = 9
-"""No data set has more classes; a longer number is no label."""
+from cyclofocal.lab.data.splits import LABEL_DIGITS, make_splits
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError, preview
 
 COMMA_HINT = (
     "; a list has no header and no commas: write 'folder/name.jpg 0' on each line, or name the column of a table that"
@@ -37,7 +34,7 @@ def read_lists(data: ListData) -> DataSet:
         list_images(Path(path), root) if path else None for path in (train_list, data.validation_list, data.test_list)
     )
     assert train is not None
-    data_set = assemble(str(train_list), _class_names(train), train, validation, test, data.test_fraction)
+    data_set = make_splits(str(train_list), _class_names(train), train, validation, test, data.test_fraction)
     if not root.is_dir():
         raise MissingDataError(f"{root}: no such folder; image_root must hold the images that {train_list} lists")
     for images in (train, validation, test):
@@ -81,7 +78,7 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
     pairs = [line.rsplit(maxsplit=1) for line in lines]
     wrong = [i for i, pair in enumerate(pairs, start=1) if len(pair) != 2 or not _is_label(pair[1])]
     if wrong or not lines:
-        where = f"{len(wrong)} lines are not 'relative/path label': line {several(wrong)}" if lines else "it is empty"
+        where = f"{len(wrong)} lines are not 'relative/path label': line {preview(wrong)}" if lines else "it is empty"
         has_commas = any("," in lines[i - 1] for i in wrong)
         raise DamagedDataError(f"{path}: {where}{COMMA_HINT if has_commas else ''}")
     _check_one_label_each(path, pairs)
@@ -100,7 +97,7 @@ def check_present(images: Samples) -> None:
         hint = "; is the list of another layout than the images?" if len(absent) == len(images) else ""
         raise MissingImageError(
             f"{images.title}: {len(absent)} of {len(images)} listed images are not in {listed.root}:"
-            f" {several(absent)}{hint}"
+            f" {preview(absent)}{hint}"
         )
 
 
@@ -118,7 +115,7 @@ def _check_one_label_each(path: Path, pairs: list[list[str]]) -> None:
     label_of: dict[str, int] = {}
     torn = [name for name, label in pairs if label_of.setdefault(os.path.normpath(name), int(label)) != int(label)]
     if torn:
-        raise DamagedDataError(f"{path}: {len(torn)} images are listed again with another label: {several(torn)}")
+        raise DamagedDataError(f"{path}: {len(torn)} images are listed again with another label: {preview(torn)}")
 
 
 def _class_names(train: Samples) -> tuple[str, ...]:

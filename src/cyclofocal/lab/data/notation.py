@@ -12,7 +12,7 @@ SIGNS = "-+\N{MINUS SIGN}"
 SPACERS = " \N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}'\N{RIGHT SINGLE QUOTATION MARK}"
 """Between groups of three digits in both notations, beside the mark that is not the decimal one."""
 
-PLAIN = re.compile("-?[0-9]+")
+INTEGER = re.compile("-?[0-9]+")
 PARTS = re.compile(rf"([{SIGNS}]?)\s*([{UNITS}]?)\s*([{SIGNS}]?)\s*([0-9.,].*?)\s*([{UNITS}]?)")
 
 
@@ -21,7 +21,7 @@ def _digits(group: str, decimal: str) -> re.Pattern[str]:
     return re.compile(rf"(?:(?:{grouped}|[0-9]+)(?:[{decimal}][0-9]+)?|[{decimal}][0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
-DIGITS = {".": _digits(",", "."), ",": _digits(".", ",")}
+NUMBER_PATTERNS = {".": _digits(",", "."), ",": _digits(".", ",")}
 """By decimal mark."""
 
 
@@ -65,9 +65,9 @@ def read_numbers(texts: Collection[str], point_is_decimal: bool) -> Notation | N
             if (number := _number(text)) is None:
                 return None
             found[text] = number
-    if not found or (len(found) == len(texts) and all(map(PLAIN.fullmatch, texts))):
+    if not found or (len(found) == len(texts) and all(map(INTEGER.fullmatch, texts))):
         return None
-    fitting = [mark for mark in DIGITS if all(mark in number.values for number in found.values())]
+    fitting = [mark for mark in NUMBER_PATTERNS if all(mark in number.values for number in found.values())]
     if len({number.unit for number in found.values()}) > 1 or not fitting:
         raise ValueError(_mixed(found))
     if len(fitting) == 2 and not point_is_decimal:
@@ -82,7 +82,9 @@ def _number(text: str) -> _Number | None:
     if parts is None or (parts[1] and parts[3]) or (parts[2] and parts[5]):
         return None
     sign = -1.0 if (parts[1] or parts[3]) not in ("", "+") else 1.0
-    values = {mark: sign * _value(parts[4], mark) for mark, digits in DIGITS.items() if digits.fullmatch(parts[4])}
+    values = {
+        mark: sign * _value(parts[4], mark) for mark, digits in NUMBER_PATTERNS.items() if digits.fullmatch(parts[4])
+    }
     return _Number(parts[2] + parts[5], values) if values else None
 
 

@@ -13,7 +13,7 @@ from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
 from cyclofocal.lab.data.splits import draw_fraction
 from cyclofocal.lab.data.tables import Table
-from cyclofocal.lab.messages import MissingDataError, several
+from cyclofocal.lab.messages import MissingDataError, preview
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -112,7 +112,7 @@ def column_summary(columns: Mapping[str, str]) -> str:
     names: dict[str, list[str]] = {}
     for name, how in columns.items():
         names.setdefault(how, []).append(name)
-    return "; ".join(f"{several(of_kind)}: {how}" for how, of_kind in names.items())
+    return "; ".join(f"{preview(of_kind)}: {how}" for how, of_kind in names.items())
 
 
 def _scale() -> "Pipeline":
@@ -193,4 +193,4 @@ def _check_kept(table: Table, train: Positions, data: TableData) -> None:
 
 
 def _few(table: Table, classes: Sequence[int]) -> str:
-    return several([f"{table.classes[c]!r} has {table.counts[c]}" for c in classes])
+    return preview([f"{table.classes[c]!r} has {table.counts[c]}" for c in classes])

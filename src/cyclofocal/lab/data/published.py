@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cyclofocal.lab.data.check import Report
 from cyclofocal.lab.data.lists import read_list
-from cyclofocal.lab.messages import several
+from cyclofocal.lab.messages import preview
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def content_digest(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def differences(path: Path, other: Path) -> str:
+def list_differences(path: Path, other: Path) -> str:
     """In what two lists differ by (file name, label); folders are passed over, so that layouts can be compared.
 
     Raises:
@@ -98,7 +98,7 @@ def differences(path: Path, other: Path) -> str:
     """
     own, others = (set(_pairs(file)) for file in (path, other))
     alone = [
-        f"{len(extra)} only in {file} ({several([f'{name} {label}' for name, label in sorted(extra)])})"
+        f"{len(extra)} only in {file} ({preview([f'{name} {label}' for name, label in sorted(extra)])})"
         for file, extra in ((path, own - others), (other, others - own))
         if extra
     ]

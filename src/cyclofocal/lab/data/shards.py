@@ -13,13 +13,12 @@ from PIL import Image
 
 from cyclofocal.lab.data.dataset import DataSet, Samples, on_demand
 from cyclofocal.lab.data.files import decode
-from cyclofocal.lab.data.splits import SPLIT_NAMES, assemble
-from cyclofocal.lab.messages import DamagedDataError, MissingDataError, several
+from cyclofocal.lab.data.splits import LABEL_DIGITS, SPLIT_NAMES, make_splits
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, preview
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-LABEL_DIGITS = 9  # no data set has more classes; a longer number is no class
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-BLOCK = 512  # a tar file is made of such blocks, and ends with two of zeros
+TAR_BLOCK = 512  # a tar file is made of such blocks, and ends with two of zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,7 @@ def read_shards(folder: Path, test_fraction: float = 0.0) -> DataSet:
     train = index_shards(found["train"], f"{folder} train")
     others = {name: index_shards(found[name], f"{folder} {name}") for name in ("val", "test") if found[name]}
     classes = tuple(map(str, range(int(train.labels.max()) + 1)))
-    return assemble(str(folder), classes, train, others.get("val"), others.get("test"), test_fraction)
+    return make_splits(str(folder), classes, train, others.get("val"), others.get("test"), test_fraction)
 
 
 def index_shards(shards: list[Path], title: str) -> Samples:
@@ -109,7 +108,7 @@ def _samples(path: Path) -> dict[str, tuple[int, int, int]]:
         raise DamagedDataError(f"{path}: cut off or not an uncompressed tar file ({error})") from error
     if labels.keys() != images.keys():
         lonely = sorted(labels.keys() ^ images.keys())
-        raise DamagedDataError(f"{path}: {len(lonely)} samples lack their image or their class: {several(lonely)}")
+        raise DamagedDataError(f"{path}: {len(lonely)} samples lack their image or their class: {preview(lonely)}")
     return {key: (labels[key], *place) for key, place in images.items()}
 
 
@@ -140,10 +139,10 @@ def _note(
 def _check_end(path: Path, tar: tarfile.TarFile) -> None:
     """A shard cut between two members reads like a whole one but for the missing blocks of zeros."""
     members = tar.getmembers()
-    end = members[-1].offset_data + -(-members[-1].size // BLOCK) * BLOCK if members else 0
+    end = members[-1].offset_data + -(-members[-1].size // TAR_BLOCK) * TAR_BLOCK if members else 0
     with path.open("rb") as file:
         file.seek(end)
-        if file.read(2 * BLOCK) != bytes(2 * BLOCK):
+        if file.read(2 * TAR_BLOCK) != bytes(2 * TAR_BLOCK):
             raise DamagedDataError(f"{path}: cut off; it does not end as a tar file does")
 
 
@@ -151,7 +150,7 @@ def _shards_by_split(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
     packed = sorted(path for path in folder.rglob("*") if path.name.endswith(PACKED))
     if packed:
-        raise ValueError(f"{folder}: {len(packed)} shards are packed: {several(packed)}; unpack them to .tar files")
+        raise ValueError(f"{folder}: {len(packed)} shards are packed: {preview(packed)}; unpack them to .tar files")
     for path in sorted(folder.rglob("*.tar")):
         words = set(re.split(r"[^a-z]+", str(path.relative_to(folder)).lower()))
         splits = {SPLIT_NAMES[word] for word in words & SPLIT_NAMES.keys()}

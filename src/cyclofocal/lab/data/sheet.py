@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cyclofocal.lab.data.notation import ABSENT, Notation, read_numbers
-from cyclofocal.lab.messages import did_you_mean, several
+from cyclofocal.lab.messages import did_you_mean, preview
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -61,10 +61,10 @@ def check_columns(names: Sequence[str], target: str, title: str) -> None:
         ValueError: names the columns.
     """
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{title}: more than one column is called {several(list(map(repr, twice)))}")
+        raise ValueError(f"{title}: more than one column is called {preview(list(map(repr, twice)))}")
     if target not in names:
         hint = did_you_mean(target, names)
-        raise ValueError(f"{title}: target is {target!r}; it must be one of the columns {several(names)}.{hint}")
+        raise ValueError(f"{title}: target is {target!r}; it must be one of the columns {preview(names)}.{hint}")
 
 
 def named(names: Sequence[str], target: str) -> list[str]:

@@ -7,9 +7,12 @@ from itertools import combinations
 import numpy as np
 
 from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
-from cyclofocal.lab.messages import several
+from cyclofocal.lab.messages import preview
 
 FRACTION_SEED = 4000
+
+LABEL_DIGITS = 9
+"""Largest number of digits of a label; no data set has more classes."""
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -19,7 +22,7 @@ SPLIT_NAMES = {
 """Which split a folder or shard of such a name belongs to, in lower case."""
 
 
-def assemble(
+def make_splits(
     title: str,
     classes: tuple[str, ...],
     train: Samples,
@@ -46,7 +49,7 @@ def assemble(
         raise ValueError(f"{train.title}: only one class, {classes[0]!r}; there must be two or more to tell apart")
     empty = np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 0)
     if len(empty):
-        names = several([f"{c} ({classes[c]})" for c in empty.tolist()])
+        names = preview([f"{c} ({classes[c]})" for c in empty.tolist()])
         raise ValueError(f"{train.title}: {len(empty)} of {len(classes)} classes have no training image: {names}")
     for split in (validation, test):
         if split is not None:
@@ -98,7 +101,7 @@ def check_apart(title: str, splits: Mapping[str, Samples | None]) -> None:
         if shared := its_paths & their_paths:
             raise ValueError(
                 f"{title}: {len(shared)} of {len(their_paths)} {other} images are {one} images too:"
-                f" {several(sorted(shared))}; each must be in one of them alone, and be listed once"
+                f" {preview(sorted(shared))}; each must be in one of them alone, and be listed once"
             )
 
 
@@ -127,5 +130,5 @@ def _check_labels(images: Samples, classes: tuple[str, ...]) -> None:
         raise ValueError(f"{images.title} has no image")
     wrong = np.flatnonzero((images.labels < 0) | (images.labels >= len(classes)))
     if len(wrong):
-        names = several([f"{images.name(i)} (label {images.labels[i]})" for i in wrong.tolist()])
+        names = preview([f"{images.name(i)} (label {images.labels[i]})" for i in wrong.tolist()])
         raise ValueError(f"{images.title}: {len(wrong)} labels are not in 0 to {len(classes) - 1}: {names}")

@@ -12,7 +12,7 @@ from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.data.delimited import read_csv
 from cyclofocal.lab.data.parquet import read_parquet
 from cyclofocal.lab.data.sheet import check_columns, drop_row_numbers, exceeds_floats
-from cyclofocal.lab.messages import DamagedDataError, MissingDataError, several
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, preview
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -241,4 +241,4 @@ def _words_among_numbers(column: "Series") -> str:
 
 def _rows(positions: np.ndarray) -> str:
     """Some rows in words, as people count them."""
-    return f"{len(positions)} of its rows (number {several((positions + 1).tolist())})"
+    return f"{len(positions)} of its rows (number {preview((positions + 1).tolist())})"

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 from cyclofocal.lab.data.config import HostData
 from cyclofocal.lab.data.dataset import DataSet, Samples, on_demand
 from cyclofocal.lab.data.files import decode
-from cyclofocal.lab.data.splits import assemble
+from cyclofocal.lab.data.splits import make_splits
 from cyclofocal.lab.messages import MissingDataError, UnreadableImageError
 
 EVALUATION = {"val": ("validation", "val", "valid"), "test": ("test",)}
@@ -64,7 +64,7 @@ class HuggingFace:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class MaterializedImages:
     """Images of a stream, kept as PNG, which loses nothing."""
 
     packed: list[bytes]
@@ -105,7 +105,7 @@ def read_host(data: HostData, root: Path) -> DataSet:
     splits = {name: _create(source, root, split, keys) for name, split in offered.items()}
     images = {name: _images(host, f"{source} {name}") for name, host in splits.items()}
     train = _images(train_host, f"{source} train")
-    return assemble(
+    return make_splits(
         source, _class_names(train_host, train), train, images.get("val"), images.get("test"), data.test_fraction
     )
 
@@ -182,7 +182,7 @@ def _materialise(host: Any, title: str) -> Samples:
         image.save(file, "PNG", compress_level=1)
         packed.append(file.getvalue())
         labels.append(int(label))
-    return on_demand(Kept(packed, title), labels, title)
+    return on_demand(MaterializedImages(packed, title), labels, title)
 
 
 def _class_names(host: Any, train: Samples) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.messages import several
+from cyclofocal.lab.messages import preview
 from cyclofocal.lab.oltr.sampler import CLASS_AWARE, class_aware_batches
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.batches import epoch_batches
@@ -244,7 +244,7 @@ def _check(features: Tensor, labels: Tensor, classes: int) -> None:
         raise ValueError(f"labels are {labels.min()} to {labels.max()}; they must be 0 to {classes - 1}")
     empty = (labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(f"{len(empty)} of {classes} classes have no image: {several(empty)}")
+        raise ValueError(f"{len(empty)} of {classes} classes have no image: {preview(empty)}")
 
 
 def _log_prior(counts: Sequence[int], tau: float) -> Tensor:

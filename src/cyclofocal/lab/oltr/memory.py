@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.messages import several
+from cyclofocal.lab.messages import preview
 
 
 class CentroidMemory(nn.Module):
@@ -60,5 +60,5 @@ class CentroidMemory(nn.Module):
             sums = reduce(sums)
         empty = (sums[:, -1] == 0).nonzero().flatten().tolist()
         if empty:
-            raise ValueError(f"{len(empty)} of {classes} classes have no feature to fill the memory: {several(empty)}")
+            raise ValueError(f"{len(empty)} of {classes} classes have no feature to fill the memory: {preview(empty)}")
         self.centroids.copy_(sums[:, :-1] / sums[:, -1:])

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cyclofocal.lab.messages import several
+from cyclofocal.lab.messages import preview
 from cyclofocal.lab.training import rng
 
 PER_CLASS = 4
@@ -57,7 +57,7 @@ def _members(labels: NDArray[np.integer]) -> tuple[Tensor, ...]:
     counts = np.bincount(labels)
     empty = np.flatnonzero(counts == 0).tolist()
     if empty or not len(labels):
-        raise ValueError(f"{len(empty)} of {len(counts)} classes have no image to sample: {several(empty)}")
+        raise ValueError(f"{len(empty)} of {len(counts)} classes have no image to sample: {preview(empty)}")
     return torch.from_numpy(np.argsort(labels, kind="stable")).split(counts.tolist())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.messages import DamagedDataError, MissingDataError, several
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, preview
 from cyclofocal.lab.oltr.backbone import classifier_of
 
 UNTRAINED = "num_batches_tracked"
@@ -39,7 +39,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     ]
     if missing or other:
         told = [
-            f"{len(names)} {what} ({several(names)})"
+            f"{len(names)} {what} ({preview(names)})"
             for names, what in ((missing, "missing"), (other, "of another shape"))
             if names
         ]

@@ -9,7 +9,7 @@ from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.imagenet import imagenet
 from cyclofocal.lab.recipes.recipe import Recipe
 
-SUBSETS = {"cifar10": ("first-4000", "5_3", "5_3-released", "6_2"), "cifar100": ("first-4000", "5_3", "6_2")}
+CIFAR_SUBSETS = {"cifar10": ("first-4000", "5_3", "5_3-released", "6_2"), "cifar100": ("first-4000", "5_3", "6_2")}
 IMBALANCES = (10, 50, 100, 200)
 
 _MAKERS: list[Callable[[], Recipe]] = [
@@ -18,9 +18,9 @@ _MAKERS: list[Callable[[], Recipe]] = [
     fashion.fashion_mnist_4000,
     fashion.fashion_mnist_imbalanced,
     fashion.fashion_mnist_lt,
-    *(functools.partial(maker, source) for maker in (cifar, cifar_fast) for source in SUBSETS),
-    *(functools.partial(cifar_4000, source, subset) for source, subsets in SUBSETS.items() for subset in subsets),
-    *(functools.partial(cifar_lt, source, imbalance) for source in SUBSETS for imbalance in IMBALANCES),
+    *(functools.partial(maker, source) for maker in (cifar, cifar_fast) for source in CIFAR_SUBSETS),
+    *(functools.partial(cifar_4000, source, subset) for source, subsets in CIFAR_SUBSETS.items() for subset in subsets),
+    *(functools.partial(cifar_lt, source, imbalance) for source in CIFAR_SUBSETS for imbalance in IMBALANCES),
     imagenet,
 ]
 

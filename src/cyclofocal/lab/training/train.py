@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cyclofocal.lab.data import DataSet, load
 from cyclofocal.lab.data.dataset import Labels
-from cyclofocal.lab.messages import several
+from cyclofocal.lab.messages import preview
 from cyclofocal.lab.metrics import PRIMARY, Array, compute_metrics, log_softmax, recall_per_class, reliability
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -117,7 +117,7 @@ def check_every_class_is_tested(data: DataSet) -> None:
     """
     absent = sorted(set(range(len(data.classes))) - set(data.test.labels.tolist()))
     if absent:
-        names = several([f"{c} ({data.classes[c]})" for c in absent])
+        names = preview([f"{c} ({data.classes[c]})" for c in absent])
         raise ValueError(
             f"{data.test.title}: {len(absent)} of {len(data.classes)} classes have no test image, so their accuracy is"
             f" undefined: {names}"
