@@ -45,7 +45,7 @@ def test_draw_has_the_counts_and_no_doubles():
 
 
 def test_a_class_with_too_few_images_is_named():
-    with pytest.raises(ValueError, match="class 1 has 1 images; 2 were asked for"):
+    with pytest.raises(ValueError, match="class 1 has 1 images; 2 are needed"):
         draw_per_class(np.array([0, 0, 0, 1]), (2, 2), np.random.default_rng(0))
 
 

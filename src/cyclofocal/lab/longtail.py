@@ -1,4 +1,4 @@
-"""Long-tailed data: how many images each class keeps, which ones, and which classes are many, medium and few."""
+"""Long-tailed data: class counts, class weights, and many-, medium- and few-shot classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ Indices = NDArray[np.intp]
 
 
 def exponential_counts(head_images: int, imbalance: float, classes: int) -> tuple[int, ...]:
-    r"""Images per class of an exponential profile, from the head class to the tail class.
+    r"""Number of images per class of an exponential profile, from the head class to the tail class.
 
     .. math:: n_c = \lfloor n_{max} \mu^{c/(C-1)} \rfloor, \qquad \mu = 1/\text{imbalance}
 
-    Imbalance 1 keeps every class at ``head_images``.
+    Imbalance 1 gives ``head_images`` to every class.
 
     Raises:
         ValueError: fewer than 2 classes, an imbalance below 1, or a tail class that would be empty.
@@ -42,13 +42,13 @@ def draw_per_class(labels: NDArray[np.integer], counts: Sequence[int], rng: np.r
     """Draw ``counts[c]`` distinct indices of every class c from ``labels``, classes in order.
 
     Raises:
-        ValueError: a class has fewer images than asked for.
+        ValueError: a class has too few images.
     """
     drawn = []
     for c, count in enumerate(counts):
         members = np.flatnonzero(labels == c)
         if len(members) < count:
-            raise ValueError(f"class {c} has {len(members)} images; {count} were asked for")
+            raise ValueError(f"class {c} has {len(members)} images; {count} are needed")
         drawn.append(rng.permutation(members)[:count])
     return np.concatenate(drawn)
 
@@ -111,9 +111,9 @@ def _with_mean_1(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class ShotGroups:
-    """A convention of many-, medium- and few-shot classes, by training images per class; it has a name.
+    """Named convention of many-, medium- and few-shot classes, by training images per class.
 
-    Results under different conventions cannot be compared, so every table and record names its own.
+    Results under different conventions cannot be compared, so every table and record names its convention.
 
     Example:
         >>> OLTR.classes_of([500, 100, 50, 20, 3])
@@ -134,7 +134,7 @@ class ShotGroups:
         return f"{self.name}: many >= {self.many_from}, few <= {self.few_up_to} training images per class"
 
     def classes_of(self, counts: Sequence[int]) -> dict[str, list[int]]:
-        """Classes of each group, given the training images per class."""
+        """Group classes by their training images."""
         groups: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
         for c, count in enumerate(counts):
             many, few = count >= self.many_from, count <= self.few_up_to
@@ -143,7 +143,7 @@ class ShotGroups:
 
 
 OLTR = ShotGroups("OLTR", many_from=100, few_up_to=20)
-"""Liu et al., CVPR 2019."""
+"""Convention of Liu et al., CVPR 2019."""
 
 FOLLOWERS = ShotGroups("followers of OLTR", many_from=101, few_up_to=19)
-"""Many > 100, few < 20, as most later papers count."""
+"""Convention of most later papers: many > 100, few < 20."""

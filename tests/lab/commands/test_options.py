@@ -117,7 +117,7 @@ def test_names_are_spelled_out_in_one_way():
     [
         (
             "cyclicl",
-            "'cyclicl' is not a loss; allowed: ce, smoothed, focal, asymmetric, cyclical, or a loss of your own",
+            "'cyclicl' is not a loss; allowed: ce, smoothed, focal, asymmetric, cyclical, or a custom loss",
         ),
         ("cyclicl", "Did you mean 'cyclical'?"),
         ("ce,,focal", "'' is not a loss"),
@@ -165,7 +165,7 @@ def test_names_of_ones_own_and_their_learning_rate(file):
     [
         ("FILE", "does not say which function of the file"),
         ("mine=FILE", "does not say which function of the file"),
-        ("ce=FILE:loss", "'ce' is the name of one of ours"),
+        ("ce=FILE:loss", "'ce' is the name of a built-in loss"),
         ("a b=FILE:loss", "'a b' is not letters, digits"),
         ("FILE:loss,FILE:loss", "'loss' is given twice"),
         ("FILE:loss,mine=FILE:loss", "are the same loss"),
@@ -185,10 +185,10 @@ def test_what_is_wrong_with_ones_own_is_said_with_its_file(file, text, words):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("vector", "it gives a tensor (8,); it must give one number"),
-        ("plain", "it gives float; it must give one number as a tensor"),
-        ("still", "no gradient flows"),
-        ("nan", "it gives nan for ordinary logits; it must be finite"),
+        ("vector", "it returns a tensor (8,); it must return one number"),
+        ("plain", "it returns float; it must return one number as a tensor"),
+        ("still", "its result has no gradient"),
+        ("nan", "it returns nan for ordinary logits; it must be finite"),
         ("broken", "it raises RuntimeError: no such luck"),
         ("of_three_classes", "called with logits (N, 10) and class indices (N,) it raises RuntimeError: weight tensor"),
     ],
@@ -284,7 +284,7 @@ def test_what_an_experiment_is(tmp_path):
     table.write_text("age,label\n" + "".join(f"{i % 7},{'ab'[i % 2]}\n" for i in range(40)))
     (recipe,) = resolve_recipes(str(table), "label")
     assert (recipe.name, recipe.data.target, recipe.model) == ("people", "label", "mlp")
-    with pytest.raises(ValueError, match="name the column that is to be predicted"):
+    with pytest.raises(ValueError, match="name the column to predict"):
         resolve_recipes(str(table))
     with pytest.raises(ValueError, match="Did you mean 'label'"):
         resolve_recipes(str(table), "lable")

@@ -39,7 +39,7 @@ def test_pickles_that_python_3_wrote_are_read_too(tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_missing_data_says_where_it_was_looked_for_and_how_to_get_it(tmp_path, name):
-    with pytest.raises(MissingDataError, match=rf"{name} is not there: .*{tmp_path}.*torchvision\..*download=True"):
+    with pytest.raises(MissingDataError, match=rf"{name} not found: .*{tmp_path}.*torchvision\..*download=True"):
         load(name, root=tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_a_wrong_batch_is_named(tmp_path, content, message):
 def test_a_pickle_cannot_run_code(tmp_path, capsys):
     path = write_cifar10(tmp_path) / "data_batch_2"
     path.write_bytes(pickle.dumps({**GOOD, "extra": _Harm()}, protocol=2))
-    with pytest.raises(DamagedDataError, match="print, which CIFAR has no use for"):
+    with pytest.raises(DamagedDataError, match="print, which CIFAR does not use"):
         load("cifar10", root=tmp_path)
     assert "harm done" not in capsys.readouterr().out
 

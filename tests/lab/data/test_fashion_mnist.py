@@ -54,7 +54,7 @@ SMALL, NONE = (idx_bytes(np.zeros(shape, np.uint8)) for shape in ((40, 14, 14), 
     [
         ("train-images-idx3-ubyte", gzip.compress(IMAGES)[:-9], "cut off or damaged"),
         ("train-images-idx3-ubyte", b"no gzip", "cut off or damaged"),
-        ("train-images-idx3-ubyte", gzip.compress(IMAGES[:-1]), "3135 bytes of data; its head promises 3136"),
+        ("train-images-idx3-ubyte", gzip.compress(IMAGES[:-1]), "3135 bytes of data; its header says 3136"),
         ("train-images-idx3-ubyte", gzip.compress(IMAGES + b"\0"), "3137 bytes"),
         ("train-images-idx3-ubyte", gzip.compress(IMAGES[:9]), "not an idx file of bytes in 3 dimensions"),
         ("train-images-idx3-ubyte", gzip.compress(SMALL), "images are 40 x 14 x 14; .* N x 28 x 28"),

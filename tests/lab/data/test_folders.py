@@ -180,7 +180,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_imagenet_has_its_classes_and_its_validation_images_for_testing(tmp_path, monkeypatch):
-    with pytest.raises(MissingDataError, match=r"imagenet is not there: .*ILSVRC2012.*image-net\.org"):
+    with pytest.raises(MissingDataError, match=r"imagenet not found: .*ILSVRC2012.*image-net\.org"):
         load("imagenet", root=tmp_path)
     write_folder(tmp_path / "imagenet" / "train", {"n01440764": 2, "n01443537": 1})
     with pytest.raises(MissingDataError, match="val: no such folder"):

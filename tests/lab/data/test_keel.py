@@ -53,12 +53,12 @@ def test_the_class_may_be_another_column(package):
         path.read_text().replace("@inputs Weight, Seeds, Colour", "@output Colour").replace("<null>, bad", "red, bad")
     )
     assert keel.read_keel(path, "t").classes == ("None", "green", "red")
-    assert keel.keel_stats(path).counts == (10, 5, 5)
+    assert keel.keel_stats(path).class_counts == (10, 5, 5)
 
 
 def test_facts_are_those_of_the_rows(package):
     stats = keel.keel_stats(keel.keel_path("fruit"))
-    assert (stats.rows, stats.counts, stats.imbalance) == (20, (15, 5), 3.0)
+    assert (stats.n_rows, stats.class_counts, stats.imbalance) == (20, (15, 5), 3.0)
 
 
 def test_names_and_the_nearest_of_them(package):
@@ -75,7 +75,7 @@ def test_a_table_is_a_source(package):
     data = load("keel:fruit", folds=5, fold=4, validation_fraction=0.2)
     assert data.counts == (3, 10)
     assert data.train.inputs.shape[1] == 2 + 1 + 4
-    with pytest.raises(ValueError, match="target is 'Colour', but keel:fruit says itself"):
+    with pytest.raises(ValueError, match="target is 'Colour', but keel:fruit names its target itself"):
         load("keel:fruit", folds=5, target="Colour")
 
 
@@ -119,5 +119,5 @@ def test_the_published_tables_are_as_published():
     known = {"ecoli1": (336, (259, 77)), "abalone9-18": (731, (689, 42)), "newthyroid": (215, (150, 35, 30))}
     for name, (rows, counts) in known.items():
         stats = keel.keel_stats(keel.keel_path(name))
-        assert (stats.rows, stats.counts) == (rows, counts)
+        assert (stats.n_rows, stats.class_counts) == (rows, counts)
         assert sorted(keel.read_keel(keel.keel_path(name), name).counts, reverse=True) == list(counts)

@@ -68,13 +68,13 @@ def test_validation_images_that_cannot_be_had_are_refused(tmp_path, large):
     write_fashion_mnist(tmp_path / "few")
     with pytest.raises(ValueError, match="validation_images is 31; that leaves a class without a training image"):
         load("fashion-mnist", root=tmp_path / "few", validation_images=31)
-    with pytest.raises(ValueError, match="the subset keeps every image of some class"):
+    with pytest.raises(ValueError, match="the subset uses every image of some class"):
         load("cifar10", root=large, subset="long-tailed", imbalance=2, validation_images=10)
     with pytest.raises(ValueError, match="validation_images is 2001; only 2000 training images are left"):
         load("cifar10", root=large, subset="first-4000", validation_images=2001)
     for split in ("train", "val", "test"):
         write_folder(tmp_path / "mine" / split, {"ant": 2, "bee": 2})
-    with pytest.raises(ValueError, match=r"validation_images is 1, but .*mine has a validation set of its own"):
+    with pytest.raises(ValueError, match=r"validation_images is 1, but .*mine has a validation set"):
         load(str(tmp_path / "mine"), validation_images=1)
 
 

@@ -61,13 +61,13 @@ def test_decimals_are_numbers(read, different):
     assert classes == ("-1", "2", "2.50", "10")
 
 
-def test_whole_numbers_in_text_are_categories_or_rich(read):
+def test_whole_numbers_in_text_are_categories_or_vectorized(read):
     codes = read(rows(zip=[f"{i % 35:05d}" for i in range(400)], few=["1", "2"] * 200))
     assert codes.features["zip"].tolist()[:2] == ["00000", "00001"]
     assert codes.features["few"].dtype == object
     assert codes.notes == ()
-    assert codes.rich == ()
-    assert read(rows(zip=[f"{i:05d}" for i in range(400)])).rich == ("zip",)
+    assert codes.vectorized == ()
+    assert read(rows(zip=[f"{i:05d}" for i in range(400)])).vectorized == ("zip",)
 
 
 def test_fractions_in_text_are_numbers(read):

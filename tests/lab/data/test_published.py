@@ -164,7 +164,7 @@ def test_the_content_digest_knows_no_folders_and_no_order(tree):
 
 
 def test_what_is_published():
-    whole = {name: {file: (p.images, p.classes) for file, p in files.items()} for name, files in PUBLISHED.items()}
+    whole = {name: {file: (p.n_images, p.n_classes) for file, p in files.items()} for name, files in PUBLISHED.items()}
     assert list(whole["places-lt"].values()) == [(62500, 365), (7300, 365), (36500, 365)]
     assert list(whole["imagenet-lt"].values()) == [(115846, 1000), (20000, 1000), (50000, 1000)]
     digests = [digest for files in PUBLISHED.values() for p in files.values() for digest in (p.sha256, p.content)]

@@ -113,13 +113,13 @@ def test_held_out_images_are_as_even_as_the_classes_allow(labels, data):
 def test_what_cannot_be_kept_is_refused():
     with pytest.raises(ValueError, match="'6_2' does not exist for 7 classes"):
         subsets.subset_counts("6_2", 7)
-    with pytest.raises(ValueError, match="class 0 has 400 images; 490 were asked for"):
+    with pytest.raises(ValueError, match="class 0 has 400 images; 490 are needed"):
         _kept("5_3", LABELS[10][:4000].copy() * 0 + np.arange(4000) % 10, 10)
     with pytest.raises(ValueError, match=r"needs 4,000 training images; there are 3999"):
         subsets.first_4000(LABELS[10][:3999])
     with pytest.raises(ValueError, match="exists for 10 classes; there are 100"):
         subsets.released_5_3(LABELS[100], 100)
-    with pytest.raises(ValueError, match="class 9 has 2 images; 3 were"):
+    with pytest.raises(ValueError, match="class 9 has 2 images; 3 are"):
         subsets.long_tailed(np.array([*np.repeat(np.arange(9), 9), 9, 9]), 10, 3, head_images=9)
     with pytest.raises(ValueError, match="validation_images is 4; only 3"):
         subsets.class_balanced(LABELS[10], np.arange(3), 4)

@@ -219,10 +219,10 @@ def test_an_unknown_target_is_told_with_the_nearest():
         checked(small()[["label"]], "label", "t")
 
 
-def test_free_text_is_rich_and_many_categories_are_not():
+def test_free_text_is_vectorized_and_many_categories_are_not():
     many = pd.DataFrame({"text": [f"comment {i}" for i in range(400)], "label": ["a", "b"] * 200})
-    assert checked(many, "label", "t").rich == ("text",)
-    assert checked(many.assign(text=[f"town {i % 40}" for i in range(400)]), "label", "t").rich == ()
+    assert checked(many, "label", "t").vectorized == ("text",)
+    assert checked(many.assign(text=[f"town {i % 40}" for i in range(400)]), "label", "t").vectorized == ()
     with pytest.raises(ValueError, match=re.escape("holds numbers, but not in 1 of its rows (number 8), such as 'no'")):
         checked(many.assign(text=["no" if i == 7 else str(i) for i in range(400)]), "label", "t")
     ages = ["fifty" if i == 7 else str(i % 35) for i in range(400)]  # few different ones, as categories have
@@ -235,8 +235,8 @@ def test_free_text_is_rich_and_many_categories_are_not():
 def test_numbers_in_text_are_counted_as_other_texts_are():
     numbers = pd.DataFrame({"n": [str(i % 40) for i in range(400)], "label": ["a", "b"] * 200})
     assert checked(numbers, "label", "t").features["n"].tolist()[:2] == ["0", "1"]
-    assert checked(numbers, "label", "t").rich == ()
-    assert checked(numbers[:200], "label", "t").rich == ("n",)
+    assert checked(numbers, "label", "t").vectorized == ()
+    assert checked(numbers[:200], "label", "t").vectorized == ("n",)
     for kind in (int, Decimal):
         objects = numbers.assign(n=pd.Series([kind(i) for i in range(400)], dtype=object))
         assert checked(objects, "label", "t").features["n"].tolist() == list(range(400))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.data.check import check, copies
+from cyclofocal.lab.data.check import check_images, find_copies
 from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.data.folders import read_splits
 from cyclofocal.lab.data.lists import list_images
@@ -39,9 +39,9 @@ def check_data(
     try:
         for split, path, published in _splits(names, lists, images):
             checked[path.name if path.name not in checked else split.title] = split
-            report = check(split, workers)
+            report = check_images(split, workers)
             typer.echo(str(report))
-            if len(report.missing) == report.images:
+            if len(report.missing) == report.n_images:
                 typer.echo("  none of these images is there: is the list of another layout than the images?")
             sound = sound and report.sound
             if published is not None:
@@ -50,9 +50,9 @@ def check_data(
                 sound = sound and as_published
             if against is not None and path.is_file():
                 typer.echo(f"  {list_differences(path, against / path.name if against.is_dir() else against)}")
-        if str(found := copies(checked, workers)):
+        if str(found := find_copies(checked, workers)):
             typer.echo(str(found))
-        sound = sound and (names[0] in PUBLISHED or not found.faults)
+        sound = sound and (names[0] in PUBLISHED or not found.problems)
     except (MissingDataError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     raise typer.Exit(0 if sound else 1)

@@ -131,12 +131,12 @@ def one_line_errors(folder: Path) -> Iterator[None]:
 
 def warn_of_copies(title: str, splits: Mapping[str, "Samples | None"]) -> None:
     """Warn, in the main process, of images that are equal byte for byte in two splits or two classes."""
-    from cyclofocal.lab.data.check import copies
+    from cyclofocal.lab.data.check import find_copies
 
     if is_main():
         console = Console(stderr=True, highlight=False)
-        for fault in copies(splits).faults:
-            console.print(f"warning: {title}: {fault}", style="yellow", markup=False, soft_wrap=True)
+        for problem in find_copies(splits).problems:
+            console.print(f"warning: {title}: {problem}", style="yellow", markup=False, soft_wrap=True)
 
 
 def one_line(error: OSError, place: Path | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Data sets of an experiment: published ones by name, the user's own by path, all as :class:`Samples`."""
+"""Data sets of an experiment: published ones by name, custom ones by path, all as :class:`Samples`."""
 
 from cyclofocal.lab.data.dataset import DataSet, Samples
 from cyclofocal.lab.data.load import load

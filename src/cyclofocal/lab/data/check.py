@@ -1,4 +1,4 @@
-"""A report on the images of a data set: how many, of how many classes, which cannot be read, which are copies."""
+"""Check the images of a data set: count them, and list those that are missing, unreadable or copies."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -11,39 +11,40 @@ from cyclofocal.lab.data.dataset import Samples, StoredReader
 from cyclofocal.lab.messages import MissingImageError, UnreadableImageError, preview
 
 TAIL = 4096
-"""Bytes at the end, which tell files of equal size apart at the cost of one block each; only equal ones are read."""
+"""Number of last bytes that are compared before two files of equal size are read as a whole."""
 
 PART = 1000
-"""Images that a thread looks at in one go."""
+"""Number of images in a unit of work of a thread."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was found when every image of a split was opened.
+class CheckReport:
+    """Result of opening every image of a split.
 
     Attributes:
-        title: of the split.
-        images: how many are listed.
-        counts: listed images per class, from class 0 to the highest label.
+        title: name of the split.
+        n_images: number of listed images.
+        class_counts: listed images per class, from class 0 to the highest label.
         missing: one message per image that is not there.
         unreadable: one message per image that is there and cannot be decoded.
     """
 
     title: str
-    images: int
-    counts: tuple[int, ...]
+    n_images: int
+    class_counts: tuple[int, ...]
     missing: tuple[str, ...]
     unreadable: tuple[str, ...]
 
     @property
     def sound(self) -> bool:
-        """Whether every image can be read, every class has one, and there is more than one class."""
-        return not self.missing and not self.unreadable and all(self.counts) and len(self.counts) > 1
+        """True if every image can be read, every class has one, and there is more than one class."""
+        return not self.missing and not self.unreadable and all(self.class_counts) and len(self.class_counts) > 1
 
     def __str__(self) -> str:
-        present = sum(count > 0 for count in self.counts)
+        present = sum(count > 0 for count in self.class_counts)
         lines = [
-            f"{self.title}: {self.images} images of {present} classes, {min(self.counts)} to {max(self.counts)} each;"
+            f"{self.title}: {self.n_images} images of {present} classes,"
+            f" {min(self.class_counts)} to {max(self.class_counts)} each;"
             f" {len(self.missing)} missing, {len(self.unreadable)} unreadable"
         ]
         lines += [f"  {preview(messages)}" for messages in (self.missing, self.unreadable) if messages]
@@ -55,42 +56,45 @@ class Copies:
     """Images that are equal byte for byte, each named with the first that it equals, as "A = B".
 
     Attributes:
-        sizes: images per split.
-        shared: by (split, earlier split), those that lie in both.
-        torn: those of two classes, with their labels.
-        repeated: those that lie twice in one class of one split.
+        sizes: number of images per split.
+        shared: images in two splits, by (split, earlier split).
+        conflicting: images of two classes, with their labels.
+        repeated: images that occur twice in one class of one split.
     """
 
     sizes: Mapping[str, int]
     shared: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    torn: list[str] = field(default_factory=list)
+    conflicting: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
 
     @property
-    def faults(self) -> list[str]:
-        """What makes a result wrong, in words: images in two splits, or of two classes."""
+    def problems(self) -> list[str]:
+        """Sentences on copies that make results wrong: images in two splits, or of two classes."""
         lines = [
             f"{len(pairs)} of {self.sizes[split]} {split} images are {earlier} images too, byte for byte:"
             f" {preview(pairs)}"
             for (split, earlier), pairs in self.shared.items()
         ]
-        return lines + ([f"{len(self.torn)} images are of two classes: {preview(self.torn)}"] if self.torn else [])
+        return lines + (
+            [f"{len(self.conflicting)} images are of two classes: {preview(self.conflicting)}"]
+            if self.conflicting
+            else []
+        )
 
     def __str__(self) -> str:
         repeated = f"{len(self.repeated)} images are repeated within their class: {preview(self.repeated)}"
-        return "\n".join(self.faults + ([repeated] if self.repeated else []))
+        return "\n".join(self.problems + ([repeated] if self.repeated else []))
 
 
-def copies(splits: Mapping[str, Samples | None], workers: int = 8) -> Copies:
+def find_copies(splits: Mapping[str, Samples | None], workers: int = 8) -> Copies:
     """Find images that are equal byte for byte, within and between splits, without decoding any.
 
-    Sizes are compared first, then the last 4 KiB of files of equal size, then the SHA-256 of what is still equal, so
-    that hardly any file but a copy is read. Missing files and images that do not lie on disk one by one are passed
-    over.
+    Sizes are compared first, then the last 4 KiB of files of equal size, then the SHA-256 of those that are still
+    equal, so that hardly any file but a copy is read. Missing files and images that are not single files are skipped.
 
     Args:
-        splits: by name, training images first; None is passed over.
-        workers: threads that read.
+        splits: splits by name, training first; None is skipped.
+        workers: number of threads.
     """
     stored = {name: images for name, images in splits.items() if images and isinstance(images.reader, StoredReader)}
     found = Copies({name: len(images) for name, images in stored.items()})
@@ -104,12 +108,12 @@ def copies(splits: Mapping[str, Samples | None], workers: int = 8) -> Copies:
     return found
 
 
-def check(images: Samples, workers: int = 1) -> Report:
-    """Decode every image once, in ``workers`` threads, and report what cannot be had; nothing is raised for an image.
+def check_images(images: Samples, workers: int = 1) -> CheckReport:
+    """Decode every image once and report those that fail; nothing is raised for an image.
 
     Args:
-        images: to be looked at.
-        workers: threads, at least 1.
+        images: images to check.
+        workers: number of threads, at least 1.
 
     Raises:
         ValueError: ``workers`` is below 1, or there is no image.
@@ -123,7 +127,7 @@ def check(images: Samples, workers: int = 1) -> Report:
     missing = tuple(str(fault) for fault in faults if isinstance(fault, MissingImageError))
     unreadable = tuple(str(fault) for fault in faults if not isinstance(fault, MissingImageError))
     counts = np.bincount(images.labels[images.labels >= 0], minlength=1).tolist()
-    return Report(images.title, len(images), tuple(counts), missing, unreadable)
+    return CheckReport(images.title, len(images), tuple(counts), missing, unreadable)
 
 
 def _fault(images: Samples, index: int) -> UnreadableImageError | None:
@@ -174,7 +178,7 @@ class _Stored:
 def _alike(
     groups: list[list[_Stored]], key: Callable[[_Stored], object], pool: ThreadPoolExecutor
 ) -> list[list[_Stored]]:
-    """The groups cut into those of equal ``key``, without what is alone or cannot be read."""
+    """Split groups by ``key``, and leave out images that are alone or cannot be read."""
     members = [(number, image) for number, group in enumerate(groups) for image in group]
     parts = [members[start : start + PART] for start in range(0, len(members), PART)]
     found: dict[tuple[int, object], list[_Stored]] = {}
@@ -188,15 +192,15 @@ def _alike(
 def _key(image: _Stored, key: Callable[[_Stored], object]) -> object:
     try:
         return key(image)
-    except OSError:  # missing, which is reported elsewhere
+    except OSError:  # missing files are reported by check_images
         return None
 
 
 def _note(found: Copies, first: _Stored, other: _Stored) -> None:
-    is_torn = first.label != other.label and min(first.label, other.label) >= 0
-    if is_torn:
-        found.torn.append(f"{other} (label {other.label}) = {first} (label {first.label})")
+    is_conflicting = first.label != other.label and min(first.label, other.label) >= 0
+    if is_conflicting:
+        found.conflicting.append(f"{other} (label {other.label}) = {first} (label {first.label})")
     if first.split != other.split:
         found.shared.setdefault((other.split, first.split), []).append(f"{other} = {first}")
-    elif not is_torn:
+    elif not is_conflicting:
         found.repeated.append(f"{other} = {first}")

@@ -18,7 +18,7 @@ PIXELS = 3 * CIFAR_SIDE * CIFAR_SIDE
 
 
 def read_cifar10(root: Path) -> DataSet:
-    """50,000 training and 10,000 test images, (3, 32, 32), 10 classes, in published order.
+    """Read 50,000 training and 10,000 test images, (3, 32, 32), 10 classes, in published order.
 
     Raises:
         MissingDataError: no ``cifar-10-batches-py`` in the usual places, or one of its files is missing.
@@ -33,7 +33,7 @@ def read_cifar10(root: Path) -> DataSet:
 
 
 def read_cifar100(root: Path) -> DataSet:
-    """50,000 training and 10,000 test images, (3, 32, 32), 100 fine classes, in published order.
+    """Read 50,000 training and 10,000 test images, (3, 32, 32), 100 fine classes, in published order.
 
     Raises:
         MissingDataError: no ``cifar-100-python`` in the usual places, or one of its files is missing.
@@ -82,7 +82,7 @@ def _batch(path: Path, label_key: str, classes: int) -> tuple[NDArray[np.uint8],
 def _array(values: Any) -> NDArray[Any]:
     try:
         return np.asarray(values)
-    except ValueError:  # a ragged list, which is no labels
+    except ValueError:  # a ragged list, which cannot be labels
         return np.empty(())
 
 
@@ -94,7 +94,7 @@ def _names(path: Path, key: str, classes: int) -> tuple[str, ...]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Arrays, containers and numbers only: a pickle from elsewhere must not be able to run code."""
+    """Unpickle arrays, containers and numbers only: a downloaded pickle must not be able to run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module.replace("numpy.core", "numpy._core"), name:
@@ -104,11 +104,11 @@ class _PlainUnpickler(pickle.Unpickler):
                 return getattr(np, name)
             case "_codecs", "encode":
                 return str.encode
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR has no use for")
+        raise pickle.UnpicklingError(f"it needs {module}.{name}, which CIFAR does not use")
 
 
 def read_pickle(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """The dictionary in a published pickle, which must have ``keys``.
+    """Read the dictionary in a published pickle, which must have ``keys``.
 
     Raises:
         MissingDataError: no such file.

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 MISSING_TEXTS = ["?"]
-"""A missing value of a feature, beside the empty field and what pandas takes for one: NA, None, null, ..."""
+"""Missing values of a feature, in addition to the empty field and those that pandas knows: NA, None, null, ..."""
 
 SEPARATORS = ",;\t"
 
 DECLARED = re.compile(r'"?sep=([^\s"]|\t)"?\s*', re.IGNORECASE)
-"""Excel's first line, which names the separator."""
+"""First line of Excel, which names the separator."""
 
 
 def read_csv(path: Path, target: str) -> Sheet:
-    """The columns of a CSV file; the target as text, or as numbers where every text is the plain form of one.
+    """Read the columns of a CSV file; the target as text, or as numbers if every text is the plain form of one.
 
     Raises:
         DamagedDataError: empty, not in UTF-8, or with rows longer than the line of names.
@@ -55,7 +55,7 @@ def read_csv(path: Path, target: str) -> Sheet:
 
 
 def read_rows(path: Path, **how: Any) -> "DataFrame":
-    """Rows by ``pandas.read_csv``, each to its end.
+    """Read rows by ``pandas.read_csv``, and refuse rows that it would cut.
 
     Raises:
         DamagedDataError: rows of more values than there are names; pandas drops them, or takes them for other names.
@@ -72,7 +72,7 @@ def read_rows(path: Path, **how: Any) -> "DataFrame":
 
 
 def _header(path: Path, target: str) -> tuple[str, list[str], int]:
-    """The separator, the names between it, and the number of lines before them."""
+    """Find the separator, the names of the columns, and the number of lines before them."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         declared = DECLARED.fullmatch(file.readline())
     skipped = 1 if declared else 0
@@ -90,7 +90,7 @@ def _names(path: Path, separator: str, skipped: int) -> list[str]:
 
 
 def _read_target(sheet: Sheet, target: str) -> None:
-    """Put numbers in the place of texts that are all the plain form of one."""
+    """Replace texts by numbers if all are the plain form of one."""
     from pandas import Series, to_numeric
 
     texts = sheet.frame[target].str.strip()
@@ -104,7 +104,7 @@ def _read_target(sheet: Sheet, target: str) -> None:
 
 
 def _plain_number(text: str) -> int | float | None:
-    """The number that Python writes so."""
+    """Return the number that Python prints as ``text``; None if there is none."""
     kinds: tuple[type[int], type[float]] = (int, float)
     for kind in kinds:
         try:
@@ -117,6 +117,6 @@ def _plain_number(text: str) -> int | float | None:
 
 
 def _check_points(texts: "DataFrame", title: str) -> None:
-    """Refuse 1.234 for a number beside columns with decimal commas, where it may be 1234."""
+    """Refuse 1.234 in a file whose other columns have decimal commas, where it may be 1234."""
     for name, column in texts.items():
         numbers_of(column, False, f"{title}: column {name!r}")

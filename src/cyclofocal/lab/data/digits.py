@@ -13,7 +13,7 @@ DIGIT_CLASSES = tuple("0123456789")
 
 
 def all_digits() -> Samples:
-    """The 1,797 digits, (1, 8, 8), in 17 shades of grey: white is 16."""
+    """Read the 1,797 digits, (1, 8, 8), in 17 shades of grey, 0 to 16."""
     (package,) = find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr,misc]
     file = Path(package) / "datasets" / "data" / "digits.csv.gz"  # load_digits reads it too, once all of sklearn is
     table = np.loadtxt(file, delimiter=",", dtype=np.int64)  # imported, which takes longer than a run
@@ -22,13 +22,13 @@ def all_digits() -> Samples:
 
 
 def read_digits(test_per_class: int, rng: np.random.Generator) -> DataSet:
-    """A balanced test set drawn by ``rng``, for the digits have none of their own; the rest is for training.
+    """Draw a balanced test set by ``rng``, because the digits have none; the rest is for training.
 
     Raises:
         ValueError: ``test_per_class`` is below 1, or more than the smallest class can give.
     """
     if test_per_class < 1:
-        raise ValueError(f"test_per_class is {test_per_class}; digits have no test set of their own, so at least 1")
+        raise ValueError(f"test_per_class is {test_per_class}; digits have no test set, so it must be at least 1")
     images = all_digits()
     test = draw_per_class(images.labels, [test_per_class] * len(DIGIT_CLASSES), rng)
     rest = np.setdiff1d(np.arange(len(images)), test)

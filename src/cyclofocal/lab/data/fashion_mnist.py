@@ -1,4 +1,4 @@
-"""The idx format of MNIST and its successors, here of fashion-mnist."""
+"""Fashion-MNIST, in the idx format of MNIST."""
 
 import gzip
 import math
@@ -22,7 +22,7 @@ FASHION_SIDE = 28
 
 
 def read_fashion_mnist(root: Path) -> DataSet:
-    """60,000 training and 10,000 test images, (1, 28, 28), 10 classes, in published order.
+    """Read 60,000 training and 10,000 test images, (1, 28, 28), 10 classes, in published order.
 
     Raises:
         MissingDataError: none of the usual places has the four files.
@@ -51,7 +51,7 @@ def _split(folder: Path, prefix: str, name: str = "train") -> Samples:
     path = _plain_or_packed(folder, f"{prefix}-labels-idx1-ubyte")
     labels = read_idx(path, dimensions=1)
     if len(labels) != len(pixels):
-        raise DamagedDataError(f"{path}: {len(labels)} labels, but there are {len(pixels)} images beside it")
+        raise DamagedDataError(f"{path}: {len(labels)} labels, but there are {len(pixels)} images")
     if labels.max(initial=0) >= len(FASHION_CLASSES):
         raise DamagedDataError(
             f"{path}: label {labels.max()}; fashion-mnist has labels 0 to {len(FASHION_CLASSES) - 1}"
@@ -67,10 +67,10 @@ def _plain_or_packed(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The array of unsigned bytes in an idx file, gzipped if its name ends so.
+    """Read the array of unsigned bytes in an idx file, which may be gzipped.
 
     Raises:
-        DamagedDataError: cut off, too long, or not an idx file of bytes with so many ``dimensions``.
+        DamagedDataError: cut off, too long, or not an idx file of bytes with this number of ``dimensions``.
     """
     try:
         content = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
@@ -81,5 +81,5 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         raise DamagedDataError(f"{path}: not an idx file of bytes in {dimensions} dimensions")
     shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
     if len(content) - head != math.prod(shape):
-        raise DamagedDataError(f"{path}: {len(content) - head} bytes of data; its head promises {math.prod(shape)}")
+        raise DamagedDataError(f"{path}: {len(content) - head} bytes of data; its header says {math.prod(shape)}")
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)

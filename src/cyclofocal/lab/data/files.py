@@ -1,4 +1,4 @@
-"""Files: find a data set's folder, decode an image, read many by relative path, and find which are missing."""
+"""Image files: find a data set's folder, decode images, and list missing files."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,13 @@ from PIL import Image, UnidentifiedImageError
 from cyclofocal.lab.messages import MissingDataError, MissingImageError, UnreadableImageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What torchvision's ImageFolder takes for an image."""
+"""File names of images, as torchvision's ImageFolder has them."""
 
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def decode(file: str | BinaryIO, name: str) -> Image.Image:
-    """The image in ``file``, whole, in mode L if it is grey and else RGB.
+    """Decode the image in ``file``, in mode L if it is grey, else in RGB.
 
     Raises:
         MissingImageError: no such file.
@@ -41,7 +41,7 @@ def decode(file: str | BinaryIO, name: str) -> Image.Image:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files below ``root``, by relative path."""
+    """Read image files below ``root`` by relative path."""
 
     root: Path
     paths: NDArray[np.bytes_]  # bytes in one block: a list of a million strings would be copied into every worker
@@ -52,21 +52,21 @@ class Files:
         return decode(path, path)
 
     def name(self, position: int) -> str:
-        """Its whole path."""
+        """Full path of one file."""
         return os.path.join(self.root, os.fsdecode(self.paths[position]))
 
     def size(self, position: int) -> int:
-        """Bytes of one file."""
+        """Number of bytes of one file."""
         return os.stat(self.name(position)).st_size
 
     def tail(self, position: int, count: int) -> bytes:
-        """The last ``count`` bytes of one file."""
+        """Last ``count`` bytes of one file."""
         with open(self.name(position), "rb") as file:
             file.seek(-count, os.SEEK_END)
             return file.read(count)
 
     def missing(self, positions: NDArray[np.intp]) -> list[str]:
-        """Relative paths of files that are not there; every folder is listed once, no image is opened."""
+        """List missing files by relative path; every folder is listed once, and no image is opened."""
         listings: dict[bytes, set[bytes]] = {}
         absent = []
         for path in self.paths[positions].tolist():
@@ -79,7 +79,7 @@ class Files:
 
 
 def files(root: Path, paths: list[str]) -> Files:
-    """Files below ``root``."""
+    """Build the reader of files below ``root``."""
     return Files(root, np.array([os.fsencode(path) for path in paths], dtype=np.bytes_))
 
 
@@ -91,14 +91,14 @@ def _listing(folder: bytes) -> set[bytes]:
 
 
 def find_dataset(names: Sequence[str], folders: Iterable[Path], data_set: str, remedy: str) -> Path:
-    """The first of ``folders`` that has any of ``names``.
+    """Find the first of ``folders`` that has any of ``names``.
 
     Raises:
-        MissingDataError: none has; says which folders were looked in, and the ``remedy``.
+        MissingDataError: there is none; the message lists the folders and the ``remedy``.
     """
-    looked_in = list(folders)
-    for folder in looked_in:
+    searched = list(folders)
+    for folder in searched:
         if any((folder / name).exists() for name in names):
             return folder
-    places = ", ".join(map(str, looked_in))
-    raise MissingDataError(f"{data_set} is not there: no {' or '.join(names)} in {places}. To get it: {remedy}")
+    places = ", ".join(map(str, searched))
+    raise MissingDataError(f"{data_set} not found: no {' or '.join(names)} in {places}. To get it: {remedy}")

@@ -1,4 +1,4 @@
-"""Image folders: one folder per class, below train/, val/ and test/ or on their own."""
+"""Image folders: one folder per class, below train/, val/ and test/ or without splits."""
 
 import os
 import re
@@ -15,25 +15,25 @@ IMAGENET_CLASSES = 1000
 
 
 def read_folder(folder: Path, test_fraction: float = 0.0) -> DataSet:
-    """A folder with ``train/CLASS/...``, ``val/CLASS/...`` and perhaps ``test/CLASS/...``, or with ``CLASS/...`` alone.
+    """Read a folder of ``train/CLASS/...``, ``val/CLASS/...`` and ``test/CLASS/...``, or of ``CLASS/...`` alone.
 
     Classes are numbered in the order of their names and images come in the order of their paths, as in torchvision's
-    ImageFolder. Names that begin with a dot are passed over. Without ``test/`` the images in ``val/`` are the test
+    ImageFolder. Names that begin with a dot are skipped. Without ``test/`` the images in ``val/`` are the test
     set; without both a ``test_fraction`` of every class is. See :func:`split_folders` for other names of the splits.
 
     Args:
-        folder: that holds the splits or the classes.
-        test_fraction: in (0, 1) where there is neither ``val/`` nor ``test/``, else 0.
+        folder: folder of the splits or of the classes.
+        test_fraction: part of every class for the test set, in (0, 1) without ``val/`` and ``test/``, else 0.
 
     Raises:
-        What :func:`read_splits` raises; ValueError: a ``test_fraction`` that does not fit.
+        MissingDataError, ValueError: as :func:`read_splits` raises them; or a ``test_fraction`` that does not fit.
     """
     classes, splits = read_splits(folder)
     return make_splits(str(folder), classes, splits["train"], splits.get("val"), splits.get("test"), test_fraction)
 
 
 def read_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, Samples]]:
-    """The classes of an image folder, and its images by "train", "val" and "test"; all by "train" without splits.
+    """Read the classes of an image folder, and its images by "train", "val" and "test"; without splits all are "train".
 
     Raises:
         MissingDataError: no such folder, or no class in it.
@@ -50,7 +50,7 @@ def read_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, Samples]]:
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The folders "train", "val" and "test" of those that are there; none where the folder holds classes alone.
+    """Find the folders of the splits "train", "val" and "test"; none if the folder holds classes alone.
 
     A split's name is a word of :data:`~cyclofocal.lab.data.splits.SPLIT_NAMES` in any case; longer names with such a
     word, ``train_images/`` and ``test_images/``, are splits where all folders have one and they differ.
@@ -77,10 +77,10 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def read_imagenet(root: Path) -> DataSet:
-    """ImageNet-1k as torchvision unpacks it: ``train/nXXXXXXXX/`` and ``val/nXXXXXXXX/``; ``val`` is the test set.
+    """Read ImageNet-1k as torchvision unpacks it: ``train/nXXXXXXXX/`` and ``val/nXXXXXXXX/``; ``val`` is the test set.
 
     Raises:
-        MissingDataError: it is in none of the usual places.
+        MissingDataError: it is in none of the usual folders.
         ValueError: not 1,000 classes; see also :func:`read_folder`.
 
     Reference: Russakovsky et al., *ImageNet Large Scale Visual Recognition Challenge*, IJCV 2015.
@@ -101,11 +101,11 @@ def read_imagenet(root: Path) -> DataSet:
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted.
+    """List the names of the class folders, sorted.
 
     Raises:
         MissingDataError: no such folder, or no folder in it.
-        ValueError: images lie beside the class folders.
+        ValueError: images lie outside of the class folders.
     """
     names = _folder_names(folder)
     if not names:
@@ -119,7 +119,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
 
 def read_split(folder: Path, classes: tuple[str, ...]) -> Samples:
-    """All images of one split, class by class.
+    """Read all images of one split, class by class.
 
     Raises:
         ValueError: a class without image, a file that is no image by its name, or splits below a class.
@@ -144,7 +144,7 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> Samples:
 
 
 def _walk(folder: Path, name: str) -> list[str]:
-    """Relative paths of all files below a class folder, in torchvision's order."""
+    """List relative paths of all files below a class folder, in torchvision's order."""
     places = []
     for place, folders, names in os.walk(folder / name, followlinks=True):
         folders[:] = [sub for sub in folders if not sub.startswith(".")]  # os.walk does not enter the others
@@ -161,14 +161,14 @@ def _is_image(name: str) -> bool:
 
 
 def _folder_names(folder: Path) -> list[str]:
-    """Names of the folders in it, sorted, but for hidden ones."""
+    """List the names of the folders in ``folder``, sorted, without hidden ones."""
     if not folder.is_dir():
         raise MissingDataError(f"{folder}: no such folder")
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _named_splits(names: list[str]) -> dict[str, list[str]]:
-    """Folders by the split that they are named after; longer names count where every folder has one."""
+    """Sort folders by the split in their names; longer names count if every folder has one."""
     words = {name: {SPLIT_NAMES[w] for w in re.split(r"[^a-z]+", name.lower()) if w in SPLIT_NAMES} for name in names}
     exact = {name: splits for name, splits in words.items() if name.lower() in SPLIT_NAMES}
     if not exact and all(len(splits) == 1 for splits in words.values()) and len(set().union(*words.values())) > 1:
@@ -188,7 +188,7 @@ def _check_is_split(train: Path, others: list[str]) -> None:
 
 
 def _labels_hint(folder: Path) -> str:
-    """What to do with a table of names and labels, as competitions give it with their images."""
+    """Advice on a table of names and labels, as competitions provide one."""
     tables = sorted(str(path) for place in (folder, folder.parent) for path in place.glob("*.csv"))
     if not tables:
         return ""

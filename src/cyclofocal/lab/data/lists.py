@@ -44,7 +44,7 @@ def read_lists(data: ListData) -> DataSet:
 
 
 def list_images(path: Path, root: Path) -> Samples:
-    """The images of one list file. Touches none of them: see :func:`check_present`.
+    """List the images of one list file without opening any; see :func:`check_present`.
 
     Raises:
         MissingDataError: no such list.
@@ -55,12 +55,12 @@ def list_images(path: Path, root: Path) -> Samples:
 
 
 def read_list(path: Path) -> tuple[list[str], Labels]:
-    """Relative paths and labels of a list file, in its order; paths may have spaces in them.
+    """Read relative paths and labels of a list file, in its order; paths may contain spaces.
 
     Raises:
         MissingDataError: no such list.
         DamagedDataError: a line that is not ``path label``, no line at all, or an image with two labels, however its
-            path is written. Blank lines at the end are no lines.
+            path is written. Blank lines at the end are ignored.
 
     Example:
         >>> import tempfile
@@ -86,10 +86,10 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
 
 
 def check_present(images: Samples) -> None:
-    """Refuse images that are listed but not on disk, before any training. Lists every folder once, opens no image.
+    """Refuse listed images that are not on disk, before any training; no image is opened.
 
     Raises:
-        MissingImageError: names several, with a count.
+        MissingImageError: names some of them, with a count.
     """
     listed = _files(images)
     absent = listed.missing(images.positions)
@@ -103,7 +103,7 @@ def check_present(images: Samples) -> None:
 
 def _files(images: Samples) -> Files:
     if not isinstance(images.reader, Files):
-        raise TypeError(f"{images.title}: these images are not files of their own")
+        raise TypeError(f"{images.title}: these images are not single files")
     return images.reader
 
 
@@ -119,7 +119,7 @@ def _check_one_label_each(path: Path, pairs: list[list[str]]) -> None:
 
 
 def _class_names(train: Samples) -> tuple[str, ...]:
-    """The folder of each class where one folder is one class, below what all have in common, else the label itself."""
+    """Name classes by their folders, without the common part, if each class has one folder; else by their labels."""
     count = int(train.labels.max()) + 1
     if count > len(train):
         raise ValueError(f"{train.title}: label {count - 1}, but only {len(train)} images; some class has none")

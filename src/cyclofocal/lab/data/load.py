@@ -1,4 +1,4 @@
-"""From the name of a data set, or a path, to its images: found, read, checked and cut to the experiment's subset."""
+"""Load the data set of a data configuration: find, read, check it and reduce it to its subset."""
 
 import hashlib
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ READERS = {
     "cifar100": read_cifar100,
     "imagenet": read_imagenet,
 }
-"""Data sets that are looked for by their names below the root."""
+"""Readers of the data sets that are searched for below the root."""
 
 
 def load(data: DataConfig, root: Path = Path("data"), seed: int = 0) -> DataSet:
@@ -53,7 +53,7 @@ def load(data: DataConfig, root: Path = Path("data"), seed: int = 0) -> DataSet:
     Args:
         data: the source, its splits and its subset. Its ``digest``, where there is one, is the :func:`table_digest` of
             a table, and the ``digest_with_test`` of images.
-        root: folder where data sets are looked for.
+        root: folder of data sets.
         seed: seed of the run. It draws the test set and the long tail of the digits, and the splits of a table; nothing
             else depends on it.
 
@@ -61,7 +61,7 @@ def load(data: DataConfig, root: Path = Path("data"), seed: int = 0) -> DataSet:
         The three splits; validation is None where neither the source nor ``validation_images`` gives one.
 
     Raises:
-        MissingDataError: nothing there; says where it was looked for and how to get it.
+        MissingDataError: not found; the message lists the searched folders and how to get it.
         DamagedDataError: a file that is cut off, mislabelled, of another format, or not that of ``digest``; names it.
         ValueError: classes that do not match, an image in two of the splits.
 
@@ -98,7 +98,7 @@ def load_table(data: TableData) -> Table:
 def _read_table(source: str, target: str) -> Table:
     if source.startswith(KEEL):
         if target:
-            raise ValueError(f"target is {target!r}, but {source} says itself which column it is; it must be ''")
+            raise ValueError(f"target is {target!r}, but {source} names its target itself; it must be ''")
         return read_keel(keel_path(source.removeprefix(KEEL)), source)
     path = Path(source).expanduser()
     if path.suffix.lower() not in SUFFIXES:
@@ -109,14 +109,14 @@ def _read_table(source: str, target: str) -> Table:
 
 
 def table_digest(source: str, changes: Sequence[str] = ()) -> str:
-    """16 hexadecimal digits of the SHA-256 of a table's file, and of how it is read where that changes its data.
+    """Hash a table's file, and how it is read where that changes its data; 16 hexadecimal digits of SHA-256.
 
     Args:
         source: a path, or "keel:NAME".
-        changes: of the :class:`~cyclofocal.lab.data.tables.Table`.
+        changes: ``changes`` of the :class:`~cyclofocal.lab.data.tables.Table`.
 
     Raises:
-        MissingDataError: no such file, or not the package that it is in.
+        MissingDataError: no such file, or its package is not installed.
         ValueError: no such table.
     """
     is_keel = source.startswith(KEEL)
@@ -130,7 +130,7 @@ def table_digest(source: str, changes: Sequence[str] = ()) -> str:
 def _check_digest(source: str, found: str, digest: str) -> None:
     if found != digest:
         raise DamagedDataError(
-            f"{source}: its content has changed (SHA-256 {found}, was {digest}); give the same command again, and it"
+            f"{source}: its content has changed (SHA-256 {found}, was {digest}); repeat the command, and it"
             " counts as another experiment"
         )
 
@@ -184,15 +184,15 @@ def _with_validation(full: DataSet, kept: Positions, validation_images: int, tit
         return replace(full, title=title, train=full.train.select(kept))
     if full.validation is not None:
         raise ValueError(
-            f"validation_images is {validation_images}, but {full.title} has a validation set of its own"
+            f"validation_images is {validation_images}, but {full.title} has a validation set"
             f" ({len(full.validation)} images); it must be 0"
         )
     labels = full.train.labels
     left = np.setdiff1d(np.arange(len(labels)), kept)
     if len(left) and len(np.unique(labels[left])) < len(full.classes):
         raise ValueError(
-            f"validation_images is {validation_images}, but the subset keeps every image of some class, so none is left"
-            " to validate on; make it 0, or head_images smaller"
+            f"validation_images is {validation_images}, but the subset uses every image of some class, so none is left"
+            " for validation; set it to 0, or reduce head_images"
         )
     chosen = subsets.class_balanced(labels, left if len(left) else kept, validation_images)
     kept = kept[~np.isin(kept, chosen)]

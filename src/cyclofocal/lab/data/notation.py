@@ -1,16 +1,16 @@
-"""Numbers as people write them: with a decimal comma, grouped thousands, a unit, or a dash where one is missing."""
+"""Numbers as people write them: with a decimal comma, grouped thousands, a unit, or a dash for a missing one."""
 
 import re
 from collections.abc import Collection
 from typing import NamedTuple
 
 ABSENT = ("-", "--", "\N{EN DASH}", "\N{EM DASH}", ".")
-"""A missing value among numbers."""
+"""Missing values among numbers."""
 
 UNITS = "$€£¥%‰"
 SIGNS = "-+\N{MINUS SIGN}"
 SPACERS = " \N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}'\N{RIGHT SINGLE QUOTATION MARK}"
-"""Between groups of three digits in both notations, beside the mark that is not the decimal one."""
+"""Separators of groups of three digits in both notations, in addition to the mark that is not the decimal one."""
 
 INTEGER = re.compile("-?[0-9]+")
 PARTS = re.compile(rf"([{SIGNS}]?)\s*([{UNITS}]?)\s*([{SIGNS}]?)\s*([0-9.,].*?)\s*([{UNITS}]?)")
@@ -22,15 +22,15 @@ def _digits(group: str, decimal: str) -> re.Pattern[str]:
 
 
 NUMBER_PATTERNS = {".": _digits(",", "."), ",": _digits(".", ",")}
-"""By decimal mark."""
+"""Patterns of numbers by decimal mark."""
 
 
 class Notation(NamedTuple):
-    """Texts as numbers.
+    """Numbers that texts mean.
 
     Attributes:
-        numbers: of every text; NaN of one in :data:`ABSENT`.
-        decimal: the mark, "." or ",".
+        numbers: number of every text; NaN for those in :data:`ABSENT`.
+        decimal: decimal mark, "." or ",".
     """
 
     numbers: dict[str, float]
@@ -43,14 +43,14 @@ class _Number(NamedTuple):
 
 
 def read_numbers(texts: Collection[str], point_is_decimal: bool) -> Notation | None:
-    """Numbers by the one notation that fits all texts; without their unit, so that "5 %" is 5.
+    """Read numbers in the one notation that fits all texts, without their unit, so that "5 %" is 5.
 
     Args:
-        texts: different ones, without white space around them.
-        point_is_decimal: of two notations that fit, take the one with a decimal point.
+        texts: distinct texts, without white space around them.
+        point_is_decimal: choose the decimal point if both notations fit.
 
     Returns:
-        None where a text is no number, there is none, or all are whole numbers in digits alone, which may be codes.
+        The notation; None if a text is no number, there is no text, or all are digits alone, which may be codes.
 
     Raises:
         ValueError: each text is a number, but no single notation and unit fits all, or two do and differ.
@@ -77,7 +77,7 @@ def read_numbers(texts: Collection[str], point_is_decimal: bool) -> Notation | N
 
 
 def _number(text: str) -> _Number | None:
-    """The values that a text may have."""
+    """Values that a text may have."""
     parts = PARTS.fullmatch(text)
     if parts is None or (parts[1] and parts[3]) or (parts[2] and parts[5]):
         return None

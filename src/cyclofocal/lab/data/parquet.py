@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def read_parquet(path: Path, target: str) -> Sheet:
-    """The columns of a Parquet file, and those of its index that have a name.
+    """Read the columns of a Parquet file, and the named levels of its index.
 
     Raises:
-        MissingDataError: no pyarrow to read it with.
+        MissingDataError: pyarrow is not installed.
         DamagedDataError: not such a file.
         ValueError: no such target, two columns of one name, numbers in a notation that is not clear; names the column.
     """
@@ -40,7 +40,7 @@ def read_parquet(path: Path, target: str) -> Sheet:
 
 
 def _with_index(frame: "DataFrame", target: str) -> Sheet:
-    """The columns, and those of the index that have a name."""
+    """Turn the named levels of the index into columns."""
     from pandas import RangeIndex
 
     index = frame.index

@@ -1,4 +1,4 @@
-"""From a table to rows of numbers in three splits; everything that is fitted is fitted on the training rows alone."""
+"""Encode a table as numbers and split it; all statistics are of the training rows alone."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
-    """Training, validation and test rows of one seed, every class in its share in each, prepared for a model.
+    """Split a table into training, validation and test rows, stratified by class, and encode them.
 
     Args:
         table: all rows.
-        data: how they are split. The test set is fold ``fold`` of a stratified cross-validation, or ``test_fraction``
-            of every class; validation is ``validation_fraction`` of every class of the rest.
+        data: configuration of the split. The test set is fold ``fold`` of a stratified cross-validation, or
+            ``test_fraction`` of every class; validation is ``validation_fraction`` of every class of the rest.
         seed: seed that shuffles the rows.
 
     Raises:
-        ValueError: neither folds nor a test_fraction; a class with too few rows; names it.
+        ValueError: neither folds nor a test_fraction, or a class with too few rows.
     """
     folds, validation_fraction = data.folds, data.validation_fraction
     if not folds and not data.test_fraction:
@@ -75,8 +75,7 @@ class Encoded(NamedTuple):
 def encode(table: Table, train: Positions) -> Encoded:
     """Encode all rows by statistics of the rows ``train`` alone.
 
-    * Numbers have mean 0 and standard deviation 1. Missing ones become the median, and are marked in a column of their
-      own.
+    * Numbers have mean 0 and standard deviation 1. Missing ones become the median, and a further column marks them.
     * Categories have one column per text of the training rows, "missing" being one; other texts are all 0.
     * Dates, durations and free text are encoded by skrub's ``TableVectorizer``, then treated as numbers.
 
@@ -88,13 +87,13 @@ def encode(table: Table, train: Positions) -> Encoded:
     from sklearn.preprocessing import OneHotEncoder
 
     numbers = list(table.features.select_dtypes("float64").columns)
-    categories = list(table.features.columns.difference([*numbers, *table.rich], sort=False))
+    categories = list(table.features.columns.difference([*numbers, *table.vectorized], sort=False))
     parts = [
         ("numbers", _scale(), numbers),
         ("categories", OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories),
     ]
-    if table.rich:
-        parts.append(("rich", _vectorize(table), list(table.rich)))
+    if table.vectorized:
+        parts.append(("vectorized", _vectorize(table), list(table.vectorized)))
     transformer = ColumnTransformer(parts)
     with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # skrub's, of texts with few different parts
@@ -108,7 +107,7 @@ def encode(table: Table, train: Positions) -> Encoded:
 
 
 def column_summary(columns: Mapping[str, str]) -> str:
-    """One line on how columns are encoded, as "age, income: number; town: 3 categories"."""
+    """Summarise the encoding of columns in one line, as "age, income: number; town: 3 categories"."""
     names: dict[str, list[str]] = {}
     for name, how in columns.items():
         names.setdefault(how, []).append(name)
@@ -125,11 +124,11 @@ def _scale() -> "Pipeline":
 
 
 def _vectorize(table: Table) -> "Pipeline":
-    """skrub's encoding, scaled. Numbers and categories do without, for it rounds numbers to float32 first."""
+    """Build skrub's encoder, with scaling. It is not used for numbers, which it would round to float32 first."""
     if find_spec("skrub") is None:
         raise MissingDataError(
-            f"{table.title}: column {table.rich[0]!r} holds dates or free text; encoding them needs skrub. Install"
-            " with: pip install skrub"
+            f"{table.title}: column {table.vectorized[0]!r} holds dates or free text; encoding them needs skrub."
+            " Install with: pip install skrub"
         )
     from sklearn.pipeline import make_pipeline
     from skrub import StringEncoder, TableVectorizer
@@ -140,15 +139,15 @@ def _vectorize(table: Table) -> "Pipeline":
 
 
 def _describe(fitted: Mapping[str, Any], numbers: Sequence[str], categories: Sequence[str]) -> dict[str, str]:
-    """How each column is encoded, in words."""
+    """Describe the encoding of each column."""
     found = dict.fromkeys(numbers, "number")
     if numbers and (indicator := fitted["numbers"][0].indicator_) is not None:
         found |= {numbers[place]: "number, missing values marked" for place in indicator.features_}
     if categories:
         encoder = fitted["categories"]
         found |= {n: f"{len(c)} categories" for n, c in zip(categories, encoder.categories_, strict=True)}
-    if "rich" in fitted:
-        encoder = fitted["rich"][0]
+    if "vectorized" in fitted:
+        encoder = fitted["vectorized"][0]
         for name, kind in encoder.column_to_kind_.items():
             formats = [step.format_ for step in encoder.all_processing_steps_[name] if getattr(step, "format_", None)]
             found[name] = _KINDS[kind].format(
@@ -162,7 +161,7 @@ _KINDS = {
     "datetime": "date{format}, as {size} numbers",
     "high_cardinality": "text, as {size} numbers",
 }
-"""Words for skrub's kinds of columns."""
+"""Descriptions of skrub's kinds of columns."""
 
 
 def _fold(labels: Labels, seed: int, folds: int, fold: int) -> Positions:

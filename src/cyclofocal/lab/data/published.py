@@ -1,27 +1,27 @@
-"""The published long-tailed lists, by their digests; lists compared with them and with each other."""
+"""Published long-tailed lists by their digests, and comparisons of list files."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyclofocal.lab.data.check import Report
+from cyclofocal.lab.data.check import CheckReport
 from cyclofocal.lab.data.lists import read_list
 from cyclofocal.lab.messages import preview
 
 
 @dataclass(frozen=True)
 class Published:
-    """What tells a published list from another.
+    """Size and digests of a published list.
 
     Attributes:
-        images, classes: how many there are.
-        sha256: of the file.
-        content: SHA-256 of its lines ``name label``, sorted, with the names of the files alone, so that it is the same
-            in every layout; "" where it is not known.
+        n_images, n_classes: number of images and of classes.
+        sha256: SHA-256 of the file.
+        content: SHA-256 of its sorted lines ``name label``, with file names without folders, so that it is the same
+            in every layout; "" if it is not known.
     """
 
-    images: int
-    classes: int
+    n_images: int
+    n_classes: int
     sha256: str
     content: str = ""
 
@@ -65,47 +65,50 @@ PUBLISHED = {
         ),
     },
 }
-"""By data set and by the name of the list file."""
+"""Published lists by data set and by file name."""
 
 
-def verified(path: Path, report: Report, published: Published) -> tuple[bool, str]:
-    """Whether a list names the published images with the published labels, and how that is known, in words."""
+def verified(path: Path, report: CheckReport, published: Published) -> tuple[bool, str]:
+    """Compare a list with the published one; returns if they agree, and a sentence that says why."""
     if hashlib.sha256(path.read_bytes()).hexdigest() == published.sha256:
         return True, "the published list (SHA-256)"
     if published.content and content_digest(path) == published.content:
         return True, "another layout of the published list: the same file names and labels"
-    counted = f"{published.images} images of {published.classes} classes"
-    if not published.content and (report.images, len(report.counts)) == (published.images, published.classes):
+    counted = f"{published.n_images} images of {published.n_classes} classes"
+    if not published.content and (report.n_images, len(report.class_counts)) == (
+        published.n_images,
+        published.n_classes,
+    ):
         return False, f"not the published file (another SHA-256), though it has {counted} as well"
     return False, f"not the published list: another SHA-256, other file names or labels; that one has {counted}"
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of what a list says, whatever its layout and order.
+    """Hash the content of a list, independent of its layout and order.
 
     Raises:
-        MissingDataError, DamagedDataError: of reading it.
+        MissingDataError, DamagedDataError: the list cannot be read.
     """
     lines = sorted(f"{name} {label}\n" for name, label in _pairs(path))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def list_differences(path: Path, other: Path) -> str:
-    """In what two lists differ by (file name, label); folders are passed over, so that layouts can be compared.
+    """Describe the differences of two lists by (file name, label); folders are ignored, so that layouts may differ.
 
     Raises:
-        MissingDataError, DamagedDataError: of reading them.
+        MissingDataError, DamagedDataError: a list cannot be read.
     """
-    own, others = (set(_pairs(file)) for file in (path, other))
+    first, second = (set(_pairs(file)) for file in (path, other))
     alone = [
         f"{len(extra)} only in {file} ({preview([f'{name} {label}' for name, label in sorted(extra)])})"
-        for file, extra in ((path, own - others), (other, others - own))
+        for file, extra in ((path, first - second), (other, second - first))
         if extra
     ]
-    return "; ".join(alone) if alone else f"the same {len(own)} images and labels as {other}"
+    return "; ".join(alone) if alone else f"the same {len(first)} images and labels as {other}"
 
 
 def _pairs(path: Path) -> list[tuple[str, int]]:
-    """File name and label of each line; the class keeps names apart that folders share."""
+    """Read file name and label of each line; the label distinguishes equal names of different folders."""
     names, labels = read_list(path)
     return [(name.rpartition("/")[2], label) for name, label in zip(names, labels.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""WebDataset shards in random access: every member's place is found once, then any image can be read alone."""
+"""WebDataset shards in random access: an index of all members is made once, then any image can be read."""
 
 import io
 import os
@@ -23,7 +23,7 @@ TAR_BLOCK = 512  # a tar file is made of such blocks, and ends with two of zeros
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Images in tar files; ``places`` (N, 3) holds each one's shard, offset and size in bytes."""
+    """Read images in tar files; ``places`` (N, 3) holds shard, offset and size in bytes of each."""
 
     shards: tuple[Path, ...]
     keys: NDArray[np.bytes_]
@@ -34,15 +34,15 @@ class Shards:
         return decode(io.BytesIO(self.tail(position, self.size(position))), self.name(position))
 
     def name(self, position: int) -> str:
-        """The shard's path and the sample's key."""
+        """Path of the shard and key of the sample."""
         return f"{self.shards[self.places[position, 0]]}:{os.fsdecode(self.keys[position])}"
 
     def size(self, position: int) -> int:
-        """Bytes of one member."""
+        """Number of bytes of one member."""
         return int(self.places[position, 2])
 
     def tail(self, position: int, count: int) -> bytes:
-        """The last ``count`` bytes of one member."""
+        """Last ``count`` bytes of one member."""
         shard, offset, size = self.places[position].tolist()
         with open(self.shards[shard], "rb") as file:
             file.seek(offset + size - count)
@@ -50,18 +50,18 @@ class Shards:
 
 
 def read_shards(folder: Path, test_fraction: float = 0.0) -> DataSet:
-    """All ``.tar`` files in or below a folder, whose names have the word train, val or test, or a synonym, in them.
+    """Read all ``.tar`` files in or below a folder; their names contain the word train, val or test, or a synonym.
 
     A sample is the members that share a name up to its first dot: one image (jpg, jpeg, png or webp) and its class
     number in decimal (cls). Members of other kinds, such as json, are not read. Samples come in the order of the
     shards' names, so subsets, resumed runs and several processes see the same numbers.
 
     Args:
-        folder: that holds the shards.
-        test_fraction: in (0, 1) where there are only training shards, else 0.
+        folder: folder of the shards.
+        test_fraction: part of every class for the test set, in (0, 1) where there are only training shards, else 0.
 
     Raises:
-        MissingDataError: no shard for training.
+        MissingDataError: no training shard.
         DamagedDataError: a shard that is cut off, or a sample without image or class; names shard and key.
         ValueError: a shard that is packed or belongs to no split; a class without image, a label beyond the classes.
 
@@ -77,10 +77,10 @@ def read_shards(folder: Path, test_fraction: float = 0.0) -> DataSet:
 
 
 def index_shards(shards: list[Path], title: str) -> Samples:
-    """The images of some shards, in this order; reads their heads and class numbers, no image.
+    """Index the images of shards, in this order; reads headers and class numbers, but no image.
 
     Raises:
-        DamagedDataError: as :func:`read_shards`.
+        DamagedDataError: as :func:`read_shards` raises it.
     """
     keys: list[bytes] = []
     labels: list[int] = []
@@ -95,7 +95,7 @@ def index_shards(shards: list[Path], title: str) -> Samples:
 
 
 def _samples(path: Path) -> dict[str, tuple[int, int, int]]:
-    """Key -> label, offset and size of the image, of every sample of a shard."""
+    """Find label, offset and size of every image of a shard, by key."""
     labels: dict[str, int] = {}
     images: dict[str, tuple[int, int]] = {}
     try:
@@ -137,7 +137,7 @@ def _note(
 
 
 def _check_end(path: Path, tar: tarfile.TarFile) -> None:
-    """A shard cut between two members reads like a whole one but for the missing blocks of zeros."""
+    """Refuse a shard that is cut between two members, which lacks only the blocks of zeros at the end."""
     members = tar.getmembers()
     end = members[-1].offset_data + -(-members[-1].size // TAR_BLOCK) * TAR_BLOCK if members else 0
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Columns as a file has them: numbers and texts, without row numbers, and a word on each that was changed."""
+"""Columns of a file as numbers and texts, without row numbers, with a note on each changed column."""
 
 import re
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 UNNAMED = re.compile(r"|Unnamed: \d+(\.\d+)*|__index_level_\d+__")
-"""The name of a column that was saved without one, as row numbers are: in the file, or after it was read again."""
+"""Names of columns that were saved without a name, as row numbers are."""
 
 IDENTIFIER = re.compile(r"(?i:index|idx|row)|(?:.*(?:[\W_]|(?<=[a-z])(?=I)))?(?i:id)")
-"""The name of a column that tells rows apart, such as "index", "customer_id" or "PassengerId"."""
+"""Names of columns that identify rows, such as "index", "customer_id" or "PassengerId"."""
 
 FEW_ROWS = 10
-"""In fewer rows numbers may count up by chance."""
+"""Smallest number of rows in which numbers that count up are taken for row numbers."""
 
 EXACT = 2**53
-"""Whole numbers beyond it share their float64 with others."""
+"""Largest whole number below which all have their own float64."""
 
 
 @dataclass(eq=False)
@@ -31,9 +31,9 @@ class Sheet:
     """Columns of a file.
 
     Attributes:
-        frame: numbers, and texts as they are written.
-        notes: by column, a sentence for people: it was dropped, or converted.
-        changes: by column, one word, if its data are not those that ``pandas.read_csv`` or ``read_parquet`` gives.
+        frame: numbers, and texts as in the file.
+        notes: by column, a sentence on its removal or conversion.
+        changes: by column, one word, if its data differ from those of ``pandas.read_csv`` or ``read_parquet``.
     """
 
     frame: "DataFrame"
@@ -41,14 +41,14 @@ class Sheet:
     changes: dict[str, str] = field(default_factory=dict)
 
     def drop(self, name: str, why: str) -> None:
-        """Leave out the columns of that name."""
+        """Remove the columns of that name."""
         self.frame = self.frame.drop(columns=name)
         self.notes[name] = f"column {name!r} {why}"
         if self.changes.pop(name, "") != "index":
             self.changes[name] = "dropped"
 
     def convert(self, name: str, numbers: "Series", how: str) -> None:
-        """Put numbers in the place of a column."""
+        """Replace a column by numbers."""
         self.frame[name] = numbers
         self.notes[name] = f"column {name!r}: {how}"
         self.changes[name] = "numbers"
@@ -68,12 +68,12 @@ def check_columns(names: Sequence[str], target: str, title: str) -> None:
 
 
 def named(names: Sequence[str], target: str) -> list[str]:
-    """The names of columns that were not saved without one."""
+    """Select names of columns that were saved with one."""
     return [name for name in names if name == target or not UNNAMED.fullmatch(name)]
 
 
 def without_unnamed(frame: "DataFrame", target: str) -> Sheet:
-    """The columns that were not saved without a name."""
+    """Remove columns that were saved without a name."""
     sheet = Sheet(frame)
     for name in sorted(set(frame.columns) - set(named(list(frame.columns), target))):
         sheet.drop(name, "was saved without a name, as row numbers are: dropped; name it if it is a feature")
@@ -81,7 +81,7 @@ def without_unnamed(frame: "DataFrame", target: str) -> Sheet:
 
 
 def read_notations(sheet: Sheet, target: str, title: str, point_is_decimal: bool) -> set[str]:
-    """Put numbers in the place of texts that are numbers in some notation; the decimal marks that were found."""
+    """Replace texts by numbers where they are numbers in some notation; returns the decimal marks found."""
     from pandas.api.types import infer_dtype
 
     marks = set()
@@ -95,10 +95,10 @@ def read_notations(sheet: Sheet, target: str, title: str, point_is_decimal: bool
 
 
 def numbers_of(column: "Series", point_is_decimal: bool, where: str) -> Notation | None:
-    """The different texts of a column as numbers; None where they are no numbers.
+    """Read the texts of a column as numbers; None if they are no numbers.
 
     Raises:
-        ValueError: what :func:`~cyclofocal.lab.data.notation.read_numbers` finds; begins with ``where``.
+        ValueError: as :func:`~cyclofocal.lab.data.notation.read_numbers` raises it; begins with ``where``.
     """
     try:
         return read_numbers(column.dropna().str.strip().unique().tolist(), point_is_decimal)
@@ -107,7 +107,7 @@ def numbers_of(column: "Series", point_is_decimal: bool, where: str) -> Notation
 
 
 def _example(numbers: dict[str, float]) -> str:
-    """Some texts and their numbers, in words."""
+    """Describe a conversion by some texts and their numbers."""
     text = next((text for text, number in numbers.items() if text not in (*ABSENT, f"{number:g}")), "")
     absent = [text for text in numbers if text in ABSENT]
     read = [f"{text!r} as {numbers[text]:.15g}"] if text else []
@@ -115,15 +115,14 @@ def _example(numbers: dict[str, float]) -> str:
 
 
 def drop_row_numbers(sheet: Sheet, target: str) -> None:
-    """Leave out the columns that count the rows or tell them apart."""
+    """Remove the columns that count or identify the rows."""
     for name in sheet.frame.columns:
         if name != target and (why := _numbers_rows(name, sheet.frame[name])):
             sheet.drop(name, f"{why}: dropped")
 
 
 def _numbers_rows(name: str, column: "Series") -> str:
-    """The reason why a column is the number of a row and no feature; "" if it is one."""
-    """Why a column is no feature but the number of a row; "" where it is not."""
+    """Reason why a column numbers the rows and is no feature; "" if it is one."""
     from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
     if not is_numeric_dtype(column) or is_bool_dtype(column) or column.isna().any() or len(column) < 2:

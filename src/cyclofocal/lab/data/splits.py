@@ -1,4 +1,4 @@
-"""From the splits that a source offers to training, validation and test set, checked against each other."""
+"""Training, validation and test set from the splits of a source, checked against each other."""
 
 import os.path
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Which split a folder or shard of such a name belongs to, in lower case."""
+"""Splits by the names of folders and shards, in lower case."""
 
 
 def make_splits(
@@ -30,15 +30,14 @@ def make_splits(
     test: Samples | None,
     test_fraction: float = 0.0,
 ) -> DataSet:
-    """A data set of what is there. Without a test set, the validation set is the one touched once, at the end.
+    """Build a data set. Without a test set, the validation set becomes the test set.
 
     Args:
-        title: for people.
-        classes: their names, in label order.
+        title: readable name.
+        classes: names of the classes, in label order.
         train: training images.
-        validation: or None.
-        test: or None.
-        test_fraction: of every class of ``train`` to become the test set where there is neither of the others.
+        validation, test: validation and test images, or None.
+        test_fraction: part of every class of ``train`` for the test set if there is neither of the others.
 
     Raises:
         ValueError: fewer than two classes; a class without a training image; a label beyond the classes; no test set
@@ -46,7 +45,7 @@ def make_splits(
     """
     _check_labels(train, classes)
     if len(classes) < 2:
-        raise ValueError(f"{train.title}: only one class, {classes[0]!r}; there must be two or more to tell apart")
+        raise ValueError(f"{train.title}: only one class, {classes[0]!r}; there must be two or more")
     empty = np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 0)
     if len(empty):
         names = preview([f"{c} ({classes[c]})" for c in empty.tolist()])
@@ -64,14 +63,14 @@ def make_splits(
 
 
 def split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
-    """Images without, and the ``fraction`` of every class (rounded, at least one image); always the same draw.
+    """Split off a ``fraction`` of every class (rounded, at least one image) by a fixed seed; returns rest and fraction.
 
     Raises:
-        ValueError: ``fraction`` is not between 0 and 1, or a class would keep no image.
+        ValueError: ``fraction`` is not between 0 and 1, or a class would be left without an image.
     """
     if not 0 < fraction < 1:
         raise ValueError(
-            f"test_fraction is {fraction}, and {images.title} has neither a validation nor a test set beside it;"
+            f"test_fraction is {fraction}, and {images.title} has neither a validation nor a test set;"
             " give one, or a fraction between 0 and 1, as in --set test_fraction=0.2"
         )
     test = draw_fraction(images.labels, fraction, np.random.default_rng(FRACTION_SEED))
@@ -87,14 +86,14 @@ def split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
 
 
 def check_apart(title: str, splits: Mapping[str, Samples | None]) -> None:
-    """Refuse a path that lies in two splits, however it is written; reads no image.
+    """Refuse a path in two splits, however it is written; reads no image.
 
     Args:
-        title: of the data set.
-        splits: by the words that a message has for them, such as "training" and "test"; None is passed over.
+        title: name of the data set.
+        splits: splits by their names in messages, such as "training" and "test"; None is skipped.
 
     Raises:
-        ValueError: names several such images, with a count.
+        ValueError: names some such images, with a count.
     """
     paths = {name: _paths(images) for name, images in splits.items() if images is not None}
     for (one, its_paths), (other, their_paths) in combinations(paths.items(), 2):
@@ -106,7 +105,7 @@ def check_apart(title: str, splits: Mapping[str, Samples | None]) -> None:
 
 
 def draw_fraction(labels: Labels, fraction: float, rng: np.random.Generator) -> Positions:
-    """Ascending positions of the ``fraction`` of every class, rounded, at least one.
+    """Draw a ``fraction`` of every class, rounded, at least one; ascending positions.
 
     Example:
         >>> labels = np.array([0] * 8 + [1] * 2)
@@ -121,7 +120,7 @@ def draw_fraction(labels: Labels, fraction: float, rng: np.random.Generator) -> 
 
 
 def _paths(images: Samples) -> set[str]:
-    """Normalised names of images that are read on demand; those in memory have none."""
+    """Collect normalised names of images that are read on demand; those in memory have none."""
     return set() if images.reader is None else {os.path.normpath(images.name(i)) for i in range(len(images))}
 
 

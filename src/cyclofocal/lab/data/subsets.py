@@ -1,4 +1,4 @@
-"""Which training images an experiment keeps: the published rules, as indices into the published order."""
+"""Published rules that select training images, as indices into the published order."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ def subset_counts(subset: str, classes: int) -> tuple[int, ...]:
         \text{100 classes: } n_c = \lfloor 50.2 - 0.2c \rfloor + [c \ge 90],
         \quad \lfloor 60 - 0.4c \rfloor + [c \ge 80]
 
-    "balanced-4000" keeps 400 of each of 10 classes, "imbalanced-4000" 600 of the first five and 200 of the others.
+    "balanced-4000" has 400 of each of 10 classes, "imbalanced-4000" 600 of the first five and 200 of the others.
 
     Raises:
-        ValueError: no such set for so many classes.
+        ValueError: no such set for this number of classes.
 
     Reference: the code released with Smith, *Cyclical Focal Loss*, arXiv 2202.08978, whose index lists these follow.
     """
@@ -47,22 +47,22 @@ def subset_counts(subset: str, classes: int) -> tuple[int, ...]:
 
 
 def first_of_each_class(labels: Labels, counts: Sequence[int]) -> Positions:
-    """Scan ``labels`` in order and keep the first ``counts[c]`` of every class c; ascending indices.
+    """Select the first ``counts[c]`` samples of every class c; ascending indices.
 
     Raises:
         ValueError: a class has fewer images than its count.
     """
-    kept = []
+    selected = []
     for c, count in enumerate(counts):
         members = np.flatnonzero(labels == c)
         if len(members) < count:
-            raise ValueError(f"class {c} has {len(members)} images; {count} were asked for")
-        kept.append(members[:count])
-    return np.sort(np.concatenate(kept))
+            raise ValueError(f"class {c} has {len(members)} images; {count} are needed")
+        selected.append(members[:count])
+    return np.sort(np.concatenate(selected))
 
 
 def first_4000(labels: Labels) -> Positions:
-    """The first 4,000 images, which the paper calls balanced.
+    """Select the first 4,000 images, which the paper calls balanced.
 
     Raises:
         ValueError: there are fewer.
@@ -73,7 +73,7 @@ def first_4000(labels: Labels) -> Positions:
 
 
 def released_5_3(labels: Labels, classes: int) -> Positions:
-    """The 5_3 list of CIFAR-10 as it was released: every index is one too high, so each image's successor is kept.
+    """Select the 5_3 list of CIFAR-10 as released: every index is one too high, so each image's successor is selected.
 
     The sets trained on with it were therefore nearly balanced (1.15 : 1 instead of 1.58 : 1).
 
@@ -89,33 +89,34 @@ def released_5_3(labels: Labels, classes: int) -> Positions:
 
 
 def long_tailed(labels: Labels, classes: int, imbalance: float, head_images: int = 0) -> Positions:
-    """The standard long tail: shuffle every class in turn with numpy's legacy generator, seed 0, and keep its first.
+    """Select the standard long tail: the first of each class after numpy's legacy shuffle with seed 0.
 
     Args:
-        labels: of the whole training set, in published order.
-        classes: how many.
-        imbalance: head class to tail class, at least 1.
-        head_images: of the head class; 0 takes the mean number per class, as published (5,000 for CIFAR-10).
+        labels: labels of the whole training set, in published order.
+        classes: number of classes.
+        imbalance: ratio of head class to tail class, at least 1.
+        head_images: number of images of the head class; 0 takes the mean number per class, as published (5,000 for
+            CIFAR-10).
 
     Raises:
-        ValueError: a class has fewer images than it should keep; see also
+        ValueError: a class has too few images; see also
             :func:`~cyclofocal.lab.longtail.exponential_counts`.
 
     Reference: Cao et al., *Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss*, NeurIPS 2019.
     """
     generator = np.random.RandomState(0)
-    kept = []
+    selected = []
     for c, count in enumerate(exponential_counts(head_images or len(labels) // classes, imbalance, classes)):
         members = np.flatnonzero(labels == c)
         if len(members) < count:
-            raise ValueError(f"class {c} has {len(members)} images; {count} were asked for")
+            raise ValueError(f"class {c} has {len(members)} images; {count} are needed")
         generator.shuffle(members)
-        kept.append(members[:count])
-    return np.concatenate(kept)
+        selected.append(members[:count])
+    return np.concatenate(selected)
 
 
 def class_balanced(labels: Labels, available: Positions, count: int) -> Positions:
-    """``count`` of the ``available`` indices, as many of each class as far as they go; always the same draw.
+    """Select ``count`` of the ``available`` indices, balanced over classes as far as possible, by a fixed seed.
 
     Raises:
         ValueError: fewer are available.

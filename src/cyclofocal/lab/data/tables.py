@@ -1,4 +1,4 @@
-"""Tables of numbers and categories, CSV or Parquet, with one column to predict."""
+"""Read and check tables, CSV or Parquet, with one column to predict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 SUFFIXES = (".csv", ".parquet")
 
 FEW_TEXTS, MOST_TEXTS = 30, 500
-"""A column with more different texts than the first and than a tenth of its rows, or than the second, is free text."""
+"""Limits of categories: more texts than the first and a tenth of the rows, or than the second, are free text."""
 
 FEW_NUMBERS = 20
-"""A numeric target with more different values, not whole or more than a tenth of the rows, is one for regression."""
+"""Limit of classes of a numeric target; more, if not whole or above a tenth of the rows, mean a regression."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows to learn from, as they were read.
+    """Rows and labels of a table before encoding.
 
     Attributes:
-        title: for people, such as "people.csv".
+        title: readable name, such as "people.csv".
         features: float64 columns of numbers, object columns of texts, and columns of times; NaN is a missing value.
         labels: class per row.
-        classes: their names, in label order.
-        notes: a sentence for people on each column of the file that was dropped or converted.
-        changes: the columns whose data are not those that pandas alone gives; part of the digest of the table.
-        rich: names of the columns of dates, durations and free text, neither numbers nor few categories.
+        classes: names of the classes, in label order.
+        notes: a sentence on each column of the file that was dropped or converted.
+        changes: columns whose data differ from those that pandas alone reads; part of the digest of the table.
+        vectorized: names of the columns of dates, durations and free text, which a vectorizer encodes.
         dropped: names of the columns of the file that are not features.
     """
 
@@ -47,7 +47,7 @@ class Table:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
-    rich: tuple[str, ...] = ()
+    vectorized: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -60,16 +60,16 @@ class Table:
 
 
 def read_table(path: Path, target: str) -> Table:
-    """A CSV (separated by commas, semicolons or tabs, with a line of names) or Parquet file, checked.
+    """Read and check a CSV file (separated by commas, semicolons or tabs, with a line of names) or a Parquet file.
 
     Args:
-        path: ends in .csv or .parquet.
-        target: the column that holds the classes.
+        path: path that ends in .csv or .parquet.
+        target: name of the column of the classes.
 
     Raises:
-        MissingDataError: no such file, or no pyarrow to read Parquet with.
+        MissingDataError: no such file, or pyarrow is not installed.
         DamagedDataError: empty, or not of the format that its name says.
-        ValueError: no such column, or what :func:`checked` finds.
+        ValueError: no such column, or as :func:`checked` raises it.
     """
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; a table is a .csv or .parquet file")
@@ -88,11 +88,11 @@ def read_table(path: Path, target: str) -> Table:
 
 
 def checked(frame: "DataFrame", target: str, title: str) -> Table:
-    """The table in a data frame; every column of numbers or of few texts.
+    """Check a data frame and build its table.
 
     Raises:
         ValueError: two columns of one name, no such target, a target with missing values, of one class or continuous;
-            a column of free text, times, lists and the like, or without a value; an infinite value. Names the column.
+            a column of lists and the like, or without a value; an infinite value. Names the column.
     """
     from pandas import DataFrame
 
@@ -104,12 +104,12 @@ def checked(frame: "DataFrame", target: str, title: str) -> Table:
     features = {name: _column(frame[name], title) for name in frame.columns if name != target}
     if not features:
         raise ValueError(f"{title}: it has no column but {target!r}, so nothing to predict it from")
-    rich = tuple(name for name, column in features.items() if _is_rich(column, title))
-    return Table(title, DataFrame(features), labels, classes, rich=rich)
+    vectorized = tuple(name for name, column in features.items() if _needs_vectorizer(column, title))
+    return Table(title, DataFrame(features), labels, classes, vectorized=vectorized)
 
 
 def _classes(column: "Series", title: str) -> tuple[Labels, tuple[str, ...]]:
-    """Label of every row, and the classes' names: numbers in their order, texts in the alphabet's."""
+    """Number the classes: numbers in numeric, texts in alphabetical order; returns labels and names."""
     from pandas import factorize
 
     where, absent = f"{title}: target {column.name!r}", np.flatnonzero(column.isna())
@@ -130,7 +130,7 @@ def _classes(column: "Series", title: str) -> tuple[Labels, tuple[str, ...]]:
 
 
 def _is_number(column: "Series") -> bool:
-    """True for numbers, those of Python too; False for truth values."""
+    """True for numbers, Python's included; False for booleans."""
     from pandas.api.types import infer_dtype
 
     return infer_dtype(column) in ("integer", "floating", "decimal", "mixed-integer-float")
@@ -167,7 +167,7 @@ def _check_not_fractions(found: Sequence[str], rows: int, where: str) -> None:
 
 
 def _column(column: "Series", title: str) -> "Series":
-    """The column as float64, as texts, or as times."""
+    """Convert a column to float64 or texts; times are unchanged."""
     from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype, is_timedelta64_dtype
 
     where = f"{title}: column {column.name!r}"
@@ -186,14 +186,14 @@ def _column(column: "Series", title: str) -> "Series":
 
 
 def _with_nan(column: "Series") -> "Series":
-    """Numbers with NaN for pandas' other ways to say missing."""
+    """Convert numbers to float64 with NaN for all missing values of pandas."""
     from pandas import Series
 
     return Series(column.to_numpy(dtype="float64", na_value=np.nan), name=column.name)
 
 
 def _as_texts(column: "Series") -> "Series":
-    """Each different value is turned into a text once; NaN stays."""
+    """Convert values to texts, each distinct value once; NaN stays."""
     from pandas import Series, factorize
 
     codes, different = factorize(column)
@@ -201,8 +201,8 @@ def _as_texts(column: "Series") -> "Series":
     return Series(texts[codes], name=column.name, dtype=object)
 
 
-def _is_rich(column: "Series", title: str) -> bool:
-    """True for times and for more texts than categories have.
+def _needs_vectorizer(column: "Series", title: str) -> bool:
+    """True for times, and for more distinct texts than categories have.
 
     Raises:
         ValueError: mostly numbers, with some texts among them.
@@ -225,14 +225,14 @@ def _is_rich(column: "Series", title: str) -> bool:
 
 
 def _words(column: "Series") -> np.ndarray:
-    """Positions of texts that are no numbers."""
+    """Find positions of texts that are no numbers."""
     from pandas import to_numeric
 
     return np.flatnonzero(to_numeric(column, errors="coerce").isna() & column.notna())
 
 
 def _words_among_numbers(column: "Series") -> str:
-    """A sentence on categories that are mostly numbers; "" for others."""
+    """Describe categories that are mostly numbers; "" for others."""
     if column.dtype != object or not 0 < len(words := _words(column)) < column.count() / 2:
         return ""
     texts = f"{column.iloc[words[0]]!r} is no number, in {_rows(words)}"
@@ -240,5 +240,5 @@ def _words_among_numbers(column: "Series") -> str:
 
 
 def _rows(positions: np.ndarray) -> str:
-    """Some rows in words, as people count them."""
+    """Name some rows, counted from 1."""
     return f"{len(positions)} of its rows (number {preview((positions + 1).tolist())})"

@@ -1,4 +1,4 @@
-"""What timm's data set factory reads for us: torchvision's, Hugging Face's and TensorFlow's data sets."""
+"""Data sets of torchvision, Hugging Face and TensorFlow, read through timm."""
 
 import io
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ EVALUATION = {"val": ("validation", "val", "valid"), "test": ("test",)}
 
 @dataclass(frozen=True, eq=False)
 class Torchvision:
-    """A map-style torchvision data set of (PIL image, label)."""
+    """Read a map-style torchvision data set of (PIL image, label)."""
 
     data_set: Any
     title: str
@@ -34,16 +34,16 @@ class Torchvision:
         return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
     def name(self, position: int) -> str:
-        """The file's path where the data set knows it."""
+        """Path of the file, if the data set knows it."""
         samples = getattr(self.data_set, "samples", getattr(self.data_set, "imgs", None))
         return str(samples[position][0]) if samples else f"image {position} of {self.title}"
 
 
 @dataclass(frozen=True, eq=False)
 class HuggingFace:
-    """timm's reader of a Hugging Face data set in random access.
+    """Read a Hugging Face data set in random access, by timm's reader.
 
-    It is asked itself: timm's own data set would take the next image for one that cannot be read.
+    timm's data set is not used, because it replaces an unreadable image by the next one.
     """
 
     host: Any
@@ -59,13 +59,13 @@ class HuggingFace:
             return decode(file, self.name(position))
 
     def name(self, position: int) -> str:
-        """The row's number; Hugging Face's paths are often those of a cache."""
+        """Number of the row; paths of Hugging Face are often those of a cache."""
         return f"image {position} of {self.title}"
 
 
 @dataclass(frozen=True, eq=False)
 class MaterializedImages:
-    """Images of a stream, kept as PNG, which loses nothing."""
+    """Read images of a stream, stored as PNG, which is lossless."""
 
     packed: list[bytes]
     title: str
@@ -75,7 +75,7 @@ class MaterializedImages:
         return decode(io.BytesIO(self.packed[position]), self.name(position))
 
     def name(self, position: int) -> str:
-        """The place in the stream."""
+        """Position in the stream."""
         return f"image {position} of {self.title}"
 
 
@@ -129,12 +129,12 @@ def _create(source: str, root: Path, split: str, keys: dict[str, Any]) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    """Hosts list all that they have in the others."""
+    """First line of a message; hosts list all their data sets in the others."""
     return str(error).partition("\n")[0]
 
 
 def _evaluation_splits(source: str, train_host: Any) -> dict[str, str]:
-    """Our name -> the host's name of every split beside the training split."""
+    """Map our names of the evaluation splits to the host's."""
     if source.startswith("torch/"):
         return {"val": "validation"}
     reader = train_host.reader
@@ -152,7 +152,7 @@ def _images(host: Any, title: str) -> Samples:
 
 
 def _targets(host: Any) -> Any:
-    """Labels of a torchvision data set, from memory where it has them there."""
+    """Read the labels of a torchvision data set, from memory if possible."""
     for name in ("targets", "labels", "_labels"):
         if hasattr(host, name):
             return np.asarray(getattr(host, name))
@@ -174,7 +174,7 @@ def _column(reader: Any, title: str) -> Any:
 
 
 def _materialise(host: Any, title: str) -> Samples:
-    # A reader made inside a process group would give every process its own part of the stream.
+    # A reader made inside a process group would give every process a part of the stream.
     host.reader.dist_rank, host.reader.dist_num_replicas = 0, 1
     packed, labels = [], []
     for image, label in host:

@@ -9,9 +9,9 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def cifar(source: str) -> Recipe:
-    """The published command: tresnet_m on 224-pixel crops, RandAugment in three splits, 201 epochs.
+    """Published command: tresnet_m on 224-pixel crops, RandAugment in three splits, 201 epochs.
 
-    Differs from the release: as many logits as classes (it kept timm's 1,000), and metrics of the last epoch on the
+    Differs from the release: as many logits as classes (it had timm's 1,000), and metrics of the last epoch on the
     test set, not of the best one.
     """
     return Recipe(
@@ -41,7 +41,7 @@ def cifar(source: str) -> Recipe:
 
 
 def cifar_fast(source: str) -> Recipe:
-    """A small residual network, 24 epochs, data and augmentation on the device; made for 94 % on CIFAR-10."""
+    """Small residual network, 24 epochs, data and augmentation on the device; made for 94 % on CIFAR-10."""
     return Recipe(
         name=f"{source}-fast",
         title=f"{source}, small residual network",

@@ -1,4 +1,4 @@
-"""A loss of the reader's own, out of a Python file: a function, or a module of torch."""
+"""Custom losses from a Python file: a function, or a module of torch."""
 
 import importlib.util
 import sys
@@ -18,24 +18,24 @@ TRIED_ROWS = 8
 
 
 def file_digest(path: Path) -> str:
-    """16 hexadecimal digits of the SHA-256 of a file of losses.
+    """Hash a file of losses; 16 hexadecimal digits of SHA-256.
 
     Raises:
         MissingDataError: no such file.
     """
     if not path.is_file():
-        raise MissingDataError(f"{path}: no such file; a loss of your own is PATH.py:FUNCTION")
+        raise MissingDataError(f"{path}: no such file; a custom loss is PATH.py:FUNCTION")
     return file_hash(path)
 
 
 def load_loss(file: str, digest: str) -> "Criterion":
-    """The loss ``PATH:NAME``, anew at every call, so that no two runs share what it may hold.
+    """Load the loss ``PATH:NAME``; every call imports the file again, so that runs share no state.
 
     Args:
         file: NAME is a function of logits (N, C) and target, which gives the mean loss; or a ``torch.nn.Module`` that
-            does, or a class of such that takes no arguments. With a method ``set_progress`` it is told how far
-            training has come, in [0, 1], as :class:`cyclofocal.CyclicalFocalLoss` is.
-        digest: what :func:`file_digest` must give.
+            does, or a class of such that takes no arguments. A method ``set_progress`` is called with the progress of
+            training, in [0, 1], as that of :class:`cyclofocal.CyclicalFocalLoss`.
+        digest: expected :func:`file_digest`.
 
     Raises:
         MissingDataError: no such file.
@@ -43,7 +43,7 @@ def load_loss(file: str, digest: str) -> "Criterion":
     """
     path, _, name = file.rpartition(":")
     if (found := file_digest(Path(path))) != digest:
-        raise ValueError(f"{path}: its content has changed (SHA-256 {found}, was {digest}); give the command again")
+        raise ValueError(f"{path}: its content has changed (SHA-256 {found}, was {digest}); repeat the command")
     content = _imported(Path(path), digest)
     if not hasattr(content, name):
         defined = sorted(key for key, value in vars(content).items() if callable(value) and not key.startswith("_"))
@@ -52,24 +52,24 @@ def load_loss(file: str, digest: str) -> "Criterion":
     if isinstance(criterion, type):
         try:
             criterion = criterion()
-        except Exception as error:  # the reader's own code can raise anything
-            raise ValueError(f"{file}: the class cannot be made without arguments ({_said(error)})") from error
+        except Exception as error:  # custom code can raise anything
+            raise ValueError(f"{file}: the class cannot be made without arguments ({_describe(error)})") from error
     if not callable(criterion):
         raise ValueError(f"{file}: it is of type {type(criterion).__name__}; it must be a function or a torch module")
     return _without_weights(criterion, file)
 
 
 def try_loss(file: str, digest: str, classes: int, soft: bool = False) -> None:
-    """Call the loss once on a few random logits, on the CPU, and go backward.
+    """Call the loss once on random logits, on the CPU, with its backward pass.
 
     Args:
-        file, digest: as of :func:`load_loss`.
-        classes: number of logits, that of the experiment, for a loss may have weights per class.
-        soft: with targets that are probabilities (N, C), as after mixup, instead of indices (N,).
+        file, digest: arguments of :func:`load_loss`.
+        classes: number of classes of the experiment, because a loss may have weights per class.
+        soft: pass probabilities (N, C), as after mixup, instead of indices (N,).
 
     Raises:
         MissingDataError: no such file.
-        ValueError: it raises, gives no finite number, or one that does not depend on the logits.
+        ValueError: it raises, returns no finite number, or one that does not depend on the logits.
     """
     import torch
 
@@ -77,29 +77,33 @@ def try_loss(file: str, digest: str, classes: int, soft: bool = False) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(TRIED_ROWS, classes, generator=generator, requires_grad=True)
     target = torch.arange(TRIED_ROWS) % classes
-    given = f"probabilities (N, {classes}), for the recipe mixes images" if soft else "class indices (N,)"
+    given = f"probabilities (N, {classes}), because the recipe mixes images" if soft else "class indices (N,)"
     try:
         if (set_progress := getattr(criterion, "set_progress", None)) is not None:
             set_progress(0.0)
         loss = criterion(logits, torch.nn.functional.one_hot(target, classes).float() if soft else target)
-    except Exception as error:  # the reader's own code can raise anything
-        raise ValueError(f"{file}: called with logits (N, {classes}) and {given} it raises {_said(error)}") from error
+    except Exception as error:  # custom code can raise anything
+        raise ValueError(
+            f"{file}: called with logits (N, {classes}) and {given} it raises {_describe(error)}"
+        ) from error
     if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.is_floating_point():
         seen = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise ValueError(f"{file}: it gives {seen}; it must give one number as a tensor, the mean loss of the batch")
+        raise ValueError(
+            f"{file}: it returns {seen}; it must return one number as a tensor, the mean loss of the batch"
+        )
     if not loss.isfinite():
-        raise ValueError(f"{file}: it gives {loss.item()} for ordinary logits; it must be finite")
+        raise ValueError(f"{file}: it returns {loss.item()} for ordinary logits; it must be finite")
     if not loss.requires_grad:
-        raise ValueError(f"{file}: no gradient flows from what it gives to the logits, so nothing would be learnt")
+        raise ValueError(f"{file}: its result has no gradient with respect to the logits, so nothing would be learnt")
     try:
         loss.backward()
     except Exception as error:
-        raise ValueError(f"{file}: going backward through it raises {_said(error)}") from error
+        raise ValueError(f"{file}: its backward pass raises {_describe(error)}") from error
 
 
 def _imported(path: Path, digest: str) -> Any:
-    """The file as a module of its own, whatever its name."""
-    name = f"cyclofocal_own_loss_{digest}"
+    """Import the file as a separate module."""
+    name = f"cyclofocal_custom_loss_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -107,8 +111,8 @@ def _imported(path: Path, digest: str) -> Any:
     sys.modules[name] = module  # dataclasses and pickle look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the reader's own code can raise anything
-        raise ValueError(f"{path}: it cannot be imported ({_said(error)})") from error
+    except Exception as error:  # custom code can raise anything
+        raise ValueError(f"{path}: it cannot be imported ({_describe(error)})") from error
     return module
 
 
@@ -121,5 +125,5 @@ def _without_weights(criterion: Any, file: str) -> "Criterion":
     return found
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

@@ -6,9 +6,9 @@ from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 
 def digits() -> Recipe:
-    """scikit-learn's digits: 1,797 images of 8 x 8 pixels, 10 classes; 600 test images, 276 for training.
+    """Digits of scikit-learn: 1,797 images of 8 x 8 pixels, 10 classes; 600 test images, 276 for training.
 
-    Every seed draws its own test set (60 per class) and its own long tail (100 images of digit 0 down to 2 of
+    Every seed draws a test set (60 per class) and a long tail (100 images of digit 0 down to 2 of
     digit 9) from the rest. Learning rate and epochs were chosen for cross-entropy alone, on other seeds and on
     images that belong to neither the training nor the test set; no other loss was tuned.
     """

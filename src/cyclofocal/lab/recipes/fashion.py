@@ -1,4 +1,4 @@
-"""Fashion-MNIST: real pictures of clothes that are easily had, 28 x 28 grey pixels, 10 classes, 10,000 for testing.
+"""Fashion-MNIST: freely available pictures of clothes, 28 x 28 grey pixels, 10 classes, 10,000 for testing.
 
 Settings were chosen for cross-entropy alone, on validation images; no other loss was tuned.
 """
@@ -10,7 +10,7 @@ from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 
 def fashion_mnist() -> Recipe:
-    """All 60,000 training images, 5,000 of them kept for validation."""
+    """All 60,000 training images, 5,000 of them for validation."""
     return Recipe(
         name="fashion-mnist",
         title="fashion-mnist",

@@ -1,14 +1,14 @@
-"""A recipe for the reader's own images."""
+"""Recipe for custom images."""
 
 from cyclofocal.lab.data.config import data_config
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, which pretrained models expect."""
+"""Mean and standard deviation of ImageNet, which pretrained models expect."""
 
 
 def image_recipe(source: str) -> Recipe:
-    """Any source of images, with a residual network of usual size; a place to begin from with ``--set``."""
+    """Any source of images, with a residual network of usual size; a start for ``--set``."""
     return Recipe(
         name="own",
         title=source,

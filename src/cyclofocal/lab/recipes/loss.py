@@ -1,19 +1,20 @@
-"""The losses that experiments compare, as plain values that a record can hold."""
+"""Losses that experiments compare, as plain values for records."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """One softmax loss at its settings; all five are the cyclical focal loss at some of them.
+    """Settings of a softmax loss; all five losses are the cyclical focal loss at some of them.
 
     ``cyclical_factor`` ``None`` stops the clock at eta 0, the (asymmetric) focal loss; all gammas 0 is cross-entropy.
 
     Attributes:
-        learning_rate_scale: factor of the recipe's learning rate, for losses have gradients of different size.
-        file: ``PATH:NAME`` of a loss of the user's own, which has none of the settings above; "" otherwise.
-        digest: of that file's content, so that a changed file is another loss.
-        trials: trainings by which :func:`cyclofocal.lab.compare.tuning.tuned` chooses the settings first; 0: none.
+        learning_rate_scale: factor of the recipe's learning rate, because losses have gradients of different size.
+        file: ``PATH:NAME`` of a custom loss, which has none of the settings above; "" otherwise.
+        digest: hash of that file, so that a changed file is another loss.
+        trials: number of trainings by which :func:`cyclofocal.lab.compare.tuning.tuned` first chooses the settings;
+            0: none.
     """
 
     name: str
@@ -48,4 +49,4 @@ CYCLICAL = LossSettings(
 )
 
 LOSSES = (CROSS_ENTROPY, SMOOTHED, FOCAL, ASYMMETRIC, CYCLICAL)
-"""Cyclical: the settings of the published CIFAR and ImageNet commands."""
+"""All losses; the cyclical one has the settings of the published CIFAR and ImageNet commands."""

@@ -1,4 +1,4 @@
-"""Losses given as text: names, names with settings, and losses of the reader's own."""
+"""Parse losses given as text: names, names with settings, and custom losses."""
 
 import re
 from dataclasses import replace
@@ -18,42 +18,42 @@ SETTINGS = {
     "asymmetric": (*GAMMAS, "label_smoothing"),
     "cyclical": (*GAMMAS, "gamma_hc", "cyclical_factor", "label_smoothing"),
 }
-"""What each loss can be given, in the order of a loss's full name; ``learning_rate_scale`` every one."""
+"""Settings of each loss, in the order of its full name; ``learning_rate_scale`` is one of every loss."""
 
 SCALE_SETTING = "learning_rate_scale"
 
-OWN = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<path>[^=]+\.py)(?::(?P<function>\w+))?")
-"""NAME=PATH.py:FUNCTION, or PATH.py:FUNCTION."""
+CUSTOM = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<path>[^=]+\.py)(?::(?P<function>\w+))?")
+"""Pattern of NAME=PATH.py:FUNCTION, or PATH.py:FUNCTION."""
 
 
 def losses_in(text: str) -> list[LossSettings]:
-    """The losses of a list separated by commas, each with its settings after a colon, which commas separate too.
+    """Parse losses separated by commas, each with its settings after a colon, which commas separate too.
 
-    A loss of your own is ``PATH.py:FUNCTION``, or ``NAME=PATH.py:FUNCTION``; see
-    :func:`~cyclofocal.lab.recipes.custom_loss.load_loss`. Its file is run; the loss is not called before the number of
+    A custom loss is ``PATH.py:FUNCTION``, or ``NAME=PATH.py:FUNCTION``; see
+    :func:`~cyclofocal.lab.recipes.custom_loss.load_loss`. Its file is run; the loss is called once the number of
     classes is known, see :func:`~cyclofocal.lab.training.train.try_own_losses`.
 
     Raises:
         SettingError: an unknown loss or setting, a value of another type or out of its range, a loss given twice, or
-            a loss of your own that cannot be imported. Says what would be right.
+            a custom loss that cannot be imported. The message suggests a correction.
 
     Example:
         >>> [loss.name for loss in losses_in("ce,cyclical:gamma_hc=2,cyclical_factor=4,focal")]
         ['ce', 'cyclical:gamma_hc=2,cyclical_factor=4', 'focal']
     """
-    losses = [_own(item, settings) or _ours(item, settings) for item, settings in _items(text)]
+    losses = [_custom(item, settings) or _built_in(item, settings) for item, settings in _items(text)]
     _check_different(losses)
     return losses
 
 
 def _items(text: str) -> list[tuple[str, list[str]]]:
-    """Each loss and its settings; what has an equals sign and is no file of its own belongs to the loss before it."""
+    """Group losses and settings; an item with an equals sign that is no file belongs to the loss before it."""
     items: list[tuple[str, list[str]]] = []
     for part in (part.strip() for part in text.split(",")):
-        is_setting = "=" in part and ":" not in part.split("=")[0] and not OWN.fullmatch(part)
+        is_setting = "=" in part and ":" not in part.split("=")[0] and not CUSTOM.fullmatch(part)
         if is_setting and items:
             items[-1][1].append(part)
-        elif OWN.fullmatch(part):
+        elif CUSTOM.fullmatch(part):
             items.append((part, []))
         else:
             name, colon, setting = part.partition(":")
@@ -61,11 +61,11 @@ def _items(text: str) -> list[tuple[str, list[str]]]:
     return items
 
 
-def _ours(name: str, settings: list[str]) -> LossSettings:
+def _built_in(name: str, settings: list[str]) -> LossSettings:
     known = {loss.name: loss for loss in LOSSES}
     if name not in known:
         raise SettingError(
-            f"{name!r} is not a loss; allowed: {', '.join(known)}, or a loss of your own, PATH.py:FUNCTION."
+            f"{name!r} is not a loss; allowed: {', '.join(known)}, or a custom loss, PATH.py:FUNCTION."
             f"{did_you_mean(name, list(known))}"
         )
     loss = known[name]
@@ -73,28 +73,30 @@ def _ours(name: str, settings: list[str]) -> LossSettings:
         return loss
     values = _values(name, settings, (*SETTINGS[name], SCALE_SETTING))
     spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
-    told = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
-    changed = replace(loss, name=f"{name}:{spelled}", title=f"{loss.title} ({told})", **values)
+    described = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
+    changed = replace(loss, name=f"{name}:{spelled}", title=f"{loss.title} ({described})", **values)
     _check_range(changed)
     return changed
 
 
-def _own(item: str, settings: list[str]) -> LossSettings | None:
-    """A loss of the reader's own; None where ``item`` is not one."""
-    found = OWN.fullmatch(item)
+def _custom(item: str, settings: list[str]) -> LossSettings | None:
+    """Parse a custom loss; None if ``item`` is not one."""
+    found = CUSTOM.fullmatch(item)
     if found is None:
         return None
     path, function = found["path"], found["function"]
     name = (found["name"] or function or "").strip()
     if function is None and settings:
         raise SettingError(
-            f"{item!r}: your own loss has no setting but {SCALE_SETTING}; write a function with the settings in it"
+            f"{item!r}: a custom loss has no setting but {SCALE_SETTING}; write a function with the settings in it"
         )
     if function is None:
         raise SettingError(f"{item!r} does not say which function of the file is the loss; give PATH.py:FUNCTION")
     if not re.fullmatch(r"[\w.-]+", name) or name in SETTINGS:
-        taken = "is the name of one of ours" if name in SETTINGS else "is not letters, digits, '_', '-' and '.' alone"
-        raise SettingError(f"{name!r} {taken}; call your loss otherwise: NAME={path}:{function}")
+        taken = (
+            "is the name of a built-in loss" if name in SETTINGS else "is not letters, digits, '_', '-' and '.' alone"
+        )
+        raise SettingError(f"{name!r} {taken}; rename your loss: NAME={path}:{function}")
     file = f"{path}:{function}"
     try:
         digest = file_digest(Path(path))
@@ -102,15 +104,15 @@ def _own(item: str, settings: list[str]) -> LossSettings | None:
     except (FileNotFoundError, ValueError) as error:
         raise SettingError(str(error)) from None
     values = _values(name, settings, (SCALE_SETTING,))
-    told = "".join(f", {setting} {_short(value)}" for setting, value in values.items())
+    described = "".join(f", {setting} {_short(value)}" for setting, value in values.items())
     spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
     return LossSettings(
-        f"{name}:{spelled}" if spelled else name, f"{name} ({file}{told})", file=file, digest=digest, **values
+        f"{name}:{spelled}" if spelled else name, f"{name} ({file}{described})", file=file, digest=digest, **values
     )
 
 
 def _values(loss: str, settings: list[str], allowed: tuple[str, ...]) -> dict[str, Any]:
-    """The settings as numbers, in the order of ``allowed``, so that one loss has one name."""
+    """Parse settings as numbers, in the order of ``allowed``, so that one loss has one name."""
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
@@ -135,7 +137,7 @@ def _values(loss: str, settings: list[str], allowed: tuple[str, ...]) -> dict[st
 
 
 def _check_range(loss: LossSettings) -> None:
-    """Let the losses of the library look at their settings."""
+    """Check settings by the loss of the library."""
     from cyclofocal import CyclicalFocalLoss
 
     factor = 4.0 if loss.cyclical_factor is None else loss.cyclical_factor
@@ -151,7 +153,7 @@ def _check_different(losses: list[LossSettings]) -> None:
         for earlier in losses[:place]:
             if earlier.name == loss.name:
                 raise SettingError(
-                    f"{loss.name!r} is given twice; give each loss once, your own as NAME=PATH.py:FUNCTION"
+                    f"{loss.name!r} is given twice; give each loss once, a custom one as NAME=PATH.py:FUNCTION"
                 )
             if replace(earlier, name="", title="") == replace(loss, name="", title=""):
                 raise SettingError(f"{loss.name!r} and {earlier.name!r} are the same loss; give one of them")
@@ -163,5 +165,5 @@ def _other(setting: str) -> str:
 
 
 def _short(value: float) -> str:
-    """The shortest text that is this number."""
+    """Format a number as the shortest text that reads as it."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)

@@ -1,4 +1,4 @@
-"""What an experiment consists of, as plain values that a record can hold."""
+"""Recipe of an experiment, as plain values for records."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from cyclofocal.lab.data.config import DEFAULTS, DataConfig, data_config
 from cyclofocal.lab.longtail import OLTR, ShotGroups
 
 CycleRange = tuple[float, float]
-"""Smallest and largest value of something that cycles: the first at eta 1, the second at eta 0."""
+"""Smallest and largest value of a cycling setting: the first at eta 1, the second at eta 0."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about running a recipe; no part of its identity.
+    """Cost, result and command of a recipe; no part of its identity.
 
     Attributes:
         cost: time on which hardware.
@@ -29,46 +29,45 @@ class Facts:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A data set, a model, an optimiser and their settings; everything of a run but the loss and the seed.
+    """Data, model, optimizer and their settings: everything of a run but the loss and the seed.
 
     Attributes:
-        name, title: for commands and for people.
+        name, title: name in commands and paths, and readable title.
         data: source of the samples and how its splits are made.
         groups: convention of many-, medium- and few-shot classes.
         model: one of :data:`cyclofocal.lab.training.models.MODELS`, or any name that timm knows.
-        width: channels of the first layer of our own models, or units of it; 0 is their default, and what timm's must
-            have.
+        width: channels or units of the first layer of built-in models; 0 is their default, and required by timm's.
         pretrained: begin with timm's ImageNet weights.
         image_size: height and width of the model's input, in pixels.
-        channels: of the model's input, 1 (grey) or 3 (RGB).
-        mean, std: of the pixels in [0, 1], per channel or one for all.
-        epochs: of the learning-rate schedule.
-        cooldown_epochs: after it, at ``min_learning_rate``; part of the training that eta spans.
-        batch_size: of all processes together.
+        channels: channels of the model's input, 1 (grey) or 3 (RGB).
+        mean, std: mean and standard deviation of the pixels in [0, 1], per channel or one for all.
+        epochs: epochs of the learning-rate schedule.
+        cooldown_epochs: epochs after it, at ``min_learning_rate``; part of the training that eta spans.
+        batch_size: batch size over all processes.
         optimizer: "sgd", "adamw" (its first beta is ``momentum``), or any name that timm knows.
-        learning_rate: after the warm-up.
-        momentum, nesterov, weight_decay: of the optimiser.
-        decay_norms: weight decay for biases and normalisation layers too.
+        learning_rate: learning rate after the warm-up.
+        momentum, nesterov, weight_decay: settings of the optimizer.
+        decay_norms: apply weight decay to biases and normalisation layers too.
         schedule: "cosine" or "linear" to ``min_learning_rate``, or "step": times ``decay`` at each of ``milestones``.
-        milestones: in epochs.
-        warmup_epochs: of a linear warm-up, times the schedule.
-        warmup_learning_rate: where it begins; None is one step of ``warmup_epochs + 1`` equal ones.
-        clock: everything that varies does so from "epoch" to epoch (as published) or from "step" to step.
+        milestones: epochs at which "step" decays.
+        warmup_epochs: epochs of a linear warm-up, times the schedule.
+        warmup_learning_rate: its initial value; None is one step of ``warmup_epochs + 1`` equal ones.
+        clock: scheduled values change from "epoch" to epoch (as published) or from "step" to step.
         augment: "none", "crop-flip", or "timm": random resized crop, flip, ``auto_augment``.
         crop_padding: pixels around the image before a random crop of "crop-flip".
         cutout: side in pixels of a square that "crop-flip" blanks; 0: none.
         auto_augment: timm's name of a policy for "timm", such as "rand-m9-mstd0.5-inc1".
         random_erasing: probability of timm's random erasing (per pixel), for "timm".
-        aug_splits: every image so often in a batch, the first without ``auto_augment`` and erasing; 1: off.
-        split_batch_norm: batch statistics of each split of its own.
-        mixup, cutmix: parameter of the beta distribution; 0: off.
-        ema_decay: of an exponential moving average of the weights, which is then what is evaluated; 0: none.
-        precision: of the forward pass, "no" (float32), "bf16" or "fp16".
-        channels_last: memory layout.
-        sync_batch_norm: batch statistics over all processes, as one process would have them.
-        clip_norm: of the gradient of all weights; None: not clipped.
-        weight_decay_range, temperature_range, clip_norm_range: general cyclical training. Smallest and largest value
-            of what cycles along with the loss (softmax temperature: logits are divided by it); None: does not.
+        aug_splits: copies of every image in a batch, the first without ``auto_augment`` and erasing; 1: off.
+        split_batch_norm: separate batch statistics for each split.
+        mixup, cutmix: parameter of the Beta distribution; 0: off.
+        ema_decay: decay of an exponential moving average of the weights, which is then evaluated; 0: none.
+        precision: precision of the forward pass, "no" (float32), "bf16" or "fp16".
+        channels_last: use the channels-last memory layout.
+        sync_batch_norm: compute batch statistics over all processes, as one process would.
+        clip_norm: maximum norm of the gradient of all weights; None: not clipped.
+        weight_decay_range, temperature_range, clip_norm_range: general cyclical training: smallest and largest value
+            of settings that cycle with the loss (softmax temperature: logits are divided by it); None: does not.
         facts: cost, expected result and command; not compared, and not stored with the run.
 
     Raises:
@@ -137,7 +136,7 @@ class Recipe:
         return replace(self, data=replace(self.data, **changes))
 
     def flat(self) -> dict[str, Any]:
-        """All fields in one dictionary, those of the data among them, as records and run identities have them."""
+        """All fields and those of the data in one dictionary, as in records and run identities."""
         fields = self.data.flat() | asdict(self)
         del fields["data"], fields["facts"]
         return {name: fields[name] for name in dict.fromkeys((*FIRST, *fields))}
@@ -234,11 +233,11 @@ LEAST = {
 """Smallest legal value."""
 
 FIRST = ("name", "title", "source", "epochs", "learning_rate")
-"""Order of records; the other fields of the data follow these, and the other fields of the recipe follow them."""
+"""First fields of records; the other fields of the data follow, then the other fields of the recipe."""
 
 FLAT_DEFAULTS = {
     name: value
     for name, value in Recipe("", "", DataConfig(""), epochs=1, learning_rate=1.0).flat().items()
     if name not in FIRST
 }
-"""Fields of records that an older record may lack, with the values that they then had."""
+"""Values of fields that older records lack."""

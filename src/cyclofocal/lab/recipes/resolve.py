@@ -1,4 +1,4 @@
-"""From what a reader types to recipes: a name of the catalogue, a table, images of their own, tables of KEEL."""
+"""Resolve command-line names to recipes: built-in recipes, tables, custom images and tables of KEEL."""
 
 from pathlib import Path
 
@@ -13,22 +13,22 @@ from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.tabular import keel_recipe, keel_recipes, table_recipe
 
 ALL = "all"
-"""After "keel:": every table that can be used."""
+"""Name after "keel:" for every table that can be used."""
 
 
 def resolve_recipes(what: str, target: str = "") -> list[Recipe]:
-    """The recipes that ``what`` means; a table is read and checked.
+    """Resolve a name to its recipes; a table is read and checked.
 
     Args:
         what: a name of :data:`~cyclofocal.lab.recipes.catalogue.RECIPES`; a .csv or .parquet file; "keel:NAME", or
             "keel:all" for every table there whose classes have rows enough for its folds; a folder or list of images,
-            or another source of :func:`cyclofocal.lab.data.load`.
-        target: the column of a .csv or .parquet file that is to be predicted.
+            or another source of :func:`~cyclofocal.lab.data.config.data_config`.
+        target: column of a .csv or .parquet file to predict.
 
     Raises:
-        MissingDataError: a path that is not there, or a package that is not installed.
-        ValueError: none of these; says the nearest name. A table without a target, or a target of something else; a
-            table that cannot be used.
+        MissingDataError: a path that does not exist, or a package that is not installed.
+        ValueError: an unknown name; the message suggests the nearest one. A table without a target, a target
+            of something else, or a table that cannot be used.
 
     Example:
         >>> [recipe.title for recipe in resolve_recipes("digits")]
@@ -49,14 +49,14 @@ def resolve_recipes(what: str, target: str = "") -> list[Recipe]:
 
 
 def check_name(name: str, root: Path = Path("data")) -> None:
-    """Refuse the name of a recipe or a published data set where images in the working folder have that name too.
+    """Refuse the name of a recipe or a published data set if images in the working folder also have it.
 
     Args:
-        name: as it was typed; a path such as "./digits" is the name of nothing else.
-        root: folder where published data sets are looked for; one that lies in the working folder is not another.
+        name: name from the command line; a path such as "./digits" is unambiguous.
+        root: folder of published data sets; one that lies in the working folder is no conflict.
 
     Raises:
-        ValueError: says how to name either.
+        ValueError: the message says how to name either.
     """
     path = Path(name)
     published = name in READERS and (root / name).resolve() == path.resolve()
@@ -69,28 +69,28 @@ def check_name(name: str, root: Path = Path("data")) -> None:
 
 
 def _holds_images(path: Path) -> bool:
-    """True of a list file, and of a folder with images or shards at the depth of class folders in a split at most."""
+    """True for a list file, and for a folder with images or shards at most three levels deep."""
     entries = (entry for depth in ("*", "*/*", "*/*/*") for entry in path.glob(depth))
     return path.is_file() or any(entry.name.lower().endswith((*EXTENSIONS, ".tar")) for entry in entries)
 
 
 def _table(path: str, target: str) -> Recipe:
     if not Path(path).expanduser().is_file():
-        raise MissingDataError(f"{path}: no such file.{did_you_mean(path, _beside(path))}")
+        raise MissingDataError(f"{path}: no such file.{did_you_mean(path, _siblings(path))}")
     if not target:
-        raise ValueError(f"{path} is a table; name the column that is to be predicted, with --target")
+        raise ValueError(f"{path} is a table; name the column to predict, with --target")
     return table_recipe(path, target)
 
 
 def _unknown(what: str) -> ValueError:
-    hint = did_you_mean(what, [*RECIPES, f"{KEEL}{ALL}", *_beside(what)])
+    hint = did_you_mean(what, [*RECIPES, f"{KEEL}{ALL}", *_siblings(what)])
     return ValueError(
         f"{what!r} is no recipe, file or folder; give a name from `cyclofocal recipes`, a folder of images, a table"
         f" that ends in {' or '.join(SUFFIXES)}, {KEEL}NAME or {KEEL}{ALL}.{hint}"
     )
 
 
-def _beside(path: str) -> list[str]:
-    """What lies where a path points to, as a reader would type it."""
+def _siblings(path: str) -> list[str]:
+    """List the entries of a path's folder, as typed on the command line."""
     folder = Path(path).expanduser().parent
     return [str(Path(path).parent / entry.name) for entry in folder.iterdir()] if folder.is_dir() else []

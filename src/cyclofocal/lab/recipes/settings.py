@@ -1,4 +1,4 @@
-"""Settings given as text, ``field=value``, checked against the type of the recipe's field."""
+"""Parse settings, ``field=value``, by the types of the recipe's fields."""
 
 import types
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ SHOT_GROUPS = {"oltr": OLTR, "followers": FOLLOWERS}
 
 
 class SettingError(ValueError):
-    """A setting that is not one: an unknown field, a value of another type, or one that the recipe refuses."""
+    """Unknown field, value of another type, or value that the recipe refuses."""
 
 
 def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
-    """The recipe with fields replaced; a list is separated by commas, "none" is None.
+    """Replace fields of a recipe; a list is separated by commas, "none" is None.
 
     Raises:
-        SettingError: names the setting, and what would be right.
+        SettingError: names the setting and the allowed values.
 
     Example:
         >>> recipe = Recipe("r", "a title", data_config("digits"), epochs=4, learning_rate=1.0)
@@ -59,7 +59,7 @@ def _flat_hints(recipe: Recipe) -> dict[str, Any]:
 
 
 def _value(text: str, hint: Any) -> Any:
-    """``text`` as a value of the type; ValueError or KeyError if it is none."""
+    """Parse ``text`` as a value of the type; ValueError or KeyError if that fails."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return None if text.lower() == "none" else _value(text, next(a for a in arguments if a is not type(None)))
@@ -78,7 +78,7 @@ def _value(text: str, hint: Any) -> Any:
 
 
 def _described(hint: Any) -> str:
-    """The type in words."""
+    """Describe a type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return f"{_described(next(a for a in arguments if a is not type(None)))}, or none"

