@@ -141,20 +141,20 @@ def test_names_are_spelled_out_in_one_way():
         ("cyclical,cyclical:gamma_hc=3", "'cyclical:gamma_hc=3' and 'cyclical' are the same loss"),
     ],
 )
-def test_what_is_wrong_is_said(text, words):
+def test_wrong_settings_are_refused_with_the_remedy(text, words):
     with pytest.raises(typer.BadParameter, match=re.escape(words)):
         losses_of(text)
 
 
 @pytest.mark.parametrize("name", ["loss", "Clocked", "ready"])
-def test_a_loss_of_ones_own_is_called_as_it_is(file, name):
+def test_a_custom_loss_is_called_as_it_is(file, name):
     ce, own = losses_of(f"ce,{file}:{name}")
     assert (own.name, own.title, own.file) == (name, f"{name} ({file}:{name})", f"{file}:{name}")
     logits, target = torch.randn(5, 4), torch.arange(5) % 4
     torch.testing.assert_close(build_criterion(own)(logits, target), build_criterion(ce)(logits, target))
 
 
-def test_names_of_ones_own_and_their_learning_rate(file):
+def test_names_of_custom_losses_and_their_learning_rate(file):
     mine, other, focal = losses_of(f"mine={file}:loss,{SCALE_SETTING}=0.5,other={file}:Clocked,focal:gamma_pos=1")
     assert (mine.name, mine.learning_rate_scale) == (f"mine:{SCALE_SETTING}=0.5", 0.5)
     assert (other.name, focal.gamma_pos) == ("other", 1.0)
@@ -176,7 +176,7 @@ def test_names_of_ones_own_and_their_learning_rate(file):
         ("FILE:Learnt", "it has weights (scale), which nothing would train"),
     ],
 )
-def test_what_is_wrong_with_ones_own_is_said_with_its_file(file, text, words):
+def test_errors_of_a_custom_loss_name_its_file(file, text, words):
     with pytest.raises(typer.BadParameter, match=re.escape(words)) as raised:
         losses_of(text.replace("FILE", str(file)))
     assert str(file) in str(raised.value) or any(word in words for word in ("twice", "same", "setting"))
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_ones_own_is_said_with_its_file(file, text, words):
         ("of_three_classes", "called with logits (N, 10) and class indices (N,) it raises RuntimeError: weight tensor"),
     ],
 )
-def test_ones_own_is_called_before_anything_is_trained(file, tmp_path, name, words):
+def test_a_custom_loss_is_called_before_training(file, tmp_path, name, words):
     losses = losses_of(f"ce,{file}:{name}")
     with pytest.raises(ValueError, match=re.escape(f"{file}:{name}: ") + ".*" + re.escape(words)):
         try_own_losses(digits(), losses, tmp_path)
@@ -210,7 +210,7 @@ def test_ones_own_is_called_before_anything_is_trained(file, tmp_path, name, wor
 
 
 @pytest.mark.parametrize("name", ["of_ten_classes", "Counted"])
-def test_ones_own_may_have_a_weight_per_class(file, name):
+def test_a_custom_loss_may_have_a_weight_per_class(file, name):
     (own,) = losses_of(f"{file}:{name}")
     recipe = replace(digits(), epochs=1, warmup_epochs=0, model="mlp", width=4)
     assert train(recipe, own, 0, Setup(cpu=True)).loss["file"] == f"{file}:{name}"
@@ -233,7 +233,7 @@ def test_a_changed_file_is_another_loss(file):
         build_criterion(before)
 
 
-def test_ones_own_is_told_the_time_and_resumes(file, tmp_path):
+def test_a_custom_loss_gets_the_progress_and_resumes(file, tmp_path):
     recipe = replace(digits(), epochs=3, warmup_epochs=0, model="mlp", width=4)
     ce, own = losses_of(f"ce,{file}:Clocked")
     records = [train(recipe, loss, 0, Setup(cpu=True, folder=tmp_path / loss.name)) for loss in (ce, own)]
@@ -246,7 +246,7 @@ def test_ones_own_is_told_the_time_and_resumes(file, tmp_path):
     assert train(recipe, own, 0, Setup(cpu=True, folder=folder)).metrics == records[1].metrics
 
 
-def test_ones_own_that_takes_no_soft_targets_is_refused_where_images_are_mixed(file):
+def test_mixup_refuses_a_custom_loss_without_soft_targets(file):
     (own,) = losses_of(f"{file}:indices_only")
     with pytest.raises(
         ValueError, match=r"my_loss\.py:indices_only: called with logits .* probabilities .* it raises RuntimeError"
@@ -263,12 +263,12 @@ def test_ones_own_that_takes_no_soft_targets_is_refused_where_images_are_mixed(f
         ("none.csv", "", "none.csv: no such file"),
     ],
 )
-def test_what_no_experiment_is(what, target, words):
+def test_unknown_experiments_are_refused(what, target, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         resolve_recipes(what, target)
 
 
-def test_a_mistyped_path_is_told_what_lies_beside_it(tmp_path):
+def test_a_mistyped_path_is_refused_with_the_nearest(tmp_path):
     (tmp_path / "people.csv").touch()
     (tmp_path / "flowers").mkdir()
     with pytest.raises(FileNotFoundError, match=r"peopel.csv: no such file. Did you mean '.*people.csv'"):
@@ -277,7 +277,7 @@ def test_a_mistyped_path_is_told_what_lies_beside_it(tmp_path):
         resolve_recipes(str(tmp_path / "flwers"))
 
 
-def test_what_an_experiment_is(tmp_path):
+def test_names_and_paths_resolve_to_experiments(tmp_path):
     assert resolve_recipes("digits") == [digits()]
     assert [recipe.data.source for recipe in resolve_recipes(str(tmp_path))] == [str(tmp_path)]
     table = tmp_path / "people.csv"

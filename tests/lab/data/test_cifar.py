@@ -38,7 +38,7 @@ def test_pickles_that_python_3_wrote_are_read_too(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_missing_data_says_where_it_was_looked_for_and_how_to_get_it(tmp_path, name):
+def test_missing_data_is_reported_with_folders_and_remedy(tmp_path, name):
     with pytest.raises(MissingDataError, match=rf"{name} not found: .*{tmp_path}.*torchvision\..*download=True"):
         load(name, root=tmp_path)
 

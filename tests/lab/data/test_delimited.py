@@ -101,7 +101,7 @@ def test_a_comma_of_thousands_is_one_between_commas_only(read):
         read("x;y\n5;a\n5 %;b\n")
 
 
-def test_a_point_beside_decimal_commas_may_be_one_of_thousands(read):
+def test_a_point_among_decimal_commas_may_be_of_thousands(read):
     with pytest.raises(
         ValueError, match=re.escape("column 'z' holds numbers that can be read in two ways, such as '1.234'")
     ):

@@ -37,7 +37,7 @@ def test_the_split_of_a_seed_never_changes(arguments, digest):
     assert content.hexdigest() == digest
 
 
-def test_the_split_is_balanced_for_testing_long_tailed_for_training_and_disjoint():
+def test_the_test_split_is_balanced_and_training_long_tailed():
     digits = _split(0)
     assert torch.bincount(torch.from_numpy(digits.test.labels)).tolist() == [60] * 10
     assert digits.counts == (100, 64, 41, 27, 17, 11, 7, 4, 3, 2)

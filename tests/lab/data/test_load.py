@@ -64,7 +64,7 @@ def test_a_full_set_gives_its_validation_images_up(tmp_path):
     assert sorted([*data.train.positions, *data.validation.positions]) == list(range(40))
 
 
-def test_validation_images_that_cannot_be_had_are_refused(tmp_path, large):
+def test_impossible_validation_images_are_refused(tmp_path, large):
     write_fashion_mnist(tmp_path / "few")
     with pytest.raises(ValueError, match="validation_images is 31; that leaves a class without a training image"):
         load("fashion-mnist", root=tmp_path / "few", validation_images=31)
@@ -91,7 +91,7 @@ def test_validation_images_that_cannot_be_had_are_refused(tmp_path, large):
         ({"test_list": "a.txt"}, "source is 'cifar10', .*test_list are of list files"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_before_data_is_looked_for(tmp_path, arguments, message):
+def test_conflicting_fields_are_refused_before_data_is_read(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         load("cifar10", root=tmp_path, **arguments)
 

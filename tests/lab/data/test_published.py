@@ -77,7 +77,7 @@ def test_a_list_known_by_its_checksum_alone(tree, monkeypatch):
     assert "not the published file (another SHA-256), though it has 3 images of 2 classes as well" in result.output
 
 
-def test_lists_and_folders_of_ones_own(tree):
+def test_custom_lists_and_folders(tree):
     assert run(tree / "list.txt").exit_code == 0
     elsewhere = write_list(tree / "train" / "mine.txt", LINES)
     assert run(elsewhere, "--images", tree).exit_code == 0
@@ -105,7 +105,7 @@ def test_folders_are_checked_as_training_reads_them(tree):
     assert "must have the same classes" in " ".join(run(own).output.replace("│", " ").split())
 
 
-def test_copies_are_reported_and_not_sound_in_data_of_ones_own(tree):
+def test_copies_in_custom_data_are_reported_and_not_sound(tree):
     write_folder(tree / "own" / "train", {"ant": 2, "bee": 2})
     write_folder(tree / "own" / "test", {"ant": 1, "bee": 3}, seed=1)
     result = run(tree / "own")

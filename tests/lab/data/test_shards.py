@@ -92,7 +92,7 @@ def test_a_sample_that_is_not_whole_is_named(tmp_path, members, message):
         load(str(tmp_path), test_fraction=0.5)
 
 
-def test_an_image_that_cannot_be_decoded_is_named_by_shard_and_key(tmp_path):
+def test_an_unreadable_image_is_named_by_shard_and_key(tmp_path):
     members = [
         (f"{key}.{kind}", content) for key in "abcd" for kind, content in (("png", b"no image"), ("cls", b"0\n"))
     ]

@@ -80,7 +80,7 @@ def test_an_identifier_in_any_order_is_no_feature(read, name):
         ("id", [np.nan, *range(39)]),
     ],
 )
-def test_what_only_looks_like_row_numbers_is_kept(read, name, numbers):
+def test_columns_that_only_resemble_row_numbers_remain(read, name, numbers):
     table = read(sorted_rows().assign(**{name: numbers}), index=False)
     assert list(table.features) == ["noise", name]
     assert (table.notes, table.changes) == ((), ())

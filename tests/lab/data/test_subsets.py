@@ -110,7 +110,7 @@ def test_held_out_images_are_as_even_as_the_classes_allow(labels, data):
     assert chosen.tolist() == subsets.class_balanced(labels, available, count).tolist()
 
 
-def test_what_cannot_be_kept_is_refused():
+def test_impossible_subsets_are_refused():
     with pytest.raises(ValueError, match="'6_2' does not exist for 7 classes"):
         subsets.subset_counts("6_2", 7)
     with pytest.raises(ValueError, match="class 0 has 400 images; 490 are needed"):

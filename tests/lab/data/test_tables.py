@@ -90,7 +90,7 @@ def test_splits_follow_the_seed(csv):
 
 @FEW
 @given(st.integers(0, 1000))
-def test_rows_that_are_not_for_training_change_nothing_of_those_that_are(seed):
+def test_other_rows_do_not_change_the_training_rows(seed):
     before, rng = frame(), np.random.default_rng(seed)
     train = split(checked(before, "label", "t"), seed, folds=5, validation_fraction=0.2).train.positions
     after, others = before.copy(), np.setdiff1d(np.arange(60), train)
@@ -207,12 +207,12 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         ({"x": [["a", "b"]] * 12}, "column 'x' holds values of several parts, such as ['a', 'b']; drop it"),
     ],
 )
-def test_what_a_table_cannot_be_is_said(columns, words):
+def test_impossible_columns_are_refused(columns, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         checked(small(**columns), "label", "t")
 
 
-def test_an_unknown_target_is_told_with_the_nearest():
+def test_an_unknown_target_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"target is 'lable'; it must be .* x, label\. Did you mean 'label'"):
         checked(small(), "lable", "t")
     with pytest.raises(ValueError, match="no column but 'label'"):
@@ -252,7 +252,7 @@ def rich(rows=60):
     return frame(rows).assign(born=born, seen=days + pd.Timedelta(days=400), said=said, stay=stay)
 
 
-def test_dates_durations_and_text_are_encoded_by_training_rows_alone():
+def test_dates_and_text_are_encoded_by_training_rows_alone():
     pytest.importorskip("skrub")
     before, others = rich(), np.arange(40, 60)
     after = before.copy()
@@ -311,7 +311,7 @@ def test_a_record_holds_the_encoding_of_the_columns(tmp_path, capsys):
     assert train(recipe, CYCLICAL, 0, Setup(cpu=True)).metrics == record.metrics
 
 
-def test_a_continuous_target_is_refused_and_many_whole_classes_are_not():
+def test_a_continuous_target_is_refused_many_classes_are_not():
     x = np.arange(400)
     with pytest.raises(ValueError, match=r"400 different numbers in 400 rows, from 0\.5 to 399\.5: a regression"):
         checked(pd.DataFrame({"x": x, "y": x + 0.5}), "y", "t")
@@ -411,7 +411,7 @@ def test_the_recipe_grows_with_the_rows(few, many):
     assert 16 <= small_one.batch_size <= large.batch_size <= 512
 
 
-def test_a_run_on_a_table_goes_on_as_if_it_had_not_been_stopped(csv, tmp_path):
+def test_a_resumed_run_on_a_table_equals_an_unbroken_one(csv, tmp_path):
     recipe: Recipe = replace(table_recipe(str(csv), "label"), epochs=4, ema_decay=0.9, mixup=0.2)
     whole = train(recipe, CYCLICAL, 0, Setup(cpu=True))
     folder = tmp_path / "run"

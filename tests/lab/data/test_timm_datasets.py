@@ -93,7 +93,7 @@ def test_hugging_faces_data_sets(tmp_path):
 
 
 @pytest.mark.usefixtures("hugging_face")
-def test_an_unreadable_image_of_hugging_faces_is_not_replaced_by_the_next(tmp_path):
+def test_an_unreadable_hugging_face_image_is_not_replaced(tmp_path):
     write_folder(tmp_path / "tree" / "train", {"ant": 3, "bee": 3})
     broken = tmp_path / "tree" / "train" / "ant" / "1.png"
     broken.write_bytes(broken.read_bytes()[:50])
@@ -122,7 +122,7 @@ class _Stream:
             yield picture(i, size=(8 + i % 3, 7)), i % 2
 
 
-def test_a_stream_is_gone_through_once_and_kept_whole_on_every_process(tmp_path, monkeypatch):
+def test_a_stream_is_read_once_and_whole_on_every_process(tmp_path, monkeypatch):
     asked = []
 
     def stream(source, root, split, is_training, input_key, target_key):

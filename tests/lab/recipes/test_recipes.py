@@ -131,7 +131,7 @@ def test_the_published_cifar_resnet_has_its_size():
     assert sum(isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) for layer in network.modules()) == 32
 
 
-def test_models_that_are_not_to_be_had():
+def test_unknown_models_are_refused():
     recipe = image_recipe("somewhere")
     check_model(replace(recipe, model="resnet50"))
     with pytest.raises(ValueError, match=r"'resnet5O'.*did you mean 'resnet50'"):

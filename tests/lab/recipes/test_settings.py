@@ -77,7 +77,7 @@ def test_several_settings_and_none():
         ("split_batch_norm=true", "split_batch_norm needs aug_splits of 2 or more"),
     ],
 )
-def test_what_is_wrong_is_said(setting, words):
+def test_wrong_settings_are_refused_with_the_remedy(setting, words):
     with pytest.raises(SettingError, match=re.escape(words)):
         with_settings(digits(), [setting])
 

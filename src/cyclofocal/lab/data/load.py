@@ -179,26 +179,26 @@ def _subset(full: DataSet, data: ImageData, rng: np.random.Generator) -> Positio
     return subsets.first_of_each_class(labels, subsets.subset_counts(data.subset, classes))
 
 
-def _with_validation(full: DataSet, kept: Positions, validation_images: int, title: str) -> DataSet:
+def _with_validation(full: DataSet, selected: Positions, validation_images: int, title: str) -> DataSet:
     if not validation_images:
-        return replace(full, title=title, train=full.train.select(kept))
+        return replace(full, title=title, train=full.train.select(selected))
     if full.validation is not None:
         raise ValueError(
             f"validation_images is {validation_images}, but {full.title} has a validation set"
             f" ({len(full.validation)} images); it must be 0"
         )
     labels = full.train.labels
-    left = np.setdiff1d(np.arange(len(labels)), kept)
+    left = np.setdiff1d(np.arange(len(labels)), selected)
     if len(left) and len(np.unique(labels[left])) < len(full.classes):
         raise ValueError(
             f"validation_images is {validation_images}, but the subset uses every image of some class, so none is left"
             " for validation; set it to 0, or reduce head_images"
         )
-    chosen = subsets.class_balanced(labels, left if len(left) else kept, validation_images)
-    kept = kept[~np.isin(kept, chosen)]
-    if len(np.unique(labels[kept])) < len(full.classes):
+    chosen = subsets.class_balanced(labels, left if len(left) else selected, validation_images)
+    selected = selected[~np.isin(selected, chosen)]
+    if len(np.unique(labels[selected])) < len(full.classes):
         raise ValueError(f"validation_images is {validation_images}; that leaves a class without a training image")
-    return replace(full, title=title, train=full.train.select(kept), validation=full.train.select(chosen))
+    return replace(full, title=title, train=full.train.select(selected), validation=full.train.select(chosen))
 
 
 def _title(title: str, data: ImageData) -> str:

@@ -181,7 +181,7 @@ def _column(column: "Series", title: str) -> "Series":
     numbers = column.astype("float64") if not column.isna().any() else _with_nan(column)
     infinite = np.flatnonzero(np.isinf(numbers))
     if len(infinite):
-        raise ValueError(f"{where} is infinite in {_rows(infinite)}; leave what is missing empty")
+        raise ValueError(f"{where} is infinite in {_rows(infinite)}; leave missing values empty")
     return numbers
 
 
@@ -219,7 +219,7 @@ def _needs_vectorizer(column: "Series", title: str) -> bool:
     if 0 < len(words) < len(column) / 2:
         raise ValueError(
             f"{title}: column {column.name!r} holds numbers, but not in {_rows(words)}, such as"
-            f" {column.iloc[words[0]]!r}; leave what is missing empty, or drop the column"
+            f" {column.iloc[words[0]]!r}; leave missing values empty, or drop the column"
         )
     return True
 

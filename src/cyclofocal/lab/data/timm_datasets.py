@@ -84,7 +84,7 @@ def read_host(data: HostData, root: Path) -> DataSet:
 
     ``torch/NAME`` and ``hfds/NAME`` are read image by image. ``tfds/NAME`` can only be streamed: it is read once, in
     its unshuffled order, and stays in memory, so that subsets, resumed runs and several processes are exact; it has to
-    fit. Only ``hfds/`` downloads what is not there, where there is a network; ``hfds//DIR`` reads a folder.
+    fit. Only ``hfds/`` downloads missing data, where there is a network; ``hfds//DIR`` reads a folder.
 
     Args:
         data: its source is such as "torch/mnist", "hfds/cifar10" or "tfds/beans".

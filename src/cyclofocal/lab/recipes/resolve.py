@@ -16,11 +16,11 @@ ALL = "all"
 """Name after "keel:" for every table that can be used."""
 
 
-def resolve_recipes(what: str, target: str = "") -> list[Recipe]:
+def resolve_recipes(name: str, target: str = "") -> list[Recipe]:
     """Resolve a name to its recipes; a table is read and checked.
 
     Args:
-        what: a name of :data:`~cyclofocal.lab.recipes.catalogue.RECIPES`; a .csv or .parquet file; "keel:NAME", or
+        name: a name of :data:`~cyclofocal.lab.recipes.catalogue.RECIPES`; a .csv or .parquet file; "keel:NAME", or
             "keel:all" for every table there whose classes have rows enough for its folds; a folder or list of images,
             or another source of :func:`~cyclofocal.lab.data.config.data_config`.
         target: column of a .csv or .parquet file to predict.
@@ -34,18 +34,18 @@ def resolve_recipes(what: str, target: str = "") -> list[Recipe]:
         >>> [recipe.title for recipe in resolve_recipes("digits")]
         ['handwritten digits, long-tailed 50:1']
     """
-    if what.startswith(KEEL) and not target:
-        name = what.removeprefix(KEEL)
-        return keel_recipes() if name == ALL else [keel_recipe(name)]
-    if what in RECIPES and not target:
-        return [RECIPES[what]()]
-    if Path(what).suffix.lower() in SUFFIXES:
-        return [_table(what, target)]
+    if name.startswith(KEEL) and not target:
+        table = name.removeprefix(KEEL)
+        return keel_recipes() if table == ALL else [keel_recipe(table)]
+    if name in RECIPES and not target:
+        return [RECIPES[name]()]
+    if Path(name).suffix.lower() in SUFFIXES:
+        return [_table(name, target)]
     if target:
-        raise ValueError(f"target is {target!r}, but {what} is no table, which ends in {' or '.join(SUFFIXES)}")
-    if Path(what).expanduser().exists() or what.startswith((*PREFIXES, SHARDS, "path:")):
-        return [image_recipe(what)]
-    raise _unknown(what)
+        raise ValueError(f"target is {target!r}, but {name} is no table, which ends in {' or '.join(SUFFIXES)}")
+    if Path(name).expanduser().exists() or name.startswith((*PREFIXES, SHARDS, "path:")):
+        return [image_recipe(name)]
+    raise _unknown(name)
 
 
 def check_name(name: str, root: Path = Path("data")) -> None:
@@ -82,10 +82,10 @@ def _table(path: str, target: str) -> Recipe:
     return table_recipe(path, target)
 
 
-def _unknown(what: str) -> ValueError:
-    hint = did_you_mean(what, [*RECIPES, f"{KEEL}{ALL}", *_siblings(what)])
+def _unknown(name: str) -> ValueError:
+    hint = did_you_mean(name, [*RECIPES, f"{KEEL}{ALL}", *_siblings(name)])
     return ValueError(
-        f"{what!r} is no recipe, file or folder; give a name from `cyclofocal recipes`, a folder of images, a table"
+        f"{name!r} is no recipe, file or folder; give a name from `cyclofocal recipes`, a folder of images, a table"
         f" that ends in {' or '.join(SUFFIXES)}, {KEEL}NAME or {KEEL}{ALL}.{hint}"
     )
 
