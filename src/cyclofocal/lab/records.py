@@ -19,7 +19,7 @@ import orjson
 
 from cyclofocal.lab.metrics import BINS, METRICS, PRIMARY
 from cyclofocal.lab.recipes.loss import LossSettings
-from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.recipe import Recipe, flat_schema
 from cyclofocal.lab.schema import fault, needed, short
 
 
@@ -205,7 +205,9 @@ def _parse(line: bytes) -> RunRecord:
     if not NEEDED <= given <= NAMES:
         raise ValueError(f"not a run record: missing {sorted(NEEDED - given)}, unknown {sorted(given - NAMES)}")
     said = fault(content, RunRecord)
-    said = said or fault(content["recipe"], Recipe, "recipe") or fault(content["loss"], LossSettings, "loss")
+    said = (
+        said or fault(content["recipe"], flat_schema(Recipe), "recipe") or fault(content["loss"], LossSettings, "loss")
+    )
     if said:
         raise ValueError(said)
     content.setdefault("primary_metric", _named_metric(content))

@@ -64,7 +64,7 @@ def test_two_steps(name, monkeypatch, tmp_path):
     real = module.run_epoch
     monkeypatch.setattr(module, "run_epoch", lambda *arguments: steps.append(arguments) or real(*arguments))
     monkeypatch.setattr(module, "load_data", lambda recipe, root, seed: data)
-    monkeypatch.setattr(module, "evaluate", lambda logits, *rest: {"shape": logits.shape})  # classes are missing
+    monkeypatch.setattr(module, "compute_metrics", lambda logits, *rest: {"shape": logits.shape})  # classes are missing
     monkeypatch.setattr(module, "check_every_class_is_tested", lambda data: None)
     monkeypatch.setattr(module, "recall_per_class", lambda *given: np.zeros(1))
     record = train(small(recipe), CYCLICAL, 0, Setup(cpu=True))

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.stages import on_top
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.records import content_hash, read_records
+from cyclofocal.lab.records import read_records
 from cyclofocal.lab.training.run_folder import identity
 
 RESULTS = Path(__file__).parents[3] / "results"

@@ -15,6 +15,7 @@ from cyclofocal.lab.oltr.stage1 import FirstStageError, last_weights, trained_mo
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.stages import load_open
 from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.recipe import flat_schema
 from cyclofocal.lab.schema import fault
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.batches import source

@@ -1,8 +1,9 @@
 """Recipe of an experiment, as plain values for records."""
 
+import functools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from cyclofocal.lab.data.config import DEFAULTS, DataConfig, data_config
@@ -10,6 +11,10 @@ from cyclofocal.lab.longtail import OLTR, ShotGroups
 
 CycleRange = tuple[float, float]
 """Smallest and largest value of a cycling setting: the first at eta 1, the second at eta 0."""
+
+
+NOT_STORED = ("data", "facts")
+"""Fields of a recipe that a record holds in another form, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,8 @@ class Recipe:
 
     def flat(self) -> dict[str, Any]:
         """All fields and those of the data in one dictionary, as in records and run identities."""
-        fields = self.data.flat() | asdict(self)
-        del fields["data"], fields["facts"]
-        return {name: fields[name] for name in dict.fromkeys((*FIRST, *fields))}
+        stored = self.data.flat() | asdict(self)
+        return {name: stored[name] for name in dict.fromkeys((*FIRST, *stored)) if name not in NOT_STORED}
 
     @classmethod
     def from_flat(cls, stored: Mapping[str, Any]) -> Self:
@@ -223,6 +227,19 @@ class Recipe:
             raise ValueError(f"aug_splits is {self.aug_splits}; mixup and cutmix must then be 0")
         if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones are {self.milestones}; they must rise")
+
+
+@functools.cache
+def flat_schema(kind: type[Recipe]) -> type:
+    """Build a dataclass with the fields of :meth:`Recipe.flat` and their types, to check what a record holds."""
+    hints = get_type_hints(kind) | {"source": str} | {name: type(value) for name, value in DEFAULTS.items()}
+    required = ["source", *(entry.name for entry in fields(kind) if entry.default is entry.default_factory is MISSING)]
+    names = [name for name in dict.fromkeys((*required, *hints)) if name not in NOT_STORED]
+    required = [name for name in required if name not in NOT_STORED]
+    return make_dataclass(
+        f"Flat{kind.__name__}",
+        [(name, hints[name]) if name in required else (name, hints[name], field(default=None)) for name in names],
+    )
 
 
 LEAST = {
