@@ -87,8 +87,8 @@ def test_impossible_validation_images_are_refused(tmp_path, large):
         ({"head_images": -1, "subset": "long-tailed"}, "head_images is -1; it must be at least 0"),
         ({"validation_images": -1}, "validation_images is -1; it must be at least 0"),
         ({"test_per_class": 5}, "test_per_class is 5, but only digits"),
-        ({"test_fraction": 0.1}, "source is 'cifar10', .*test_fraction is of paths and hosts"),
-        ({"test_list": "a.txt"}, "source is 'cifar10', .*test_list are of list files"),
+        ({"test_fraction": 0.1}, "source is 'cifar10', .*test_fraction is for a folder or a list file"),
+        ({"test_list": "a.txt"}, "source is 'cifar10', .*test_list is for a list file"),
     ],
 )
 def test_conflicting_fields_are_refused_before_data_is_read(tmp_path, arguments, message):
@@ -104,7 +104,7 @@ def test_a_subset_of_other_classes_is_refused(tmp_path):
 
 def test_lists_are_refused_for_folders(tmp_path):
     write_folder(tmp_path, {"ant": 2, "bee": 2})
-    with pytest.raises(ValueError, match="test_list are of list files"):
+    with pytest.raises(ValueError, match="test_list is for a list file"):
         load(str(tmp_path), test_list=tmp_path / "test.txt")
 
 

@@ -344,11 +344,11 @@ def test_numbers_too_large_for_a_model_are_named():
         ({"folds": 3, "fold": 3}, "fold is 3 and folds is 3; it must be 0, or smaller than folds"),
         (
             {"test_fraction": 0.2, "subset": "6_2"},
-            "a table, and subset is '6_2'; subset, imbalance, head_images and validation_images are of images",
+            "a table, and subset is '6_2'; subset is for a published data set or a folder",
         ),
         (
             {"test_fraction": 0.2, "validation_images": 5},
-            "a table, and validation_images is 5; subset, imbalance, head_images and validation_images are of images",
+            "a table, and validation_images is 5; validation_images is for a published data set or a folder",
         ),
         ({"test_fraction": 0.2, "digest": "0" * 16}, "its content has changed"),
     ],
@@ -359,7 +359,7 @@ def test_arguments_that_do_not_fit_a_table(csv, arguments, words):
 
 
 def test_arguments_of_tables_are_refused_for_images(tmp_path):
-    with pytest.raises(ValueError, match=r"source is 'digits', .* and folds is 5; .* are of tables, so it must be 0"):
+    with pytest.raises(ValueError, match=r"source is 'digits', .* and folds is 5; folds is for a table, and must be 0"):
         load("digits", test_per_class=60, folds=5)
     with pytest.raises(ValueError, match="target is 'label', but digits is no table"):
         load("digits", target="label")

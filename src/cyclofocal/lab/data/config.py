@@ -1,7 +1,7 @@
 """Data configurations: one class per kind of source, and the flat fields that settings and records have."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -218,15 +218,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Fields of all kinds but the source, in the order of records."""
 
-FIELDS_OF = {
-    "a published data set": ("test_per_class",),
-    "images": ("subset", "imbalance", "head_images", "validation_images"),
-    "list files": ("image_root", "validation_list", "test_list"),
-    "paths and hosts without a test set, and of tables": ("test_fraction",),
-    "hfds/ and tfds/": ("image_key", "label_key"),
-    "tables": ("target", "folds", "fold", "validation_fraction"),
-}
-"""Fields by the sources that have them."""
+KINDS: tuple[type[DataConfig], ...] = (PublishedData, FolderData, ListData, HostData, TableData)
 
 
 def data_config(source: str, **given: Any) -> DataConfig:
@@ -250,13 +242,13 @@ def data_config(source: str, **given: Any) -> DataConfig:
         raise TypeError(f"{', '.join(sorted(unknown))} is no field of a source; allowed: {', '.join(DEFAULTS)}")
     check_ranges(given)
     kind = _kind(source, given)
-    own = {field.name for field in fields(kind)}
+    own = _field_names(kind)
     for name, value in given.items():
         if name not in own and value != DEFAULTS[name]:
-            group, owner = next((names, owner) for owner, names in FIELDS_OF.items() if name in names)
+            others = " or ".join(other.kind for other in KINDS if name in _field_names(other))
             raise ValueError(
-                f"source is {source!r}, {kind.kind}, and {name} is {value!r}; {_listed(group)} of {owner}, so it must"
-                f" be {DEFAULTS[name]!r}"
+                f"source is {source!r}, {kind.kind}, and {name} is {value!r}; {name} is for {others}, and must be"
+                f" {DEFAULTS[name]!r} here"
             )
     return kind(source, **{name: value for name, value in given.items() if name in own})
 
@@ -303,9 +295,9 @@ def _kind(source: str, given: Mapping[str, Any]) -> type[DataConfig]:
         return PublishedData
     if source.startswith(PREFIXES):
         return HostData
-    path, listed = path_of(source), any(given.get(name) for name in FIELDS_OF["list files"])
+    path, listed = path_of(source), any(map(given.get, ("image_root", "validation_list", "test_list")))
     return ListData if path.is_file() or (listed and not path.is_dir()) else FolderData
 
 
-def _listed(names: Sequence[str]) -> str:
-    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
+def _field_names(kind: type[DataConfig]) -> set[str]:
+    return {field.name for field in fields(kind)}
