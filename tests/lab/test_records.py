@@ -110,7 +110,7 @@ OF_A_KIND = {
     **dict.fromkeys(("seed", "processes", "threads", "validation_samples"), int),
     **dict.fromkeys(("device", "data", "weights", "command", "system", "primary_metric"), str),
     **dict.fromkeys(("train_counts", "epochs", "epoch_seconds", "per_class", "reliability", "classes"), list),
-    **dict.fromkeys(("recipe", "loss", "versions", "metrics"), dict),
+    **dict.fromkeys(("recipe", "loss", "versions", "metrics", "columns"), dict),
     "test_counts": list,
     "seconds": (int, float),
 }
