@@ -135,7 +135,15 @@ def test_every_field_of_another_kind_is_named(tmp_path):
             assert "it must " in found.fault or "the test set" in found.fault
         else:  # empty, as in a record of before it was stored
             assert other in ([], {}), (name, other)
-            assert name in ("epoch_seconds", "per_class", "reliability", "classes", "test_counts", "versions")
+            assert name in (
+                "epoch_seconds",
+                "per_class",
+                "reliability",
+                "classes",
+                "test_counts",
+                "versions",
+                "columns",
+            )
 
 
 def test_the_innermost_wrong_value_is_named(tmp_path):

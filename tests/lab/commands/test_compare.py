@@ -129,7 +129,7 @@ def test_a_run_that_fails_is_told_at_the_end_and_the_others_are_shown(tmp_path):
     assert "differences to cross-entropy" in out
     assert len(stored(tmp_path)) == 3
     told, last = err.strip().splitlines()[-2:]
-    assert told.startswith("failed: digits, cyclical focal, seed 1: OtherRunError: ")
+    assert told.startswith("failed: digits, cyclical focal, seed 1: RunMismatchError: ")
     assert last == "1 of 4 runs failed; the same command tries them again"
 
 

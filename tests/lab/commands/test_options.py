@@ -12,12 +12,14 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.options import loss_names, losses_of
+from cyclofocal.lab.compare.grid import grid, try_custom_losses
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CYCLICAL, LOSSES
 from cyclofocal.lab.recipes.parse_losses import SCALE_SETTING, SETTINGS
 from cyclofocal.lab.recipes.resolve import resolve_recipes
+from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.optim import build_criterion
-from cyclofocal.lab.training.train import Setup, train, try_own_losses
+from cyclofocal.lab.training.train import train
 
 OWN = """
 import torch
@@ -196,7 +198,7 @@ def test_errors_of_a_custom_loss_name_its_file(file, text, words):
 def test_a_custom_loss_is_called_before_training(file, tmp_path, name, words):
     losses = losses_of(f"ce,{file}:{name}")
     with pytest.raises(ValueError, match=re.escape(f"{file}:{name}: ") + ".*" + re.escape(words)):
-        try_own_losses(digits(), losses, tmp_path)
+        try_custom_losses(grid([digits()], losses, [0], tmp_path))
     for command in (
         ("compare", "digits", "--losses"),
         ("train", "digits", "--loss"),
@@ -213,7 +215,7 @@ def test_a_custom_loss_is_called_before_training(file, tmp_path, name, words):
 def test_a_custom_loss_may_have_a_weight_per_class(file, name):
     (own,) = losses_of(f"{file}:{name}")
     recipe = replace(digits(), epochs=1, warmup_epochs=0, model="mlp", width=4)
-    assert train(recipe, own, 0, Setup(cpu=True)).loss["file"] == f"{file}:{name}"
+    assert train(Job(recipe, own, 0, options=RunOptions(cpu=True))).loss["file"] == f"{file}:{name}"
 
 
 def test_files_that_are_not_there_or_not_python(tmp_path):
@@ -236,14 +238,14 @@ def test_a_changed_file_is_another_loss(file):
 def test_a_custom_loss_gets_the_progress_and_resumes(file, tmp_path):
     recipe = replace(digits(), epochs=3, warmup_epochs=0, model="mlp", width=4)
     ce, own = losses_of(f"ce,{file}:Clocked")
-    records = [train(recipe, loss, 0, Setup(cpu=True, folder=tmp_path / loss.name)) for loss in (ce, own)]
+    records = [train(Job(recipe, loss, 0, tmp_path / loss.name, RunOptions(cpu=True))) for loss in (ce, own)]
     first, last = (records[1].epochs[epoch]["train_loss"] / records[0].epochs[epoch]["train_loss"] for epoch in (0, -1))
     assert first == pytest.approx(1, abs=1e-5)
     assert last > 1.5
     folder = tmp_path / "Clocked"
     (folder / "record.jsonl").unlink()
     sorted(folder.glob("checkpoint-*.pt"))[-1].unlink()
-    assert train(recipe, own, 0, Setup(cpu=True, folder=folder)).metrics == records[1].metrics
+    assert train(Job(recipe, own, 0, folder, RunOptions(cpu=True))).metrics == records[1].metrics
 
 
 def test_mixup_refuses_a_custom_loss_without_soft_targets(file):
@@ -251,7 +253,7 @@ def test_mixup_refuses_a_custom_loss_without_soft_targets(file):
     with pytest.raises(
         ValueError, match=r"my_loss\.py:indices_only: called with logits .* probabilities .* it raises RuntimeError"
     ):
-        train(replace(digits(), mixup=0.2, epochs=1), own, 0, Setup(cpu=True))
+        train(Job(replace(digits(), mixup=0.2, epochs=1), own, 0, options=RunOptions(cpu=True)))
 
 
 @pytest.mark.parametrize(

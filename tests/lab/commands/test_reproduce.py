@@ -155,6 +155,21 @@ def test_a_folder_of_ones_own_is_trained_on(lab, tmp_path):
     assert "cross-entropy, seed 0: accuracy" in out
 
 
+def test_a_table_is_trained_on_by_its_target(lab, tmp_path):
+    rows = [f"{i % 7},{i % 5},{'yes' if i % 3 else 'no'}" for i in range(60)]
+    (tmp_path / "people.csv").write_text("\n".join(["a,b,kind", *rows]))
+    command = ("train", "--data", "people.csv", "--set", "target=kind", "--loss", "ce", *QUICK)
+    for again in ("", " (ended before, not run again)"):
+        code, out, err = lab(*command)
+        assert code == 0, err
+        assert out.endswith(f"{again}\n")
+    (path,) = (tmp_path / "runs").glob("people/ce-seed0-*/record.jsonl")
+    (record,) = read_records(path)
+    assert (record.recipe["model"], record.recipe["target"], len(record.recipe["digest"])) == ("mlp", "kind", 16)
+    (tmp_path / "people.csv").write_text("\n".join(["a,b,kind", *rows, "1,1,no"]))
+    assert "not run again" not in lab(*command)[1]
+
+
 def test_copies_in_a_folder_of_ones_own_are_warned_of(lab, tmp_path):
     pictures = picture_folder(tmp_path / "pictures")
     shutil.copy(pictures / "train" / "dark" / "0.png", pictures / "test" / "light" / "0.png")
@@ -263,14 +278,14 @@ def test_what_goes_wrong_is_said_in_a_line(lab, arguments, words):
 def test_a_stop_says_how_to_go_on(lab, monkeypatch):
     from cyclofocal.lab.training import run_folder as runs
 
-    real = runs.Run.keep
+    real = runs.RunFolder.save_epoch
 
     def stop(self, epoch, content):
         real(self, epoch, content)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Run, "keep", stop)
+        patch.setattr(runs.RunFolder, "save_epoch", stop)
         code, _, err = lab("train", "digits", *QUICK)
     assert code == 130
     assert "is saved; the same command resumes" in err

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cyclofocal.lab.compare import ray as backend
-from cyclofocal.lab.compare.grid import BackendError, CellError, Share, finished, grid, run_cell
+from cyclofocal.lab.compare.grid import BackendError, JobError, Resources, finished, grid, run_job
 from cyclofocal.lab.compare.local import run_local
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
@@ -28,14 +28,12 @@ def cluster():
 
 def test_the_records_are_those_of_this_machine(cluster, tmp_path):
     def outcomes(folder, run):
-        cells = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path / folder)
-        records = dict(run(cells))
-        assert finished(cells)[0] == records
-        return {
-            (cell.loss, cell.seed): replace(record, seconds=0, epoch_seconds=[]) for cell, record in records.items()
-        }
+        jobs = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path / folder)
+        records = dict(run(jobs))
+        assert finished(jobs)[0] == records
+        return {(job.loss, job.seed): replace(record, seconds=0, epoch_seconds=[]) for job, record in records.items()}
 
-    ours = outcomes("here", lambda cells: run_local(cells, workers=1))
+    ours = outcomes("here", lambda jobs: run_local(jobs, workers=1))
     assert len(ours) == 4
     assert outcomes("there", backend.run_ray) == ours
     assert cluster.is_initialized()  # it was there before
@@ -44,34 +42,34 @@ def test_the_records_are_those_of_this_machine(cluster, tmp_path):
 def test_a_lost_process_is_replaced_and_a_run_that_fails_is_told(cluster, tmp_path, monkeypatch):
     attempts = tmp_path / "attempts"
 
-    def deadly(cell, share, folder):  # nested, so that Ray sends it along
+    def deadly(job, resources, folder):  # nested, so that Ray sends it along
         with attempts.open("a") as file:
             file.write("x")
         if attempts.read_text() == "x":
             os.kill(os.getpid(), signal.SIGKILL)
-        return run_cell(cell, share)
+        return run_job(job, resources)
 
     monkeypatch.setattr(backend, "_run", deadly)
-    cells = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
-    outcomes = dict(backend.run_ray(cells, Share(cpus=2)))  # one at a time
-    assert outcomes == finished(cells)[0]
+    jobs = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
+    outcomes = dict(backend.run_ray(jobs, Resources(cpus=2)))  # one at a time
+    assert outcomes == finished(jobs)[0]
     assert attempts.read_text() == "xx"
 
-    cells = grid([replace(RECIPE, learning_rate=1e30)], [CROSS_ENTROPY], range(1), tmp_path)
-    ((_, outcome),) = backend.run_ray(cells)
-    assert isinstance(outcome, CellError)
+    jobs = grid([replace(RECIPE, learning_rate=1e30)], [CROSS_ENTROPY], range(1), tmp_path)
+    ((_, outcome),) = backend.run_ray(jobs)
+    assert isinstance(outcome, JobError)
     assert str(outcome).startswith("digits, cross-entropy, seed 0: FloatingPointError: ")
     assert attempts.read_text() == "xxx"  # not tried again
 
 
 def test_a_record_from_a_node_with_files_of_its_own_is_written_here(cluster, tmp_path, monkeypatch):
-    def elsewhere(cell, share, folder):
-        return run_cell(replace(cell, folder=tmp_path / "node" / cell.folder.name), share)
+    def elsewhere(job, resources, folder):
+        return run_job(replace(job, folder=tmp_path / "node" / job.folder.name), resources)
 
     monkeypatch.setattr(backend, "_run", elsewhere)
-    cells = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path / "here")
-    records = dict(backend.run_ray(cells))
-    assert finished(cells)[0] == records
+    jobs = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path / "here")
+    records = dict(backend.run_ray(jobs))
+    assert finished(jobs)[0] == records
 
 
 def test_without_ray_it_says_how_to_get_it(tmp_path, monkeypatch):

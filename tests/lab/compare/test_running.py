@@ -1,4 +1,4 @@
-"""Promise: every cell of a grid is run once, whoever runs it; one that fails or is killed harms no other."""
+"""Promise: every job of a grid is run once, whoever runs it; one that fails or is killed harms no other."""
 
 import json
 import multiprocessing
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cyclofocal.lab.compare import display, local
-from cyclofocal.lab.compare import grid as cells_module
-from cyclofocal.lab.compare.grid import ONE_CORE, CellError, Share, finished, grid, run_cell
+from cyclofocal.lab.compare import grid as grid_module
+from cyclofocal.lab.compare.grid import ONE_CORE, JobError, Resources, finished, grid, run_job
 from cyclofocal.lab.compare.local import run_local
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.recipes.digits import digits
@@ -19,8 +19,9 @@ from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
 from cyclofocal.lab.records import RunRecord, write_record
 from cyclofocal.lab.training import checkpoint, epoch
 from cyclofocal.lab.training import run_folder as runs
-from cyclofocal.lab.training.run_folder import OtherRunError, Run, identity, locked, run_folder
-from cyclofocal.lab.training.train import Setup, train
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.run_folder import RunFolder, RunMismatchError, identity, lock_run, run_folder
+from cyclofocal.lab.training.train import train
 
 RECIPE = replace(digits(), epochs=2, warmup_epochs=1)
 
@@ -42,18 +43,15 @@ def numbers(record):
 
 def test_the_grid_is_paired_and_holds_every_fold(tmp_path):
     crossed = replace(RECIPE, name="crossed", data=TableData("t.csv", target="label", folds=3))
-    cells = grid([RECIPE, crossed], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path)
-    assert len(cells) == len({cell.folder for cell in cells}) == (1 + 3) * 2 * 2
-    first = cells[: len(cells) // 2]
-    assert {cell.seed for cell in first} == {0}  # a comparison that is stopped has whole pairs
-    for one, two in zip(cells[::2], cells[1::2], strict=True):
+    jobs = grid([RECIPE, crossed], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path)
+    assert len(jobs) == len({job.folder for job in jobs}) == (1 + 3) * 2 * 2
+    first = jobs[: len(jobs) // 2]
+    assert {job.seed for job in first} == {0}  # a comparison that is stopped has whole pairs
+    for one, two in zip(jobs[::2], jobs[1::2], strict=True):
         assert (one.recipe, one.seed) == (two.recipe, two.seed)
         assert (one.loss, two.loss) == (CROSS_ENTROPY, CYCLICAL)
-    assert [cell.recipe.data.fold for cell in first if cell.recipe.name == "crossed" and cell.loss == CYCLICAL] == [
-        0,
-        1,
-        2,
-    ]
+    crossed_jobs = [job for job in first if job.recipe.name == "crossed" and job.loss == CYCLICAL]
+    assert [job.recipe.data.fold for job in crossed_jobs] == [0, 1, 2]
     assert "fold 3 of 3" in first[-1].title
 
 
@@ -66,22 +64,22 @@ def test_any_name_gives_a_folder_within_the_root(name, tmp_path):
 
 
 def test_the_processes_give_the_numbers_of_this_one(tmp_path):
-    cells = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path)
-    records = dict(run_local(cells, workers=2))
-    assert records.keys() == set(cells)
-    assert finished(cells)[0] == records
-    for cell in cells[1:3]:
-        alone = train(cell.recipe, cell.loss, cell.seed, Setup(cpu=True))
-        assert numbers(records[cell]) == numbers(alone)
-        assert records[cell].threads == 1
+    jobs = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(2), tmp_path)
+    records = dict(run_local(jobs, workers=2))
+    assert records.keys() == set(jobs)
+    assert finished(jobs)[0] == records
+    for job in jobs[1:3]:
+        alone = train(Job(job.recipe, job.loss, job.seed, options=RunOptions(cpu=True)))
+        assert numbers(records[job]) == numbers(alone)
+        assert records[job].threads == 1
 
 
 def test_a_run_that_fails_is_told_and_the_others_end(tmp_path):
     recipes = [RECIPE, replace(RECIPE, name="wild", learning_rate=1e30)]
-    cells = grid(recipes, [CROSS_ENTROPY], range(1), tmp_path)
-    outcomes = {cell.recipe.name: outcome for cell, outcome in run_local(cells, workers=1)}
+    jobs = grid(recipes, [CROSS_ENTROPY], range(1), tmp_path)
+    outcomes = {job.recipe.name: outcome for job, outcome in run_local(jobs, workers=1)}
     assert isinstance(outcomes["digits"], RunRecord)
-    assert isinstance(outcomes["wild"], CellError)
+    assert isinstance(outcomes["wild"], JobError)
     message = str(outcomes["wild"])
     assert message.startswith("wild, cross-entropy, seed 0: FloatingPointError: ")
     assert "the training loss is" in message
@@ -92,19 +90,19 @@ def test_a_run_that_fails_is_told_and_the_others_end(tmp_path):
 def deadly(tmp_path, monkeypatch):
     """Makes the process of a seed be killed at each of its first so many attempts, which are returned as a file."""
     attempts = tmp_path / "attempts"
-    monkeypatch.setattr(local, "_start_method", lambda share: "fork")  # so that processes have the patch below
-    monkeypatch.setattr(local, "AGAIN", "fork")
+    monkeypatch.setattr(local, "_start_method", lambda resources: "fork")  # so that processes have the patch below
+    monkeypatch.setattr(local, "RESTART_METHOD", "fork")
 
     def kill(seed, times):
-        def deadly_cell(cell, share, wait):
-            if cell.seed == seed:
+        def deadly_cell(job, resources, wait):
+            if job.seed == seed:
                 with attempts.open("a") as file:
                     file.write("x")
                 if len(attempts.read_text()) <= times:
                     os.kill(os.getpid(), signal.SIGKILL)
-            return run_cell(cell, share, wait)
+            return run_job(job, resources, wait)
 
-        monkeypatch.setattr(local, "run_cell", deadly_cell)
+        monkeypatch.setattr(local, "run_job", deadly_cell)
         return attempts
 
     return kill
@@ -114,8 +112,8 @@ def deadly(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("kills", "survives"), [(1, True), (9, False)])
 def test_a_killed_process_is_replaced_and_its_run_tried_once_more(kills, survives, deadly, tmp_path):
     attempts = deadly(1, kills)
-    cells = grid([RECIPE], [CROSS_ENTROPY], range(3), tmp_path)
-    outcomes = {cell.seed: outcome for cell, outcome in run_local(cells, workers=2)}
+    jobs = grid([RECIPE], [CROSS_ENTROPY], range(3), tmp_path)
+    outcomes = {job.seed: outcome for job, outcome in run_local(jobs, workers=2)}
     assert len(attempts.read_text()) == 2
     assert {seed for seed, outcome in outcomes.items() if isinstance(outcome, RunRecord)} == {0, 1, 2} - {
         *(() if survives else (1,))
@@ -126,43 +124,43 @@ def test_a_killed_process_is_replaced_and_its_run_tried_once_more(kills, survive
 
 
 def test_closing_stops_the_runs(tmp_path):
-    cells = grid([replace(RECIPE, epochs=100_000)], [CROSS_ENTROPY], range(1), tmp_path)
-    cells += grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
-    outcomes = run_local(cells, workers=2)
-    cell, _ = next(outcomes)
-    assert cell.recipe == RECIPE
+    jobs = grid([replace(RECIPE, epochs=100_000)], [CROSS_ENTROPY], range(1), tmp_path)
+    jobs += grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
+    outcomes = run_local(jobs, workers=2)
+    job, _ = next(outcomes)
+    assert job.recipe == RECIPE
     outcomes.close()
     assert not multiprocessing.active_children()
 
 
 def test_two_comparisons_on_one_folder_run_every_cell_once(tmp_path):
-    cells = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(3), tmp_path)
-    one, two = run_local(cells, workers=1), run_local(cells, workers=1)
+    jobs = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(3), tmp_path)
+    one, two = run_local(jobs, workers=1), run_local(jobs, workers=1)
     both = [next(one), next(two)]  # from here on both are at work
     records, others = dict([both[0], *one]), dict([both[1], *two])
     assert records == others  # to the seconds, so none was run twice
-    assert finished(cells) == (records, [])
+    assert finished(jobs) == (records, [])
 
 
 def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
-    (cell,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
-    with locked(cell.folder) as held:
+    (job,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
+    with lock_run(job.folder) as held:
         assert held
-        assert run_cell(cell, ONE_CORE, wait=False) is None
-    assert run_cell(cell, ONE_CORE, wait=False) == finished([cell])[0][cell]
+        assert run_job(job, ONE_CORE, wait=False) is None
+    assert run_job(job, ONE_CORE, wait=False) == finished([job])[0][job]
 
 
 def test_a_finished_cell_is_shared_with_the_other_commands(tmp_path, monkeypatch):
     folder = run_folder(tmp_path, RECIPE, CYCLICAL, 1)
-    record = train(RECIPE, CYCLICAL, 1, Setup(folder=folder, cpu=True))
+    record = train(Job(RECIPE, CYCLICAL, 1, folder, RunOptions(cpu=True)))
     monkeypatch.setattr("cyclofocal.lab.training.train.train", None)
-    (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
-    assert run_cell(cell, Share()) == record
+    (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    assert run_job(job, Resources()) == record
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    return train(RECIPE, CYCLICAL, 1, Setup(cpu=True))
+    return train(Job(RECIPE, CYCLICAL, 1, options=RunOptions(cpu=True)))
 
 
 @pytest.mark.parametrize(
@@ -176,99 +174,101 @@ def record(tmp_path_factory):
 def test_the_record_of_another_run_is_not_the_cells(change, words, record, tmp_path, monkeypatch):
     """The error comes at once; nothing is trained or overwritten."""
     monkeypatch.setattr("cyclofocal.lab.training.train.train", None)
-    (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
-    write_record(replace(record, **change), cell.record_path)
-    before = cell.record_path.read_bytes()
-    assert finished([cell]) == ({}, [])
-    with pytest.raises(OtherRunError, match=words) as error:
-        run_cell(cell, ONE_CORE)
-    assert str(error.value).startswith(f"{cell.record_path} is of another run (")
-    ((_, outcome),) = run_local([cell], workers=1)
-    assert str(outcome).startswith(f"{cell.title}: OtherRunError: {cell.record_path} is of another run")
-    assert cell.record_path.read_bytes() == before
+    (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    write_record(replace(record, **change), job.record_path)
+    before = job.record_path.read_bytes()
+    assert finished([job]) == ({}, [])
+    with pytest.raises(RunMismatchError, match=words) as error:
+        run_job(job, ONE_CORE)
+    assert str(error.value).startswith(f"{job.record_path} is of another run (")
+    ((_, outcome),) = run_local([job], workers=1)
+    assert str(outcome).startswith(f"{job.title}: RunMismatchError: {job.record_path} is of another run")
+    assert job.record_path.read_bytes() == before
 
 
 def test_the_record_of_a_node_with_other_packages_is_the_cells(record, tmp_path):
-    (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
-    write_record(replace(record, versions={"torch": "2.6"}), cell.record_path)
-    assert run_cell(cell, ONE_CORE).versions == {"torch": "2.6"}
+    (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    write_record(replace(record, versions={"torch": "2.6"}), job.record_path)
+    assert run_job(job, ONE_CORE).versions == {"torch": "2.6"}
 
 
 def test_a_tuned_cell_takes_the_settings_that_tuning_chose(record, tmp_path):
     tuned = replace(CYCLICAL, name="cyclical:tuned", title="cyclical focal, tuned", trials=3)
-    (cell,) = grid([RECIPE], [tuned], [1], tmp_path)
+    (job,) = grid([RECIPE], [tuned], [1], tmp_path)
     chosen = {**vars(tuned), "gamma_hc": 1.5, "learning_rate_scale": 0.4}
-    write_record(replace(record, loss=chosen), cell.record_path)
-    assert finished([cell])[0][cell].loss == chosen
-    write_record(replace(record, loss={**chosen, "trials": 4}), cell.record_path)
-    assert finished([cell]) == ({}, [])
+    write_record(replace(record, loss=chosen), job.record_path)
+    assert finished([job])[0][job].loss == chosen
+    write_record(replace(record, loss={**chosen, "trials": 4}), job.record_path)
+    assert finished([job]) == ({}, [])
 
 
 def test_a_damaged_record_is_named_and_its_cell_runs_again(record, tmp_path, monkeypatch):
-    (cell,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
-    write_record(replace(record, seconds="long"), cell.record_path)
-    found, (error,) = finished([cell])
+    (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    write_record(replace(record, seconds="long"), job.record_path)
+    found, (error,) = finished([job])
     assert found == {}
-    assert str(error) == f'{cell.record_path}, line 1: seconds is "long"; it must be a number'
-    assert numbers(run_cell(cell, ONE_CORE)) == numbers(record)
+    assert str(error) == f'{job.record_path}, line 1: seconds is "long"; it must be a number'
+    assert numbers(run_job(job, ONE_CORE)) == numbers(record)
 
 
 def test_a_short_run_writes_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", None)
-    (cell,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
-    run_cell(cell, ONE_CORE)
-    lines = (cell.folder / "epochs.jsonl").read_text().splitlines()
+    (job,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
+    run_job(job, ONE_CORE)
+    lines = (job.folder / "epochs.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
 
 
 def test_a_long_run_goes_on_from_its_checkpoint_and_then_removes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(cells_module, "CHECKPOINT_SECONDS", 1e-9)
-    (cell,) = grid([RECIPE], [CYCLICAL], range(1), tmp_path)
-    real = runs.Run.keep
+    monkeypatch.setattr(grid_module, "CHECKPOINT_SECONDS", 1e-9)
+    (job,) = grid([RECIPE], [CYCLICAL], range(1), tmp_path)
+    real = runs.RunFolder.save_epoch
 
     def stop(self, epoch, content):
         real(self, epoch, content)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Run, "keep", stop)
+        patch.setattr(runs.RunFolder, "save_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_cell(cell, ONE_CORE)
-    assert len(checkpoint.checkpoints(cell.folder)) == 1
+            run_job(job, ONE_CORE)
+    assert len(checkpoint.checkpoints(job.folder)) == 1
 
     begun = []
     real_epoch = epoch.run_epoch
     monkeypatch.setattr(
         "cyclofocal.lab.training.train.run_epoch", lambda *args: begun.append(args[2]) or real_epoch(*args)
     )
-    record = run_cell(cell, ONE_CORE)
+    record = run_job(job, ONE_CORE)
     assert begun == [1]
-    assert not checkpoint.checkpoints(cell.folder)
-    assert numbers(record) == numbers(train(RECIPE, CYCLICAL, 0, Setup(cpu=True)))
+    assert not checkpoint.checkpoints(job.folder)
+    assert numbers(record) == numbers(train(Job(RECIPE, CYCLICAL, 0, options=RunOptions(cpu=True))))
 
 
 def test_checkpoints_are_as_far_apart_as_asked(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
-    run = Run(tmp_path, identity(RECIPE, CYCLICAL, 0), checkpoint_seconds=30)
+    run = RunFolder(tmp_path, identity(RECIPE, CYCLICAL, 0), checkpoint_seconds=30)
     for number in range(10):
         now[0] += 11
-        run.keep(number, {"rows": [{"epoch": number}]})
+        run.save_epoch(number, {"rows": [{"epoch": number}]})
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-00008.pt", "checkpoint-00005.pt"]
 
 
 def test_time_left_is_told_from_finished_runs_of_the_same_recipe(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
-    cells = grid([RECIPE, replace(RECIPE, name="long")], [CROSS_ENTROPY], range(3), tmp_path)
+    jobs = grid([RECIPE, replace(RECIPE, name="long")], [CROSS_ENTROPY], range(3), tmp_path)
     record = RunRecord(
         recipe={}, loss={}, seed=0, versions={}, device="cpu", train_counts=[], epochs=[], metrics={}, seconds=2
     )
-    work = display.Work(cells, {cells[0]: record})  # finished before: says what a run costs, not how many run at once
-    assert work.seconds_left() is None
+    estimator = display.EtaEstimator(
+        jobs, {jobs[0]: record}
+    )  # finished before: says what a run costs, not how many run at once
+    assert estimator.seconds_left() is None
     now[0] = 11.0  # two processes
-    work.end(cells[1], replace(record, seconds=20))
-    work.end(cells[2], record)
-    assert work.seconds_left() == pytest.approx((2 + 2 * 20) / 2)
-    work.end(cells[3], CellError("failed"))
-    assert work.seconds_left() == pytest.approx((2 + 20) / 2)
+    estimator.end(jobs[1], replace(record, seconds=20))
+    estimator.end(jobs[2], record)
+    assert estimator.seconds_left() == pytest.approx((2 + 2 * 20) / 2)
+    estimator.end(jobs[3], JobError("failed"))
+    assert estimator.seconds_left() == pytest.approx((2 + 20) / 2)

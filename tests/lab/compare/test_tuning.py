@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cyclofocal.lab.compare import tuning
-from cyclofocal.lab.compare.tuning import SHARED_SEED, check_tuning, search_space, tuned, tuning_seed
+from cyclofocal.lab.compare import grid, tuning
+from cyclofocal.lab.compare.grid import run_job
+from cyclofocal.lab.compare.tuning import SHARED_SEED, check_tuning, search_space, tune, tuning_seed
 from cyclofocal.lab.data import DataSet
 from cyclofocal.lab.data.config import PublishedData, TableData
 from cyclofocal.lab.data.dataset import in_memory
@@ -16,8 +17,9 @@ from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import train as training
-from cyclofocal.lab.training.run_folder import OtherRunError
-from cyclofocal.lab.training.train import Setup, train
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.run_folder import RunMismatchError
+from cyclofocal.lab.training.train import train
 
 pytest.importorskip("optuna")
 
@@ -70,11 +72,11 @@ def trained(monkeypatch):
     """Losses and seeds of the trainings, and whether the test set was to be touched."""
     runs = []
 
-    def watch(recipe, loss, seed, setup, *, test):
-        runs.append((loss, seed, test))
-        return train(recipe, loss, seed, setup, test=test)
+    def watch(job):
+        runs.append((job.loss, job.seed, job.test))
+        return run_job(job)
 
-    monkeypatch.setattr(tuning, "train", watch)
+    monkeypatch.setattr(tuning, "run_job", watch)
     return runs
 
 
@@ -82,14 +84,14 @@ def tunable(loss, trials=3):
     return replace(loss, name=f"{loss.name}:tuned", title=f"{loss.title}, tuned", trials=trials)
 
 
-def setup_in(folder):
-    return Setup(folder=folder / "tiny" / "a-run", cpu=True)
+def job(recipe, loss, seed=0, folder=None, test=True):
+    return Job(recipe, loss, seed, folder and folder / "tiny" / "a-run", RunOptions(cpu=True), test=test)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_every_loss_spends_its_budget_and_begins_as_it_came(loss, trained):
     asked = tunable(loss)
-    found = tuned(TINY, asked, 0, Setup(cpu=True))
+    found = tune(job(TINY, asked, 0))
     assert len(trained) == len({run[0] for run in trained}) == 3
     assert trained[0][0] == replace(asked, trials=0)
     assert found in [replace(run[0], trials=3) for run in trained]
@@ -99,9 +101,9 @@ def test_every_loss_spends_its_budget_and_begins_as_it_came(loss, trained):
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_only_the_settings_of_its_space_are_changed_and_within_it(loss, trained, monkeypatch):
     row = {"validation_balanced_accuracy": 0.5, "validation_nll": 1.0}
-    record = replace(train(TINY, loss, 0, Setup(cpu=True), test=False), epochs=[row])
-    monkeypatch.setattr(tuning, "train", lambda recipe, loss, *rest, **more: trained.append(loss) or record)
-    tuned(TINY, tunable(loss, 30), 0, Setup(cpu=True))
+    record = replace(train(job(TINY, loss, 0, test=False)), epochs=[row])
+    monkeypatch.setattr(tuning, "run_job", lambda trial: trained.append(trial.loss) or record)
+    tune(job(TINY, tunable(loss, 30), 0))
     space = search_space(loss)
     if "gamma" in space:
         assert all(tried.gamma_pos == tried.gamma_neg for tried in trained)
@@ -122,7 +124,7 @@ def test_the_sampler_learns_from_every_trial_and_of_the_first_too(trained, monke
     monkeypatch.setattr(
         optuna.Study, "tell", lambda study, trial, *given: told.append(trial) or real(study, trial, *given)
     )
-    tuned(TINY, tunable(CYCLICAL), 0, Setup(cpu=True))
+    tune(job(TINY, tunable(CYCLICAL), 0))
     assert told[0].params == {name: getattr(CYCLICAL, name) for name in search_space(CYCLICAL)}
     for trial, (loss, _, _) in zip(told, trained, strict=True):
         assert trial.params == pytest.approx({name: getattr(loss, name) for name in trial.params}, rel=0.01)
@@ -130,16 +132,16 @@ def test_the_sampler_learns_from_every_trial_and_of_the_first_too(trained, monke
 
 def test_the_best_of_the_trials_is_taken_and_equal_ones_are_told_apart_by_their_nll(monkeypatch):
     scores = iter([(0.5, 1.0), (0.7, 3.0), (0.7, 2.0), (0.7, 2.0), (0.6, 0.1)])
-    record, tried = train(TINY, CROSS_ENTROPY, 0, Setup(cpu=True), test=False), []
+    record, tried = train(job(TINY, CROSS_ENTROPY, 0, test=False)), []
 
-    def scored(recipe, loss, *rest, **more):
+    def scored(trial):
         accuracy, nll = next(scores)
-        tried.append(loss)
+        tried.append(trial.loss)
         worse_before = {"validation_balanced_accuracy": 1.0, "validation_nll": 0.0}
         return replace(record, epochs=[worse_before, {"validation_balanced_accuracy": accuracy, "validation_nll": nll}])
 
-    monkeypatch.setattr(tuning, "train", scored)
-    found = tuned(TINY, tunable(CROSS_ENTROPY, 5), 0, Setup(cpu=True))
+    monkeypatch.setattr(tuning, "run_job", scored)
+    found = tune(job(TINY, tunable(CROSS_ENTROPY, 5), 0))
     assert found == replace(tried[2], trials=5)
 
 
@@ -147,36 +149,36 @@ def test_a_rerun_trains_nothing_and_a_greater_budget_only_what_is_new(tmp_path, 
     epochs = []
     real = training.run_epoch
     monkeypatch.setattr(training, "run_epoch", lambda *given: epochs.append(given) or real(*given))
-    found = tuned(TINY, tunable(CYCLICAL), 4, setup_in(tmp_path))
+    found = tune(job(TINY, tunable(CYCLICAL), 4, tmp_path))
     assert len(epochs) == 3 * TINY.epochs
-    assert tuned(TINY, tunable(CYCLICAL), 4, setup_in(tmp_path)) == found
+    assert tune(job(TINY, tunable(CYCLICAL), 4, tmp_path)) == found
     assert len(epochs) == 3 * TINY.epochs
-    tuned(TINY, tunable(CYCLICAL, 5), 4, setup_in(tmp_path))
+    tune(job(TINY, tunable(CYCLICAL, 5), 4, tmp_path))
     assert len(epochs) == 5 * TINY.epochs
     assert {path.parent.parent for path in tmp_path.rglob("record.jsonl")} == {tmp_path / "tuning" / "tiny"}
 
 
 def test_the_same_settings_without_a_folder_and_after_other_draws(tmp_path):
-    found = tuned(TINY, tunable(CYCLICAL), 4, setup_in(tmp_path))
+    found = tune(job(TINY, tunable(CYCLICAL), 4, tmp_path))
     torch.rand(3)
     np.random.rand(3)
-    assert tuned(TINY, tunable(CYCLICAL), 4, Setup(cpu=True)) == found
+    assert tune(job(TINY, tunable(CYCLICAL), 4)) == found
 
 
 def test_a_trial_leaves_the_test_set_alone_and_a_run_does_not(tmp_path, trained):
-    tuned(TINY, tunable(FOCAL), 0, setup_in(tmp_path))
+    tune(job(TINY, tunable(FOCAL), 0, tmp_path))
     assert {test for _, _, test in trained} == {False}
-    record = train(TINY, FOCAL, 0, Setup(cpu=True), test=False)
+    record = train(job(TINY, FOCAL, 0, test=False))
     assert (record.metrics, record.per_class, record.reliability) == ({}, [], [])
     assert record.epochs[-1]["validation_balanced_accuracy"] >= 0
     with pytest.raises(AssertionError, match="test set"):
-        train(TINY, FOCAL, 0, Setup(cpu=True))
+        train(job(TINY, FOCAL, 0))
 
 
 def test_a_trial_is_not_taken_for_a_run_that_was_tested(tmp_path):
-    train(TINY, FOCAL, 0, Setup(folder=tmp_path, cpu=True), test=False)
-    with pytest.raises(OtherRunError, match="test: False there, None now"):
-        train(TINY, FOCAL, 0, Setup(folder=tmp_path, cpu=True))
+    train(job(TINY, FOCAL, 0, tmp_path, test=False))
+    with pytest.raises(RunMismatchError, match="test: False there, None now"):
+        train(job(TINY, FOCAL, 0, tmp_path))
 
 
 def test_a_drawn_test_set_is_tuned_within_each_seed_and_a_fixed_one_once_for_all(trained):
@@ -185,7 +187,7 @@ def test_a_drawn_test_set_is_tuned_within_each_seed_and_a_fixed_one_once_for_all
         (replace(TINY, data=PublishedData("digits", validation_images=30)), {1, 2}),
     ):
         trained.clear()
-        found = [tuned(recipe, tunable(CYCLICAL, 2), seed, Setup(cpu=True)) for seed in (1, 2)]
+        found = [tune(job(recipe, tunable(CYCLICAL, 2), seed)) for seed in (1, 2)]
         assert {seed for _, seed, _ in trained} == seeds
         assert (found[0] == found[1]) or len(seeds) == 2
     tables = [TableData("people.csv", target="label"), TableData("people.csv", folds=5), TableData("keel:ecoli1")]
@@ -205,18 +207,18 @@ def test_a_trial_that_diverges_is_spent_and_not_chosen(trained, monkeypatch):
         return real(*given)
 
     monkeypatch.setattr(training, "run_epoch", broken)
-    found = tuned(TINY, tunable(CYCLICAL, 4), 0, Setup(cpu=True))
+    found = tune(job(TINY, tunable(CYCLICAL, 4), 0))
     assert len(trained) == 4
     assert found in [replace(trained[kept][0], trials=4) for kept in (0, 3)]
     diverges |= {4, 5}
     with pytest.raises(FloatingPointError, match="cyclical focal, tuned: every one of 2 trials has diverged on tiny"):
-        tuned(TINY, tunable(CYCLICAL, 2), 0, Setup(cpu=True))
+        tune(job(TINY, tunable(CYCLICAL, 2), 0))
 
 
 def test_a_model_that_diverged_in_the_last_step_is_told_by_its_validation(monkeypatch):
     monkeypatch.setattr(training, "predict", lambda *given: torch.full((30, 3), torch.nan))
     with pytest.raises(FloatingPointError, match="focal, seed 3, epoch 0: a logit of the validation set"):
-        train(TINY, FOCAL, 3, Setup(cpu=True), test=False)
+        train(job(TINY, FOCAL, 3, test=False))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_a_model_that_diverged_in_the_last_step_is_told_by_its_validation(monkey
 )
 def test_a_loss_that_cannot_be_tuned_is_refused_before_any_work(change, words, trained, tmp_path):
     with pytest.raises(ValueError, match=words):
-        tuned(TINY, replace(tunable(CYCLICAL), **change), 0, setup_in(tmp_path))
+        tune(job(TINY, replace(tunable(CYCLICAL), **change), 0, tmp_path))
     assert not trained
     assert not list(tmp_path.iterdir())
 
@@ -238,7 +240,7 @@ def test_without_validation_data_it_says_what_to_set(trained, tmp_path, monkeypa
     without = replace(DATA, validation=None)
     monkeypatch.setattr(tuning, "load_data", lambda recipe, root, seed: without)
     with pytest.raises(ValueError, match=r"tiny has no validation data .* validation_images is 0"):
-        tuned(TINY.with_data(validation_images=0), tunable(CYCLICAL), 0, setup_in(tmp_path))
+        tune(job(TINY.with_data(validation_images=0), tunable(CYCLICAL), 0, tmp_path))
     assert not trained
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(tuning, "load_data", lambda recipe, root, seed: DATA)
@@ -249,25 +251,26 @@ def test_a_trial_waits_for_another_process_that_is_at_it(tmp_path, monkeypatch):
     held = []
 
     @contextmanager
-    def lock(folder):
+    def lock(folder, wait):
+        assert wait
         held.append(folder)
         yield True
         held.remove(folder)
 
-    def watch(recipe, loss, seed, setup, *, test):
-        assert held == [setup.folder]
-        return train(recipe, loss, seed, setup, test=test)
+    def watch(trial, task):
+        assert held == [trial.folder]
+        return train(trial, task)
 
-    monkeypatch.setattr(tuning, "locked", lock)
-    monkeypatch.setattr(tuning, "train", watch)
-    tuned(TINY, tunable(FOCAL, 2), 0, setup_in(tmp_path))
+    monkeypatch.setattr(grid, "lock_run", lock)
+    monkeypatch.setattr(training, "train", watch)
+    tune(job(TINY, tunable(FOCAL, 2), 0, tmp_path))
     assert not held
 
 
 def test_without_optuna_it_says_how_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(tuning, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[tuning\]'"):
-        tuned(TINY, tunable(CYCLICAL), 0, setup_in(tmp_path))
+        tune(job(TINY, tunable(CYCLICAL), 0, tmp_path))
 
 
 def test_a_loss_of_the_users_own_has_a_learning_rate_to_tune():
@@ -276,5 +279,5 @@ def test_a_loss_of_the_users_own_has_a_learning_rate_to_tune():
 
 
 def test_nothing_is_printed(capfd):
-    tuned(TINY, tunable(FOCAL), 0, Setup(cpu=True))
+    tune(job(TINY, tunable(FOCAL), 0))
     assert capfd.readouterr() == ("", "")

@@ -22,7 +22,8 @@ from cyclofocal.lab.hashes import file_hash
 from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.tabular import table_recipe
-from cyclofocal.lab.training.train import Setup, train
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.train import train
 from formats import load
 
 
@@ -305,10 +306,10 @@ def test_a_record_holds_the_encoding_of_the_columns(tmp_path, capsys):
     assert (
         "born, seen: date (%Y-%m-%d), as 4 numbers; said: text, as 30 numbers; id: dropped" in capsys.readouterr().err
     )
-    record = train(recipe, CYCLICAL, 0, Setup(cpu=True))
+    record = train(Job(recipe, CYCLICAL, 0, options=RunOptions(cpu=True)))
     assert record.columns["said"] == "text, as 30 numbers"
     assert record.columns["id"] == "dropped"
-    assert train(recipe, CYCLICAL, 0, Setup(cpu=True)).metrics == record.metrics
+    assert train(Job(recipe, CYCLICAL, 0, options=RunOptions(cpu=True))).metrics == record.metrics
 
 
 def test_a_continuous_target_is_refused_many_classes_are_not():
@@ -374,7 +375,7 @@ def test_a_changed_file_is_another_experiment(csv):
     frame(seed=1).to_csv(csv, index=False)
     assert table_recipe(str(csv), "label").data.digest != before.data.digest
     with pytest.raises(DamagedDataError, match="counts as another experiment"):
-        train(before, CYCLICAL, 0, Setup(cpu=True))
+        train(Job(before, CYCLICAL, 0, options=RunOptions(cpu=True)))
 
 
 def test_other_data_of_the_same_file_are_another_experiment(csv):
@@ -413,12 +414,12 @@ def test_the_recipe_grows_with_the_rows(few, many):
 
 def test_a_resumed_run_on_a_table_equals_an_unbroken_one(csv, tmp_path):
     recipe: Recipe = replace(table_recipe(str(csv), "label"), epochs=4, ema_decay=0.9, mixup=0.2)
-    whole = train(recipe, CYCLICAL, 0, Setup(cpu=True))
+    whole = train(Job(recipe, CYCLICAL, 0, options=RunOptions(cpu=True)))
     folder = tmp_path / "run"
-    first = train(recipe, CYCLICAL, 0, Setup(cpu=True, folder=folder))
+    first = train(Job(recipe, CYCLICAL, 0, folder, RunOptions(cpu=True)))
     (folder / "record.jsonl").unlink()
     sorted(folder.glob("checkpoint-*.pt"))[-1].unlink()
-    again = train(recipe, CYCLICAL, 0, Setup(cpu=True, folder=folder))
+    again = train(Job(recipe, CYCLICAL, 0, folder, RunOptions(cpu=True)))
     assert whole.metrics == first.metrics == again.metrics
     assert whole.epochs == first.epochs == again.epochs
     assert whole.epochs[0]["eta"] == 1.0
@@ -427,10 +428,10 @@ def test_a_resumed_run_on_a_table_equals_an_unbroken_one(csv, tmp_path):
 
 def test_images_are_for_image_models_and_rows_for_the_mlp(csv):
     recipe = table_recipe(str(csv), "label")
-    with pytest.raises(ValueError, match="model is 'tiny-resnet', which takes images; for a table it must be 'mlp'"):
-        train(replace(recipe, model="tiny-resnet"), CYCLICAL, 0, Setup(cpu=True))
+    with pytest.raises(ValueError, match="model is 'small-resnet', which takes images; for a table it must be 'mlp'"):
+        train(Job(replace(recipe, model="small-resnet"), CYCLICAL, 0, options=RunOptions(cpu=True)))
     with pytest.raises(ValueError, match="augment is 'crop-flip'"):
-        train(replace(recipe, augment="crop-flip"), CYCLICAL, 0, Setup(cpu=True))
+        train(Job(replace(recipe, augment="crop-flip"), CYCLICAL, 0, options=RunOptions(cpu=True)))
     rows = load(str(csv), target="label", test_fraction=0.2).train
     assert rows.name(0) == f"row {rows.positions[0]} of {csv}"
     with pytest.raises(ValueError, match="rows of a table are no images"):

@@ -12,16 +12,16 @@ from torch import nn
 from cyclofocal import CyclicalFocalLoss
 from cyclofocal.lab.oltr.decoupled import (
     PLAIN,
-    Fit,
+    FitConfig,
     LogitAdjusted,
-    adjusted,
-    rescaled,
-    retrained,
+    fit_crt,
+    fit_lws,
+    logit_adjust,
     tau_normalised,
 )
 
 COUNTS = [200, 60, 12]
-FIT = Fit(epochs=40, batch_size=32, learning_rate=0.1, weight_decay=0.0)
+FIT = FitConfig(epochs=40, batch_size=32, learning_rate=0.1, weight_decay=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +43,29 @@ def test_retraining_reaches_the_optimum_that_scikit_learn_finds(training):
     features, labels = training
     model = LogisticRegression(C=1e6, class_weight="balanced").fit(features.numpy(), labels.numpy())
     best = balanced_nll(torch.from_numpy(model.decision_function(features.numpy())), labels)
-    ours = balanced_nll(retrained(features, labels, 3, 0, fit=FIT)(features).detach(), labels)
+    ours = balanced_nll(fit_crt(features, labels, 3, 0, fit=FIT)(features).detach(), labels)
     assert best <= ours + 1e-6 <= best * 1.02
-    plain = balanced_nll(retrained(features, labels, 3, 0, fit=Fit("plain", 40, 32, 0.1))(features).detach(), labels)
+    plain = balanced_nll(
+        fit_crt(features, labels, 3, 0, fit=FitConfig("plain", 40, 32, 0.1))(features).detach(), labels
+    )
     assert plain > best * 1.1
 
 
 def test_balanced_softmax_needs_no_sampling(training):
     features, labels = training
     criterion = LogitAdjusted(nn.CrossEntropyLoss(), COUNTS)
-    fit = Fit("plain", epochs=40, batch_size=32, learning_rate=0.1, weight_decay=0.0)
-    plain, balanced = (retrained(features, labels, 3, 0, c, fit) for c in (nn.CrossEntropyLoss(), criterion))
+    fit = FitConfig("plain", epochs=40, batch_size=32, learning_rate=0.1, weight_decay=0.0)
+    plain, balanced = (fit_crt(features, labels, 3, 0, c, fit) for c in (nn.CrossEntropyLoss(), criterion))
     assert balanced_nll(balanced(features).detach(), labels) < 0.9 * balanced_nll(plain(features).detach(), labels)
-    both = [logits.softmax(1) for logits in (adjusted(plain(features), COUNTS), balanced(features))]
+    both = [logits.softmax(1) for logits in (logit_adjust(plain(features), COUNTS), balanced(features))]
     torch.testing.assert_close(*both, atol=0.03, rtol=0)  # the bias can take the prior, so that the optima agree
 
 
 def test_scaling_learns_the_factors_alone(training):
     features, labels = training
-    first = retrained(features, labels, 3, 0, fit=Fit("plain", 20, 32, 0.1))
+    first = fit_crt(features, labels, 3, 0, fit=FitConfig("plain", 20, 32, 0.1))
     before = [weight.detach().clone() for weight in first.parameters()]
-    scaled = rescaled(first, features, labels, 0, fit=FIT)
+    scaled = fit_lws(first, features, labels, 0, fit=FIT)
     assert [name for name, _ in scaled.named_parameters()] == ["scales"]
     expected = scaled.scales * first(features)
     torch.testing.assert_close(scaled(features), expected)
@@ -85,8 +87,8 @@ def test_adjustment_divides_the_posterior_by_the_prior():
     p = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64)
     by_hand = [0.7 / 200, 0.2 / 60, 0.1 / 12]
     expected = torch.tensor([[value / sum(by_hand) for value in by_hand]], dtype=torch.float64)
-    torch.testing.assert_close(adjusted(p.log(), COUNTS).softmax(1), expected)
-    torch.testing.assert_close(adjusted(p.log(), COUNTS, tau=0.0), p.log())
+    torch.testing.assert_close(logit_adjust(p.log(), COUNTS).softmax(1), expected)
+    torch.testing.assert_close(logit_adjust(p.log(), COUNTS, tau=0.0), p.log())
 
 
 def test_balanced_softmax_as_in_its_paper():
@@ -110,14 +112,14 @@ def test_a_cyclical_loss_has_its_clock_set(training):
 
     for criterion in (Watched(), LogitAdjusted(Watched(), COUNTS)):
         times.clear()
-        retrained(features, labels, 3, 0, criterion, Fit(epochs=5, batch_size=64))
+        fit_crt(features, labels, 3, 0, criterion, FitConfig(epochs=5, batch_size=64))
         assert times == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_the_learning_rate_falls_from_the_first_epoch_on(training):
-    one = Fit(epochs=1, batch_size=272, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+    one = FitConfig(epochs=1, batch_size=272, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
     begin, after_1, after_2 = (
-        retrained(*training, 3, 0, fit=fit).weight
+        fit_crt(*training, 3, 0, fit=fit).weight
         for fit in (replace(one, learning_rate=1e-30), one, replace(one, epochs=2))
     )
     first, second = (after_1 - begin).norm(), (after_2 - after_1).norm()
@@ -125,9 +127,9 @@ def test_the_learning_rate_falls_from_the_first_epoch_on(training):
 
 
 def test_a_seed_gives_one_classifier(training):
-    fit = Fit(epochs=2, batch_size=64)
+    fit = FitConfig(epochs=2, batch_size=64)
     torch.rand(7)
-    first, again, other = (retrained(*training, 3, seed, fit=fit).weight for seed in (0, 0, 1))
+    first, again, other = (fit_crt(*training, 3, seed, fit=fit).weight for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -135,21 +137,21 @@ def test_a_seed_gives_one_classifier(training):
 def test_what_cannot_be_fitted_is_refused(training):
     features, labels = training
     with pytest.raises(ValueError, match="1 of 4 classes have no image: 3"):
-        retrained(features, labels, 4, 0)
+        fit_crt(features, labels, 4, 0)
     with pytest.raises(ValueError, match="labels are 0 to 2; they must be 0 to 1"):
-        rescaled(nn.Linear(2, 2), features, labels, 0)
+        fit_lws(nn.Linear(2, 2), features, labels, 0)
     with pytest.raises(ValueError, match="not finite"):
-        retrained(features / 0, labels, 3, 0)
+        fit_crt(features / 0, labels, 3, 0)
     with pytest.raises(ValueError, match=r"features are \(272, 2\) and labels \(5,\)"):
-        retrained(features, labels[:5], 3, 0, fit=PLAIN)
+        fit_crt(features, labels[:5], 3, 0, fit=PLAIN)
     with pytest.raises(ValueError, match="sampling is 'all'"):
-        Fit(sampling="all")
+        FitConfig(sampling="all")
     with pytest.raises(ValueError, match="tau is -1"):
         tau_normalised(nn.Linear(2, 2), -1)
     with pytest.raises(ValueError, match="class 1 has 0 training images"):
-        adjusted(torch.zeros(1, 2), [3, 0])
+        logit_adjust(torch.zeros(1, 2), [3, 0])
     with pytest.raises(ValueError, match="2 classes and counts 3"):
-        adjusted(torch.zeros(1, 2), COUNTS)
+        logit_adjust(torch.zeros(1, 2), COUNTS)
     classifier = nn.Linear(2, 2)
     nn.init.zeros_(classifier.weight[1].detach())
     with pytest.raises(ValueError, match="class 1 is all 0"):

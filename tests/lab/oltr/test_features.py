@@ -13,23 +13,24 @@ from cyclofocal.lab.compare.grid import CHECKPOINT_SECONDS
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.oltr.evaluation import evaluate_file
 from cyclofocal.lab.oltr.features import features_of
-from cyclofocal.lab.oltr.stage1 import FirstStageError
-from cyclofocal.lab.oltr.stages import train_stage
+from cyclofocal.lab.oltr.stage1 import Stage1Error
+from cyclofocal.lab.oltr.stages import STAGE1
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
-from cyclofocal.lab.training.run_folder import Run, identity, run_folder
-from cyclofocal.lab.training.train import Setup, train
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.run_folder import RunFolder, identity, run_folder
+from cyclofocal.lab.training.train import train
 from stages import FIRST
 
 RECIPE = replace(FIRST, model="small-resnet", image_size=16, epochs=3)
-CPU = Setup(cpu=True)
+CPU = RunOptions(cpu=True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run that has ended."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    train_stage(RECIPE, CROSS_ENTROPY, 0, replace(CPU, folder=path))
+    train(Job(RECIPE, CROSS_ENTROPY, 0, path, CPU), STAGE1)
     return path
 
 
@@ -64,7 +65,7 @@ def test_every_method_has_a_row_and_a_file_that_can_be_evaluated(folder):
 def test_tau_is_the_best_on_validation_images(folder, tmp_path):
     path = tmp_path / "run"
     recipe = replace(RECIPE.with_data(validation_images=80), epochs=1)
-    train_stage(recipe, CROSS_ENTROPY, 0, replace(CPU, folder=path))
+    train(Job(recipe, CROSS_ENTROPY, 0, path, CPU), STAGE1)
     features = features_of(path, CPU)
     images, labels = features.validation
     weight = features.classifier.weight.detach()
@@ -84,7 +85,7 @@ def test_a_run_of_a_comparison_is_sent_to_a_command_that_works(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     recipe = replace(digits(), epochs=1)
     folder = run_folder(tmp_path, recipe, CROSS_ENTROPY, 0)
-    train(recipe, CROSS_ENTROPY, 0, replace(CPU, folder=folder, checkpoint_seconds=CHECKPOINT_SECONDS))
+    train(Job(recipe, CROSS_ENTROPY, 0, folder, replace(CPU, checkpoint_seconds=CHECKPOINT_SECONDS)))
     said = run(folder, "--method", "plain")
     assert said.exit_code == 1
     assert "remove the folder" not in said.stderr
@@ -97,8 +98,8 @@ def test_a_run_of_a_comparison_is_sent_to_a_command_that_works(tmp_path, monkeyp
 
 def test_a_run_on_a_table_is_refused(tmp_path):
     table = replace(RECIPE, data=TableData("people.csv", target="label"), held_out_classes=0)
-    Run(tmp_path, identity(table, CROSS_ENTROPY, 0))
-    with pytest.raises(FirstStageError, match="a run on a table; other classifiers are fitted to features of images"):
+    RunFolder(tmp_path, identity(table, CROSS_ENTROPY, 0))
+    with pytest.raises(Stage1Error, match="a run on a table; other classifiers are fitted to features of images"):
         features_of(tmp_path, CPU)
 
 
@@ -106,14 +107,12 @@ def test_what_is_no_first_stage_is_refused(folder, tmp_path):
     result = run(tmp_path)
     assert (result.exit_code, "no run there" in result.stderr) == (1, True)
     unended = tmp_path / "unended"
-    Run(unended, identity(RECIPE, CROSS_ENTROPY, 0))
-    with pytest.raises(FirstStageError, match="has not ended"):
+    RunFolder(unended, identity(RECIPE, CROSS_ENTROPY, 0))
+    with pytest.raises(Stage1Error, match="has not ended"):
         features_of(unended, CPU)
     for name, recipe in (("second", replace(RECIPE, stage=2).flat()), ("older", RECIPE.flat() | {"gone": 1})):
-        Run(tmp_path / name, identity(RECIPE, CROSS_ENTROPY, 0) | {"recipe": recipe})
-        with pytest.raises(
-            FirstStageError, match="stage 2, whose classifier" if name == "second" else "another version"
-        ):
+        RunFolder(tmp_path / name, identity(RECIPE, CROSS_ENTROPY, 0) | {"recipe": recipe})
+        with pytest.raises(Stage1Error, match="stage 2, whose classifier" if name == "second" else "another version"):
             features_of(tmp_path / name, CPU)
     unknown = run(folder, "--method", "crt,taw")
     assert unknown.exit_code == 2

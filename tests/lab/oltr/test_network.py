@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cyclofocal.lab.oltr.attention import ModulatedAttention
-from cyclofocal.lab.oltr.backbone import Backbone, Narrowed
+from cyclofocal.lab.oltr.backbone import Backbone, BottleneckHead
 from cyclofocal.lab.oltr.network import OpenLongTailed
 from cyclofocal.lab.training.models import MODELS, SmallResNet
 
@@ -17,7 +17,7 @@ def models():
         for name in MODELS
         if name != "mlp"
     ]
-    narrowed = ("narrowed", lambda: Narrowed(MODELS["resnet-10"](5, width=4), 6, 5))
+    narrowed = ("narrowed", lambda: BottleneckHead(MODELS["resnet-10"](5, width=4), 6, 5))
     return [*ours, narrowed, ("timm", lambda: timm.create_model("mobilenetv3_small_050", num_classes=5))]
 
 
@@ -73,7 +73,7 @@ def test_every_weight_learns_and_frozen_ones_do_not():
 
 
 def test_the_layer_that_narrows_learns_also_above_frozen_features():
-    backbone = Backbone(Narrowed(MODELS["resnet-10"](5, width=4), 6, 5), (3, 32, 32))
+    backbone = Backbone(BottleneckHead(MODELS["resnet-10"](5, width=4), 6, 5), (3, 32, 32))
     network = OpenLongTailed(backbone, frozen=True)
     assert (backbone.length, network.memory.centroids.shape) == (6, (5, 6))
     learning = {name for name, weight in backbone.named_parameters() if weight.requires_grad}

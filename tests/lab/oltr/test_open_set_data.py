@@ -11,12 +11,12 @@ from formats import load, picture, write_folder, write_list
 def test_held_out_classes_are_unknown_in_the_test_set_alone():
     data = load("digits", seed=0, test_per_class=20, subset="long-tailed", head_images=50, imbalance=10)
     found = hold_out(data, 2)
-    assert found.known.counts == data.counts[:8]
-    assert found.known.classes == data.classes[:8]
-    assert set(found.known.test.labels) == set(range(8))
+    assert found.counts == data.counts[:8]
+    assert found.classes == data.classes[:8]
+    assert set(found.test.labels) == set(range(8))
     assert np.array_equal(found.unknown.labels, np.full(40, -1))
     assert set(data.test.labels[np.isin(data.test.positions, found.unknown.positions)]) == {8, 9}
-    assert not set(found.known.train.positions) & set(found.unknown.positions)
+    assert not set(found.train.positions) & set(found.unknown.positions)
 
 
 def test_too_many_held_out_classes_are_refused():

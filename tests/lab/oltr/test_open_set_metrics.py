@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyclofocal.lab.oltr.open_set_metrics import auroc, confidence, f_measure, fpr_at_95, rejecting
+from cyclofocal.lab.oltr.open_set_metrics import auroc, confidence, f_measure, fpr_at_95, predict_or_reject
 
 #           right  wrong  rejected  right  unknown taken for known, twice  unknown rejected
 PREDICTED = np.array([0, 1, -1, 2, 0, 2, -1])
@@ -43,9 +43,9 @@ def test_variants_as_loops(pairs):
 def test_threshold_rejects_what_is_below_it():
     logits = np.log(np.array([[0.5, 0.3, 0.2], [0.4, 0.35, 0.25], [0.1, 0.1, 0.8]]))
     assert confidence(logits) == pytest.approx([0.5, 0.4, 0.8])
-    assert rejecting(logits, 0.45).tolist() == [0, -1, 2]
-    assert rejecting(logits, 0.0).tolist() == [0, 0, 2]
-    assert rejecting(np.zeros((1, 4)), 0.25).tolist() == [0]  # not below it
+    assert predict_or_reject(logits, 0.45).tolist() == [0, -1, 2]
+    assert predict_or_reject(logits, 0.0).tolist() == [0, 0, 2]
+    assert predict_or_reject(np.zeros((1, 4)), 0.25).tolist() == [0]  # not below it
 
 
 def test_auroc_is_the_share_of_pairs_in_order():
@@ -65,7 +65,7 @@ def test_what_has_no_meaning_is_refused():
     with pytest.raises(ValueError, match="variant is 'f1'; it must be one of oltr, oltr-old"):
         f_measure(PREDICTED, TARGET, "f1")
     with pytest.raises(ValueError, match="threshold is 10"):
-        rejecting(np.zeros((1, 2)), 10)
+        predict_or_reject(np.zeros((1, 2)), 10)
     with pytest.raises(ValueError, match="must agree"):
         f_measure(PREDICTED, TARGET[:3], "oltr")
     for number in (auroc, fpr_at_95):

@@ -11,10 +11,10 @@ from torchvision.models.resnet import Bottleneck
 
 from cyclofocal.lab.data import DamagedDataError, MissingDataError
 from cyclofocal.lab.data.config import FolderData
-from cyclofocal.lab.oltr.stage1 import first_model
+from cyclofocal.lab.oltr.stage1 import stage1_model
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.weights import load_weights
-from cyclofocal.lab.training.learner import initial_model
+from cyclofocal.lab.training.train_state import initial_model
 
 LAYERS = (1, 2, 1, 1)
 NARROW = StageRecipe("r", "a title", FolderData("x"), epochs=1, learning_rate=0.1, feature_length=6)
@@ -60,13 +60,13 @@ def test_stage_1_begins_with_them_and_narrows_its_features(tmp_path):
     recipe = replace(NARROW, model="resnet-10", width=4, image_size=32)
     plain = initial_model(recipe, 9, seed=5)
     torch.save(plain.state_dict(), tmp_path / "own.pth")
-    model = first_model(StageRecipe(**{**vars(recipe), "weights_file": str(tmp_path / "own.pth")}), 3, seed=0)
+    model = stage1_model(StageRecipe(**{**vars(recipe), "weights_file": str(tmp_path / "own.pth")}), 3, seed=0)
     images = torch.randn(2, 3, 32, 32)
     plain.reset_classifier(0)
     features = torch.relu(nn.functional.linear(plain(images), model.narrow[0].weight, model.narrow[0].bias))
     assert features.shape == (2, 6)
     torch.testing.assert_close(model(images), model.classifier(features))
-    again = first_model(StageRecipe(**{**vars(recipe), "weights_file": str(tmp_path / "own.pth")}), 3, seed=0)
+    again = stage1_model(StageRecipe(**{**vars(recipe), "weights_file": str(tmp_path / "own.pth")}), 3, seed=0)
     assert torch.equal(again.narrow[0].weight, model.narrow[0].weight)
 
 
@@ -86,4 +86,4 @@ def test_another_network_and_no_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the weights come from one"):
         StageRecipe("r", "t", FolderData("x"), epochs=1, learning_rate=0.1, pretrained=True, weights_file="a.pth")
     with pytest.raises(ValueError, match="feature_length is 6, but SmallConvNet has its own"):
-        first_model(replace(NARROW, model="small-convnet"), 3, 0)
+        stage1_model(replace(NARROW, model="small-convnet"), 3, 0)

@@ -8,20 +8,22 @@ from cyclofocal.lab.oltr.sampler import class_aware_batches
 
 COUNTS = [40, 12, 6, 2, 1]
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), COUNTS))
+LONG_COUNTS = [400, 120, 60, 15, 5]
+LONG = np.random.default_rng(0).permutation(np.repeat(np.arange(5), LONG_COUNTS))
 
 
 def test_classes_alike_and_images_of_a_class_alike():
-    indices = torch.cat(class_aware_batches(LABELS, 0, 0, 32, images=600)).numpy()
-    assert np.bincount(LABELS[indices]).tolist() == [120] * 5
-    for c, count in enumerate(COUNTS):
-        times = np.bincount(indices[LABELS[indices] == c], minlength=len(LABELS))[c == LABELS]
+    indices = torch.cat(class_aware_batches(LONG, 0, 0, 32)).numpy()
+    assert np.bincount(LONG[indices]).tolist() == [120] * 5
+    for c, count in enumerate(LONG_COUNTS):
+        times = np.bincount(indices[LONG[indices] == c], minlength=len(LONG))[c == LONG]
         assert times.sum() == 120
         assert times.max() - times.min() <= 1, f"class {c} of {count}"
 
 
 def test_a_class_brings_four_images_and_comes_once_a_round():
-    indices = torch.cat(class_aware_batches(LABELS, 0, 0, 32, images=600))
-    groups = LABELS[indices.numpy()].reshape(-1, 4)
+    indices = torch.cat(class_aware_batches(LONG, 0, 0, 32))
+    groups = LONG[indices.numpy()].reshape(-1, 4)
     assert (groups == groups[:, :1]).all()
     rounds = groups[:, 0].reshape(-1, 5)
     assert (np.sort(rounds) == np.arange(5)).all()

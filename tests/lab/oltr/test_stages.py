@@ -13,22 +13,25 @@ import torch
 from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
+from cyclofocal.lab.compare.grid import run_job
 from cyclofocal.lab.oltr import recipes, stages
 from cyclofocal.lab.oltr.evaluation import evaluate_file
 from cyclofocal.lab.oltr.features import features_of
 from cyclofocal.lab.oltr.recipes import cyclical
-from cyclofocal.lab.oltr.stage1 import FirstStageError, first_weights, last_weights
+from cyclofocal.lab.oltr.stage1 import Stage1Error, stage1_weights
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
-from cyclofocal.lab.oltr.stages import train_first, train_second
+from cyclofocal.lab.oltr.stages import stage2_job, task_of
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
 from cyclofocal.lab.records import read_records
 from cyclofocal.lab.training import checkpoint
-from cyclofocal.lab.training.learner import initial_model
-from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, identity
-from cyclofocal.lab.training.train import Setup
+from cyclofocal.lab.training import train as training
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.run_folder import DamagedRunError, RunFolder, RunMismatchError
+from cyclofocal.lab.training.train import train
+from cyclofocal.lab.training.train_state import initial_model
 from stages import FIRST
 
-CPU = Setup(cpu=True)
+CPU = RunOptions(cpu=True)
 CYCLICAL = cyclical(0.0, 4.0)
 CE = (CROSS_ENTROPY, CROSS_ENTROPY)
 SECOND = replace(
@@ -37,13 +40,23 @@ SECOND = replace(
 STAGES = TwoStages(FIRST, SECOND, (CE, (CYCLICAL, CYCLICAL)))
 
 
+def second(folder, loss=CROSS_ENTROPY, experiment=STAGES):
+    """The job of stage 2, which knows that of its stage 1."""
+    return stage2_job(experiment, loss, 0, folder, CPU)
+
+
+def run(job):
+    """Train a job alone, not what it needs."""
+    return train(job, task_of(job.recipe))
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """Both stages of both losses have ended here."""
     folder = tmp_path_factory.mktemp("runs")
-    for pair in STAGES.losses:
-        train_first(STAGES, pair, 0, folder, CPU)
-        train_second(STAGES, pair, 0, folder, CPU)
+    for loss in (CROSS_ENTROPY, CYCLICAL):
+        run(second(folder, loss).stage1)
+        run(second(folder, loss))
     return folder
 
 
@@ -67,7 +80,7 @@ def test_records_and_logits_of_both_stages(out):
 
 
 def test_the_second_stage_is_built_on_the_first(out):
-    one, two = (checkpoint.newest(record(out, stage, "ce")[1])[0]["model"] for stage in (1, 2))
+    one, two = (checkpoint.load_latest(record(out, stage, "ce")[1])[0]["model"] for stage in (1, 2))
     assert two["memory.centroids"].isfinite().all()
     assert {"attention.project.weight", "classifier.selector.weight"} <= set(two)
     ours = one["classifier.weight"]
@@ -78,9 +91,8 @@ def test_the_second_stage_is_built_on_the_first(out):
 
 def test_the_centroids_begin_as_the_mean_features(out, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(stages, "fit", lambda learner, data, *rest: seen.append((learner.model, data)))
-    first = record(out, 1, "ce")[1]
-    stages.train_stage(stages.on_top(STAGES), CROSS_ENTROPY, 0, CPU, last_weights(first))
+    monkeypatch.setattr(training, "fit", lambda run: seen.append((run.state.model, run.data)))
+    run(replace(second(out), folder=None))
     network, data = seen[0]
     pixels = data.train.inputs / data.train.max_pixel
     network.eval()
@@ -90,29 +102,28 @@ def test_the_centroids_begin_as_the_mean_features(out, monkeypatch, tmp_path):
 
 
 def test_a_stopped_second_stage_ends_as_if_it_had_not_been(out, monkeypatch, tmp_path):
-    kept = stages.Run.keep
+    kept = RunFolder.save_epoch
 
     def stop(self, epoch, content):
         kept(self, epoch, content)
         raise KeyboardInterrupt
 
-    pair = STAGES.losses[1]
-    train_first(STAGES, pair, 0, tmp_path, CPU)
-    monkeypatch.setattr(stages.Run, "keep", stop)
+    job = second(tmp_path, CYCLICAL)
+    run(job.stage1)
+    monkeypatch.setattr(RunFolder, "save_epoch", stop)
     with pytest.raises(KeyboardInterrupt):
-        train_second(STAGES, pair, 0, tmp_path, CPU)
-    monkeypatch.setattr(stages.Run, "keep", kept)
-    train_second(STAGES, pair, 0, tmp_path, CPU)
-    for name, value in checkpoint.newest(record(out, 2, "cyclical")[1])[0]["model"].items():
-        other = checkpoint.newest(record(tmp_path, 2, "cyclical")[1])[0]["model"][name]
+        run(job)
+    monkeypatch.setattr(RunFolder, "save_epoch", kept)
+    run(job)
+    for name, value in checkpoint.load_latest(record(out, 2, "cyclical")[1])[0]["model"].items():
+        other = checkpoint.load_latest(record(tmp_path, 2, "cyclical")[1])[0]["model"][name]
         assert torch.equal(value, other), name
 
 
 def test_frozen_features_stay_to_the_bit(out, tmp_path):
     frozen = replace(STAGES, second=replace(SECOND, frozen=True))
-    train_first(frozen, CE, 0, tmp_path, CPU)
-    train_second(frozen, CE, 0, tmp_path, CPU)
-    one, two = (checkpoint.newest(record(tmp_path, stage, "ce")[1])[0]["model"] for stage in (1, 2))
+    run_job(second(tmp_path, experiment=frozen))
+    one, two = (checkpoint.load_latest(record(tmp_path, stage, "ce")[1])[0]["model"] for stage in (1, 2))
     compared = 0
     for name, value in two.items():
         if name.startswith("backbone.body."):
@@ -123,8 +134,8 @@ def test_frozen_features_stay_to_the_bit(out, tmp_path):
 
 def test_features_of_the_first_stage_can_have_a_rate_of_their_own(tmp_path):
     slow = replace(FIRST, features_lr_scale=1e-30, momentum=0.0, weight_decay=0.0)
-    train_first(replace(STAGES, first=slow), CE, 0, tmp_path, CPU)
-    found = checkpoint.newest(record(tmp_path, 1, "ce")[1])[0]["model"]
+    run(second(tmp_path, experiment=replace(STAGES, first=slow)).stage1)
+    found = checkpoint.load_latest(record(tmp_path, 1, "ce")[1])[0]["model"]
     begun = initial_model(slow, 8, 0).state_dict()
     weights = dict(initial_model(slow, 8, 0).named_parameters())
     moved = {name for name in weights if not torch.allclose(found[name], begun[name])}
@@ -132,25 +143,23 @@ def test_features_of_the_first_stage_can_have_a_rate_of_their_own(tmp_path):
 
 
 def test_a_second_stage_without_its_first_is_refused(out, tmp_path):
-    with pytest.raises(
-        FirstStageError, match="no run there; stage 2 of cross-entropy, seed 0, begins with the stage 1"
-    ):
-        train_second(STAGES, CE, 0, tmp_path, CPU)
-    wanted, folder = identity(FIRST, CROSS_ENTROPY, 0), record(out, 1, "ce")[1]
+    with pytest.raises(Stage1Error, match="no run there; stage 2 of cross-entropy, seed 0, begins with the stage 1"):
+        run(second(tmp_path))
+    job = second(out).stage1
     for other, said in (
-        ({"loss": identity(FIRST, CYCLICAL, 0)["loss"]}, "name: 'ce' there, 'cyclical' now"),
+        ({"loss": CYCLICAL}, "name: 'ce' there, 'cyclical' now"),
         ({"seed": 1}, "seed: 0 there, 1 now"),
-        ({"recipe": wanted["recipe"] | {"epochs": 3}}, "epochs: 2 there, 3 now"),
+        ({"recipe": replace(FIRST, epochs=3)}, "epochs: 2 there, 3 now"),
     ):
-        with pytest.raises(FirstStageError, match=f"holds another run .*{said}"):
-            first_weights(folder, wanted | other)
+        with pytest.raises(Stage1Error, match=f"holds another run .*{said}"):
+            stage1_weights(replace(job, **other))
     unended = tmp_path / "unended"
     unended.mkdir()
-    (unended / "run.json").write_bytes((folder / "run.json").read_bytes())
-    with pytest.raises(FirstStageError, match="has not ended"):
-        first_weights(unended, wanted)
-    with pytest.raises(FirstStageError, match="stage is 2; stage 2 begins with weights of stage 1"):
-        stages.train_stage(stages.on_top(STAGES), CROSS_ENTROPY, 0, CPU)
+    (unended / "run.json").write_bytes((job.folder / "run.json").read_bytes())
+    with pytest.raises(Stage1Error, match="has not ended"):
+        stage1_weights(replace(job, folder=unended))
+    with pytest.raises(Stage1Error, match="stage is 2; stage 2 begins with weights of stage 1"):
+        run(replace(second(tmp_path / "alone"), stage1=None))
 
 
 def test_seeds_and_losses_are_one_experiment_and_another_first_stage_is_another(out):
@@ -158,23 +167,24 @@ def test_seeds_and_losses_are_one_experiment_and_another_first_stage_is_another(
     assert recipes[0] == recipes[1]
     longer = replace(STAGES, first=replace(FIRST, epochs=3))
     sharper = replace(STAGES, losses=(CE, (cyclical(1.0, 4.0), CYCLICAL)))
-    assert len({stages.on_top(found).first for found in (STAGES, longer, sharper)}) == 3
+    assert len({stages.with_stage1_digest(found).first for found in (STAGES, longer, sharper)}) == 3
 
 
 def test_a_second_stage_begins_with_the_moving_average(tmp_path, monkeypatch):
     averaged = replace(STAGES, first=replace(FIRST, ema_decay=0.9))
-    train_first(averaged, CE, 0, tmp_path, CPU)
-    content = checkpoint.newest(record(tmp_path, 1, "ce")[1])[0]
+    job = second(tmp_path, experiment=averaged)
+    run(job.stage1)
+    content = checkpoint.load_latest(record(tmp_path, 1, "ce")[1])[0]
     seen = []
-    monkeypatch.setattr(stages, "fit", lambda learner, *rest: seen.append(learner.model.classifier.hallucinator.weight))
-    train_second(averaged, CE, 0, tmp_path, CPU)
+    monkeypatch.setattr(training, "fit", lambda run: seen.append(run.state.model.classifier.hallucinator.weight))
+    run(job)
     assert torch.equal(seen[0], content["average"]["module.classifier.weight"])
     assert not torch.equal(seen[0], content["model"]["classifier.weight"])
 
 
 def test_stages_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="model is 'small-convnet' in stage 1 and 'tiny-resnet' in stage 2"):
-        TwoStages(FIRST, replace(SECOND, model="tiny-resnet"), STAGES.losses)
+    with pytest.raises(ValueError, match="model is 'small-convnet' in stage 1 and 'small-resnet' in stage 2"):
+        TwoStages(FIRST, replace(SECOND, model="small-resnet"), STAGES.losses)
     with pytest.raises(ValueError, match="stage is 3"):
         replace(FIRST, stage=3)
     with pytest.raises(ValueError, match="stage 2 has no mixup"):
@@ -188,26 +198,26 @@ def test_a_second_stage_refuses_files_of_another_first(out, tmp_path, name):
     shutil.copytree(out / "digits-1", tmp_path / "digits-1")
     ours, theirs = (record(tmp_path, 1, loss)[1] for loss in ("ce", "cyclical"))
     shutil.copy(theirs / name, ours)
-    with pytest.raises(FirstStageError, match="is of another run") as error:
-        train_second(STAGES, CE, 0, tmp_path, CPU)
+    with pytest.raises(Stage1Error, match="is of another run") as error:
+        run(second(tmp_path))
     assert str(error.value).startswith(str(ours / name))
     assert "name: 'cyclical' there, 'ce' now" in str(error.value)
 
 
 def test_a_finished_stage_of_another_run_is_refused(out, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "fit", None)
+    monkeypatch.setattr(training, "fit", None)
     shutil.copytree(out / "digits-1", tmp_path / "digits-1")
     ours, theirs = (record(tmp_path, 1, loss)[1] for loss in ("ce", "cyclical"))
     shutil.copy(theirs / "record.jsonl", ours)
-    with pytest.raises(OtherRunError, match="name: 'cyclical' there, 'ce' now"):
-        train_first(STAGES, CE, 0, tmp_path, CPU)
+    with pytest.raises(RunMismatchError, match="name: 'cyclical' there, 'ce' now"):
+        run(second(tmp_path).stage1)
 
 
 def test_a_folder_in_the_place_of_the_logits_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "fit", None)
+    monkeypatch.setattr(training, "fit", None)
     (tmp_path / "predictions.npz").mkdir()
     with pytest.raises(DamagedRunError, match=r"predictions\.npz: a folder, where a run has a file"):
-        stages.train_stage(FIRST, CROSS_ENTROPY, 0, replace(CPU, folder=tmp_path))
+        run(Job(FIRST, CROSS_ENTROPY, 0, tmp_path, CPU))
 
 
 @pytest.mark.parametrize(
@@ -229,8 +239,7 @@ def test_the_features_of_a_run_that_says_not_what_it_is(content, words, tmp_path
 def test_two_processes_give_the_numbers_of_one(out, tmp_path):
     code = (
         "import sys; sys.path += sys.argv[2:]; from pathlib import Path; import test_stages as t;"
-        "pair = t.STAGES.losses[1]; out = Path(sys.argv[1]);"
-        "t.train_first(t.STAGES, pair, 0, out, t.CPU); t.train_second(t.STAGES, pair, 0, out, t.CPU)"
+        "t.run_job(t.second(Path(sys.argv[1]), t.CYCLICAL))"
     )
     script = tmp_path / "run.py"
     script.write_text(code)

@@ -14,8 +14,9 @@ from cyclofocal.lab.recipes.catalogue import IMBALANCES, RECIPES
 from cyclofocal.lab.recipes.image_folder import image_recipe
 from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, SMOOTHED
 from cyclofocal.lab.training import train as module
+from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.models import MODELS, build_model, check_model
-from cyclofocal.lab.training.train import Setup, load_data, train
+from cyclofocal.lab.training.train import load_data, train
 
 CLASSES = {"digits": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
 SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
@@ -67,7 +68,7 @@ def test_two_steps(name, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "compute_metrics", lambda logits, *rest: {"shape": logits.shape})  # classes are missing
     monkeypatch.setattr(module, "check_every_class_is_tested", lambda data: None)
     monkeypatch.setattr(module, "recall_per_class", lambda *given: np.zeros(1))
-    record = train(small(recipe), CYCLICAL, 0, Setup(cpu=True))
+    record = train(Job(small(recipe), CYCLICAL, 0, options=RunOptions(cpu=True)))
     assert record.metrics == {"shape": (16, classes)}
     assert len(record.epochs) == len(steps) == 1
     assert len(steps[0][1].batches(0)) == 2
@@ -139,4 +140,4 @@ def test_unknown_models_are_refused():
     with pytest.raises(ValueError, match="width is 9, but resnet18 is timm's"):
         check_model(replace(recipe, width=9))
     with pytest.raises(ValueError, match="pretrained"):
-        build_model(replace(recipe, model="tiny-resnet", pretrained=True), 10)
+        build_model(replace(recipe, model="small-resnet", pretrained=True), 10)

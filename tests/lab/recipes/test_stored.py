@@ -8,7 +8,7 @@ import pytest
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
-from cyclofocal.lab.oltr.stages import on_top
+from cyclofocal.lab.oltr.stages import with_stage1_digest
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -79,6 +79,6 @@ HASHES = {
 def test_recipes_have_the_content_of_earlier_runs(name):
     if name in TWO_STAGES:
         stages = TWO_STAGES[name]()
-        assert content_hash([stages.first.flat(), on_top(stages).flat()]) == HASHES[name]
+        assert content_hash([stages.first.flat(), with_stage1_digest(stages).flat()]) == HASHES[name]
     else:
         assert content_hash(RECIPES[name]().flat()) == HASHES[name]

@@ -14,7 +14,7 @@ from cyclofocal.lab.oltr.sampler import class_aware_batches
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.augment import DRAWS, crop_flip, cutout, epoch_draws
-from cyclofocal.lab.training.batches import OnDemand, Share, check_shares, epoch_batches, source
+from cyclofocal.lab.training.batches import ImageFileLoader, Shard, build_loader, check_last_batch, epoch_batches
 from cyclofocal.lab.training.mixup import build_mixer, mix
 
 CPU = torch.device("cpu")
@@ -32,9 +32,9 @@ def images():
 
 
 def epoch(images, recipe, share=None, seed=1, number=2, workers=0):
-    reader = source(images, recipe, CPU, workers, training=True)
+    reader = build_loader(images, recipe, CPU, workers, training=True)
     batches = epoch_batches(seed, number, len(images), recipe.batch_size)
-    return list(reader.train(batches, share or Share(), seed, number))
+    return list(reader.train(batches, share or Shard(), seed, number))
 
 
 def test_batches_hold_every_image_once():
@@ -47,7 +47,7 @@ def test_batches_hold_every_image_once():
 @pytest.mark.parametrize("size", [5, 6, 17])
 def test_shares_are_disjoint_whole_and_hold_pairs(world, size):
     batch = torch.randperm(100)[:size]
-    shares = [Share(rank, world).of(batch) for rank in range(world)]
+    shares = [Shard(rank, world).of(batch) for rank in range(world)]
     assert torch.cat(shares).sort().values.equal(batch.sort().values)
     assert max(map(len, shares)) - min(map(len, shares)) <= 2
     for share in shares:
@@ -57,17 +57,17 @@ def test_shares_are_disjoint_whole_and_hold_pairs(world, size):
 
 
 def test_a_batch_too_small_for_the_processes_is_refused():
-    check_shares(276, 32, 2)
+    check_last_batch(276, 32, 2)
     with pytest.raises(
         ValueError, match="batch_size is 25 for 276 images, so the last batch has 1; 2 processes need 3"
     ):
-        check_shares(276, 25, 2)
+        check_last_batch(276, 25, 2)
 
 
 @pytest.mark.parametrize("recipe", [CROPPED, replace(TIMM, batch_size=5), replace(TIMM, batch_size=5, aug_splits=3)])
 def test_an_image_is_augmented_the_same_in_any_process(images, recipe):
     alone = epoch(images, recipe)
-    shared = [epoch(images, recipe, Share(rank, 2)) for rank in (0, 1)]
+    shared = [epoch(images, recipe, Shard(rank, 2)) for rank in (0, 1)]
     splits = recipe.aug_splits
     for whole, *parts in zip(alone, *shared, strict=True):
         by_index = {}
@@ -83,11 +83,11 @@ def test_an_image_is_augmented_the_same_in_any_process(images, recipe):
 
 @pytest.mark.parametrize("recipe", [CROPPED, TIMM])
 def test_workers_change_nothing(images, recipe):
-    alone = OnDemand(images, recipe, CPU, 0, training=True)
-    helped = OnDemand(images, recipe, CPU, 2, training=True)
+    alone = ImageFileLoader(images, recipe, CPU, 0, training=True)
+    helped = ImageFileLoader(images, recipe, CPU, 2, training=True)
     for number in (0, 1):
         batches = epoch_batches(0, number, len(images), 8)
-        pairs = zip(alone.train(batches, Share(), 0, number), helped.train(batches, Share(), 0, number), strict=True)
+        pairs = zip(alone.train(batches, Shard(), 0, number), helped.train(batches, Shard(), 0, number), strict=True)
         for mine, theirs in pairs:
             assert torch.equal(mine.indices, theirs.indices)
             assert torch.equal(mine.images, theirs.images)
@@ -95,19 +95,22 @@ def test_workers_change_nothing(images, recipe):
 
 def test_in_memory_and_one_by_one_are_the_same(images):
     batches = epoch_batches(0, 0, len(images), 8)
-    quick, slow = source(images, CROPPED, CPU, training=True), OnDemand(images, CROPPED, CPU, 0, training=True)
+    quick, slow = (
+        build_loader(images, CROPPED, CPU, training=True),
+        ImageFileLoader(images, CROPPED, CPU, 0, training=True),
+    )
     assert type(quick) is not type(slow)
-    for a, b in zip(quick.train(batches, Share(), 0, 0), slow.train(batches, Share(), 0, 0), strict=True):
+    for a, b in zip(quick.train(batches, Shard(), 0, 0), slow.train(batches, Shard(), 0, 0), strict=True):
         torch.testing.assert_close(a.images, b.images)
-    for a, b in zip(quick.plain(batches), slow.plain(batches), strict=True):
+    for a, b in zip(quick.eval_batches(batches), slow.eval_batches(batches), strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("recipe", [CROPPED, TIMM])
 def test_draws_change_with_epoch_and_seed_and_nothing_else(images, recipe):
     def first(seed, number):
-        reader = source(images, recipe, CPU, training=True)
-        return next(iter(reader.train([torch.arange(9)], Share(), seed, number))).images
+        reader = build_loader(images, recipe, CPU, training=True)
+        return next(iter(reader.train([torch.arange(9)], Shard(), seed, number))).images
 
     torch.manual_seed(5)
     now = first(0, 0)
@@ -192,7 +195,7 @@ def test_an_image_that_cannot_be_read_is_named(images):
 
     broken = replace(images, inputs=None, reader=Broken())
     with pytest.raises(OSError, match=r"folder/22\.png is cut off"):
-        list(source(broken, CROPPED, CPU).plain([torch.tensor([22])]))
+        list(build_loader(broken, CROPPED, CPU).eval_batches([torch.tensor([22])]))
 
 
 class Cut:
@@ -209,9 +212,9 @@ class Cut:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_worker_names_it_in_a_line_too(workers):
-    reader = OnDemand(on_demand(Cut(), [0, 0, 0], "cut"), CROPPED, CPU, workers, training=False)
+    reader = ImageFileLoader(on_demand(Cut(), [0, 0, 0], "cut"), CROPPED, CPU, workers, training=False)
     with pytest.raises(UnreadableImageError, match=r"^folder/1\.png: cut off$"):
-        list(reader.plain([torch.arange(3)]))
+        list(reader.eval_batches([torch.arange(3)]))
 
 
 @pytest.mark.parametrize("kind", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
@@ -233,7 +236,7 @@ def test_mixing_keeps_soft_targets_soft_and_is_that_of_one_process(kind, size):
             if "cutmix" not in kind:
                 torch.testing.assert_close(mixed[place], share * images[place] + (1 - share) * images[mirror])
         for rank in (0, 1):
-            own = Share(rank, 2).of(torch.arange(size))
+            own = Shard(rank, 2).of(torch.arange(size))
             their_images, their_target = mix(mixer, images[own], labels[own], 0, 0, step)
             assert torch.equal(their_images, mixed[own])
             assert torch.equal(their_target, target[own])
@@ -244,9 +247,9 @@ def test_mixing_keeps_soft_targets_soft_and_is_that_of_one_process(kind, size):
 def test_every_operation_of_a_policy_works_at_full_strength(images, policy):
     from timm.data.auto_augment import posterize as strict
 
-    from cyclofocal.lab.training.transforms import Timm, posterize
+    from cyclofocal.lab.training.transforms import TimmTransform, posterize
 
-    transform = Timm(replace(TIMM, auto_augment=policy))
+    transform = TimmTransform(replace(TIMM, auto_augment=policy))
     for index in range(150):  # one in fifteen operations posterizes, to no bit at the end of its range
         assert transform(images.image(0), (0, 0, index)).isfinite().all()
     assert not np.asarray(posterize(images.image(0), 0)).any()

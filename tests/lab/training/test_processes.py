@@ -11,7 +11,8 @@ from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.recipes.settings import with_settings
 from cyclofocal.lab.records import read_records
-from cyclofocal.lab.training.train import Setup, train
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.train import train
 
 SETTINGS = [  # 276 images in batches of 35: the last has 31; 101 validation images
     "epochs=2",
@@ -43,7 +44,7 @@ def test_two_processes_equal_one(tmp_path):
     assert "deprecated" not in process.stderr
     (folder,) = (tmp_path / "digits").iterdir()
     (two,) = read_records(folder / "record.jsonl")
-    one = train(with_settings(digits(), SETTINGS), CYCLICAL, 0, Setup(cpu=True, folder=tmp_path / "alone"))
+    one = train(Job(with_settings(digits(), SETTINGS), CYCLICAL, 0, tmp_path / "alone", RunOptions(cpu=True)))
 
     assert (two.processes, one.processes) == (2, 1)
     assert two.train_counts == one.train_counts == [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]

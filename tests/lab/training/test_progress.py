@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from cyclofocal.lab.training import progress
-from cyclofocal.lab.training.progress import Display
+from cyclofocal.lab.training.progress import RunProgress
 
 ROW = {"epoch": 1, "train_loss": 0.25, "train_accuracy": 0.9, "validation_accuracy": 0.875, "seconds": 2.0}
 
@@ -28,7 +28,7 @@ def screen(monkeypatch):
 
 def test_a_terminal_has_a_bar_with_loss_accuracy_speed_and_time_left(screen):
     said = screen(terminal=True)
-    with Display("digits ce seed 0", steps=10, done=4, shown=True) as bar:
+    with RunProgress("digits ce seed 0", steps=10, done=4, shown=True) as bar:
         assert bar.step(32)
         bar.show(0.5, 0.75)
         bar.epoch(ROW, 5)
@@ -40,7 +40,7 @@ def test_a_terminal_has_a_bar_with_loss_accuracy_speed_and_time_left(screen):
 
 def test_elsewhere_there_is_a_line_per_epoch(screen):
     said = screen(terminal=False)
-    with Display("digits ce seed 0", steps=10, done=0, shown=True) as bar:
+    with RunProgress("digits ce seed 0", steps=10, done=0, shown=True) as bar:
         assert not bar.step(32)
         bar.epoch(ROW, 5)
     assert said.getvalue() == (
@@ -51,7 +51,7 @@ def test_elsewhere_there_is_a_line_per_epoch(screen):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_process_that_is_not_asked_says_nothing(screen, terminal):
     said = screen(terminal)
-    with Display("digits ce seed 0", steps=10, done=0, shown=False) as bar:
+    with RunProgress("digits ce seed 0", steps=10, done=0, shown=False) as bar:
         assert not bar.step(32)
         bar.epoch(ROW, 5)
     assert said.getvalue() == ""

@@ -22,8 +22,9 @@ from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
 from cyclofocal.lab.records import RunRecord, read_records, write_record
 from cyclofocal.lab.training import checkpoint
 from cyclofocal.lab.training import run_folder as runs
-from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, Run, identity, locked
-from cyclofocal.lab.training.train import Setup, train
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.run_folder import DamagedRunError, RunFolder, RunMismatchError, identity, lock_run
+from cyclofocal.lab.training.train import train
 
 RECIPE = replace(
     digits().with_data(validation_images=50),
@@ -43,7 +44,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from cyclofocal.lab.recipes.loss import CYCLICAL
-from cyclofocal.lab.training.train import Setup, train
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.train import train
 sys.path.insert(0, {tests!r})
 from {module} import RECIPE
 
@@ -57,7 +59,7 @@ def counted(*args, **kwargs):
 
 real = {where}
 {where} = counted
-train(RECIPE, CYCLICAL, 3, Setup(folder=Path({folder!r}), cpu=True))
+train(Job(RECIPE, CYCLICAL, 3, Path({folder!r}), RunOptions(cpu=True)))
 """
 
 
@@ -72,11 +74,11 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, train(RECIPE, CYCLICAL, 3, Setup(folder=folder, cpu=True))
+    return folder, go_on(folder)
 
 
 def go_on(folder):
-    return train(RECIPE, CYCLICAL, 3, Setup(folder=folder, cpu=True))
+    return train(Job(RECIPE, CYCLICAL, 3, folder, RunOptions(cpu=True)))
 
 
 def assert_same(folder, record, whole):
@@ -126,15 +128,15 @@ def test_killed(where, calls, kept, tmp_path, whole):
 
 def interrupt_after(monkeypatch, folder, epochs):
     """Stop a run as Ctrl-C does, at the beginning of an epoch."""
-    real = runs.Run.keep
+    real = runs.RunFolder.save_epoch
 
-    def keep(self, epoch, content):
+    def save_epoch(self, epoch, content):
         real(self, epoch, content)
         if epoch + 1 == epochs:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Run, "keep", keep)
+        patch.setattr(runs.RunFolder, "save_epoch", save_epoch)
         with pytest.raises(KeyboardInterrupt):
             go_on(folder)
 
@@ -190,8 +192,8 @@ def test_the_newest_two_checkpoints_are_kept(whole):
     ],
 )
 def test_another_run_in_the_folder_is_refused(change, words, whole):
-    with pytest.raises(OtherRunError, match=words):
-        train(*change(), Setup(folder=whole[0], cpu=True))
+    with pytest.raises(RunMismatchError, match=words):
+        train(Job(*change(), whole[0], RunOptions(cpu=True)))
 
 
 def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
@@ -205,27 +207,27 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="no space"):
             checkpoint.save(tmp_path, 1, {"rows": [1, 2]})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000.pt"]
-    assert checkpoint.newest(tmp_path) == ({"rows": [1]}, [])
+    assert checkpoint.load_latest(tmp_path) == ({"rows": [1]}, [])
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     """A checkpoint of the run, then other labels under the same name."""
     recipe, folder = replace(RECIPE, epochs=2), tmp_path / "run"
-    train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
+    train(Job(recipe, CROSS_ENTROPY, 0, folder))
     (folder / "record.jsonl").unlink()
-    again = train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
+    again = train(Job(recipe, CROSS_ENTROPY, 0, folder))
     assert len(again.epochs) == 2
     (folder / "record.jsonl").unlink()
     monkeypatch.setattr(DataSet, "digest", "0123456789abcdef")
-    with pytest.raises(OtherRunError, match="other data"):
-        train(recipe, CROSS_ENTROPY, 0, Setup(folder=folder))
+    with pytest.raises(RunMismatchError, match="other data"):
+        train(Job(recipe, CROSS_ENTROPY, 0, folder))
 
 
 @pytest.fixture(scope="module")
 def of_seed_4(tmp_path_factory):
     """A run of another seed; its files fit the folder of the first in all but what they say."""
     folder = tmp_path_factory.mktemp("other")
-    train(RECIPE, CYCLICAL, 4, Setup(folder=folder, cpu=True))
+    train(Job(RECIPE, CYCLICAL, 4, folder, RunOptions(cpu=True)))
     return folder
 
 
@@ -241,7 +243,7 @@ def test_the_record_of_another_run_is_refused_and_left(with_run, tmp_path, whole
     if with_run:
         shutil.copy(whole[0] / "run.json", tmp_path)
     shutil.copy(of_seed_4 / "record.jsonl", tmp_path)
-    with pytest.raises(OtherRunError) as error:
+    with pytest.raises(RunMismatchError) as error:
         go_on(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'record.jsonl'} is of another run (seed: 4 there, 3 now); move it")
     assert (tmp_path / "record.jsonl").read_bytes() == (of_seed_4 / "record.jsonl").read_bytes()
@@ -251,7 +253,7 @@ def test_the_record_of_another_run_is_refused_and_left(with_run, tmp_path, whole
 def test_a_record_without_test_metrics_is_not_a_tested_run(tmp_path, whole):
     record = replace(whole[1], metrics={}, per_class=[], reliability=[], test_counts=[])
     write_record(record, tmp_path / "record.jsonl")
-    with pytest.raises(OtherRunError, match="test: False there"):
+    with pytest.raises(RunMismatchError, match="test: False there"):
         go_on(tmp_path)
 
 
@@ -259,7 +261,7 @@ def test_a_record_without_test_metrics_is_not_a_tested_run(tmp_path, whole):
 def test_the_checkpoint_of_another_run_is_refused_and_left(tmp_path, whole, of_seed_4):
     shutil.copy(whole[0] / "run.json", tmp_path)
     copied = Path(shutil.copy(of_seed_4 / "checkpoint-00004.pt", tmp_path))
-    with pytest.raises(OtherRunError) as error:
+    with pytest.raises(RunMismatchError) as error:
         go_on(tmp_path)
     assert str(error.value).startswith(f"{copied} is of another run (seed: 4 there, 3 now)")
     assert copied.exists()
@@ -307,8 +309,8 @@ PARTS = ("rows", "seconds", "data", "model", "optimizer", "criterion", "average"
 )
 def test_a_checkpoint_that_cannot_be_used_is_named(make, words, tmp_path):
     """The one before is used."""
-    run = Run(tmp_path, identity(RECIPE, CYCLICAL, 3))
-    run.keep(0, dict.fromkeys(PARTS, 0) | {"rows": [{}]})
+    run = RunFolder(tmp_path, identity(RECIPE, CYCLICAL, 3))
+    run.save_epoch(0, dict.fromkeys(PARTS, 0) | {"rows": [{}]})
     newest = tmp_path / "checkpoint-00001.pt"
     newest.write_bytes(signed(make()))
     content, (error,) = run.resume(PARTS)
@@ -341,7 +343,7 @@ def test_something_else_in_the_place_of_a_file_is_named(name, target, tmp_path):
     else:
         path.symlink_to(name if target == "itself" else target)
     kind = "a link that leads nowhere" if target else "a folder"
-    with pytest.raises(DamagedRunError) as error, locked(tmp_path):
+    with pytest.raises(DamagedRunError) as error, lock_run(tmp_path):
         go_on(tmp_path)
     assert str(error.value).startswith(f"{path}: {kind}, where a run has a file; move or remove it")
     assert os.path.lexists(path)
@@ -370,7 +372,7 @@ def test_a_damaged_run_json_is_named_and_left(content, words, tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_and_no_more(tmp_path):
-    run = Run(tmp_path, identity(RECIPE, CYCLICAL, 3))
+    run = RunFolder(tmp_path, identity(RECIPE, CYCLICAL, 3))
     for name in (".record.jsonl-12.tmp", ".checkpoint-00001.pt-0a1b2c3d.tmp"):
         (tmp_path / name).touch()
     for name in (".notes.tmp", ".record.jsonl-mine", "run.json.tmp"):
@@ -386,7 +388,7 @@ def test_an_unfinished_file_takes_no_name_in_use(tmp_path, monkeypatch):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / f".record.jsonl-{os.getpid()}.tmp").symlink_to("precious")
     (tmp_path / f".run.json-{os.getpid()}.tmp").mkdir()
-    run = Run(tmp_path, identity(RECIPE, CYCLICAL, 3))
+    run = RunFolder(tmp_path, identity(RECIPE, CYCLICAL, 3))
     run.finish(RunRecord({}, {}, 0, {}, "cpu", [], [], {}, 1.0))
     assert (tmp_path / "precious").read_text() == "mine"
     assert (tmp_path / "record.jsonl").is_file()

@@ -9,11 +9,13 @@ import torch
 from cyclofocal import CyclicalFocalLoss
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
+from cyclofocal.lab.training.accelerator import start_accelerator
 from cyclofocal.lab.training.batches import Batch
-from cyclofocal.lab.training.learner import build_learner
-from cyclofocal.lab.training.optim import build_criterion, build_optimizer, set_moment
-from cyclofocal.lab.training.schedule import learning_rate, moment, never_focal
-from cyclofocal.lab.training.train import Setup, start_accelerator, train
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.optim import apply_schedule, build_criterion, build_optimizer
+from cyclofocal.lab.training.schedule import learning_rate, never_focal, scheduled_values
+from cyclofocal.lab.training.train import train
+from cyclofocal.lab.training.train_state import build_state, initial_model
 
 RANGES = {"weight_decay": (1e-5, 8e-5), "temperature": (0.5, 2.0), "clip_norm": (0.5, 2.0)}
 RECIPE = replace(digits(), epochs=9, warmup_epochs=2)
@@ -37,7 +39,7 @@ def test_quantities_cycle_alone_and_together(names, loss, factor, clock):
     for epoch in range(11):
         for step in range(steps):
             progress = epoch / 10 if clock == "epoch" else (epoch * steps + step) / (11 * steps - 1)
-            now, eta = moment(recipe, loss, epoch, step, steps), eta_by_hand(progress, factor)
+            now, eta = scheduled_values(recipe, loss, epoch, step, steps), eta_by_hand(progress, factor)
             assert now.eta == pytest.approx(eta, abs=1e-12)
             for name in names:
                 low, high = RANGES[name]
@@ -47,8 +49,10 @@ def test_quantities_cycle_alone_and_together(names, loss, factor, clock):
 
 
 def test_a_loss_without_a_factor_cycles_the_rest_with_4():
-    assert moment(cycling(("temperature",)), CROSS_ENTROPY, 2, 0, 1).eta == pytest.approx(eta_by_hand(0.25, 4))
-    assert moment(RECIPE, CROSS_ENTROPY, 2, 0, 1).eta is None
+    assert scheduled_values(cycling(("temperature",)), CROSS_ENTROPY, 2, 0, 1).eta == pytest.approx(
+        eta_by_hand(0.25, 4)
+    )
+    assert scheduled_values(RECIPE, CROSS_ENTROPY, 2, 0, 1).eta is None
 
 
 @pytest.mark.parametrize("clock", ["epoch", "step"])
@@ -59,7 +63,7 @@ def test_a_loss_without_a_factor_cycles_the_rest_with_4():
 def test_a_focal_phase_that_is_never_met_is_said(clock, factor, epochs, cooldown, steps):
     recipe = replace(digits(), epochs=epochs, cooldown_epochs=cooldown, clock=clock)
     loss = replace(CYCLICAL, cyclical_factor=factor)
-    etas = [moment(recipe, loss, e, s, steps).eta for e in range(recipe.total_epochs) for s in range(steps)]
+    etas = [scheduled_values(recipe, loss, e, s, steps).eta for e in range(recipe.total_epochs) for s in range(steps)]
     assert ("focal phase is never met" in never_focal(recipe, loss, steps)) == (set(etas) == {1})
     assert never_focal(recipe, FOCAL, steps) == ""
 
@@ -75,17 +79,18 @@ def test_ranges_that_never_move_are_said():
 def test_training_says_it_first_unless_a_command_has(capsys):
     short = replace(digits(), epochs=1, cooldown_epochs=1)
     with pytest.raises(FloatingPointError):
-        train(replace(short, learning_rate=1e30), CYCLICAL, 0)
+        train(Job(replace(short, learning_rate=1e30), CYCLICAL, 0))
     assert capsys.readouterr().err.startswith("cyclical focal on digits: eta is 1 in both epochs")
-    train(short, CYCLICAL, 0, Setup(command="cyclofocal compare digits"))
+    train(Job(short, CYCLICAL, 0, options=RunOptions(command="cyclofocal compare digits")))
     assert "eta is 1" not in capsys.readouterr().err
     by_step = replace(short, cooldown_epochs=0, clock="step", batch_size=200)
-    train(by_step, CYCLICAL, 0, Setup(command="cyclofocal compare digits"))  # which cannot know the number of steps
+    job = Job(by_step, CYCLICAL, 0, options=RunOptions(command="cyclofocal compare digits"))
+    train(job)  # the command cannot know the number of steps
     assert capsys.readouterr().err.startswith("cyclical focal on digits: eta is 1 in both steps")
 
 
 def test_the_rows_of_a_run_show_what_cycled():
-    record = train(replace(cycling(tuple(RANGES)), epochs=5), CYCLICAL, seed=0)
+    record = train(Job(replace(cycling(tuple(RANGES)), epochs=5), CYCLICAL, seed=0))
     eta = [1, 0, 1 / 3, 2 / 3, 1]
     for name, (low, high) in RANGES.items():
         assert [row[name] for row in record.epochs] == pytest.approx([(1 - e) * high + e * low for e in eta])
@@ -96,8 +101,8 @@ def test_weight_decay_reaches_the_groups_that_decay_and_no_other():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     optimizer, criterion = build_optimizer(model, recipe), build_criterion(CYCLICAL)
     for epoch in range(9):
-        now = moment(recipe, CYCLICAL, epoch, 0, 1)
-        set_moment(now, criterion, optimizer)
+        now = scheduled_values(recipe, CYCLICAL, epoch, 0, 1)
+        apply_schedule(now, criterion, optimizer)
         eta = eta_by_hand(epoch / 8, 4)
         decays, spared = optimizer.param_groups
         assert decays["weight_decay"] == pytest.approx((1 - eta) * 8e-5 + eta * 1e-5)
@@ -109,7 +114,7 @@ def test_weight_decay_reaches_the_groups_that_decay_and_no_other():
 
 
 def test_a_weight_decay_of_0_is_legal_and_stays_0():
-    record = train(replace(RECIPE, epochs=1, weight_decay=0.0, warmup_epochs=0), CYCLICAL, seed=0)
+    record = train(Job(replace(RECIPE, epochs=1, weight_decay=0.0, warmup_epochs=0), CYCLICAL, seed=0))
     assert record.metrics["accuracy"] > 0
 
 
@@ -119,15 +124,16 @@ def step():
 
     def take(recipe, loss):
         recipe = replace(recipe, momentum=0.0, nesterov=False, weight_decay=0.0)
-        learner = build_learner(recipe, loss, 10, 0, start_accelerator(recipe, Setup(cpu=True)))
-        before = [weight.detach().clone() for weight in learner.model.parameters()]
+        accelerator = start_accelerator(recipe, RunOptions(cpu=True))
+        state = build_state(Job(recipe, loss, 0), initial_model(recipe, 10, 0), accelerator)
+        before = [weight.detach().clone() for weight in state.model.parameters()]
         images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(16) % 10
-        now = replace(moment(recipe, loss, 0, 0, 1), learning_rate=1.0)
-        set_moment(now, learner.criterion, learner.optimizer)
-        learner.model.train()
-        value, logits = learner.step(Batch(images, labels, labels, 16), images, labels, now)
-        change = [new - old for new, old in zip(learner.model.parameters(), before, strict=True)]
+        now = replace(scheduled_values(recipe, loss, 0, 0, 1), learning_rate=1.0)
+        apply_schedule(now, state.criterion, state.optimizer)
+        state.model.train()
+        value, logits = state.step(Batch(images, labels, labels, 16), images, labels, now)
+        change = [new - old for new, old in zip(state.model.parameters(), before, strict=True)]
         return torch.cat([c.detach().flatten() for c in change]), value, logits
 
     return take
@@ -174,5 +180,5 @@ def test_steps_and_lines():
 
 def test_the_last_step_is_at_the_end():
     recipe = replace(RECIPE, clock="step")
-    assert moment(recipe, CYCLICAL, 0, 0, 7).progress == 0
-    assert moment(recipe, CYCLICAL, 8, 6, 7).progress == 1
+    assert scheduled_values(recipe, CYCLICAL, 0, 0, 7).progress == 0
+    assert scheduled_values(recipe, CYCLICAL, 8, 6, 7).progress == 1

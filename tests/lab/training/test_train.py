@@ -1,4 +1,4 @@
-"""Runs of two losses at one seed are a pair; one seed gives one record; the clock runs its whole course."""
+"""Runs of two losses at one seed are a pair; one seed gives one record; the clock runs its whole context."""
 
 import math
 from dataclasses import replace
@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from cyclofocal import cyclical_focal_loss
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES
-from cyclofocal.lab.training import batches, learner
+from cyclofocal.lab.training import batches
 from cyclofocal.lab.training.batches import Batch
-from cyclofocal.lab.training.epoch import LOOK_EVERY, Course, Watch
-from cyclofocal.lab.training.learner import Learner, initial_model
+from cyclofocal.lab.training.epoch import CHECK_EVERY, NonFiniteGuard, TrainContext
+from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.optim import build_criterion
-from cyclofocal.lab.training.schedule import learning_rate, moment
+from cyclofocal.lab.training.schedule import learning_rate, scheduled_values
 from cyclofocal.lab.training.train import load_data, train
+from cyclofocal.lab.training.train_state import TrainState, initial_model
 
 SHORT = replace(digits(), epochs=3, warmup_epochs=1)
 AUGMENTED = replace(SHORT, augment="crop-flip", crop_padding=1, cutout=2)
@@ -57,10 +58,10 @@ def test_two_losses_at_one_seed_see_the_same_weights_and_images(monkeypatch):
         seen.setdefault(current, []).append((weights, images.clone()))
         return torch.tensor(0.0), torch.zeros(len(images), 10)
 
-    monkeypatch.setattr(Learner, "step", watch)
+    monkeypatch.setattr(TrainState, "step", watch)
     for loss in LOSSES:
         current = loss.name
-        train(AUGMENTED, loss, seed=5)
+        train(Job(AUGMENTED, loss, seed=5))
     assert len(seen["ce"]) == 27
     for other in LOSSES[1:]:
         for (weights, images), (their_weights, their_images) in zip(seen["ce"], seen[other.name], strict=True):
@@ -85,9 +86,9 @@ def test_epochs_differ_and_seeds_differ():
 )
 def test_one_seed_gives_one_record(recipe, loss):
     torch.manual_seed(123)
-    first = train(recipe, loss, seed=2)
+    first = train(Job(recipe, loss, seed=2))
     torch.manual_seed(456)
-    again = train(recipe, loss, seed=2)
+    again = train(Job(recipe, loss, seed=2))
     assert len(again.epoch_seconds) == 3
     assert replace(again, seconds=first.seconds, epoch_seconds=first.epoch_seconds) == first
 
@@ -98,26 +99,26 @@ def test_training_leaves_the_random_state_of_the_caller_alone():
     expected = torch.rand(3), np.random.rand()
     torch.manual_seed(0)
     np.random.seed(0)
-    train(replace(SHORT, epochs=1, mixup=0.2), FOCAL, seed=1)
+    train(Job(replace(SHORT, epochs=1, mixup=0.2), FOCAL, seed=1))
     assert torch.equal(torch.rand(3), expected[0])
     assert np.random.rand() == expected[1]
 
 
 def test_digits_are_learnt_and_the_tail_is_hard():
-    record = train(digits(), CROSS_ENTROPY, seed=0)
+    record = train(Job(digits(), CROSS_ENTROPY, seed=0))
     assert record.epochs[-1]["train_accuracy"] > 0.99
     assert record.metrics["balanced_accuracy"] > 0.75
     assert record.metrics["many"] > record.metrics["few"] + 0.1
 
 
 def test_the_clock_runs_from_easy_over_hard_to_easy():
-    record = train(replace(digits(), epochs=5, warmup_epochs=0), CYCLICAL, seed=0)
+    record = train(Job(replace(digits(), epochs=5, warmup_epochs=0), CYCLICAL, seed=0))
     assert [row["eta"] for row in record.epochs] == pytest.approx([1, 0, 1 / 3, 2 / 3, 1])
-    assert train(SHORT, CROSS_ENTROPY, seed=0).epochs[0]["eta"] is None
+    assert train(Job(SHORT, CROSS_ENTROPY, seed=0)).epochs[0]["eta"] is None
 
 
 def test_one_epoch_is_legal():
-    assert train(replace(SHORT, epochs=1), CYCLICAL, seed=0).epochs[0]["eta"] == 1
+    assert train(Job(replace(SHORT, epochs=1), CYCLICAL, seed=0)).epochs[0]["eta"] == 1
 
 
 def test_learning_rate_warms_up_and_ends_near_0():
@@ -140,7 +141,7 @@ def test_criteria_are_what_they_are_called():
 
 def test_a_diverged_run_says_where_and_with_which_images():
     with pytest.raises(FloatingPointError) as error:
-        train(replace(SHORT, epochs=20, learning_rate=1e30), CROSS_ENTROPY, seed=0)
+        train(Job(replace(SHORT, epochs=20, learning_rate=1e30), CROSS_ENTROPY, seed=0))
     said = str(error.value)
     for words in (
         "cross-entropy, seed 0: the training loss is nan in epoch 0, step ",
@@ -155,14 +156,14 @@ def test_a_diverged_run_says_where_and_with_which_images():
 
 def test_an_accelerator_is_asked_for_many_losses_at_once_and_the_first_bad_one_is_named(tmp_path):
     """It would have to wait for each; only the kind of device is used here."""
-    course = Course(SHORT, CYCLICAL, 0, _split(0, tmp_path).train, None, None)
-    watch = Watch(course, 2, torch.device("cuda"))
-    now = moment(SHORT, CYCLICAL, 2, 0, 9)
-    for step in range(LOOK_EVERY - 1):
+    context = TrainContext(Job(SHORT, CYCLICAL, 0), _split(0, tmp_path).train, None, None, None)
+    watch = NonFiniteGuard(context, 2, torch.device("cuda"))
+    now = scheduled_values(SHORT, CYCLICAL, 2, 0, 9)
+    for step in range(CHECK_EVERY - 1):
         loss = torch.tensor(math.inf if step in (7, 9) else 1.0)
         watch.add(step, now, loss, Batch(torch.empty(0), torch.empty(0), torch.tensor([step, 3]), 2))
     with pytest.raises(FloatingPointError, match=r"is inf in epoch 2, step 7, .*\(training images 7 3\)"):
-        watch.add(LOOK_EVERY - 1, now, torch.tensor(1.0), Batch(torch.empty(0), torch.empty(0), torch.tensor([1]), 1))
+        watch.add(CHECK_EVERY - 1, now, torch.tensor(1.0), Batch(torch.empty(0), torch.empty(0), torch.tensor([1]), 1))
 
 
 def test_validation_is_measured_every_epoch_and_the_test_set_once(monkeypatch):
@@ -176,25 +177,25 @@ def test_validation_is_measured_every_epoch_and_the_test_set_once(monkeypatch):
 
     predict = module.predict
     monkeypatch.setattr(module, "predict", watch)
-    record = train(SHORT.with_data(validation_images=101), CROSS_ENTROPY, seed=0)
+    record = train(Job(SHORT.with_data(validation_images=101), CROSS_ENTROPY, seed=0))
     assert measured == [101, 101, 101, 600]
     assert all(0 <= row["validation_accuracy"] <= 1 and row["validation_nll"] > 0 for row in record.epochs)
 
 
 def test_the_moving_average_is_what_is_evaluated():
-    still = train(replace(SHORT, ema_decay=1 - 1e-12), CROSS_ENTROPY, seed=0)  # hardly leaves the initial weights
+    still = train(Job(replace(SHORT, ema_decay=1 - 1e-12), CROSS_ENTROPY, seed=0))  # hardly leaves the initial weights
     assert still.weights == "moving average"
-    assert still.metrics["accuracy"] < 0.3 < train(SHORT, CROSS_ENTROPY, seed=0).metrics["accuracy"]
+    assert still.metrics["accuracy"] < 0.3 < train(Job(SHORT, CROSS_ENTROPY, seed=0)).metrics["accuracy"]
 
 
 def test_bf16_trains_near_float32():
-    full, half = (train(replace(SHORT, precision=p), CYCLICAL, seed=0) for p in ("no", "bf16"))
+    full, half = (train(Job(replace(SHORT, precision=p), CYCLICAL, seed=0)) for p in ("no", "bf16"))
     assert half.epochs != full.epochs
     assert half.epochs[0]["train_loss"] == pytest.approx(full.epochs[0]["train_loss"], rel=0.05)
 
 
 def test_initial_model_follows_the_seed():
-    weights = [learner.initial_model(digits(), 10, seed).classifier.weight for seed in (0, 0, 1)]
+    weights = [initial_model(digits(), 10, seed).classifier.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert initial_model(digits(), 10, 0)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from cyclofocal.lab.compare.grid import Backend, Share
+from cyclofocal.lab.compare.grid import Backend, Resources
 from cyclofocal.lab.compare.local import cores, gpus, run_local
 from cyclofocal.lab.compare.ray import load_ray, run_ray
 from cyclofocal.lab.compare.slurm import build_executor, run_slurm
@@ -15,7 +15,7 @@ MOST_WORKERS = 8  # by default; each takes some 300 MB
 GPUS_PER_RUN = 0.25  # by default, where there are some
 
 
-class On(StrEnum):
+class BackendName(StrEnum):
     """Where runs can run."""
 
     local = "local"
@@ -24,23 +24,23 @@ class On(StrEnum):
 
 
 def backend_of(
-    on: On, out: Path, workers: int | None, cpus_per_run: int, gpus_per_run: float | None, slurm: list[str]
+    on: BackendName, out: Path, workers: int | None, cpus_per_run: int, gpus_per_run: float | None, slurm: list[str]
 ) -> Backend:
     """The backend of these options, all of them checked."""
-    if on is not On.local and workers is not None:
+    if on is not BackendName.local and workers is not None:
         raise typer.BadParameter("it is for --on local; a cluster decides by --cpus-per-run.", param_hint="--workers")
-    if on is not On.slurm and slurm:
+    if on is not BackendName.slurm and slurm:
         raise typer.BadParameter(f"it is for --on slurm, not {on.value}.", param_hint="--slurm")
-    if on is On.local:
+    if on is BackendName.local:
         return _local(workers, cpus_per_run, gpus_per_run)
-    share = Share(cpus_per_run, gpus_per_run or 0.0)
+    resources = Resources(cpus_per_run, gpus_per_run or 0.0)
     try:
-        if on is On.ray:
+        if on is BackendName.ray:
             load_ray()
-            return partial(run_ray, share=share)
+            return partial(run_ray, resources=resources)
         parameters = _parameters(slurm)
-        build_executor(out / "slurm", share, parameters)
-        return partial(run_slurm, logs=out / "slurm", share=share, parameters=parameters)
+        build_executor(out / "slurm", resources, parameters)
+        return partial(run_slurm, logs=out / "slurm", resources=resources, parameters=parameters)
     except (ModuleNotFoundError, RuntimeError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--on") from None
 
@@ -49,11 +49,11 @@ def _local(workers: int | None, cpus_per_run: int, gpus_per_run: float | None) -
     devices = gpus() if gpus_per_run != 0 else []
     if gpus_per_run and not devices:
         raise typer.BadParameter("there is no GPU here.", param_hint="--gpus-per-run")
-    share = Share(cpus_per_run, (gpus_per_run or GPUS_PER_RUN) if devices else 0.0)
+    resources = Resources(cpus_per_run, (gpus_per_run or GPUS_PER_RUN) if devices else 0.0)
     fitting = max(1, min(cores() // cpus_per_run, MOST_WORKERS))
     if devices:
-        fitting = len(devices) * int(1 / share.gpus)
-    return partial(run_local, workers=workers or fitting, share=share, devices=devices)
+        fitting = len(devices) * int(1 / resources.gpus)
+    return partial(run_local, workers=workers or fitting, resources=resources, devices=devices)
 
 
 def _parameters(slurm: list[str]) -> dict[str, str]:

@@ -3,8 +3,8 @@
 import os
 import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,27 +13,39 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cyclofocal.lab.commands.backends import On, backend_of
+from cyclofocal.lab.commands.backends import BackendName, backend_of
 from cyclofocal.lab.commands.options import (
     METRIC_KEYS,
     Root,
     Settings,
+    apply_settings,
     at_least_one,
-    changed,
-    given_command,
+    command_line,
     losses_of,
     make_folder,
     metric_key,
     picture_path,
 )
 from cyclofocal.lab.commands.output import warn_never_focal, warn_of_copies
-from cyclofocal.lab.compare.display import Display
-from cyclofocal.lab.compare.grid import Backend, BackendError, Cell, CellError, finished, grid
+from cyclofocal.lab.commands.two_stage import jobs_of_stages, stages_of
+from cyclofocal.lab.compare.display import GridProgress
+from cyclofocal.lab.compare.grid import (
+    CHECKPOINT_SECONDS,
+    Backend,
+    BackendError,
+    JobError,
+    finished,
+    grid,
+    try_custom_losses,
+)
 from cyclofocal.lab.metrics import PRIMARY
+from cyclofocal.lab.oltr.recipes import TWO_STAGES
+from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import check_name, resolve_recipes
 from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.training.job import Job, RunOptions
 
 
 def _two_losses(names: str) -> str:
@@ -88,7 +100,7 @@ def compare(
     picture: Annotated[
         Path | None, typer.Option(help="A .png or .svg; default: comparison.png in OUT.", callback=picture_path)
     ] = None,
-    on: Annotated[On, typer.Option(help="Where the runs run.")] = On.local,
+    on: Annotated[BackendName, typer.Option(help="Where the runs run.")] = BackendName.local,
     workers: Annotated[
         int | None, typer.Option(help="Processes on this machine; default: cores, 8 at most.", callback=at_least_one)
     ] = None,
@@ -110,41 +122,55 @@ def compare(
     A run that has ended is kept, and not run again by this or any other command; one that was stopped goes on.
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
-    recipes = [changed(recipe, given) for recipe in _experiments(what, target, root)]
+    found = _experiments(what, target, given, root)
     chosen = losses_of(losses)
-    recipes = [_pinned(recipe, root) if recipe.data.is_custom else recipe for recipe in recipes]
-    if any(loss.file for loss in chosen):
-        _try_own_losses(recipes, chosen, root)
     if tune:
-        chosen = _tuned(chosen, tune, recipes, root)
+        chosen = _tuned(chosen, tune, found, root)
+    options = RunOptions(root, command=command_line(), checkpoint_seconds=CHECKPOINT_SECONDS, primary_metric=metric)
+    jobs = grid(found, chosen, range(seeds), out, options)
+    with _refused("--losses"):
+        try_custom_losses(jobs)
     backend = backend_of(on, out, workers, cpus_per_run, gpus_per_run, slurm or [])
     picture = picture or out / "comparison.png"
     make_folder(out, "--out")
     make_folder(picture.parent, "--picture")
-    cells = grid(recipes, chosen, range(seeds), out, root, given_command(), metric)
-    records, failed = _run_with_progress(cells, backend)
+    records, failed = _run_with_progress(jobs, backend)
     if records:
         from cyclofocal.lab.commands.output import print_comparison
 
         print_comparison(records, metric=metric, picture=picture)
     typer.echo(f"records  {out}")
-    _tell_failed(failed, len(cells))
+    _tell_failed(failed, len(jobs))
 
 
-def _experiments(what: list[str], target: str, root: Path) -> list[Recipe]:
+def _experiments(what: list[str], target: str, settings: list[str], root: Path) -> list[Recipe | TwoStages]:
     """Of names separated by spaces or commas; a path may hold a comma."""
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _refused("WHAT"):
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: _warn(str(message))
-        try:
-            for name in names:
-                check_name(name, root)
-            return [recipe for name in names for recipe in resolve_recipes(name, target)]
-        except (OSError, ValueError) as error:
-            raise typer.BadParameter(str(error), param_hint="WHAT") from None
+        for name in names:
+            check_name(name, root)
+        return [found for name in names for found in _experiment(name, target, settings, root)]
+
+
+def _experiment(name: str, target: str, settings: list[str], root: Path) -> Sequence[Recipe | TwoStages]:
+    """The recipes that a name means, or both stages of an experiment, with ``--set`` applied."""
+    if name in TWO_STAGES and not target:
+        return [stages_of(name, settings)]
+    recipes = [apply_settings(recipe, settings) for recipe in resolve_recipes(name, target)]
+    return [_pinned(recipe, root) if recipe.data.is_custom else recipe for recipe in recipes]
+
+
+@contextmanager
+def _refused(option: str) -> Iterator[None]:
+    """Report what is wrong with the value of an option."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def _warn(message: str) -> None:
@@ -153,69 +179,57 @@ def _warn(message: str) -> None:
 
 def _pinned(recipe: Recipe, root: Path) -> Recipe:
     """The reader's own images, looked through once rather than fail in every run; and what they are trained with."""
-    from cyclofocal.lab.training.train import pinned
+    from cyclofocal.lab.training.train import with_data_digest
 
-    try:
-        found, data = pinned(recipe, root)
-    except (ImportError, OSError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="WHAT") from None
+    found, data = with_data_digest(recipe, root)
     warn_of_copies(data.title, data.splits)
     how = f"{found.model}, {found.image_size} x {found.image_size} pixels, epochs {found.epochs}"
     typer.echo(f"{found.title}: {how}; others by --set model=small-convnet --set image_size=32 --epochs 20", err=True)
     return found
 
 
-def _try_own_losses(recipes: list[Recipe], losses: list[LossSettings], root: Path) -> None:
-    """Losses of the reader's own, called once for each experiment rather than fail in every run."""
-    from cyclofocal.lab.training.train import try_own_losses
-
-    try:
-        for recipe in recipes:
-            try_own_losses(recipe, losses, root)
-    except (ImportError, OSError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="--losses") from None
-
-
-def _tuned(losses: list[LossSettings], trials: int, recipes: list[Recipe], root: Path) -> list[LossSettings]:
+def _tuned(
+    losses: list[LossSettings], trials: int, found: Sequence[Recipe | TwoStages], root: Path
+) -> list[LossSettings]:
     """The losses with a budget of trials each, once all can be tuned on all data."""
     from cyclofocal.lab.compare.tuning import check_tuning
 
     tuned = [replace(x, name=f"{x.name}:tuned", title=f"{x.title}, tuned", trials=trials) for x in losses]
-    try:
-        for recipe in recipes:
+    with _refused("--tune"):
+        for experiment in found:
+            if isinstance(experiment, TwoStages):
+                raise ValueError(f"{experiment.second.name} is a second stage; --tune is for experiments of one stage")
             for loss in tuned:
-                check_tuning(recipe, loss, root)
-    except (OSError, ModuleNotFoundError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="--tune") from None
+                check_tuning(experiment, loss, root)
     return tuned
 
 
-def _run_with_progress(cells: list[Cell], backend: Backend) -> tuple[list[RunRecord], list[CellError]]:
-    """Records in the cells' order, and what failed."""
+def _run_with_progress(jobs: list[Job], backend: Backend) -> tuple[list[RunRecord], list[JobError]]:
+    """Records in the jobs' order, and what failed."""
     console = Console(stderr=True, highlight=False)
-    done, damaged = finished(cells)
+    done, damaged = finished(jobs)
     for error in damaged:
         console.print(f"damaged record, will run again: {error}", style="yellow", markup=False, soft_wrap=True)
-    console.print(f"{len(cells)} runs, {len(done)} of them finished before")
-    missing, failed = [cell for cell in cells if cell not in done], list[CellError]()
-    warn_never_focal((cell.recipe, cell.loss) for cell in missing)
+    console.print(f"{len(jobs)} runs, {len(done)} of them finished before")
+    missing, failed = [job for job in jobs if job not in done], list[JobError]()
+    warn_never_focal((job.recipe, job.loss) for job in jobs_of_stages(missing, None))
     try:
-        with closing(backend(missing)) as outcomes, Display(console, cells, done) as display:
+        with closing(backend(missing)) as outcomes, GridProgress(console, jobs, done) as display:
             if missing:
                 threading.Thread(target=_import_report, daemon=True).start()
-            for cell, outcome in outcomes:
-                display.end(cell, outcome)
-                if isinstance(outcome, CellError):
+            for job, outcome in outcomes:
+                display.end(job, outcome)
+                if isinstance(outcome, JobError):
                     failed.append(outcome)
                 else:
-                    done[cell] = outcome
+                    done[job] = outcome
     except (BackendError, KeyboardInterrupt) as error:
-        kept = len(finished(cells)[0])
+        kept = len(finished(jobs)[0])
         reason = f"{error}; " if isinstance(error, BackendError) else ""
-        said = f"stopped: {reason}{kept} of {len(cells)} runs are kept, the same command continues"
+        said = f"stopped: {reason}{kept} of {len(jobs)} runs are kept, the same command continues"
         console.print(said, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
-    return [done[cell] for cell in cells if cell in done], failed
+    return [done[job] for job in jobs if job in done], failed
 
 
 def _import_report() -> None:
@@ -224,12 +238,12 @@ def _import_report() -> None:
         import_module(name)
 
 
-def _tell_failed(failed: Sequence[CellError], cells: int) -> None:
+def _tell_failed(failed: Sequence[JobError], jobs: int) -> None:
     """One line each, and the exit code."""
     if not failed:
         return
     console = Console(stderr=True, highlight=False)
     for error in failed:
         console.print(f"failed: {error}", style="red", markup=False, soft_wrap=True)
-    console.print(f"{len(failed)} of {cells} runs failed; the same command tries them again", style="red")
+    console.print(f"{len(failed)} of {jobs} runs failed; the same command tries them again", style="red")
     raise typer.Exit(1)

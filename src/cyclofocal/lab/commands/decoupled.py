@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cyclofocal.lab.commands.evaluate import definition, format_metric
-from cyclofocal.lab.commands.options import Root, one_of
+from cyclofocal.lab.commands.options import Root, check_choice
 from cyclofocal.lab.commands.output import one_line_errors, table_console
 from cyclofocal.lab.oltr.evaluation import Evaluation, shown
 from cyclofocal.lab.oltr.methods import METHODS
@@ -24,7 +24,7 @@ SHOWN = {
 
 def method_names(names: str) -> str:
     """Refuse what is no list of methods."""
-    return ",".join(one_of(name.strip(), list(METHODS), "method") for name in names.split(","))
+    return ",".join(check_choice(name.strip(), list(METHODS), "method") for name in names.split(","))
 
 
 def decoupled(
@@ -45,15 +45,15 @@ def decoupled(
     The logits of each are kept beside the run, in decoupled/METHOD.npz, for `cyclofocal evaluate`.
     """
     with one_line_errors(folder):
-        from cyclofocal.lab.oltr.decoupled import Fit
+        from cyclofocal.lab.oltr.decoupled import FitConfig
         from cyclofocal.lab.oltr.evaluation import evaluate
         from cyclofocal.lab.oltr.features import features_of
         from cyclofocal.lab.oltr.methods import logits_of
         from cyclofocal.lab.oltr.predictions import write
-        from cyclofocal.lab.training.train import Setup
+        from cyclofocal.lab.training.job import RunOptions
 
-        fit = Fit(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
-        features = features_of(folder, Setup(root, None, workers, cpu))
+        fit = FitConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+        features = features_of(folder, RunOptions(root, workers, cpu))
         evaluations = []
         for name in method.split(","):
             logits, title = logits_of(name, features, fit, tau)

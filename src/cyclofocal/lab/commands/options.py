@@ -29,12 +29,12 @@ Settings = Annotated[
 
 def recipe_name(name: str | None) -> str | None:
     """Refuse a name that is no recipe's."""
-    return None if name is None else one_of(name, list(RECIPES), "recipe")
+    return None if name is None else check_choice(name, list(RECIPES), "recipe")
 
 
 def experiment_name(name: str) -> str:
     """Refuse a name that is no recipe's, nor that of an experiment in two stages."""
-    return one_of(name, [*RECIPES, *TWO_STAGES], "recipe")
+    return check_choice(name, [*RECIPES, *TWO_STAGES], "recipe")
 
 
 def loss_names(names: str) -> str:
@@ -71,7 +71,7 @@ def check_set_sources(settings: Sequence[str]) -> None:
             own_source(value, "--set")
 
 
-def changed(recipe: Recipe, settings: list[str] | None) -> Recipe:
+def apply_settings(recipe: Recipe, settings: list[str] | None) -> Recipe:
     """The recipe with ``--set`` applied."""
     check_set_sources(settings or [])
     try:
@@ -87,7 +87,7 @@ def at_least_one(count: int | None) -> int | None:
     return count
 
 
-def one_of(given: str, allowed: list[str], what: str) -> str:
+def check_choice(given: str, allowed: list[str], what: str) -> str:
     """``given``, if it is allowed; else the nearest that is, in the message."""
     if given in allowed:
         return given
@@ -97,7 +97,7 @@ def one_of(given: str, allowed: list[str], what: str) -> str:
 
 def metric_key(key: str) -> str:
     """Refuse a key that is no metric's."""
-    return one_of(key, METRIC_KEYS, "metric")
+    return check_choice(key, METRIC_KEYS, "metric")
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -117,6 +117,6 @@ def picture_path(path: Path | None) -> Path | None:
     return path
 
 
-def given_command() -> str:
+def command_line() -> str:
     """The command as it was given, for records."""
     return shlex.join(["cyclofocal", *sys.argv[1:]])

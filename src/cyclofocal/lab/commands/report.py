@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cyclofocal.lab.commands.options import make_folder, metric_key, one_of
+from cyclofocal.lab.commands.options import check_choice, make_folder, metric_key
 from cyclofocal.lab.commands.output import print_comparison
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.records import RunRecord
@@ -105,7 +105,7 @@ def _check_reference(records: list[RunRecord], reference: str) -> None:
 
     names = {name for experiment in group_experiments(records) for name in experiment.runs}
     try:
-        one_of(reference, sorted(names), "loss of these runs")
+        check_choice(reference, sorted(names), "loss of these runs")
     except typer.BadParameter as error:
         raise typer.BadParameter(error.message, param_hint="--reference") from None
 

@@ -1,6 +1,5 @@
 """``cyclofocal reproduce`` and ``cyclofocal train``: runs that keep all they need to go on after a kill."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,25 +9,30 @@ import typer
 from cyclofocal.lab.commands.options import (
     Root,
     Settings,
+    apply_settings,
     at_least_one,
-    changed,
+    check_choice,
+    command_line,
     experiment_name,
-    given_command,
     loss_names,
     losses_of,
     make_folder,
-    one_of,
     own_source,
     recipe_name,
 )
 from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies
-from cyclofocal.lab.commands.two_stage import reproduce_stages, stages_of
+from cyclofocal.lab.commands.two_stage import check_stage1, jobs_of_stages, stage_line, stages_of, warn_of_copies_in
+from cyclofocal.lab.compare.grid import finished, grid, run_job, try_custom_losses
+from cyclofocal.lab.data.config import is_table
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
+from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.image_folder import image_recipe
-from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
+from cyclofocal.lab.recipes.loss import LOSSES
 from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.training.job import Job, RunOptions
 
 Out = Annotated[Path, typer.Option(file_okay=False, help="Folder; a run lies in OUT/RECIPE/LOSS-seedK-HASH.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read images from disk.")]
@@ -61,18 +65,20 @@ def reproduce(
     A run that was stopped goes on with the same command; one that has ended is not run again. Under
     `accelerate launch` or torchrun it uses all their processes.
     """
-    if name in TWO_STAGES:
-        from cyclofocal.lab.training.train import Setup
-
-        stages = stages_of(name, settings or [], lists, images)
-        setup = Setup(root, None, workers, cpu, True, _trackers(tensorboard, tracker), given_command())
-        records = reproduce_stages(stages, loss, range(seeds), stage, out, setup)
-        _compare(records, losses_of(loss))
+    options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
+    if name not in TWO_STAGES:
+        if stage is not None or lists is not None or images is not None:
+            raise typer.BadParameter(f"{name} has one stage and no lists.", param_hint="--stage, --lists, --images")
+        recipe = apply_settings(RECIPES[name](), settings)
+        _run_all(grid([recipe], losses_of(loss), range(seeds), out, options), out)
         return
-    if stage is not None or lists is not None or images is not None:
-        raise typer.BadParameter(f"{name} has one stage and no lists.", param_hint="--stage, --lists, --images")
-    recipe = changed(RECIPES[name](), settings)
-    _run_all(recipe, losses_of(loss), range(seeds), root, out, workers, cpu, _trackers(tensorboard, tracker))
+    stages = stages_of(name, settings or [], lists, images)
+    jobs = jobs_of_stages(grid([stages], losses_of(loss), range(seeds), out, options), stage)
+    with one_line_errors(out):
+        warn_of_copies_in(stages, root)
+        if stage == 2:
+            check_stage1(jobs)
+    _run_all(jobs, out)
 
 
 def train(
@@ -103,68 +109,60 @@ def train(
     """Train one model, on a recipe's data or your own, and evaluate it once after the last epoch."""
     if (name is None) == (data is None):
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="NAME")
+    options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
     if data is not None:
         own_source(data, "--data", root)
-    recipe = image_recipe(data) if data is not None else RECIPES[name or ""]()
-    recipe = changed(recipe, settings)
+    recipe = _recipe_of(data, settings or []) if data is not None else RECIPES[name or ""]()
+    recipe = apply_settings(recipe, settings)
     if model is not None:
         recipe = replace(recipe, model=model, width=0 if not _has(settings, "width") else recipe.width)
     if data is not None:
-        from cyclofocal.lab.training.train import pinned
+        from cyclofocal.lab.training.train import with_data_digest
 
         with one_line_errors(out):
-            recipe, images = pinned(recipe, root)
-            warn_of_copies(images.title, images.splits)
-    _run_all(recipe, losses_of(loss), [seed], root, out, workers, cpu, _trackers(tensorboard, tracker))
+            recipe, images = with_data_digest(recipe, root)
+            if not images.train.n_features:
+                warn_of_copies(images.title, images.splits)
+    _run_all(grid([recipe], losses_of(loss), [seed], out, options), out)
 
 
-def _run_all(
-    recipe: Recipe,
-    losses: list[LossSettings],
-    seeds: range | list[int],
-    root: Path,
-    out: Path,
-    workers: int,
-    cpu: bool,
-    trackers: tuple[str, ...],
-) -> None:
-    """Every loss at every seed, one after the other; what went wrong is told in one line."""
-    from cyclofocal.lab.training.run_folder import locked, run_folder
-    from cyclofocal.lab.training.train import Setup, try_own_losses
-    from cyclofocal.lab.training.train import train as train_one
-
+def _run_all(jobs: list[Job], out: Path) -> None:
+    """Run the jobs one after the other, then compare their losses; report what goes wrong in one line."""
     make_folder(out, "--out")
-    runs = [(loss, seed, run_folder(out, recipe, loss, seed)) for seed in seeds for loss in losses]
-    warn_never_focal((recipe, loss) for loss, _, folder in runs if not (folder / "record.jsonl").exists())
+    done, damaged = finished(jobs)
+    if is_main():
+        for error in damaged:
+            typer.echo(f"damaged record, will run again: {error}", err=True)
+    warn_never_focal((job.recipe, job.loss) for job in jobs if job not in done)
     with one_line_errors(out):
-        try_own_losses(recipe, losses, root)
-    records = []
-    for loss, seed, folder in runs:
-        setup = Setup(root, folder, workers, cpu, True, trackers, given_command())
-        with one_line_errors(folder), locked(folder) if is_main() else nullcontext():
-            again = is_main() and _ended_before(folder / "record.jsonl")
-            records.append(train_one(recipe, loss, seed, setup))
+        try_custom_losses(jobs)
+    records = dict[Job, RunRecord]()
+    for job in jobs:
+        assert job.folder is not None
+        with one_line_errors(job.folder):
+            record = run_job(job)
+        assert record is not None
+        records[job] = record
         if is_main():
-            typer.echo(_told(records[-1], folder) + (" (ended before, not run again)" if again else ""))
-    _compare(records, losses)
-
-
-def _ended_before(path: Path) -> bool:
-    """True if there is a whole record; report what is wrong with a damaged one."""
-    from cyclofocal.lab.training.run_folder import stored_record
-
-    record, damaged = stored_record(path)
-    for error in damaged:
-        typer.echo(f"damaged record, will run again: {error}", err=True)
-    return record is not None
-
-
-def _compare(records: list[RunRecord], losses: list[LossSettings]) -> None:
-    """The table of a comparison, where there is more than one loss."""
-    if len(losses) > 1 and is_main():
+            line = stage_line(record) if isinstance(job.recipe, StageRecipe) else _told(record, job.folder)
+            typer.echo(line + (" (ended before, not run again)" if job in done else ""))
+    shown = [record for job, record in records.items() if job.recipe.name == jobs[-1].recipe.name]  # of the last stage
+    if len({record.loss["name"] for record in shown}) > 1 and is_main():
         from cyclofocal.lab.commands.output import print_comparison
 
-        print_comparison(records)
+        print_comparison(shown)
+
+
+def _recipe_of(data: str, settings: list[str]) -> Recipe:
+    """The recipe of a reader's own images, or of a table whose target is among the settings."""
+    target = next((setting.partition("=")[2] for setting in settings if setting.startswith("target=")), "")
+    if not is_table(data, target):
+        return image_recipe(data)
+    with one_line_errors(Path(data)):
+        found = resolve_recipes(data, target)
+    if len(found) > 1:
+        raise typer.BadParameter(f"{data} is {len(found)} tables; give the name of one.", param_hint="--data")
+    return found[0]
 
 
 def _told(record: RunRecord, folder: Path) -> str:
@@ -187,7 +185,7 @@ def _trackers(tensorboard: bool, others: list[str] | None) -> tuple[str, ...]:
 
         allowed = [kind.value for kind in LoggerType if kind.value != "all"]
         for name in chosen:
-            one_of(name, allowed, "tracker")
+            check_choice(name, allowed, "tracker")
     return chosen
 
 

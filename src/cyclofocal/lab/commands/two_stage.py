@@ -1,27 +1,24 @@
-"""Experiments in two stages, for ``cyclofocal reproduce``."""
+"""Experiments in two stages, for ``cyclofocal reproduce`` and ``cyclofocal compare``."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from cyclofocal.lab.commands.options import check_set_sources, make_folder, one_of
-from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies
+from cyclofocal.lab.commands.options import check_set_sources
+from cyclofocal.lab.commands.output import warn_of_copies
 from cyclofocal.lab.data.config import ListData
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.settings import with_settings
 from cyclofocal.lab.records import RunRecord
-
-if TYPE_CHECKING:
-    from cyclofocal.lab.training.train import Setup
+from cyclofocal.lab.training.job import Job
 
 LISTS = ("source", "validation_list", "test_list")
 
 
-def stages_of(name: str, settings: Sequence[str], lists: Path | None, images: Path | None) -> TwoStages:
+def stages_of(name: str, settings: Sequence[str], lists: Path | None = None, images: Path | None = None) -> TwoStages:
     """The experiment with ``--lists``, ``--images`` and ``--set`` applied, in this order.
 
     Args:
@@ -52,45 +49,50 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None, images: Pa
         raise typer.BadParameter(str(error), param_hint="--set") from None
 
 
-def reproduce_stages(
-    stages: TwoStages, losses: str, seeds: range, stage: int | None, out: Path, setup: "Setup"
-) -> list[RunRecord]:
-    """Both stages, or one, of every loss at every seed; returns the records of the last stage that was run."""
-    from cyclofocal.lab.oltr.stages import load_open, train_first, train_second
+def jobs_of_stages(jobs: Sequence[Job], stage: int | None) -> list[Job]:
+    """Jobs of one stage, or of both in their order.
 
-    pairs = {first.name: (first, second) for first, second in stages.losses}
-    chosen = [pairs[one_of(name, list(pairs), "loss")] for name in losses.split(",")]
-    make_folder(out, "--out")
-    runs = (run for pair in chosen for run in zip((stages.first, stages.second), pair, strict=True))
-    warn_never_focal(run for run in runs if stage in (None, run[0].stage))
-    records = []
-    with one_line_errors(out):
-        if stages.custom_images:  # `data check` is for published ones
-            data = load_open(stages.first, setup.root, 0)
-            warn_of_copies(data.known.title, data.splits)
-        for seed in seeds:
-            for pair in chosen:
-                if stage != 2:
-                    records.append(train_first(stages, pair, seed, out, setup))
-                    _tell(records[-1])
-                if stage != 1:
-                    records.append(train_second(stages, pair, seed, out, setup))
-                    _tell(records[-1])
-    return [record for record in records if record.recipe["stage"] == (stage or 2)]
+    Args:
+        jobs: of stage 2, each with its stage 1.
+        stage: 1, 2, or None for both.
+    """
+    stages = [(job.stage1, job) for job in jobs]
+    return [job for pair in stages for job in pair if job is not None and stage in (None, 2 if job.stage1 else 1)]
+
+
+def check_stage1(jobs: Sequence[Job]) -> None:
+    """Refuse jobs of stage 2 alone whose stage 1 has not ended.
+
+    Raises:
+        Stage1Error: says which is needed.
+    """
+    from cyclofocal.lab.oltr.stage1 import stage1_weights
+
+    for job in jobs:
+        if job.stage1 is not None:
+            stage1_weights(job.stage1)
+
+
+def warn_of_copies_in(stages: TwoStages, root: Path) -> None:
+    """Warn of images of the reader's own that are in two splits; published ones are looked at by ``data check``."""
+    from cyclofocal.lab.oltr.stages import load_open
+
+    if stages.custom_images:
+        data = load_open(stages.first, root, 0)
+        warn_of_copies(data.title, data.splits)
+
+
+def stage_line(record: RunRecord) -> str:
+    """What a stage has reached, in a line."""
+    found = {name: f"{100 * value:.1f}" for name, value in record.metrics.items() if value is not None}
+    groups = "/".join(found.get(name, "none") for name in ("many", "medium", "few", "accuracy"))
+    line = f"{record.recipe['title']}, {record.loss['title']}, seed {record.seed}: many/medium/few/all {groups} %"
+    if "f_oltr" in record.metrics:
+        line += f", open set: F (oltr) {found.get('f_oltr', 'none')} %, AUROC {found.get('auroc', 'none')} %"
+    return f"{line}, {record.seconds:.0f} s"
 
 
 def _of_stage(settings: Sequence[str], stage: int) -> list[str]:
     """Settings of both stages and of this one, without their prefix."""
     kept = [setting.removeprefix(f"{stage}:") for setting in settings]
     return [setting for setting in kept if not setting.startswith(("1:", "2:"))]
-
-
-def _tell(record: RunRecord) -> None:
-    if not is_main():
-        return
-    found = {name: f"{100 * value:.1f}" for name, value in record.metrics.items() if value is not None}
-    groups = "/".join(found.get(name, "none") for name in ("many", "medium", "few", "accuracy"))
-    line = f"{record.recipe['title']}, {record.loss['title']}, seed {record.seed}: many/medium/few/all {groups} %"
-    if "f_oltr" in record.metrics:
-        line += f", open set: F (oltr) {found.get('f_oltr', 'none')} %, AUROC {found.get('auroc', 'none')} %"
-    typer.echo(f"{line}, {record.seconds:.0f} s")

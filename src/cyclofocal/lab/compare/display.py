@@ -8,75 +8,75 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cyclofocal.lab.compare.grid import Cell, CellError, Outcome
+from cyclofocal.lab.compare.grid import Job, JobError, Outcome
 from cyclofocal.lab.records import RunRecord
 
 LINE_SECONDS = 30.0
 """Between two lines, where there is no terminal."""
 
 
-class Work:
-    """What is left, in seconds of this backend: a cell costs the mean of its recipe's finished ones."""
+class EtaEstimator:
+    """What is left, in seconds of this backend: a job costs the mean of its recipe's finished ones."""
 
-    def __init__(self, cells: Iterable[Cell], done: Mapping[Cell, RunRecord]) -> None:
+    def __init__(self, jobs: Iterable[Job], done: Mapping[Job, RunRecord]) -> None:
         self.seconds: dict[str, list[float]] = {}
-        self.left = [cell for cell in cells if cell not in done]
-        self.worked, self.started = list[Cell](), time.monotonic()
-        for cell, record in done.items():
-            self._learn(cell, record)
+        self.left = [job for job in jobs if job not in done]
+        self.worked, self.started = list[Job](), time.monotonic()
+        for job, record in done.items():
+            self._learn(job, record)
 
-    def end(self, cell: Cell, outcome: Outcome) -> None:
-        """A cell has ended, well or not."""
-        self.left.remove(cell)
+    def end(self, job: Job, outcome: Outcome) -> None:
+        """A job has ended, well or not."""
+        self.left.remove(job)
         if isinstance(outcome, RunRecord):
-            self._learn(cell, outcome)
-            self.worked.append(cell)
+            self._learn(job, outcome)
+            self.worked.append(job)
 
     def seconds_left(self) -> float | None:
-        """None before the first cell of this backend has ended."""
+        """None before the first job of this backend has ended."""
         if not self.worked:
             return None
         done, left = sum(map(self._cost, self.worked)), sum(map(self._cost, self.left))
         return left * (time.monotonic() - self.started) / done
 
-    def _learn(self, cell: Cell, record: RunRecord) -> None:
-        self.seconds.setdefault(cell.recipe.name, []).append(max(record.seconds, 1e-3))
+    def _learn(self, job: Job, record: RunRecord) -> None:
+        self.seconds.setdefault(job.recipe.name, []).append(max(record.seconds, 1e-3))
 
-    def _cost(self, cell: Cell) -> float:
+    def _cost(self, job: Job) -> float:
         """Of a recipe that has none finished: the mean of all."""
-        known = self.seconds.get(cell.recipe.name) or [second for all_ in self.seconds.values() for second in all_]
+        known = self.seconds.get(job.recipe.name) or [second for all_ in self.seconds.values() for second in all_]
         return sum(known) / len(known)
 
 
-class Display:
+class GridProgress:
     """A bar over all runs with the failed ones and the time left."""
 
-    def __init__(self, console: Console, cells: list[Cell], done: Mapping[Cell, RunRecord]) -> None:
-        self.console, self.work = console, Work(cells, done)
-        self.total, self.failed, self.told = len(cells), 0, time.monotonic()
+    def __init__(self, console: Console, jobs: list[Job], done: Mapping[Job, RunRecord]) -> None:
+        self.console, self.estimator = console, EtaEstimator(jobs, done)
+        self.total, self.failed, self.told = len(jobs), 0, time.monotonic()
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("[red]{task.fields[failed]}"), TimeElapsedColumn())
-        shown = console.is_terminal and len(done) < len(cells)
+        shown = console.is_terminal and len(done) < len(jobs)
         self.bar = Progress(TextColumn("training"), *columns, _Left(), console=console, disable=not shown)
         self.task = self.bar.add_task("training", total=self.total, completed=len(done), failed="", until=None)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "GridProgress":
         self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def end(self, cell: Cell, outcome: Outcome) -> None:
-        """A cell has ended, well or not."""
-        self.work.end(cell, outcome)
-        self.failed += isinstance(outcome, CellError)
-        left, now = self.work.seconds_left(), time.monotonic()
+    def end(self, job: Job, outcome: Outcome) -> None:
+        """A job has ended, well or not."""
+        self.estimator.end(job, outcome)
+        self.failed += isinstance(outcome, JobError)
+        left, now = self.estimator.seconds_left(), time.monotonic()
         until = None if left is None else now + left
         failed = f"{self.failed} failed" if self.failed else ""
         self.bar.update(self.task, advance=1, failed=failed, until=until)
         if not self.console.is_terminal and now - self.told > LINE_SECONDS:
             self.told = now
-            ended = f"{self.total - len(self.work.left)} of {self.total} runs"
+            ended = f"{self.total - len(self.estimator.left)} of {self.total} runs"
             self.console.print(", ".join(filter(None, (ended, failed, _clock(left) + " left"))), markup=False)
 
 

@@ -1,62 +1,23 @@
-"""The cells of a comparison: independent runs, each in a folder that ``cyclofocal reproduce`` uses as well."""
+"""The grid of a comparison: independent jobs, each in a folder that ``cyclofocal reproduce`` uses as well."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cyclofocal.lab.metrics import PRIMARY
+from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import DamagedRecordError, RunRecord
-from cyclofocal.lab.training.run_folder import (
-    DamagedRunError,
-    OtherRunError,
-    check_same,
-    identity,
-    identity_of,
-    locked,
-    run_folder,
-    stored_record,
-)
-
-if TYPE_CHECKING:
-    from cyclofocal.lab.training.train import Setup
+from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.run_folder import DamagedRunError, RunMismatchError, lock_run, run_folder
 
 CHECKPOINT_SECONDS = 30.0
-"""Between two checkpoints of a cell; shorter runs write none."""
-
-NOT_TUNED = ("name", "title", "file", "digest", "trials")
-"""Fields of a loss that tuning leaves as they are."""
+"""Between two checkpoints of a job of a comparison; shorter runs write none."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of the grid, the folder that holds its record once it has finished, and where data is looked for."""
-
-    recipe: Recipe
-    loss: LossSettings
-    seed: int
-    folder: Path
-    root: Path = Path("data")
-    command: str = ""
-    primary_metric: str = PRIMARY
-
-    @property
-    def record_path(self) -> Path:
-        """Where its record is, once it has finished."""
-        return self.folder / "record.jsonl"
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        part = self.recipe.data.cross_validation
-        fold = f", fold {part[0] + 1} of {part[1]}" if part else ""
-        return f"{self.recipe.name}, {self.loss.title}, seed {self.seed}{fold}"
-
-
-@dataclass(frozen=True)
-class Share:
+class Resources:
     """What one run gets of a machine; it changes the numbers by rounding at most.
 
     Attributes:
@@ -68,10 +29,10 @@ class Share:
     gpus: float = 0.0
 
 
-ONE_CORE = Share()
+ONE_CORE = Resources()
 
 
-class CellError(RuntimeError):
+class JobError(RuntimeError):
     """A run failed; the message says which and why."""
 
 
@@ -79,113 +40,129 @@ class BackendError(RuntimeError):
     """No run can begin: the cluster is not there or does not take them."""
 
 
-Outcome = RunRecord | CellError
+Outcome = RunRecord | JobError
 
-Backend = Callable[[Sequence[Cell]], Generator[tuple[Cell, Outcome], None, None]]
-"""Runs cells and yields each with its record, or with what went wrong, as they end; closing it stops the others."""
+Backend = Callable[[Sequence[Job]], Generator[tuple[Job, Outcome], None, None]]
+"""Runs jobs and yields each with its record, or with what went wrong, as they end; closing it stops the others."""
 
 
 def grid(
-    recipes: Iterable[Recipe],
+    experiments: Iterable[Recipe | TwoStages],
     losses: Sequence[LossSettings],
     seeds: Iterable[int],
     folder: Path,
-    root: Path = Path("data"),
-    command: str = "",
-    primary_metric: str = PRIMARY,
-) -> list[Cell]:
-    """Every loss at every seed and fold of every experiment, seed by seed so that pairs are complete early."""
-    experiments = [fold for recipe in recipes for fold in folds(recipe)]
-    return [
-        Cell(recipe, loss, seed, run_folder(folder, recipe, loss, seed), root, command, primary_metric)
-        for seed in seeds
-        for recipe in experiments
-        for loss in losses
-    ]
+    options: RunOptions | None = None,
+) -> list[Job]:
+    """Every loss at every seed and fold of every experiment, seed by seed so that pairs are complete early.
 
+    Of two stages it holds the second, whose job names that of the first.
 
-def folds(recipe: Recipe) -> list[Recipe]:
-    """The recipe at each fold of its cross-validation; itself where it has none."""
-    part = recipe.data.cross_validation
-    return [recipe.with_data(fold=fold) for fold in range(part[1])] if part else [recipe]
-
-
-def finished(cells: Iterable[Cell]) -> tuple[dict[Cell, RunRecord], list[DamagedRecordError]]:
-    """Records of the cells that have one, and what is wrong with files that hold none (they will run again).
-
-    A cell whose folder holds the record of another run has none; :func:`run_cell` says so.
+    Args:
+        experiments, losses, seeds: the sides of the grid.
+        folder: of all runs; each has one of its own below it.
+        options: None: a checkpoint every :data:`CHECKPOINT_SECONDS`.
     """
-    records: dict[Cell, RunRecord] = {}
+    options = options or RunOptions(checkpoint_seconds=CHECKPOINT_SECONDS)
+    folded = [fold for experiment in experiments for fold in folds(experiment)]
+    return [_job(experiment, loss, seed, folder, options) for seed in seeds for experiment in folded for loss in losses]
+
+
+def folds(experiment: Recipe | TwoStages) -> Sequence[Recipe | TwoStages]:
+    """The recipe at each fold of its cross-validation; itself where it has none."""
+    if isinstance(experiment, TwoStages):
+        return [experiment]
+    part = experiment.data.cross_validation
+    return [experiment.with_data(fold=fold) for fold in range(part[1])] if part else [experiment]
+
+
+def finished(jobs: Iterable[Job]) -> tuple[dict[Job, RunRecord], list[DamagedRecordError]]:
+    """Records of the jobs that have one, and what is wrong with files that hold none (they will run again).
+
+    A job whose folder holds the record of another run has none; :func:`run_job` says so.
+    """
+    records: dict[Job, RunRecord] = {}
     damaged: list[DamagedRecordError] = []
-    for cell in cells:
+    for job in jobs:
         try:
-            record, faults = _stored(cell)
-        except (DamagedRunError, OtherRunError):
+            record, faults = job.stored()
+        except (DamagedRunError, RunMismatchError):
             continue
         damaged += faults
         if record is not None:
-            records[cell] = record
+            records[job] = record
     return records, damaged
 
 
-def run_cell(cell: Cell, share: Share, wait: bool = True) -> RunRecord | None:
-    """Train one cell, with its tuning, unless another process does.
-
-    Args:
-        cell: of the grid.
-        share: of this machine.
-        wait: for a process that runs the cell already.
-
-    Returns:
-        The record, which is on disk; None where another process runs the cell and ``wait`` is False.
+def try_custom_losses(jobs: Iterable[Job]) -> None:
+    """Call every loss of the reader's own once, on as many classes as its data has, before anything is trained.
 
     Raises:
-        OtherRunError, DamagedRunError: the cell's folder holds what is not its own.
+        MissingDataError, DamagedDataError, ValueError: the data cannot be read, or a loss cannot be used.
+    """
+    from cyclofocal.lab.oltr.stages import task_of
+    from cyclofocal.lab.training.train_state import try_custom_loss
+
+    classes: dict[Recipe, int] = {}
+    for job in {(job.recipe, job.loss): job for job in jobs if job.loss.file}.values():
+        if job.recipe not in classes:
+            data = task_of(job.recipe).load(job.recipe, job.options.root, 0)
+            classes[job.recipe] = len(data.classes)
+        try_custom_loss(job.recipe, job.loss, classes[job.recipe])
+
+
+def run_job(job: Job, resources: Resources | None = None, wait: bool = True) -> RunRecord | None:
+    """Train a job, after its stage 1 and its tuning, unless another process does.
+
+    Args:
+        job: of the grid, or any other.
+        resources: of this machine; None leaves threads and device as they are.
+        wait: for a process that runs the job already.
+
+    Returns:
+        The record, which is on disk; None where another process runs the job and ``wait`` is False.
+
+    Raises:
+        RunMismatchError, DamagedRunError: the job's folder holds what is not its own.
         What training raises.
     """
     import torch
 
-    from cyclofocal.lab.training.train import Setup, train
+    from cyclofocal.lab.oltr.stages import task_of
+    from cyclofocal.lab.training.accelerator import from_main, is_main_process
+    from cyclofocal.lab.training.train import train
 
-    torch.set_num_threads(share.cpus)
-    with locked(cell.folder, wait) as held:
+    if resources is not None:
+        torch.set_num_threads(resources.cpus)
+        job = replace(job, options=replace(job.options, cpu=resources.gpus == 0))
+    main = is_main_process(job.options.cpu)
+    with lock_run(job.folder, wait) if job.folder and main else nullcontext(True) as held:
         if not held:
             return None
-        if (done := _stored(cell)[0]) is not None:
+        if (done := from_main(job.stored()[0] if main else None)) is not None:
             return done
-        setup = Setup(
-            cell.root,
-            cell.folder,
-            cpu=share.gpus == 0,
-            command=cell.command,
-            checkpoint_seconds=CHECKPOINT_SECONDS,
-            primary_metric=cell.primary_metric,
-        )
-        return train(cell.recipe, _settled(cell, setup), cell.seed, setup)
+        if job.stage1 is not None:
+            run_job(job.stage1, resources)
+        return train(replace(job, loss=_tuned_loss(job)), task_of(job.recipe))
 
 
-def failure(cell: Cell, error: BaseException) -> CellError:
-    """The error of a cell, in one line."""
+def failure(job: Job, error: BaseException) -> JobError:
+    """The error of a job, in one line."""
     said = " ".join(str(error).split())
-    return CellError(f"{cell.title}: {type(error).__name__}{f': {said}' if said else ''}")
+    return JobError(f"{job.title}: {type(error).__name__}{f': {said}' if said else ''}")
 
 
-def _stored(cell: Cell) -> tuple[RunRecord | None, list[DamagedRecordError]]:
-    """The cell's record, and what is damaged."""
-    record, damaged = stored_record(cell.record_path)
-    if record is not None:
-        asked = identity(cell.recipe, cell.loss, cell.seed)
-        asked["versions"] = record.versions  # of the node that ran it; a report tells where they are mixed
-        if cell.loss.trials:
-            asked["loss"] = record.loss | {name: asked["loss"][name] for name in NOT_TUNED}
-        check_same(cell.record_path, identity_of(record), asked)
-    return record, damaged
+def _job(experiment: Recipe | TwoStages, loss: LossSettings, seed: int, folder: Path, options: RunOptions) -> Job:
+    if isinstance(experiment, TwoStages):
+        from cyclofocal.lab.oltr.stages import stage2_job
+
+        return stage2_job(experiment, loss, seed, folder, options)
+    return Job(experiment, loss, seed, run_folder(folder, experiment, loss, seed), options)
 
 
-def _settled(cell: Cell, setup: "Setup") -> LossSettings:
-    """The cell's loss; at the best settings, where it is to be tuned."""
-    if not cell.loss.trials:
-        return cell.loss
-    from cyclofocal.lab.compare.tuning import tuned
+def _tuned_loss(job: Job) -> LossSettings:
+    """The job's loss; at the best settings, where it is to be tuned."""
+    if not job.loss.trials:
+        return job.loss
+    from cyclofocal.lab.compare.tuning import tune
 
-    return tuned(cell.recipe, cell.loss, cell.seed, setup)
+    return tune(job)

@@ -1,4 +1,4 @@
-"""The cells on this machine, in parallel processes."""
+"""The jobs on this machine, in parallel processes."""
 
 import multiprocessing
 import os
@@ -10,33 +10,37 @@ from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from cyclofocal.lab.compare.grid import ONE_CORE, Cell, CellError, Outcome, Share, failure, run_cell
+from cyclofocal.lab.compare.grid import ONE_CORE, Job, JobError, Outcome, Resources, failure, run_job
 
 GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Of Nvidia, of Windows' Linux, of AMD."""
 
-AGAIN = "spawn"
+RESTART_METHOD = "spawn"
 """How a process is started in place of a killed one."""
 
 
 def run_local(
-    cells: Sequence[Cell], workers: int, share: Share = ONE_CORE, devices: Sequence[str] = ()
-) -> Generator[tuple[Cell, Outcome], None, None]:
-    """Run the cells in ``workers`` processes; every record is on disk before it is yielded.
+    jobs: Sequence[Job], workers: int, resources: Resources = ONE_CORE, devices: Sequence[str] = ()
+) -> Generator[tuple[Job, Outcome], None, None]:
+    """Run the jobs in ``workers`` processes; every record is on disk before it is yielded.
 
-    The number of workers changes the time and nothing else. A cell whose process is killed is run once more, and one
+    The number of workers changes the time and nothing else. A job whose process is killed is run once more, and one
     that another comparison is running is put off. Closing the iterator stops the runs; a long one goes on from its
     last checkpoint.
 
     Args:
-        cells: of the grid.
+        jobs: of the grid.
         workers: at least 1.
-        share: of each run.
+        resources: of each run.
         devices: identifiers for ``CUDA_VISIBLE_DEVICES``, given to the workers in turn; none: all see what is there.
     """
-    method = _start_method(share)  # the processes start here and not at the first cell, where a display has its thread
-    lanes = [Lane(share, _device(devices, number), method) for number in range(min(workers, len(cells)))]
-    return _outcomes(cells, lanes)
+    method = _start_method(
+        resources
+    )  # the processes start here and not at the first job, where a display has its thread
+    processes = [
+        WorkerProcess(resources, _device(devices, number), method) for number in range(min(workers, len(jobs)))
+    ]
+    return _outcomes(jobs, processes)
 
 
 def cores() -> int:
@@ -54,33 +58,33 @@ def gpus() -> list[str]:
     return (named.split(",") if named else list(map(str, range(count))))[:count]
 
 
-class KilledError(CellError):
+class KilledError(JobError):
     """The process of a run was killed."""
 
 
-class Lane:
-    """A process that runs one cell after the other; another one takes its place if it is killed."""
+class WorkerProcess:
+    """A process that runs one job after the other; another one takes its place if it is killed."""
 
-    def __init__(self, share: Share, device: str | None, method: str) -> None:
-        self.share, self.device = share, device
-        self.cell: Cell | None = None
+    def __init__(self, resources: Resources, device: str | None, method: str) -> None:
+        self.resources, self.device = resources, device
+        self.job: Job | None = None
         self._start(method)
 
-    def run(self, cell: Cell, wait: bool) -> None:
-        """Begin with a cell."""
-        self.cell = cell
-        self.connection.send((cell, wait))
+    def run(self, job: Job, wait: bool) -> None:
+        """Begin with a job."""
+        self.job = job
+        self.connection.send((job, wait))
 
-    def outcome(self) -> tuple[Cell, Outcome | None]:
-        """Of the cell that has ended; None of one that another comparison runs."""
-        cell, self.cell = self.cell, None
-        assert cell is not None
+    def outcome(self) -> tuple[Job, Outcome | None]:
+        """Of the job that has ended; None of one that another comparison runs."""
+        job, self.job = self.job, None
+        assert job is not None
         try:
-            return cell, self.connection.recv()
+            return job, self.connection.recv()
         except (EOFError, ConnectionError):
             self.stop()
-            self._start(AGAIN)
-            return cell, KilledError(f"{cell.title}: its process was killed, twice (out of memory?)")
+            self._start(RESTART_METHOD)
+            return job, KilledError(f"{job.title}: its process was killed, twice (out of memory?)")
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""
@@ -91,53 +95,53 @@ class Lane:
     def _start(self, method: str) -> None:
         context = multiprocessing.get_context(method)
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, self.share, self.device)
+        arguments = (theirs, self.resources, self.device)
         self.process = context.Process(target=_work, args=arguments, daemon=True)  # type: ignore[attr-defined]
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
 
-def _outcomes(cells: Sequence[Cell], lanes: Sequence[Lane]) -> Generator[tuple[Cell, Outcome], None, None]:
-    waiting = deque(cells)
-    put_off, killed = set[Cell](), set[Cell]()
+def _outcomes(jobs: Sequence[Job], processes: Sequence[WorkerProcess]) -> Generator[tuple[Job, Outcome], None, None]:
+    waiting = deque(jobs)
+    deferred, killed = set[Job](), set[Job]()
     try:
-        while waiting or any(lane.cell for lane in lanes):
-            for lane in lanes:
-                if waiting and lane.cell is None:
-                    cell = waiting.popleft()
-                    lane.run(cell, cell in put_off)
-            for lane in _ready(lanes):
-                cell, outcome = lane.outcome()
+        while waiting or any(worker.job for worker in processes):
+            for worker in processes:
+                if waiting and worker.job is None:
+                    job = waiting.popleft()
+                    worker.run(job, job in deferred)
+            for worker in _ready(processes):
+                job, outcome = worker.outcome()
                 if outcome is None:
-                    put_off.add(cell)
-                    waiting.append(cell)
-                elif isinstance(outcome, KilledError) and cell not in killed:
-                    killed.add(cell)
-                    waiting.append(cell)
+                    deferred.add(job)
+                    waiting.append(job)
+                elif isinstance(outcome, KilledError) and job not in killed:
+                    killed.add(job)
+                    waiting.append(job)
                 else:
-                    yield cell, outcome
+                    yield job, outcome
     finally:
-        for lane in lanes:
-            lane.stop()
+        for worker in processes:
+            worker.stop()
 
 
-def _ready(lanes: Sequence[Lane]) -> list[Lane]:
-    """Those whose cell has ended, once there is one."""
-    ready = wait([lane.connection for lane in lanes if lane.cell])
-    return [lane for lane in lanes if lane.connection in ready]
+def _ready(processes: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+    """Those whose job has ended, once there is one."""
+    ready = wait([worker.connection for worker in processes if worker.job])
+    return [worker for worker in processes if worker.connection in ready]
 
 
-def _start_method(share: Share) -> str:
+def _start_method(resources: Resources) -> str:
     """Forked processes have torch at once, which takes seconds; a process with threads or a GPU must not be forked."""
     alone = sys.platform == "linux" and threading.active_count() == 1
-    return "fork" if alone and share == ONE_CORE else "spawn"
+    return "fork" if alone and resources == ONE_CORE else "spawn"
 
 
-def _device(devices: Sequence[str], lane: int) -> str | None:
-    return devices[lane % len(devices)] if devices else None
+def _device(devices: Sequence[str], worker: int) -> str | None:
+    return devices[worker % len(devices)] if devices else None
 
 
-def _work(connection: Connection, share: Share, device: str | None) -> None:
+def _work(connection: Connection, resources: Resources, device: str | None) -> None:
     """The life of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -145,11 +149,11 @@ def _work(connection: Connection, share: Share, device: str | None) -> None:
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     while True:
-        cell, wait = connection.recv()
+        job, wait = connection.recv()
         try:
-            outcome: Outcome | None = run_cell(cell, share, wait)
+            outcome: Outcome | None = run_job(job, resources, wait)
         except Exception as error:
-            outcome = failure(cell, error)
+            outcome = failure(job, error)
         connection.send(outcome)
 
 

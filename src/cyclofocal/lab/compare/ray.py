@@ -1,30 +1,30 @@
-"""The cells on a Ray cluster."""
+"""The jobs on a Ray cluster."""
 
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.lab.compare.grid import ONE_CORE, BackendError, Cell, Outcome, Share, failure, run_cell
+from cyclofocal.lab.compare.grid import ONE_CORE, BackendError, Job, Outcome, Resources, failure, run_job
 from cyclofocal.lab.records import RunRecord, write_record
 
 RETRIES = 3
 """Of a run whose node or process is lost; one that fails by itself is not run again."""
 
 
-def run_ray(cells: Sequence[Cell], share: Share = ONE_CORE) -> Generator[tuple[Cell, Outcome], None, None]:
-    """Run the cells as tasks of Ray, as many at a time as the cluster has CPUs and GPUs for.
+def run_ray(jobs: Sequence[Job], resources: Resources = ONE_CORE) -> Generator[tuple[Job, Outcome], None, None]:
+    """Run the jobs as tasks of Ray, as many at a time as the cluster has CPUs and GPUs for.
 
     The cluster is the one that this process is connected to, else that of ``RAY_ADDRESS``, else one that was started
     on this machine, else a new one on this machine for as long as it takes. Records come back, and are written here
-    too where the nodes do not share this file system; runs that were stopped go on where they do. Every node needs
+    too where the nodes do not resources this file system; runs that were stopped go on where they do. Every node needs
     cyclofocal installed, and the data where it is here.
 
     Raises:
         BackendError: the cluster cannot be reached.
         ModuleNotFoundError: Ray is not installed.
     """
-    if not cells:
+    if not jobs:
         return
     ray = load_ray()
     ours = not ray.is_initialized()
@@ -33,13 +33,13 @@ def run_ray(cells: Sequence[Cell], share: Share = ONE_CORE) -> Generator[tuple[C
             ray.init(log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # of many kinds, down to Exception itself
             raise BackendError(f"Ray does not start or cannot be reached: {' '.join(str(error).split())}") from error
-    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=RETRIES)(_run)
-    running = {task.remote(cell, share, os.getcwd()): cell for cell in cells}
+    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES)(_run)
+    running = {task.remote(job, resources, os.getcwd()): job for job in jobs}
     try:
         while running:
             (reference,), _ = ray.wait(list(running), num_returns=1)
-            cell = running.pop(reference)
-            yield cell, _outcome(ray, reference, cell)
+            job = running.pop(reference)
+            yield job, _outcome(ray, reference, job)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
@@ -57,20 +57,20 @@ def load_ray() -> Any:
     return ray
 
 
-def _run(cell: Cell, share: Share, folder: str) -> RunRecord | None:
+def _run(job: Job, resources: Resources, folder: str) -> RunRecord | None:
     """On a node: in the folder of the command, which paths begin in, or in one like it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    return run_cell(cell, share)
+    return run_job(job, resources)
 
 
-def _outcome(ray: Any, reference: Any, cell: Cell) -> Outcome:
+def _outcome(ray: Any, reference: Any, job: Job) -> Outcome:
     try:
         record: RunRecord = ray.get(reference)
     except ray.exceptions.RayTaskError as error:  # the run's own error, with the node's traceback
-        return failure(cell, error.cause)
+        return failure(job, error.cause)
     except ray.exceptions.RayError as error:
-        return failure(cell, error)
-    if not cell.record_path.exists():
-        write_record(record, cell.record_path)
+        return failure(job, error)
+    if not job.record_path.exists():
+        write_record(record, job.record_path)
     return record

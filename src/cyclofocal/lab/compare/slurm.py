@@ -1,4 +1,4 @@
-"""The cells as an array of jobs of Slurm, by submitit."""
+"""The jobs as an array of jobs of Slurm, by submitit."""
 
 import re
 from collections.abc import Generator, Mapping, Sequence
@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.lab.compare.grid import ONE_CORE, BackendError, Cell, CellError, Outcome, Share, finished, run_cell
+from cyclofocal.lab.compare.grid import ONE_CORE, BackendError, Job, JobError, Outcome, Resources, finished, run_job
 from cyclofocal.lab.records import RunRecord
 
 ARRAY = 1000
@@ -21,22 +21,22 @@ SHARED = ("timeout_min", "mem_gb", "name", "nodes", "tasks_per_node", "stderr_to
 
 
 def run_slurm(
-    cells: Sequence[Cell],
+    jobs: Sequence[Job],
     logs: Path,
-    share: Share = ONE_CORE,
+    resources: Resources = ONE_CORE,
     parameters: Mapping[str, str] | None = None,
     cluster: str = "slurm",
     poll_seconds: float = 10.0,
-) -> Generator[tuple[Cell, Outcome], None, None]:
-    """Run the cells as jobs; the nodes must see the folders of the cells and of the data.
+) -> Generator[tuple[Job, Outcome], None, None]:
+    """Run the jobs as jobs; the nodes must see the folders of the jobs and of the data.
 
     Closing the iterator cancels the jobs that have not ended. If this process is killed they go on, and the same
     comparison, started again, waits for them.
 
     Args:
-        cells: of the grid.
+        jobs: of the grid.
         logs: folder for what submitit and the jobs write; it must be shared as well.
-        share: of each run.
+        resources: of each run.
         parameters: for submitit, such as ``{"partition": "gpu", "time": "60"}``.
         cluster: for submitit: "slurm", or "local" or "debug" on this machine.
         poll_seconds: between two looks at the jobs.
@@ -47,44 +47,44 @@ def run_slurm(
         BackendError: Slurm refuses the jobs.
         RuntimeError: there is no Slurm on this machine.
     """
-    if not cells:
+    if not jobs:
         return
-    executor = build_executor(logs, share, parameters or {}, cluster)
+    executor = build_executor(logs, resources, parameters or {}, cluster)
     from submitit.core.utils import FailedJobError
     from submitit.helpers import as_completed
 
-    jobs = []
+    submitted = []
     try:
-        for first in range(0, len(cells), ARRAY):
-            jobs += executor.map_array(_Job(share), cells[first : first + ARRAY])
+        for first in range(0, len(jobs), ARRAY):
+            submitted += executor.map_array(_Call(resources), jobs[first : first + ARRAY])
     except (OSError, FailedJobError) as error:
         raise BackendError(f"Slurm does not take the jobs: {' '.join(str(error).split())}") from error
-    cell_of = dict(zip(map(id, jobs), cells, strict=True))
+    job_of = dict(zip(map(id, submitted), jobs, strict=True))
     try:
-        for job in as_completed(jobs, poll_frequency=poll_seconds):
-            cell = cell_of[id(job)]
-            yield cell, _outcome(job, cell)
+        for call in as_completed(submitted, poll_frequency=poll_seconds):
+            job = job_of[id(call)]
+            yield job, _outcome(call, job)
     finally:
-        for job in jobs:
-            if not job.done():
-                job.cancel()
+        for call in submitted:
+            if not call.done():
+                call.cancel()
 
 
 @dataclass(frozen=True)
-class _Job:
-    share: Share
+class _Call:
+    resources: Resources
 
-    def __call__(self, cell: Cell) -> RunRecord | None:
-        return run_cell(cell, self.share)
+    def __call__(self, job: Job) -> RunRecord | None:
+        return run_job(job, self.resources)
 
-    def checkpoint(self, cell: Cell) -> Any:
+    def checkpoint(self, job: Job) -> Any:
         """Called when the job is preempted or near its time limit: it is queued again, and goes on."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, cell)
+        return DelayedSubmission(self, job)
 
 
-def build_executor(logs: Path, share: Share, parameters: Mapping[str, str], cluster: str = "slurm") -> Any:
+def build_executor(logs: Path, resources: Resources, parameters: Mapping[str, str], cluster: str = "slurm") -> Any:
     """submitit's executor with these parameters."""
     try:
         import submitit
@@ -92,7 +92,12 @@ def build_executor(logs: Path, share: Share, parameters: Mapping[str, str], clus
         raise ModuleNotFoundError("--on slurm needs submitit. From a clone: pip install '.[slurm]'") from None
     executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
     named = {name if name in SHARED else f"slurm_{name}": _number(value) for name, value in parameters.items()}
-    own = {"name": "cyclofocal", "cpus_per_task": share.cpus, "gpus_per_node": ceil(share.gpus), "timeout_min": MINUTES}
+    own = {
+        "name": "cyclofocal",
+        "cpus_per_task": resources.cpus,
+        "gpus_per_node": ceil(resources.gpus),
+        "timeout_min": MINUTES,
+    }
     try:
         executor.update_parameters(**own | named)
     except (NameError, AssertionError, TypeError, ValueError) as error:
@@ -100,17 +105,17 @@ def build_executor(logs: Path, share: Share, parameters: Mapping[str, str], clus
     return executor
 
 
-def _outcome(job: Any, cell: Cell) -> Outcome:
-    """The record lies in the cell's folder; what the job sent back tells why there is none."""
-    records, _ = finished([cell])
-    if cell in records:
-        return records[cell]
+def _outcome(call: Any, job: Job) -> Outcome:
+    """The record lies in the job's folder; what its process sent back tells why there is none."""
+    records, _ = finished([job])
+    if job in records:
+        return records[job]
     try:
-        error = job.exception()
+        error = call.exception()
     except Exception as unfinished:  # submitit's UncompletedJobError: killed, or out of time once too often
         error = unfinished
     cause = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception)\b.*)", str(error), re.MULTILINE)
-    return CellError(f"{cell.title}: {cause[-1] if cause else type(error).__name__}; see {job.paths.stderr}")
+    return JobError(f"{job.title}: {cause[-1] if cause else type(error).__name__}; see {call.paths.stderr}")
 
 
 def _number(value: str) -> int | str:

@@ -1,33 +1,34 @@
 """Settings of a loss chosen by validation data alone, with as many trainings for every loss."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclofocal.lab.compare.grid import run_job
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.training.run_folder import locked, run_folder
-from cyclofocal.lab.training.train import Setup, load_data, train
+from cyclofocal.lab.training.job import Job
+from cyclofocal.lab.training.run_folder import run_folder
+from cyclofocal.lab.training.train import load_data
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
 
-Span = tuple[float, float]
+Bounds = tuple[float, float]
 """Least and greatest value."""
 
 Score = tuple[float, float]
 """Balanced accuracy on the validation data, and the negative of the NLL there, which decides between equal ones."""
 
-LEARNING_RATE_SCALE: Span = (0.3, 3.0)
-GAMMA: Span = (0.0, 5.0)
-GAMMA_HC: Span = (0.0, 3.5)  # above 3.591 the high-confidence term pushes some samples the wrong way
-CYCLICAL_FACTOR: Span = (2.0, 8.0)
-LABEL_SMOOTHING: Span = (0.0, 0.3)
+LEARNING_RATE_SCALE: Bounds = (0.3, 3.0)
+GAMMA: Bounds = (0.0, 5.0)
+GAMMA_HC: Bounds = (0.0, 3.5)  # above 3.591 the high-confidence term pushes some samples the wrong way
+CYCLICAL_FACTOR: Bounds = (2.0, 8.0)
+LABEL_SMOOTHING: Bounds = (0.0, 0.3)
 
-SPACES: dict[str, dict[str, Span]] = {
+SPACES: dict[str, dict[str, Bounds]] = {
     "ce": {},
     "smoothed": {"label_smoothing": LABEL_SMOOTHING},
     "focal": {"gamma": GAMMA},
@@ -49,7 +50,7 @@ SHARED_SEED = 1_000_000
 """Of a tuning that all seeds share: none that a comparison uses, so that no seed is nearer to it than another."""
 
 
-def tuned(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup) -> LossSettings:
+def tune(job: Job) -> LossSettings:
     r"""The loss at the best of ``loss.trials`` settings, found without the test set.
 
     Every trial is a training of its own, and the best has the greatest balanced accuracy on the validation data after
@@ -70,14 +71,12 @@ def tuned(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup) -> LossSe
     through its last epoch again. Of processes that need one trial at once, one runs it and the others wait.
 
     Args:
-        recipe: one with validation data.
-        loss: where to begin; ``trials`` at least 1.
-        seed: of the run that the settings are for; see :func:`tuning_seed`.
-        setup: of that run, whose ``folder`` is the one of
-            :func:`~cyclofocal.lab.training.run_folder.run_folder`; None keeps no trial.
+        job: the run that the settings are for, of a recipe with validation data; its loss is where to begin, with
+            ``trials`` of at least 1. Its ``folder`` is the one of
+            :func:`~cyclofocal.lab.training.run_folder.run_folder`; None stores no trial.
 
     Returns:
-        ``loss`` with its settings replaced; name, title and trials are the same.
+        The job's loss with its settings replaced; name, title and trials are the same.
 
     Raises:
         FloatingPointError: every trial has diverged.
@@ -85,16 +84,17 @@ def tuned(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup) -> LossSe
 
     Reference: Bergstra et al., *Algorithms for Hyper-Parameter Optimization*, NeurIPS 2011.
     """
-    check_tuning(recipe, loss, setup.root)
+    recipe, loss = job.recipe, job.loss
+    check_tuning(recipe, loss, job.options.root)
     from optuna.trial import TrialState
 
-    seed, scores = tuning_seed(recipe, seed), dict[LossSettings, Score]()
+    seed, scores = tuning_seed(recipe, job.seed), dict[LossSettings, Score]()
     study, space = _study(seed), _distributions(loss)
     study.enqueue_trial(_start(loss))
     for number in range(loss.trials):
         trial = study.ask(space)
         tried = replace(loss, trials=0, **(_settings(trial.params) if number else {}))
-        score = _score(recipe, tried, seed, setup)
+        score = _score(replace(job, loss=tried, seed=seed, test=False))
         if score is None:
             study.tell(trial, state=TrialState.FAIL)
         else:
@@ -139,7 +139,7 @@ def tuning_seed(recipe: Recipe, seed: int) -> int:
     return seed if recipe.data.draws_test_set else SHARED_SEED
 
 
-def search_space(loss: LossSettings) -> dict[str, Span]:
+def search_space(loss: LossSettings) -> dict[str, Bounds]:
     """Bounds of what is tried of this loss.
 
     Raises:
@@ -155,14 +155,17 @@ def search_space(loss: LossSettings) -> dict[str, Span]:
     return {"learning_rate_scale": LEARNING_RATE_SCALE, **({} if loss.file else SPACES[name])}
 
 
-def _score(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup) -> Score | None:
+def _score(trial: Job) -> Score | None:
     """Of one training; None where it diverges."""
-    folder = run_folder(setup.folder.parent.parent / "tuning", recipe, loss, seed) if setup.folder else None
+    if trial.folder is not None:
+        root = trial.folder.parent.parent / "tuning"
+        trial = replace(trial, folder=run_folder(root, trial.recipe, trial.loss, trial.seed))
     try:
-        with locked(folder) if folder else nullcontext():
-            row = train(recipe, loss, seed, replace(setup, folder=folder), test=False).epochs[-1]
+        record = run_job(trial)
     except FloatingPointError:
         return None
+    assert record is not None
+    row = record.epochs[-1]
     return row["validation_balanced_accuracy"] or 0.0, -(row["validation_nll"] or 0.0)
 
 

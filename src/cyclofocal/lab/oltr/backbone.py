@@ -11,7 +11,7 @@ POOLING = 2
 """The last modules of our own networks' ``features``: a pooling and a flattening."""
 
 
-class Narrowed(nn.Module):
+class BottleneckHead(nn.Module):
     """A network of timm's whose features pass a linear layer and a ReLU before the classifier.
 
     Args:
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         channels: of the feature map.
         length: of the feature vector.
         weight, bias: of the classifier that was taken off, (C, length) and (C,); bias None where it had none.
-        narrow: from the pooled features to the feature vector; nothing but for :class:`Narrowed`.
+        narrow: from the pooled features to the feature vector; nothing but for :class:`BottleneckHead`.
 
     Raises:
         ValueError: the model has no feature map (N, channels, height, width), or no linear classifier.
@@ -65,8 +65,8 @@ class Backbone(nn.Module):
         super().__init__()
         classifier = classifier_of(model)
         self.weight, self.bias = _logits_of(model, classifier)
-        self.narrow: nn.Module = model.narrow if isinstance(model, Narrowed) else nn.Identity()
-        network: Any = model.body if isinstance(model, Narrowed) else model
+        self.narrow: nn.Module = model.narrow if isinstance(model, BottleneckHead) else nn.Identity()
+        network: Any = model.body if isinstance(model, BottleneckHead) else model
         self.ours = not hasattr(network, "reset_classifier")
         if self.ours:
             self.body, self.pooling = network.features[:-POOLING], network.features[-POOLING:]

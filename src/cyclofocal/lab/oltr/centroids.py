@@ -1,11 +1,10 @@
 """Distances to class centroids: the nearest one, and the loss that draws features to their own."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 MARGIN = 10.0
 REPEL_WEIGHT = 0.01
@@ -53,7 +52,7 @@ def centroid_loss(
             have the value and gradient of one process with all the images as their weighed mean.
 
     Returns:
-        0-d; differentiable once, in the features and the centroids.
+        0-d; differentiable in the features and the centroids.
 
     Raises:
         ValueError: shapes that do not fit, or an empty batch.
@@ -72,47 +71,18 @@ def centroid_loss(
         )
     if not len(features):
         raise ValueError("features are empty; the mean over no image has no value")
-    return _CentroidLoss.apply(features, target, centroids, margin, repel_weight, average)
+    images, classes = len(features), len(centroids)
+    mean = centroids.mean(0)
+    own = _squared(features, centroids[target])
+    spread = _squared(centroids, mean.detach())  # whose derivative in the mean is 0, and takes no memory here
+    others = classes * _squared(features, mean) + images * spread - own
+    gap = margin - others / (images * classes)
+    active = (gap.detach() if average is None else average(gap.detach())) > 0
+    # Differs from the release: the centroids' gradient is that of the loss. There their attraction is divided by one
+    # plus the class's images in the batch, and knows nothing of the weight that the loss has in a total.
+    return own / (2 * images) + repel_weight * active * gap
 
 
-class _CentroidLoss(torch.autograd.Function):
-    """With a backward pass of its own: torch's would hold several tensors of the centroids' size."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        target: Tensor,
-        centroids: Tensor,
-        margin: float,
-        repel_weight: float,
-        average: Callable[[Tensor], Tensor] | None,
-    ) -> Tensor:
-        images, classes = len(features), len(centroids)
-        mean = centroids.mean(0)
-        own = _squared(features - centroids[target])
-        others = classes * _squared(features - mean) + images * _squared(centroids - mean) - own
-        gap = margin - others / (images * classes)
-        active = ((gap if average is None else average(gap)) > 0).to(gap.dtype)
-        ctx.save_for_backward(features, target, centroids, active)
-        ctx.repel_weight = repel_weight
-        return own / (2 * images) + repel_weight * active * gap
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        features, target, centroids, active = ctx.saved_tensors
-        images, classes = len(features), len(centroids)
-        away = active * (2 * ctx.repel_weight / (images * classes))
-        own = features - centroids[target]
-        # Differs from the release: both gradients are those of the loss. There the centroids' attraction is divided by
-        # one plus the class's images in the batch, and knows nothing of the weight that the loss has in a total.
-        to_features = own * (1 / images + away) - (features - centroids.mean(0)) * (away * classes)
-        to_centroids = (centroids - features.mean(0)).mul_(-away * images)
-        to_centroids.index_add_(0, target, own * -(1 / images + away))
-        return to_features.mul_(gradient), None, to_centroids.mul_(gradient), None, None, None
-
-
-def _squared(differences: Tensor) -> Tensor:
-    """Sum of squares without a second tensor of that size."""
-    return torch.linalg.vector_norm(differences).square()
+def _squared(points: Tensor, centres: Tensor) -> Tensor:
+    """Sum of the squared distances, with one tensor of the points' size."""
+    return F.mse_loss(points, centres.expand_as(points), reduction="sum")

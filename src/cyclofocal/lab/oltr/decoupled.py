@@ -21,7 +21,7 @@ RETRAIN = CLASS_AWARE + 1
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitConfig:
     """How a classifier is fitted to stored features: SGD, its learning rate falling from epoch to epoch by a cosine.
 
     Attributes:
@@ -53,17 +53,17 @@ class Fit:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be greater than 0")
 
 
-BALANCED = Fit()
-PLAIN = Fit(sampling="plain")
+BALANCED = FitConfig()
+PLAIN = FitConfig(sampling="plain")
 
 
-def retrained(
+def fit_crt(
     features: Tensor,
     labels: Tensor,
     classes: int,
     seed: int,
     criterion: Criterion = nn.functional.cross_entropy,
-    fit: Fit = BALANCED,
+    fit: FitConfig = BALANCED,
 ) -> nn.Linear:
     """Classifier re-training (cRT): a new linear classifier on frozen features, every class sampled alike.
 
@@ -89,13 +89,13 @@ def retrained(
     return _fitted(classifier.to(features), features, labels, seed, criterion, fit)
 
 
-def rescaled(
+def fit_lws(
     classifier: nn.Linear,
     features: Tensor,
     labels: Tensor,
     seed: int,
     criterion: Criterion = nn.functional.cross_entropy,
-    fit: Fit = BALANCED,
+    fit: FitConfig = BALANCED,
 ) -> "ScaledClassifier":
     """Learnable weight scaling (LWS): stage 1's classifier with one factor per class, which alone is learnt.
 
@@ -130,7 +130,7 @@ def tau_normalised(classifier: nn.Linear, tau: float = 1.0) -> nn.Linear:
     return normalised
 
 
-def adjusted(logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
+def logit_adjust(logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
     r"""Logit adjustment after training: less the logarithm of the class prior, :math:`z_c - \tau \log \pi_c`.
 
     At tau 1 the softmax of the result is that of a posterior for classes that are all as likely.
@@ -144,7 +144,7 @@ def adjusted(logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
         ValueError: a class without an image, another number of classes, or tau below 0.
 
     Example:
-        >>> adjusted(torch.log(torch.tensor([[0.75, 0.25]])), [3, 1]).softmax(1)
+        >>> logit_adjust(torch.log(torch.tensor([[0.75, 0.25]])), [3, 1]).softmax(1)
         tensor([[0.5000, 0.5000]])
 
     Reference: Menon et al., *Long-Tail Learning via Logit Adjustment*, ICLR 2021.
@@ -209,7 +209,7 @@ class ScaledClassifier(nn.Module):
 
 
 def _fitted(
-    classifier: Classifier, features: Tensor, labels: Tensor, seed: int, criterion: Criterion, fit: Fit
+    classifier: Classifier, features: Tensor, labels: Tensor, seed: int, criterion: Criterion, fit: FitConfig
 ) -> Classifier:
     """The classifier after all epochs of the fit."""
     optimizer = torch.optim.SGD(
@@ -227,7 +227,7 @@ def _fitted(
     return classifier
 
 
-def _batches(labels: Tensor, seed: int, epoch: int, fit: Fit) -> tuple[Tensor, ...]:
+def _batches(labels: Tensor, seed: int, epoch: int, fit: FitConfig) -> tuple[Tensor, ...]:
     if fit.sampling == "plain":
         return epoch_batches(seed, epoch, len(labels), fit.batch_size)
     return class_aware_batches(labels.cpu().numpy(), seed, epoch, fit.batch_size)

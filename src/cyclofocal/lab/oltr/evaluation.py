@@ -8,7 +8,7 @@ import numpy as np
 from cyclofocal.lab import metrics
 from cyclofocal.lab.longtail import OLTR, ShotGroups
 from cyclofocal.lab.metrics import METRICS, Metric
-from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD, auroc, confidence, f_measure, fpr_at_95, rejecting
+from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD, auroc, confidence, f_measure, fpr_at_95, predict_or_reject
 from cyclofocal.lab.oltr.predictions import Predictions, read
 
 OPEN_METRICS = (
@@ -73,7 +73,7 @@ def evaluate(predictions: Predictions, threshold: float = THRESHOLD, groups: Sho
     """
     known, counts = predictions.known, predictions.train_counts.tolist()
     logits, target = predictions.logits[known], predictions.target[known]
-    rejected = rejecting(predictions.logits, threshold)  # before any number: checks the threshold
+    rejected = predict_or_reject(predictions.logits, threshold)  # before any number: checks the threshold
     numbers = metrics.compute_metrics(logits, target, counts, groups)
     unknown = int((~known).sum())
     if unknown:

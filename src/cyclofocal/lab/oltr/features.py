@@ -11,17 +11,18 @@ from cyclofocal.lab.data import Samples
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.oltr.backbone import Backbone
 from cyclofocal.lab.oltr.predictions import Predictions
-from cyclofocal.lab.oltr.stage1 import FirstStageError, last_weights, trained_model
+from cyclofocal.lab.oltr.stage1 import Stage1Error, last_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.stages import load_open
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import flat_schema
 from cyclofocal.lab.schema import fault
 from cyclofocal.lab.training import rng
-from cyclofocal.lab.training.batches import source
+from cyclofocal.lab.training.accelerator import start_accelerator
+from cyclofocal.lab.training.batches import build_loader
+from cyclofocal.lab.training.job import RunOptions
 from cyclofocal.lab.training.predict import predict
 from cyclofocal.lab.training.run_folder import stored_identity
-from cyclofocal.lab.training.train import Setup, start_accelerator
 
 Featured = tuple[Tensor, Tensor]
 """Features (N, D) and labels (N,)."""
@@ -55,64 +56,63 @@ class Features:
         return Predictions(logits.detach().numpy(), self.test[1].numpy(), np.array(self.counts), title)
 
 
-def features_of(folder: Path, setup: Setup) -> Features:
+def features_of(folder: Path, options: RunOptions) -> Features:
     """Features of the images of a run.
 
     Args:
         folder: of a run that has ended, of one stage or of stage 1.
-        setup: where its data set lies, and whether to stay on the CPU; the rest is unused.
+        options: where its data set lies, and whether to stay on the CPU; the rest is unused.
 
     Raises:
-        FirstStageError: no such run, one that has not ended or left no weights, a stage 2, or a run on a table.
+        Stage1Error: no such run, one that has not ended or left no weights, a stage 2, or a run on a table.
         MissingDataError, DamagedDataError, ValueError: of its data.
     """
     recipe, title, seed = _read(folder)
     weights = last_weights(folder)
-    accelerator = start_accelerator(recipe, setup)
-    with rng.kept():
-        data = load_open(recipe, setup.root, seed)
+    accelerator = start_accelerator(recipe, options)
+    with rng.preserve_rng_state():
+        data = load_open(recipe, options.root, seed)
         backbone = Backbone(
-            trained_model(recipe, len(data.known.classes), seed, weights),
+            trained_model(recipe, len(data.classes), seed, weights),
             (recipe.channels, recipe.image_size, recipe.image_size),
         ).to(accelerator.device)
 
         def of(images: Samples) -> Featured:
-            pixels = source(images, recipe, accelerator.device, setup.workers)
+            pixels = build_loader(images, recipe, accelerator.device, options.workers)
             found = predict(backbone, pixels, len(images), recipe.batch_size, accelerator)
             return found, torch.from_numpy(images.labels)
 
-        known = data.known
-        tests = [of(images) for images in (known.test, data.unknown) if images is not None]
+        tests = [of(images) for images in (data.test, data.unknown) if images is not None]
         return Features(
             recipe,
             seed,
             title,
             _linear(backbone),
-            of(known.train),
-            None if known.validation is None else of(known.validation),
+            of(data.train),
+            None if data.validation is None else of(data.validation),
             (torch.cat([features for features, _ in tests]), torch.cat([labels for _, labels in tests])),
-            known.counts,
+            data.counts,
         )
 
 
 def _read(folder: Path) -> tuple[StageRecipe, str, int]:
     """Recipe, title and seed of a run, from its folder."""
     if not (folder / "run.json").is_file():
-        raise FirstStageError(f"{folder}: no run there; it must be a folder with a run.json")
+        raise Stage1Error(f"{folder}: no run there; it must be a folder with a run.json")
     run = stored_identity(folder)
     said = fault(run.get("recipe"), flat_schema(StageRecipe), "recipe") or fault(run.get("loss"), LossSettings, "loss")
     if said or not isinstance(run.get("seed"), int):
-        raise FirstStageError(f"{folder / 'run.json'}: {said or 'it has no seed'}")
+        raise Stage1Error(f"{folder / 'run.json'}: {said or 'it has no seed'}")
     try:
         recipe = StageRecipe.from_flat(run["recipe"] | {"precision": "no"})
     except (KeyError, TypeError):
-        raise FirstStageError(f"{folder}: a run of another version of cyclofocal; run it again") from None
+        raise Stage1Error(f"{folder}: a run of another version of cyclofocal; run it again") from None
     except ValueError as error:
-        raise FirstStageError(f"{folder / 'run.json'}: {error}") from None
+        raise Stage1Error(f"{folder / 'run.json'}: {error}") from None
     if recipe.stage == 2:
-        raise FirstStageError(f"{folder}: a stage 2, whose classifier is not linear; give the folder of its stage 1")
+        raise Stage1Error(f"{folder}: a stage 2, whose classifier is not linear; give the folder of its stage 1")
     if isinstance(recipe.data, TableData):
-        raise FirstStageError(f"{folder}: a run on a table; other classifiers are fitted to features of images")
+        raise Stage1Error(f"{folder}: a run on a table; other classifiers are fitted to features of images")
     return replace(recipe, channels_last=False), run["loss"]["title"], run["seed"]
 
 

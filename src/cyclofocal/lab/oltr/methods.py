@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cyclofocal.lab.oltr.decoupled import Fit
+    from cyclofocal.lab.oltr.decoupled import FitConfig
     from cyclofocal.lab.oltr.features import Features
 
 METHODS = {
@@ -23,7 +23,7 @@ METHODS = {
 """What is shown: the run's own classifier, and those of :mod:`~cyclofocal.lab.oltr.decoupled` in its place."""
 
 
-def logits_of(name: str, features: "Features", fit: "Fit", tau: float | None) -> "tuple[Tensor, str]":
+def logits_of(name: str, features: "Features", fit: "FitConfig", tau: float | None) -> "tuple[Tensor, str]":
     """Logits of the test images by one method, and what it is called."""
     import torch
     from torch.nn import CrossEntropyLoss
@@ -35,21 +35,21 @@ def logits_of(name: str, features: "Features", fit: "Fit", tau: float | None) ->
     if name == "plain":
         return features.classifier(test), METHODS[name]
     if name == "adjusted":
-        return classifiers.adjusted(features.classifier(test), counts), METHODS[name]
+        return classifiers.logit_adjust(features.classifier(test), counts), METHODS[name]
     if name == "tau":
         chosen = _best_tau(features) if tau is None else tau
         return classifiers.tau_normalised(features.classifier, chosen)(test), f"{METHODS[name]}, tau {chosen:g}"
     if name == "lws":
-        return classifiers.rescaled(features.classifier, *features.train, features.seed, fit=fit)(test), METHODS[name]
+        return classifiers.fit_lws(features.classifier, *features.train, features.seed, fit=fit)(test), METHODS[name]
     if name == "crt":
-        return classifiers.retrained(*features.train, len(counts), features.seed, fit=fit)(test), METHODS[name]
+        return classifiers.fit_crt(*features.train, len(counts), features.seed, fit=fit)(test), METHODS[name]
     criteria: dict[str, Callable[[], torch.nn.Module]] = {
         "balanced-softmax": lambda: classifiers.LogitAdjusted(CrossEntropyLoss(), counts),
         "class-balanced": lambda: CrossEntropyLoss(torch.from_numpy(balanced_weights(counts)).float()),
         "effective-number": lambda: CrossEntropyLoss(torch.from_numpy(effective_number_weights(counts)).float()),
     }
     plain = replace(fit, sampling="plain")
-    found = classifiers.retrained(*features.train, len(counts), features.seed, criteria[name](), plain)
+    found = classifiers.fit_crt(*features.train, len(counts), features.seed, criteria[name](), plain)
     return found(test), METHODS[name]
 
 

@@ -13,16 +13,20 @@ from cyclofocal.lab.oltr.open_set_metrics import UNKNOWN
 
 
 @dataclass(frozen=True)
-class OpenData:
+class OpenData(DataSet):
     """A data set of known classes; ``unknown`` test images have the label -1, None: there are none."""
 
-    known: DataSet
     unknown: Samples | None = None
 
     @property
     def splits(self) -> dict[str, Samples | None]:
         """All splits by their names in messages."""
-        return {**self.known.splits, "open-set": self.unknown}
+        return {**super().splits, "open-set": self.unknown}
+
+
+def with_unknown(data: DataSet, unknown: Samples | None) -> OpenData:
+    """The data set with an open set."""
+    return OpenData(data.title, data.classes, data.train, data.validation, data.test, unknown=unknown)
 
 
 def hold_out(data: DataSet, classes: int) -> OpenData:
@@ -40,16 +44,13 @@ def hold_out(data: DataSet, classes: int) -> OpenData:
     def known(images: Samples) -> Samples:
         return images.select(np.flatnonzero(images.labels < kept))
 
-    unknown = data.test.select(np.flatnonzero(data.test.labels >= kept))
     return OpenData(
-        DataSet(
-            f"{data.title}, last {classes} of {len(data.classes)} classes held out",
-            data.classes[:kept],
-            known(data.train),
-            None if data.validation is None else known(data.validation),
-            known(data.test),
-        ),
-        _unlabelled(unknown),
+        f"{data.title}, last {classes} of {len(data.classes)} classes held out",
+        data.classes[:kept],
+        known(data.train),
+        None if data.validation is None else known(data.validation),
+        known(data.test),
+        unknown=_unlabelled(data.test.select(np.flatnonzero(data.test.labels >= kept))),
     )
 
 

@@ -22,14 +22,14 @@ def confidence(logits: Array) -> Array:
     return np.exp(log_softmax(logits.astype(np.float64)).max(1))
 
 
-def rejecting(logits: Array, threshold: float = THRESHOLD) -> Labels:
+def predict_or_reject(logits: Array, threshold: float = THRESHOLD) -> Labels:
     """Predicted classes (N,), :data:`UNKNOWN` where the confidence is below ``threshold``.
 
     Raises:
         ValueError: a threshold outside [0, 1].
 
     Example:
-        >>> rejecting(np.log([[0.9, 0.1], [0.5, 0.5]]), threshold=0.6).tolist()
+        >>> predict_or_reject(np.log([[0.9, 0.1], [0.5, 0.5]]), threshold=0.6).tolist()
         [0, -1]
     """
     if not 0 <= threshold <= 1:
@@ -48,7 +48,7 @@ def f_measure(predicted: Labels, target: Labels, variant: Variant) -> float:
     thresholds. Both are 0 where no known image is right.
 
     Args:
-        predicted: classes, :data:`UNKNOWN` where rejected; see :func:`rejecting`.
+        predicted: classes, :data:`UNKNOWN` where rejected; see :func:`predict_or_reject`.
         target: classes, :data:`UNKNOWN` for unknown images.
         variant: "oltr", the current code of OLTR; "oltr-old", its code before.
 

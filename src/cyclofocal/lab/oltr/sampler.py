@@ -15,12 +15,13 @@ CLASS_AWARE = rng.EPOCH + 1
 
 
 def class_aware_batches(
-    labels: NDArray[np.integer], seed: int, epoch: int, batch_size: int, per_class: int = PER_CLASS, images: int = 0
+    labels: NDArray[np.integer], seed: int, epoch: int, batch_size: int, per_class: int = PER_CLASS
 ) -> tuple[Tensor, ...]:
     """Indices of every batch of an epoch, in all processes together; they follow from seed and epoch alone.
 
     Classes come in random order, each once before any comes again, and bring ``per_class`` images at a time. So do
-    the images of a class: each once before any comes again, also within one time where the class has fewer.
+    the images of a class: each once before any comes again, also within one time where the class has fewer. An epoch
+    has as many images as a plain one.
 
     Args:
         labels: (N,) of the training images; every class up to the highest must have one.
@@ -28,21 +29,19 @@ def class_aware_batches(
         epoch: from 0.
         batch_size: of all processes together, at least 1; the last batch may be smaller.
         per_class: images of a class at a time, at least 1.
-        images: of an epoch; 0 takes as many as there are, so that an epoch costs what a plain one does.
 
     Raises:
         ValueError: a class without an image; numbers out of their ranges.
 
     Example:
-        >>> (batch,) = class_aware_batches(np.array([0, 0, 0, 0, 0, 0, 1, 2]), 0, 0, batch_size=12, images=12)
+        >>> (batch,) = class_aware_batches(np.array([0] * 10 + [1, 2]), 0, 0, batch_size=12)
         >>> sorted(batch.tolist())[-8:]
-        [6, 6, 6, 6, 7, 7, 7, 7]
+        [10, 10, 10, 10, 11, 11, 11, 11]
     """
-    for name, value, least in (("batch_size", batch_size, 1), ("per_class", per_class, 1), ("images", images, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-    members = _members(labels)
-    count = images or len(labels)
+    for name, value in (("batch_size", batch_size), ("per_class", per_class)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    members, count = _members(labels), len(labels)
     with rng.seeded(seed, CLASS_AWARE, epoch):
         turns = _cycled(torch.arange(len(members)), -(-count // per_class))
         drawn = torch.empty(len(turns), per_class, dtype=torch.int64)

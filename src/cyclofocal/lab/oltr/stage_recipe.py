@@ -95,6 +95,10 @@ class TwoStages:
                     f"{name} is {first[name]!r} in stage 1 and {second[name]!r} in stage 2; both stages must agree"
                 )
 
+    def pair(self, loss: LossSettings) -> tuple[LossSettings, LossSettings]:
+        """The losses of the stages by the name of a loss; one that has no pair is the loss of both."""
+        return next((pair for pair in self.losses if pair[0].name == loss.name), (loss, loss))
+
 
 SHARED = ("source", *DEFAULTS, "held_out_classes", "model", "width", "feature_length", "image_size", "channels")
 """Fields that both stages must have in common."""

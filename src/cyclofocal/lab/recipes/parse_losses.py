@@ -31,7 +31,7 @@ def losses_in(text: str) -> list[LossSettings]:
 
     A custom loss is ``PATH.py:FUNCTION``, or ``NAME=PATH.py:FUNCTION``; see
     :func:`~cyclofocal.lab.recipes.custom_loss.load_loss`. Its file is run; the loss is called once the number of
-    classes is known, see :func:`~cyclofocal.lab.training.train.try_own_losses`.
+    classes is known, see :func:`~cyclofocal.lab.training.train.try_custom_losses`.
 
     Raises:
         SettingError: an unknown loss or setting, a value of another type or out of its range, a loss given twice, or

@@ -13,7 +13,7 @@ DRAWS = 5
 
 
 @dataclass(frozen=True)
-class Scale:
+class Normalize:
     """From pixels uint8 to what a model takes: ``(pixels - mean) * factor``, in float32.
 
     Attributes:
@@ -27,11 +27,11 @@ class Scale:
         return (pixels - self.mean) * self.factor
 
 
-def scale(recipe: Recipe, white: int, device: torch.device) -> Scale:
+def scale(recipe: Recipe, white: int, device: torch.device) -> Normalize:
     """The recipe's mean and standard deviation, for pixels whose largest value is ``white``."""
     mean = torch.tensor([white * mean for mean in recipe.mean], device=device)
     factor = torch.tensor([1 / (white * std) for std in recipe.std], device=device)
-    return Scale(mean.view(1, -1, 1, 1), factor.view(1, -1, 1, 1))
+    return Normalize(mean.view(1, -1, 1, 1), factor.view(1, -1, 1, 1))
 
 
 def epoch_draws(recipe: Recipe, seed: int, epoch: int, images: int) -> Tensor:
@@ -75,7 +75,7 @@ def _within(drawn: Tensor, length: int, side: int) -> Tensor:
     return (places >= begin) & (places < begin + side)
 
 
-def augment(pixels: Tensor, drawn: Tensor, recipe: Recipe, to_float: Scale) -> Tensor:
+def augment(pixels: Tensor, drawn: Tensor, recipe: Recipe, to_float: Normalize) -> Tensor:
     """Images as the model sees them in training: augmented, if the recipe says so, and scaled."""
     if recipe.augment != "crop-flip":
         return to_float(pixels)

@@ -12,7 +12,7 @@ from cyclofocal.lab.data import Samples, UnreadableImageError
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.augment import augment, epoch_draws, scale
-from cyclofocal.lab.training.transforms import Key, Plain, Timm
+from cyclofocal.lab.training.transforms import EvalTransform, Key, TimmTransform
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which process of how many."""
 
     rank: int = 0
@@ -43,7 +43,7 @@ class Share:
         """This process's part of a batch: places p and N - 1 - p go together, as mixup pairs them.
 
         Example:
-            >>> [Share(rank, 2).of(torch.arange(7)).tolist() for rank in (0, 1)]
+            >>> [Shard(rank, 2).of(torch.arange(7)).tolist() for rank in (0, 1)]
             [[0, 2, 4, 6], [1, 3, 5]]
         """
         if self.world == 1:
@@ -52,31 +52,33 @@ class Share:
         return batch[torch.minimum(place, len(batch) - 1 - place) % self.world == self.rank]
 
 
-class Source(Protocol):
+class BatchLoader(Protocol):
     """Images as the model takes them."""
 
-    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+    def train(self, batches: Sequence[Tensor], share: Shard, seed: int, epoch: int) -> Iterator[Batch]:
         """Augmented batches of the given indices."""
 
-    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def eval_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Images of the given indices, not augmented."""
 
 
-def source(images: Samples, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False) -> Source:
+def build_loader(
+    images: Samples, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False
+) -> BatchLoader:
     """In memory where the pixels are and have the model's size; else read image by image, as timm's recipes need.
 
     Raises:
         ValueError: rows of a table that the recipe would augment as images.
     """
     if images.n_features:
-        return Rows(images, recipe, device)
+        return TabularLoader(images, recipe, device)
     shape = (recipe.channels, recipe.image_size, recipe.image_size)
     if images.inputs is not None and images.inputs.shape[1:] == shape and recipe.augment != "timm":
-        return InMemory(images, recipe, device)
-    return OnDemand(images, recipe, device, workers, training)
+        return InMemoryLoader(images, recipe, device)
+    return ImageFileLoader(images, recipe, device, workers, training)
 
 
-def check_shares(images: int, batch_size: int, world: int) -> None:
+def check_last_batch(images: int, batch_size: int, world: int) -> None:
     """Every process must have its share of every batch.
 
     Raises:
@@ -92,10 +94,10 @@ def check_shares(images: int, batch_size: int, world: int) -> None:
 
 def epoch_batches(seed: int, epoch: int, images: int, batch_size: int) -> tuple[Tensor, ...]:
     """Indices of every batch of an epoch, all images once; the last batch may be smaller."""
-    return rng.order(seed, epoch, images).split(batch_size)
+    return rng.epoch_permutation(seed, epoch, images).split(batch_size)
 
 
-class InMemory:
+class InMemoryLoader:
     """The whole set on the device, augmented there."""
 
     def __init__(self, images: Samples, recipe: Recipe, device: torch.device) -> None:
@@ -105,7 +107,7 @@ class InMemory:
         self.labels = torch.from_numpy(images.labels).to(device)
         self.scale = scale(recipe, images.max_pixel, device)
 
-    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+    def train(self, batches: Sequence[Tensor], share: Shard, seed: int, epoch: int) -> Iterator[Batch]:
         drawn = epoch_draws(self.recipe, seed, epoch, len(self.labels)).to(self.device)
         for batch in batches:
             indices = share.of(batch)
@@ -113,12 +115,12 @@ class InMemory:
             images = augment(self.pixels[own], drawn[own] if len(drawn) else drawn, self.recipe, self.scale)
             yield Batch(images, self.labels[own], indices, len(batch))
 
-    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def eval_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
             yield self.scale(self.pixels[batch.to(self.device)])
 
 
-class Rows:
+class TabularLoader:
     """Rows of a table, which a model takes as they are."""
 
     def __init__(self, images: Samples, recipe: Recipe, device: torch.device) -> None:
@@ -131,18 +133,18 @@ class Rows:
         self.device, self.rows = device, images.inputs.to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
 
-    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+    def train(self, batches: Sequence[Tensor], share: Shard, seed: int, epoch: int) -> Iterator[Batch]:
         for batch in batches:
             indices = share.of(batch)
             own = indices.to(self.device, non_blocking=True)
             yield Batch(self.rows[own], self.labels[own], indices, len(batch))
 
-    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def eval_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
             yield self.rows[batch.to(self.device)]
 
 
-class OnDemand:
+class ImageFileLoader:
     """Images read and transformed one by one, in worker processes if there are any."""
 
     def __init__(self, images: Samples, recipe: Recipe, device: torch.device, workers: int, training: bool) -> None:
@@ -150,9 +152,9 @@ class OnDemand:
         self.labels = torch.from_numpy(images.labels)
         self.scale = scale(recipe, 255, device)
         self.batches: list[list[Key]] = []
-        transform = Timm(recipe) if training and recipe.augment == "timm" else Plain(recipe)
+        transform = TimmTransform(recipe) if training and recipe.augment == "timm" else EvalTransform(recipe)
         self.loader = DataLoader(
-            Transformed(images, transform),
+            TransformedDataset(images, transform),
             batch_sampler=self.batches,
             num_workers=workers,
             collate_fn=torch.stack,
@@ -161,7 +163,7 @@ class OnDemand:
             generator=torch.Generator(),  # else it would draw from the global random numbers
         )
 
-    def train(self, batches: Sequence[Tensor], share: Share, seed: int, epoch: int) -> Iterator[Batch]:
+    def train(self, batches: Sequence[Tensor], share: Shard, seed: int, epoch: int) -> Iterator[Batch]:
         shares = [share.of(batch) for batch in batches]
         self.batches[:] = [[(seed, epoch, int(index)) for index in indices] for indices in shares]
         drawn = epoch_draws(self.recipe, seed, epoch, len(self.labels))
@@ -175,7 +177,7 @@ class OnDemand:
                 own = drawn[indices].to(self.device) if len(drawn) else drawn
                 yield Batch(augment(images, own, self.recipe, self.scale), labels, indices, len(batch))
 
-    def plain(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def eval_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         self.batches[:] = [[(0, 0, int(index)) for index in batch] for batch in batches]
         for images in self._loaded():
             yield self.scale(images.to(self.device, non_blocking=True))
@@ -187,12 +189,12 @@ class OnDemand:
             raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from None
 
 
-class Transformed(Dataset):
+class TransformedDataset(Dataset):
     """Images by key, a batch at a time, ready to be stacked."""
 
-    def __init__(self, images: Samples, transform: Plain | Timm) -> None:
+    def __init__(self, images: Samples, transform: EvalTransform | TimmTransform) -> None:
         self.images, self.transform = images, transform
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Tensor]:
-        with rng.kept():  # once a batch: saving and restoring numpy's random state takes 0.1 ms
+        with rng.preserve_rng_state():  # once a batch: saving and restoring numpy's random state takes 0.1 ms
             return [self.transform(self.images.image(key[2]), key) for key in keys]

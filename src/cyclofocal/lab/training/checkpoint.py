@@ -11,7 +11,7 @@ import torch
 
 from cyclofocal.lab.records import write_atomically
 
-KEPT = 2
+KEEP_LAST = 2
 """Newest checkpoints of a run; the older one is for when the newer is damaged."""
 
 _HEADER = b"cyclofocal checkpoint, sha256 "
@@ -22,7 +22,7 @@ class DamagedCheckpointError(ValueError):
 
 
 def save(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
-    """Write ``content`` as the checkpoint after ``epoch``, then remove all but the newest :data:`KEPT`.
+    """Write ``content`` as the checkpoint after ``epoch``, then remove all but the newest :data:`KEEP_LAST`.
 
     Args:
         content: what ``torch.load(weights_only=True)`` reads: tensors, numbers, strings, lists and dicts of them.
@@ -32,7 +32,7 @@ def save(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
     digest = hashlib.sha256(payload.getbuffer()).hexdigest().encode()
     path = folder / f"checkpoint-{epoch:05d}.pt"
     write_atomically(path, _HEADER + digest + b"\n", payload.getbuffer())
-    for older in checkpoints(folder)[KEPT:]:
+    for older in checkpoints(folder)[KEEP_LAST:]:
         older.unlink()
     return path
 
@@ -76,7 +76,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if names.fullmatch(path.name)), reverse=True)
 
 
-def newest(folder: Path, needed: Iterable[str] = ()) -> tuple[dict[str, Any] | None, list[DamagedCheckpointError]]:
+def load_latest(folder: Path, needed: Iterable[str] = ()) -> tuple[dict[str, Any] | None, list[DamagedCheckpointError]]:
     """Content of the newest whole checkpoint, None where there is none; and what is wrong with newer ones.
 
     Args:

@@ -1,6 +1,7 @@
 """One epoch of training: every batch once, a row of numbers at the end, and a stop where the loss breaks."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,20 +9,20 @@ import torch
 from torch import Tensor
 
 from cyclofocal.lab.data import Samples
-from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import rng
-from cyclofocal.lab.training.batches import Batch, Share, Source, epoch_batches
-from cyclofocal.lab.training.learner import Learner
+from cyclofocal.lab.training.batches import Batch, BatchLoader, Shard
+from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.mixup import Mixer, mix
-from cyclofocal.lab.training.optim import set_moment
-from cyclofocal.lab.training.progress import Display
-from cyclofocal.lab.training.schedule import Moment, moment
+from cyclofocal.lab.training.optim import apply_schedule
+from cyclofocal.lab.training.progress import RunProgress
+from cyclofocal.lab.training.schedule import ScheduledValues, scheduled_values
+from cyclofocal.lab.training.train_state import TrainState
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LOOK_EVERY = 50
+CHECK_EVERY = 50
 """Steps between two looks for a loss that is not finite, on an accelerator, which has to wait for them."""
 
 NAMED = 5
@@ -29,52 +30,56 @@ NAMED = 5
 
 
 @dataclass(frozen=True)
-class Course:
-    """What stays the same from epoch to epoch."""
+class TrainContext:
+    """All that stays the same from epoch to epoch.
 
-    recipe: Recipe
-    loss: LossSettings
-    seed: int
+    Attributes:
+        job: what is trained.
+        images: training images.
+        source: where their batches come from.
+        mixer: mixup and its like; None: there is none.
+        batches: gives the indices of every batch of an epoch, in all processes together.
+    """
+
+    job: Job
     images: Samples
-    source: Source
+    source: BatchLoader
     mixer: Mixer | None
-
-    def batches(self, epoch: int) -> tuple[Tensor, ...]:
-        """Indices of every batch of the epoch, in all processes together."""
-        return epoch_batches(self.seed, epoch, len(self.images), self.recipe.batch_size)
+    batches: Callable[[int], tuple[Tensor, ...]]
 
 
-def run_epoch(learner: Learner, course: Course, epoch: int, display: Display) -> dict[str, Any]:
+def run_epoch(state: TrainState, context: TrainContext, epoch: int, display: RunProgress) -> dict[str, Any]:
     """Train for one epoch; means of loss and accuracy as the model went through it, in all processes.
 
     Raises:
         FloatingPointError: a loss that is not finite.
     """
-    started, device = time.perf_counter(), learner.accelerator.device
-    share = Share(learner.accelerator.process_index, learner.accelerator.num_processes)
-    rng.reseed(course.seed, rng.EPOCH, epoch, share.rank)  # for dropout and its like
-    batches = course.batches(epoch)
-    sums, watch = Sums(device), Watch(course, epoch, device)
-    learner.forward.train()
-    now = first = moment(course.recipe, course.loss, epoch, 0, len(batches))
-    set_moment(first, learner.criterion, learner.optimizer)
-    for step, batch in enumerate(course.source.train(batches, share, course.seed, epoch)):
-        if step and course.recipe.clock == "step":
-            now = moment(course.recipe, course.loss, epoch, step, len(batches))
-            set_moment(now, learner.criterion, learner.optimizer)
-        images, target = _mixed(course, batch, epoch, step)
-        loss, logits = learner.step(batch, images, target, now)
-        sums.add(loss, logits, target)
-        watch.add(step, now, loss, batch)
+    started, job, device = time.perf_counter(), context.job, state.accelerator.device
+    recipe = job.recipe
+    share = Shard(state.accelerator.process_index, state.accelerator.num_processes)
+    rng.reseed(job.seed, rng.EPOCH, epoch, share.rank)  # for dropout and its like
+    batches = context.batches(epoch)
+    metrics, guard = EpochMetrics(device), NonFiniteGuard(context, epoch, device)
+    state.wrapped_model.train()
+    now = first = scheduled_values(recipe, job.loss, epoch, 0, len(batches))
+    apply_schedule(first, state.criterion, state.optimizer)
+    for step, batch in enumerate(context.source.train(batches, share, job.seed, epoch)):
+        if step and recipe.clock == "step":
+            now = scheduled_values(recipe, job.loss, epoch, step, len(batches))
+            apply_schedule(now, state.criterion, state.optimizer)
+        images, target = _mixed(context, batch, epoch, step)
+        loss, logits = state.step(batch, images, target, now)
+        metrics.add(loss, logits, target)
+        guard.add(step, now, loss, batch)
         if display.step(batch.total):
-            display.show(*sums.means())
-    watch.look()
-    loss_mean, accuracy = sums.means(learner.accelerator)
-    row = {"epoch": epoch, **_values(course.recipe, first), "train_loss": loss_mean, "train_accuracy": accuracy}
+            display.show(*metrics.means())
+    guard.check()
+    loss_mean, accuracy = metrics.means(state.accelerator)
+    row = {"epoch": epoch, **_values(recipe, first), "train_loss": loss_mean, "train_accuracy": accuracy}
     return row | {"seconds": round(time.perf_counter() - started, 3)}
 
 
-class Sums:
+class EpochMetrics:
     """Loss and accuracy so far, on the device; of a soft target the accuracy is its share of the predicted class."""
 
     def __init__(self, device: torch.device) -> None:
@@ -91,26 +96,26 @@ class Sums:
 
     def means(self, accelerator: "Accelerator | None" = None) -> tuple[float, float]:
         """Mean loss and accuracy; of all processes, if they are given, to be called in each of them."""
-        sums = torch.stack([self.loss, self.right, self.loss.new_tensor(self.images)])
-        loss, right, images = (sums if accelerator is None else accelerator.reduce(sums, "sum")).tolist()
+        metrics = torch.stack([self.loss, self.right, self.loss.new_tensor(self.images)])
+        loss, right, images = (metrics if accelerator is None else accelerator.reduce(metrics, "sum")).tolist()
         return loss / images, right / images
 
 
-class Watch:
+class NonFiniteGuard:
     """Stops a run whose loss is not finite; on an accelerator it looks at many losses at once."""
 
-    def __init__(self, course: Course, epoch: int, device: torch.device) -> None:
-        self.course, self.epoch = course, epoch
-        self.every = 1 if device.type == "cpu" else LOOK_EVERY
-        self.recent: list[tuple[int, Moment, Tensor, Tensor]] = []
+    def __init__(self, context: TrainContext, epoch: int, device: torch.device) -> None:
+        self.context, self.epoch = context, epoch
+        self.every = 1 if device.type == "cpu" else CHECK_EVERY
+        self.recent: list[tuple[int, ScheduledValues, Tensor, Tensor]] = []
 
-    def add(self, step: int, now: Moment, loss: Tensor, batch: Batch) -> None:
-        """Take note of a step; :meth:`look` when there are enough."""
+    def add(self, step: int, now: ScheduledValues, loss: Tensor, batch: Batch) -> None:
+        """Take note of a step; :meth:`check` when there are enough."""
         self.recent.append((step, now, loss, batch.indices))
         if len(self.recent) == self.every:
-            self.look()
+            self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raise FloatingPointError for the first loss since the last look that is not finite."""
         if self.recent and not torch.stack([loss for _, _, loss, _ in self.recent]).isfinite().all():
             self._stop()
@@ -118,22 +123,22 @@ class Watch:
 
     def _stop(self) -> None:
         step, now, loss, indices = next(entry for entry in self.recent if not entry[2].isfinite())
-        names = [self.course.images.name(int(index)) for index in indices[:NAMED]]
+        names = [self.context.images.name(int(index)) for index in indices[:NAMED]]
         more = ", ..." if len(indices) > NAMED else ""
         raise FloatingPointError(
-            f"{self.course.loss.title}, seed {self.course.seed}: the training loss is {loss.item()} in epoch"
+            f"{self.context.job.loss.title}, seed {self.context.job.seed}: the training loss is {loss.item()} in epoch"
             f" {self.epoch}, step {step}, at learning rate {now.learning_rate:g}; batch of {', '.join(names)}{more}"
             f" (training images {' '.join(map(str, indices.tolist()))})"
         )
 
 
-def _mixed(course: Course, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-    if course.mixer is None:
+def _mixed(context: TrainContext, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    if context.mixer is None:
         return batch.images, batch.labels
-    return mix(course.mixer, batch.images, batch.labels, course.seed, epoch, step)
+    return mix(context.mixer, batch.images, batch.labels, context.job.seed, epoch, step)
 
 
-def _values(recipe: Recipe, now: Moment) -> dict[str, float | None]:
+def _values(recipe: Recipe, now: ScheduledValues) -> dict[str, float | None]:
     """What the clock has set at the beginning of the epoch, as far as it varies."""
     values: dict[str, float | None] = {"eta": now.eta, "learning_rate": now.learning_rate}
     for name in ("weight_decay", "temperature", "clip_norm"):

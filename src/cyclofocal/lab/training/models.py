@@ -77,37 +77,6 @@ class SmallResNet(nn.Module):
         return self.classifier(self.features(images)) / 8
 
 
-class TinyResNet(nn.Module):
-    """Three times a convolution that halves the image and a residual block, then a max over the rest.
-
-    Made for processors: the image is small before the channels are many.
-
-    Args:
-        classes: number of logits.
-        width: channels of the first stage; the second and third have twice and four times as many.
-        image_size: unused, any size from 8 pixels will do.
-        channels: colour channels of the input.
-
-    Example:
-        >>> import torch
-        >>> TinyResNet(classes=10)(torch.zeros(4, 1, 28, 28)).shape
-        torch.Size([4, 10])
-    """
-
-    def __init__(self, classes: int, width: int = 24, image_size: int = 28, channels: int = 1) -> None:
-        super().__init__()
-        stages = [
-            nn.Sequential(_convolution(inputs, outputs, stride=2), Residual(outputs))
-            for inputs, outputs in ((channels, width), (width, 2 * width), (2 * width, 4 * width))
-        ]
-        self.features = nn.Sequential(*stages, nn.AdaptiveMaxPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(4 * width, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, channels, image_size, image_size)."""
-        return self.classifier(self.features(images))
-
-
 class Residual(nn.Module):
     """Two convolutions whose output is added to their input."""
 
@@ -224,7 +193,6 @@ def resnet_10(classes: int, width: int = 64, image_size: int = 224, channels: in
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "small-convnet": SmallConvNet,
-    "tiny-resnet": TinyResNet,
     "small-resnet": SmallResNet,
     "cifar-resnet-32": CifarResNet,
     "resnet-10": resnet_10,

@@ -12,7 +12,7 @@ from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.custom_loss import load_loss
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.training.schedule import Moment
+from cyclofocal.lab.training.schedule import ScheduledValues
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -77,7 +77,7 @@ def _group(weights: list[nn.Parameter], weight_decay: float) -> dict[str, Any]:
     return {"params": weights, "weight_decay": weight_decay, "decays": weight_decay > 0}
 
 
-def set_moment(now: Moment, criterion: Criterion, optimizer: torch.optim.Optimizer) -> None:
+def apply_schedule(now: ScheduledValues, criterion: Criterion, optimizer: torch.optim.Optimizer) -> None:
     """Let the loss and the optimiser follow the clock.
 
     A group without weight decay keeps none; ``lr_scale`` of a group is a factor of its own, as in timm.

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.training.batches import Source
+from cyclofocal.lab.training.batches import BatchLoader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 @torch.no_grad()
-def predict(model: nn.Module, source: Source, images: int, batch_size: int, accelerator: "Accelerator") -> Tensor:
+def predict(model: nn.Module, source: BatchLoader, images: int, batch_size: int, accelerator: "Accelerator") -> Tensor:
     """Logits (images, C) in float32 on the CPU, the same in every process.
 
     Each process takes every so-manieth image; the shares are padded to one length, gathered, and put in order.
@@ -24,7 +24,7 @@ def predict(model: nn.Module, source: Source, images: int, batch_size: int, acce
     if len(mine) < -(-images // world):
         mine = torch.cat([mine, torch.zeros(1, dtype=mine.dtype)])  # dropped again below
     with accelerator.autocast():
-        parts = [model(batch).float() for batch in source.plain(mine.split(batch_size))]
+        parts = [model(batch).float() for batch in source.eval_batches(mine.split(batch_size))]
     model.train(training)
     gathered = accelerator.gather(torch.cat(parts))  # (world * N, C), process by process
     return gathered.view(world, len(mine), -1).transpose(0, 1).flatten(0, 1)[:images].cpu()

@@ -10,7 +10,7 @@ SECONDS = 0.25
 """Between two looks at the numbers, which must be fetched from the device."""
 
 
-class Display:
+class RunProgress:
     """A bar over all epochs with loss, accuracy, images per second and time left; silent if ``shown`` is False."""
 
     def __init__(self, title: str, steps: int, done: int, shown: bool) -> None:
@@ -24,7 +24,7 @@ class Display:
         self.steps, self.looked = done, time.perf_counter()
         self.images = 0
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "RunProgress":
         self.bar.start()
         return self
 

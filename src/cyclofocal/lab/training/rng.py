@@ -16,7 +16,7 @@ AUGMENT, MIX, EPOCH = range(1, 4)
 """What is drawn for: the second part of a key, after the seed."""
 
 
-def order(seed: int, epoch: int, images: int) -> Tensor:
+def epoch_permutation(seed: int, epoch: int, images: int) -> Tensor:
     """The order of an epoch: a permutation of ``range(images)`` that follows from seed and epoch alone."""
     return torch.randperm(images, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
 
@@ -34,13 +34,13 @@ def uniform(*key: int, size: tuple[int, ...]) -> Tensor:
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Let Python's, numpy's and torch's CPU random numbers follow from ``key`` in a block, then restore them."""
-    with kept():
+    with preserve_rng_state():
         reseed_cpu(*key)
         yield
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Afterwards Python's, numpy's and torch's CPU random numbers go on as if nothing had been drawn."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

@@ -39,7 +39,7 @@ LEFTOVER = re.compile(r"\.(run\.json|epochs\.jsonl|record\.jsonl|checkpoint-\d+\
 """Name of a file that a killed process was writing."""
 
 
-class OtherRunError(ValueError):
+class RunMismatchError(ValueError):
     """A folder or file of another run than the one asked for; the message says in what they differ."""
 
 
@@ -106,10 +106,10 @@ def check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None
     """Refuse a file of another run.
 
     Raises:
-        OtherRunError: says in what the two differ.
+        RunMismatchError: says in what the two differ.
     """
     if differences := _differences(found, asked):
-        raise OtherRunError(
+        raise RunMismatchError(
             f"{path} is of another run ({'; '.join(differences)}); move it out of this folder, and run the same"
             " command again"
         )
@@ -127,8 +127,26 @@ def refuse_obstacle(path: Path) -> None:
         )
 
 
+def check_folder(folder: Path, asked: dict[str, Any]) -> bool:
+    """Refuse a folder of another run, or with something else in the place of its files; True if it holds this run.
+
+    Raises:
+        RunMismatchError: says in what the runs differ.
+        DamagedRunError: a file in it cannot be used, or something else lies in its place.
+    """
+    for path in (*map(folder.joinpath, FILES), *checkpoint.checkpoints(folder)):
+        refuse_obstacle(path)
+    if not (folder / "run.json").exists():
+        return False
+    if differences := _differences(stored_identity(folder), asked):
+        raise RunMismatchError(
+            f"{folder} holds another run ({'; '.join(differences)}); choose another folder, or remove it"
+        )
+    return True
+
+
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+def lock_run(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the folder of a run, so that no other process runs it; whether it is held.
 
     The system lets go of it when the process ends in any way. Between machines it holds where their shared file
@@ -155,7 +173,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
         lock.release()
 
 
-class Run:
+class RunFolder:
     """A run's folder: ``run.json``, ``epochs.jsonl`` (a line per epoch), checkpoints, ``record.jsonl`` at the end.
 
     Args:
@@ -164,44 +182,37 @@ class Run:
         writes: False for all processes of a run but the first.
         checkpoint_seconds: at least so long between two checkpoints, which are then removed at the end; 0 keeps one
             after every epoch, and the newest for good.
+        last_epoch: epoch whose checkpoint is saved whatever the interval, and not removed; None: there is none.
 
     Raises:
-        OtherRunError: the folder holds a run of another recipe, loss, seed or version.
+        RunMismatchError: the folder holds a run of another recipe, loss, seed or version.
         DamagedRunError: a file in it cannot be used, or something else lies in its place.
     """
 
-    def __init__(self, folder: Path, run: dict[str, Any], writes: bool = True, checkpoint_seconds: float = 0) -> None:
-        self.folder, self.identity, self.writes = folder, run, writes
+    def __init__(
+        self,
+        folder: Path,
+        run: dict[str, Any],
+        writes: bool = True,
+        checkpoint_seconds: float = 0,
+        last_epoch: int | None = None,
+    ) -> None:
+        self.folder, self.identity, self.last_epoch = folder, run, last_epoch
         self.checkpoint_seconds, self.kept_at = checkpoint_seconds, time.monotonic()
         self.record_path, self.epochs_path = folder / "record.jsonl", folder / "epochs.jsonl"
-        for path in (*map(folder.joinpath, FILES), *checkpoint.checkpoints(folder)):
-            refuse_obstacle(path)
-        if (folder / "run.json").exists():
-            self._check(stored_identity(folder))
-        elif writes:
+        if not check_folder(folder, run) and writes:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "run.json", json.dumps(run, indent=1).encode())
 
-    def finished(self) -> RunRecord | None:
-        """The record of a run that has ended; None where there is none, or a damaged one.
-
-        Raises:
-            OtherRunError: it is the record of another run.
-        """
-        record, _ = stored_record(self.record_path)
-        if record is not None:
-            check_same(self.record_path, identity_of(record), self.identity)
-        return record
-
-    def newest(
+    def load_latest(
         self, needed: Iterable[str] = ()
     ) -> tuple[dict[str, Any] | None, list[checkpoint.DamagedCheckpointError]]:
         """Newest whole checkpoint that has all that is needed, and what is wrong with newer ones.
 
         Raises:
-            OtherRunError: it is a checkpoint of another run.
+            RunMismatchError: it is a checkpoint of another run.
         """
-        content, damaged = checkpoint.newest(self.folder, needed)
+        content, damaged = checkpoint.load_latest(self.folder, needed)
         if content is not None and "run" in content:  # older ones do not say whose they are
             check_same(checkpoint.checkpoints(self.folder)[len(damaged)], content["run"], self.identity)
         return content, damaged
@@ -209,8 +220,8 @@ class Run:
     def resume(
         self, needed: Iterable[str] = ()
     ) -> tuple[dict[str, Any] | None, list[checkpoint.DamagedCheckpointError]]:
-        """:meth:`newest`; rows after it are cut off."""
-        content, damaged = self.newest({"rows", *needed})
+        """:meth:`load_latest`; rows after it are cut off."""
+        content, damaged = self.load_latest({"rows", *needed})
         for leftover in self.folder.iterdir():
             if LEFTOVER.fullmatch(leftover.name) and leftover.is_file():
                 leftover.unlink()
@@ -218,11 +229,11 @@ class Run:
         write_atomically(self.epochs_path, "".join(map(_line, rows)).encode())
         return content, damaged
 
-    def keep(self, epoch: int, content: dict[str, Any]) -> None:
+    def save_epoch(self, epoch: int, content: dict[str, Any]) -> None:
         """Write the last of ``content["rows"]`` and, if it is time, a checkpoint."""
         with self.epochs_path.open("a", encoding="utf-8") as file:
             file.write(_line(content["rows"][-1]))
-        if time.monotonic() - self.kept_at >= self.checkpoint_seconds:
+        if epoch == self.last_epoch or time.monotonic() - self.kept_at >= self.checkpoint_seconds:
             checkpoint.save(self.folder, epoch, content | {"run": self.identity})
             self.kept_at = time.monotonic()
 
@@ -230,15 +241,8 @@ class Run:
         """Write the record; from now on the run is finished."""
         write_record(record, self.record_path)
         if self.checkpoint_seconds:  # the newest need not be of the last epoch, for which it might be taken
-            for path in checkpoint.checkpoints(self.folder):
+            for path in checkpoint.checkpoints(self.folder)[0 if self.last_epoch is None else 1 :]:
                 path.unlink()
-
-    def _check(self, found: dict[str, Any]) -> None:
-        differences = _differences(found, self.identity)
-        if differences:
-            raise OtherRunError(
-                f"{self.folder} holds another run ({'; '.join(differences)}); choose another folder, or remove it"
-            )
 
 
 _versions = cache(versions)

@@ -1,4 +1,4 @@
-"""The course of training: everything that varies, as a pure function of the time. One clock drives it all."""
+"""Learning rate, eta and all else that varies over training, as a pure function of the time."""
 
 import bisect
 import math
@@ -13,7 +13,7 @@ CYCLICAL_FACTOR = 4.0
 
 
 @dataclass(frozen=True)
-class Moment:
+class ScheduledValues:
     """The values of one epoch or step.
 
     Attributes:
@@ -32,7 +32,7 @@ class Moment:
     clip_norm: float | None
 
 
-def moment(recipe: Recipe, loss: LossSettings, epoch: int, step: int, steps: int) -> Moment:
+def scheduled_values(recipe: Recipe, loss: LossSettings, epoch: int, step: int, steps: int) -> ScheduledValues:
     """What holds at ``step`` (from 0, of ``steps``) of ``epoch`` (from 0, of the recipe's total).
 
     With ``recipe.clock`` "epoch" the step changes nothing: the last epoch is at progress 1, as published. With
@@ -44,7 +44,7 @@ def moment(recipe: Recipe, loss: LossSettings, epoch: int, step: int, steps: int
         progress = epoch_progress(epoch * steps + step, recipe.total_epochs * steps)
         time = epoch + step / steps
     eta = _eta(recipe, loss, progress)
-    return Moment(
+    return ScheduledValues(
         progress=progress,
         eta=eta,
         learning_rate=loss.learning_rate_scale * learning_rate(recipe, time),

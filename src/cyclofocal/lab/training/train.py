@@ -1,12 +1,12 @@
-"""The one training loop: a recipe, a loss and a seed in, a record out."""
+"""The one training loop: a job in, a record out."""
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,22 +14,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclofocal.lab.data import DataSet, load
+from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import Labels
+from cyclofocal.lab.data.load import load_table, table_digest
 from cyclofocal.lab.messages import preview
-from cyclofocal.lab.metrics import PRIMARY, Array, compute_metrics, log_softmax, recall_per_class, reliability
-from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.metrics import Array, compute_metrics, log_softmax, recall_per_class, reliability
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord, system
 from cyclofocal.lab.training import rng
-from cyclofocal.lab.training.batches import check_shares, source
-from cyclofocal.lab.training.epoch import Course, run_epoch
-from cyclofocal.lab.training.learner import Learner, build_learner, initial_model, try_own_loss
+from cyclofocal.lab.training.accelerator import from_main, start_accelerator
+from cyclofocal.lab.training.batches import build_loader, check_last_batch, epoch_batches
+from cyclofocal.lab.training.epoch import TrainContext, run_epoch
+from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.mixup import build_mixer
 from cyclofocal.lab.training.models import check_model
 from cyclofocal.lab.training.predict import predict
-from cyclofocal.lab.training.progress import Display
-from cyclofocal.lab.training.run_folder import DamagedRunError, OtherRunError, Row, Run, identity
+from cyclofocal.lab.training.progress import RunProgress
+from cyclofocal.lab.training.run_folder import DamagedRunError, Row, RunFolder, RunMismatchError, refuse_obstacle
 from cyclofocal.lab.training.schedule import never_focal
+from cyclofocal.lab.training.train_state import TrainState, build_state, initial_model, try_custom_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,74 +42,99 @@ RESUMED = ("rows", "seconds", "data", "model", "optimizer", "criterion", "averag
 """Names in a checkpoint that a run is resumed from."""
 
 
-@dataclass(frozen=True)
-class Setup:
-    """Where and how a run runs; nothing here changes its numbers but by rounding.
+Metrics = dict[str, float | None]
+
+
+@dataclass
+class Training:
+    """A run in progress.
 
     Attributes:
-        root: folder where data sets are looked for.
-        folder: of this run; None keeps nothing on disk, so that the run cannot go on after a kill.
-        workers: processes that read images, where they do not lie in memory.
-        cpu: stay on the CPU.
-        progress: show a bar, or lines where there is no terminal.
-        trackers: names that Accelerate knows, such as "tensorboard"; they write into ``folder``.
-        command: for the record.
-        checkpoint_seconds: see :class:`~cyclofocal.lab.training.run_folder.Run`; 0 keeps a checkpoint of every epoch.
-        primary_metric: for the record.
+        job: what is trained.
+        task: how this differs from other trainings.
+        data: the three splits.
+        state: model, optimizer and loss.
+        folder: of the run, or None.
+        rows: of the epochs so far.
+        previous_seconds: time of the run's earlier parts, if it was stopped and resumed.
+        started: ``time.perf_counter()`` at the beginning of this part.
     """
 
-    root: Path = Path("data")
-    folder: Path | None = None
-    workers: int = 0
-    cpu: bool = False
-    progress: bool = False
-    trackers: tuple[str, ...] = ()
-    command: str = ""
-    checkpoint_seconds: float = 0
-    primary_metric: str = PRIMARY
+    job: Job
+    task: "Task"
+    data: DataSet
+    state: TrainState
+    folder: RunFolder | None
+    rows: list[Row]
+    previous_seconds: float
+    started: float
+
+    @property
+    def seconds(self) -> float:
+        """Time of the run so far, over all its parts."""
+        return self.previous_seconds + time.perf_counter() - self.started
 
 
-def train(recipe: Recipe, loss: LossSettings, seed: int, setup: Setup | None = None, *, test: bool = True) -> RunRecord:
+class Task(NamedTuple):
+    """The steps in which plain training and the stages of open long-tailed recognition differ.
+
+    Attributes:
+        load: reads the data of a recipe below a folder, for a seed.
+        build: makes the state at its beginning.
+        batches: gives the indices of every batch of an epoch, in all processes together.
+        evaluate: predicts the test set; gives its logits and metrics, and writes the task's own files.
+        begin: called once, before the first epoch.
+        files: names of the task's own files in the run's folder.
+        keeps_weights: the last checkpoint is stored for good, whatever the job's options, for a later stage needs it.
+    """
+
+    load: Callable[[Recipe, Path, int], DataSet]
+    build: Callable[[Job, DataSet, "Accelerator"], TrainState]
+    batches: Callable[[Job, DataSet, int], tuple[Tensor, ...]]
+    evaluate: Callable[[Training], tuple[Array, Metrics]]
+    begin: Callable[[Training], None] = lambda training: None
+    files: tuple[str, ...] = ()
+    keeps_weights: bool = False
+
+
+def train(job: Job, task: Task | None = None) -> RunRecord:
     """Train one model and evaluate it once, on the test set, after the last epoch.
 
     Split, initialisation, data order and augmentation follow from the seed alone, so the runs of two losses at one
-    seed are a pair. With a folder the run is stored after every epoch, goes on where it was stopped, ends as if it
-    had not been (bit for bit on a CPU), and is not run again once it has ended.
+    seed are a pair. With a folder the run is stored after every epoch, resumes where it was stopped, ends as if it
+    had not been (bit for bit on a CPU), and is not run again once it has ended. The folder is not locked here; see
+    :func:`cyclofocal.lab.compare.grid.run_job`.
 
     Args:
-        recipe, loss, seed: what decides the numbers.
-        setup: where and how.
-        test: False never touches the test set, as the choice of settings must not; the record's ``metrics``,
-            ``per_class`` and ``reliability`` are then empty.
+        job: what to train, where and how.
+        task: None is plain training, of images or a table.
 
     Raises:
         FloatingPointError: the loss, or a logit of the validation set, is no longer finite; says where.
-        OtherRunError: the folder holds another run, or its record or checkpoint.
+        RunMismatchError: the folder holds another run, or its record or checkpoint.
         DamagedRunError: a file in the folder cannot be used.
         MissingDataError, DamagedDataError, ValueError: before the first step.
     """
-    started, setup = time.perf_counter(), setup or Setup()
-    check_model(recipe)
-    accelerator = start_accelerator(recipe, setup)
-    what = identity(recipe, loss, seed)
-    run = None
-    if setup.folder:
-        run = Run(setup.folder, _kind(what, test), accelerator.is_main_process, setup.checkpoint_seconds)
-    if run and (done := from_main(accelerator, run.finished() if accelerator.is_main_process else None)):
+    started, task = time.perf_counter(), task or PLAIN
+    check_model(job.recipe)
+    accelerator = start_accelerator(job.recipe, job.options, job.folder)
+    folder = _open_folder(job, task, accelerator)
+    if done := from_main(job.stored()[0] if accelerator.is_main_process else None):
         return done
-    with rng.kept():
-        data = load_data(recipe, setup.root, seed)
-        check_shares(len(data.train), recipe.batch_size, accelerator.num_processes)
-        if test:
+    with rng.preserve_rng_state():
+        data = task.load(job.recipe, job.options.root, job.seed)
+        check_last_batch(len(data.train), job.recipe.batch_size, accelerator.num_processes)
+        if job.test:
             check_every_class_is_tested(data)
-        make = partial(initial_model, inputs=data.train.n_features)
-        learner = build_learner(recipe, loss, len(data.classes), seed, accelerator, make)
-        rows, earlier = resume(learner, run, data) if run else ([], 0.0)
-        fit(learner, data, recipe, loss, seed, setup, run, rows, earlier)
-        logits = _test_logits(learner, data, recipe, setup) if test else None
-    seconds = earlier + time.perf_counter() - started
-    metrics = {} if logits is None else compute_metrics(logits, data.test.labels, data.counts, recipe.groups)
-    return conclude(what, learner, data, rows, logits, metrics, seconds, setup, run)
+        try_custom_loss(job.recipe, job.loss, len(data.classes))
+        state = task.build(job, data, accelerator)
+        rows, previous_seconds = resume(state, folder, data) if folder else ([], 0.0)
+        training = Training(job, task, data, state, folder, rows, previous_seconds, started)
+        if not rows:
+            task.begin(training)
+        fit(training)
+        logits, metrics = task.evaluate(training) if job.test else (None, {})
+    return finish_run(training, logits, metrics)
 
 
 def check_every_class_is_tested(data: DataSet) -> None:
@@ -124,114 +152,91 @@ def check_every_class_is_tested(data: DataSet) -> None:
         )
 
 
-def conclude(
-    what: dict[str, Any],
-    learner: Learner,
-    data: DataSet,
-    rows: list[Row],
-    logits: Array | None,
-    metrics: dict[str, float | None],
-    seconds: float,
-    setup: Setup,
-    run: Run | None,
-) -> RunRecord:
-    """The record of a run that has ended with these logits of the test set, written where it has a folder.
+def finish_run(training: Training, logits: Array | None, metrics: Metrics) -> RunRecord:
+    """Make the record of a finished run and write it where the run has a folder.
 
-    Logits are None of a run that leaves the test set alone.
+    Args:
+        training: after its last epoch.
+        logits: of the test set; None of a run that leaves it alone.
+        metrics: of the test set.
     """
-    accelerator = learner.accelerator
+    job, data, rows, accelerator = training.job, training.data, training.rows, training.state.accelerator
     record = RunRecord(
-        **what,
+        **{name: value for name, value in job.identity.items() if name != "test"},
         device=_device_name(accelerator.device),
         train_counts=list(data.counts),
         epochs=[{name: value for name, value in row.items() if name != "seconds"} for row in rows],
         metrics=metrics,
-        seconds=round(seconds, 3),
+        seconds=round(training.seconds, 3),
         data=data.title,
-        weights="last epoch" if learner.average is None else "moving average",
+        weights="last epoch" if training.state.ema is None else "moving average",
         epoch_seconds=[row["seconds"] for row in rows],
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
-        command=setup.command,
-        primary_metric=setup.primary_metric,
+        command=job.options.command,
+        primary_metric=job.options.primary_metric,
         classes=list(data.classes),
         validation_samples=0 if data.validation is None else len(data.validation),
         system=system(),
         columns=data.columns,
         **({} if logits is None else _details(logits, data)),
     )
-    if run and accelerator.is_main_process:
-        run.finish(record)
+    if training.folder and accelerator.is_main_process:
+        training.folder.finish(record)
     for tracker in accelerator.trackers:
         tracker.finish()
     accelerator.wait_for_everyone()
     return record
 
 
-def fit(
-    learner: Learner,
-    data: DataSet,
-    recipe: Recipe,
-    loss: LossSettings,
-    seed: int,
-    setup: Setup,
-    run: Run | None,
-    rows: list[Row],
-    earlier: float,
-    course_type: type[Course] = Course,
-) -> None:
-    """Train for all epochs of the recipe that ``rows`` does not have yet, and append theirs.
-
-    Says of a cyclical loss that its focal phase is never met, unless a command has said so before.
-    """
-    accelerator, started = learner.accelerator, time.perf_counter()
-    training = source(data.train, recipe, accelerator.device, setup.workers, training=True)
-    validation = source(data.validation, recipe, accelerator.device, setup.workers) if data.validation else None
-    course = course_type(recipe, loss, seed, data.train, training, build_mixer(recipe, len(data.classes)))
-    steps = len(course.batches(0))
-    said = never_focal(recipe, loss, steps)
-    if said and accelerator.is_main_process and (recipe.clock == "step" or not setup.command):
-        print(said, file=sys.stderr)
-    shown = setup.progress and accelerator.is_main_process
-    with Display(
-        f"{recipe.name} {loss.name} seed {seed}", recipe.total_epochs * steps, len(rows) * steps, shown
+def fit(training: Training) -> None:
+    """Train for all epochs of the recipe that have no row yet, and append theirs."""
+    job, state, data, rows = training.job, training.state, training.data, training.rows
+    recipe, options, main = job.recipe, job.options, state.accelerator.is_main_process
+    loader = build_loader(data.train, recipe, state.accelerator.device, options.workers, training=True)
+    validate = _validator(training)
+    batches = partial(training.task.batches, job, data)
+    context = TrainContext(job, data.train, loader, build_mixer(recipe, len(data.classes)), batches)
+    steps = len(batches(0))
+    _warn_never_focal(job, steps, main)
+    with RunProgress(
+        f"{recipe.name} {job.loss.name} seed {job.seed}",
+        recipe.total_epochs * steps,
+        len(rows) * steps,
+        options.progress and main,
     ) as bar:
         for epoch in range(len(rows), recipe.total_epochs):
-            row = run_epoch(learner, course, epoch, bar)
-            if validation is not None and data.validation is not None:
-                images = len(data.validation)
-                logits = predict(learner.evaluated, validation, images, recipe.batch_size, accelerator)
-                row |= _validated(logits, data.validation.labels, f"{loss.title}, seed {seed}, epoch {epoch}")
+            row = run_epoch(state, context, epoch, bar) | validate(epoch)
             rows.append(row)
-            accelerator.log({name: value for name, value in row.items() if value is not None}, step=epoch)
-            if run and accelerator.is_main_process:
-                spent = earlier + time.perf_counter() - started
-                run.keep(epoch, {"rows": rows, "seconds": spent, "data": data.digest, **learner.state_dict()})
+            state.accelerator.log({name: value for name, value in row.items() if value is not None}, step=epoch)
+            if training.folder and main:
+                content = {"rows": rows, "seconds": training.seconds, "data": data.digest, **state.state_dict()}
+                training.folder.save_epoch(epoch, content)
             bar.epoch(row, recipe.total_epochs)
 
 
-def resume(learner: Learner, run: Run, data: DataSet) -> tuple[list[Row], float]:
-    """Bring the learner to where the run was stored last; its rows, and the seconds it has taken so far.
+def resume(state: TrainState, run: RunFolder, data: DataSet) -> tuple[list[Row], float]:
+    """Bring the state to where the run was stored last; its rows, and the seconds it has taken so far.
 
     Raises:
-        OtherRunError: the run began on other data.
+        RunMismatchError: the run began on other data.
         DamagedRunError: the checkpoint is of another model.
     """
     content = None
-    if learner.accelerator.is_main_process:
+    if state.accelerator.is_main_process:
         content, damaged = run.resume(RESUMED)
         for error in damaged:
             print(f"damaged checkpoint, the one before is used: {error}", file=sys.stderr)
-    content = from_main(learner.accelerator, content)
+    content = from_main(content)
     if content is None:
         return [], 0.0
     if content["data"] != data.digest:
-        raise OtherRunError(
+        raise RunMismatchError(
             f"{run.folder}: this run began on other data: the labels or names of {data.title} have changed since;"
             " remove the folder to begin anew"
         )
     try:
-        learner.load_state_dict(content)
+        state.load_state_dict(content)
     except (KeyError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise DamagedRunError(
@@ -246,71 +251,73 @@ def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
     return load(recipe.data, root, seed)
 
 
-def pinned(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
-    """The recipe of a reader's own images, held to the files and labels that are there now, and these.
+def with_data_digest(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
+    """The recipe of a reader's own data, held to the files and labels that are there now, and these.
 
     Raises:
         MissingDataError, DamagedDataError, ValueError: they cannot be used.
     """
     data = load_data(recipe, root, 0)
-    return recipe.with_data(digest=data.digest_with_test), data
+    if not isinstance(recipe.data, TableData):
+        return recipe.with_data(digest=data.digest_with_test), data
+    changes = load_table(recipe.data).changes
+    return recipe.with_data(digest=table_digest(recipe.data.source, changes)), data
 
 
-def try_own_losses(recipe: Recipe, losses: Sequence[LossSettings], root: Path) -> None:
-    """Call every loss of the reader's own once, on as many classes as the recipe has, before anything is trained.
-
-    Raises:
-        MissingDataError, DamagedDataError, ValueError: the data cannot be read, or a loss cannot be used.
-    """
-    if any(loss.file for loss in losses):
-        classes = len(load_data(recipe, root, 0).classes)
-        for loss in losses:
-            try_own_loss(recipe, loss, classes)
-
-
-def start_accelerator(recipe: Recipe, setup: Setup) -> "Accelerator":
-    """Device, precision, processes and trackers.
-
-    Raises:
-        ValueError: half precision that the device does not have, or a tracker that is not to be had.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.tracking import get_available_trackers
-
-    available = {getattr(kind, "value", kind) for kind in get_available_trackers()}
-    if missing := sorted(set(setup.trackers) - available):
-        raise ValueError(f"tracker {', '.join(missing)} is not installed")
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    trackers = list(setup.trackers) or None
-    accelerator = Accelerator(
-        mixed_precision=recipe.precision, cpu=setup.cpu, log_with=trackers, project_dir=setup.folder
-    )
-    if recipe.precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("precision is fp16, which is too slow on a CPU and not scaled there; use bf16 or no")
-    if trackers:
-        accelerator.init_trackers(recipe.name)
-    return accelerator
+def _open_folder(job: Job, task: Task, accelerator: "Accelerator") -> RunFolder | None:
+    """The job's folder, with nothing in the place of its files."""
+    if job.folder is None:
+        return None
+    last = job.recipe.total_epochs - 1 if task.keeps_weights else None
+    folder = RunFolder(job.folder, job.identity, accelerator.is_main_process, job.options.checkpoint_seconds, last)
+    for name in task.files:
+        refuse_obstacle(job.folder / name)
+    return folder
 
 
-def from_main(accelerator: "Accelerator", content: Any) -> Any:
-    """The main process's ``content``, in every process."""
-    if accelerator.num_processes == 1:
-        return content
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([content])[0]
+def _load(recipe: Recipe, root: Path, seed: int) -> DataSet:
+    return load_data(recipe, root, seed)
 
 
-def _kind(what: dict[str, Any], test: bool) -> dict[str, Any]:
-    """What a run's folder says it holds; one whose test set was left alone is not taken for one that was tested."""
-    return what if test else {**what, "test": False}
+def _build(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainState:
+    model = initial_model(job.recipe, len(data.classes), job.seed, data.train.n_features)
+    return build_state(job, model, accelerator)
 
 
-def _test_logits(learner: Learner, data: DataSet, recipe: Recipe, setup: Setup) -> Array:
-    accelerator = learner.accelerator
-    test = source(data.test, recipe, accelerator.device, setup.workers)
-    return predict(learner.evaluated, test, len(data.test), recipe.batch_size, accelerator).numpy()
+def _batches(job: Job, data: DataSet, epoch: int) -> tuple[Tensor, ...]:
+    return epoch_batches(job.seed, epoch, len(data.train), job.recipe.batch_size)
+
+
+def _evaluate(training: Training) -> tuple[Array, Metrics]:
+    job, data, accelerator = training.job, training.data, training.state.accelerator
+    test = build_loader(data.test, job.recipe, accelerator.device, job.options.workers)
+    logits = predict(training.state.eval_model, test, len(data.test), job.recipe.batch_size, accelerator).numpy()
+    return logits, compute_metrics(logits, data.test.labels, data.counts, job.recipe.groups)
+
+
+PLAIN = Task(_load, _build, _batches, _evaluate)
+"""Training on images or a table, with the loss of the logits alone."""
+
+
+def _warn_never_focal(job: Job, steps: int, main: bool) -> None:
+    """Say of a cyclical loss that its focal phase is never met, unless a command has said so before."""
+    said = never_focal(job.recipe, job.loss, steps)
+    if said and main and (job.recipe.clock == "step" or not job.options.command):
+        print(said, file=sys.stderr)
+
+
+def _validator(training: Training) -> Callable[[int], dict[str, float]]:
+    """Gives the numbers of the validation set after an epoch; none where there is no such set."""
+    job, state, split = training.job, training.state, training.data.validation
+    if split is None:
+        return lambda epoch: {}
+    loader = build_loader(split, job.recipe, state.accelerator.device, job.options.workers)
+
+    def validate(epoch: int) -> dict[str, float]:
+        logits = predict(state.eval_model, loader, len(split), job.recipe.batch_size, state.accelerator)
+        return _validated(logits, split.labels, f"{job.loss.title}, seed {job.seed}, epoch {epoch}")
+
+    return validate
 
 
 def _details(logits: Array, data: DataSet) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is done to one image on the CPU: decoded to the model's size, and augmented as timm does."""
 
-from collections.abc import Callable
-from unittest.mock import patch
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,11 +16,8 @@ Key = tuple[int, int, int]
 CROP = 0.875
 """Of the image's shorter side, for evaluation where training uses random resized crops; timm's default."""
 
-POSTERIZING = ("Posterize", "PosterizeIncreasing", "PosterizeOriginal")
-"""timm's names of one operation with three scales, two of which end at 0 bits."""
 
-
-class Plain:
+class EvalTransform:
     """Resize and centre-crop to uint8 (channels, image_size, image_size); nothing random."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -35,7 +32,7 @@ class Plain:
         return self.transform(image.convert(self.mode))
 
 
-class Timm:
+class TimmTransform:
     """timm's training augmentation, float32 (splits, channels, image_size, image_size).
 
     Random resized crop, flip, ``auto_augment`` (without one: colour jitter) and random erasing; with
@@ -48,16 +45,18 @@ class Timm:
 
         self.mode = "RGB" if recipe.channels == 3 else "L"
         self.splits = recipe.aug_splits
-        with patch.dict(auto_augment.NAME_TO_OP, dict.fromkeys(POSTERIZING, posterize)):
-            self.crop, self.policy, self.to_tensor = create_transform(
-                recipe.image_size,
-                is_training=True,
-                auto_augment=recipe.auto_augment or None,
-                interpolation="random",
-                mean=_per_channel(recipe.mean, recipe.channels),
-                std=_per_channel(recipe.std, recipe.channels),
-                separate=True,
-            )
+        self.crop, self.policy, self.to_tensor = create_transform(
+            recipe.image_size,
+            is_training=True,
+            auto_augment=recipe.auto_augment or None,
+            interpolation="random",
+            mean=_per_channel(recipe.mean, recipe.channels),
+            std=_per_channel(recipe.std, recipe.channels),
+            separate=True,
+        )
+        for operation in _operations(self.policy):
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = posterize
         self.erase = RandomErasing(recipe.random_erasing, mode="pixel", device="cpu")
 
     def __call__(self, image: Image.Image, key: Key) -> Tensor:
@@ -74,6 +73,13 @@ def posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image
     from timm.data.auto_augment import posterize as at_least_one_bit
 
     return at_least_one_bit(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
+
+
+def _operations(policy: Any) -> Iterator[Any]:
+    """timm's operations in a policy, which has lists of them or of pairs; none in colour jitter."""
+    for transform in policy.transforms:
+        for entry in getattr(transform, "policy", getattr(transform, "ops", ())):
+            yield from entry if isinstance(entry, list) else [entry]
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -12,37 +12,38 @@ from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.batches import Batch
 from cyclofocal.lab.training.batchnorm import sync_batch_norm
+from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.models import build_model
 from cyclofocal.lab.training.optim import Criterion, build_criterion, build_optimizer
-from cyclofocal.lab.training.schedule import Moment
+from cyclofocal.lab.training.schedule import ScheduledValues
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 @dataclass
-class Learner:
+class TrainState:
     """One model in training.
 
     Attributes:
         model: whose weights are trained and stored.
-        forward: the same as Accelerate prepared it, for precision and processes.
-        average: moving average of the weights (timm's ``ModelEmaV3``), or None.
+        wrapped_model: the same as Accelerate prepared it, for precision and processes.
+        ema: moving average of the weights (timm's ``ModelEmaV3``), or None.
     """
 
     accelerator: "Accelerator"
     model: nn.Module
-    forward: nn.Module
+    wrapped_model: nn.Module
     optimizer: Any
     criterion: Criterion
-    average: Any
+    ema: Any
 
     @property
-    def evaluated(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model whose predictions count: the moving average where there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.ema is None else self.ema.module
 
-    def step(self, batch: Batch, images: Tensor, target: Tensor, now: Moment) -> tuple[Tensor, Tensor]:
+    def step(self, batch: Batch, images: Tensor, target: Tensor, now: ScheduledValues) -> tuple[Tensor, Tensor]:
         """One step of the optimiser; loss of this process's share, detached, and its logits.
 
         The loss is weighed so that the mean over the processes is the mean over the whole batch.
@@ -53,17 +54,17 @@ class Learner:
         self.accelerator.backward(loss if share == 1 else loss * share)
         if now.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), now.clip_norm)
-        self._move()
-        if self.average is not None:
-            self.average.update(self.model)
+        self._optimizer_step()
+        if self.ema is not None:
+            self.ema.update(self.model)
         return loss.detach(), logits.detach()
 
-    def loss(self, images: Tensor, target: Tensor, now: Moment) -> tuple[Tensor, Tensor]:
+    def loss(self, images: Tensor, target: Tensor, now: ScheduledValues) -> tuple[Tensor, Tensor]:
         """Mean loss of this process's share, and its logits."""
-        logits = self.forward(images)
+        logits = self.wrapped_model(images)
         return self.criterion(logits if now.temperature == 1 else logits / now.temperature, target), logits
 
-    def _move(self) -> None:
+    def _optimizer_step(self) -> None:
         if self.accelerator.scaler is None:
             self.optimizer.optimizer.step()  # Accelerate's wrapper looks for packages on the disk at every step
         else:
@@ -76,7 +77,7 @@ class Learner:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "criterion": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
-            "average": self.average.state_dict() if self.average is not None else {},
+            "average": self.ema.state_dict() if self.ema is not None else {},
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
 
@@ -86,8 +87,8 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if isinstance(self.criterion, nn.Module):
             self.criterion.load_state_dict(state["criterion"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["average"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -99,7 +100,7 @@ def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0) -> n
         return build_model(recipe, classes, inputs)
 
 
-def try_own_loss(recipe: Recipe, loss: LossSettings, classes: int) -> None:
+def try_custom_loss(recipe: Recipe, loss: LossSettings, classes: int) -> None:
     """Call a loss of the reader's own on targets as the recipe has them; others are not called.
 
     Raises:
@@ -109,17 +110,17 @@ def try_own_loss(recipe: Recipe, loss: LossSettings, classes: int) -> None:
         try_loss(loss.file, loss.digest, classes, soft=recipe.mixup > 0 or recipe.cutmix > 0)
 
 
-def build_learner(
-    recipe: Recipe,
-    loss: LossSettings,
-    classes: int,
-    seed: int,
+def build_state(
+    job: Job,
+    model: nn.Module,
     accelerator: "Accelerator",
-    make: Callable[[Recipe, int, int], nn.Module] = initial_model,
-) -> Learner:
-    """A learner at its beginning, on the accelerator's device; ``make`` gives the untrained model."""
+    make_optimizer: Callable[[nn.Module, Recipe], torch.optim.Optimizer] = build_optimizer,
+    make_learner: Callable[..., TrainState] = TrainState,
+) -> TrainState:
+    """The state at the beginning, with ``model`` on the accelerator's device."""
+    recipe, device = job.recipe, accelerator.device
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
-    model = make(recipe, classes, seed).to(accelerator.device).to(memory_format=layout)
+    model = model.to(device).to(memory_format=layout)
     average = None
     if recipe.ema_decay:
         from timm.utils import ModelEmaV3
@@ -127,9 +128,8 @@ def build_learner(
         average = ModelEmaV3(model, decay=recipe.ema_decay)  # before anything wraps the model
     if recipe.sync_batch_norm and accelerator.num_processes > 1:
         model = sync_batch_norm(model)
-    try_own_loss(recipe, loss, classes)
-    criterion = build_criterion(loss)
+    criterion = build_criterion(job.loss)
     if isinstance(criterion, nn.Module):
-        criterion.to(accelerator.device)
-    forward, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-    return Learner(accelerator, model, forward, optimizer, criterion, average)
+        criterion.to(device)
+    forward, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
+    return make_learner(accelerator, model, forward, optimizer, criterion, average)

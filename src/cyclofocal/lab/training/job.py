@@ -1,0 +1,98 @@
+"""One run to do: what decides its numbers, and where and how it runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclofocal.lab.metrics import PRIMARY
+from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.records import DamagedRecordError, RunRecord
+from cyclofocal.lab.training.run_folder import check_same, identity, identity_of, stored_record
+
+NOT_TUNED = ("name", "title", "file", "digest", "trials")
+"""Fields of a loss that tuning leaves as they are."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a job runs; nothing here changes its numbers but by rounding.
+
+    Attributes:
+        root: folder where data sets are looked for.
+        workers: number of processes that read images, where they do not lie in memory.
+        cpu: stay on the CPU.
+        progress: show a bar, or lines where there is no terminal.
+        trackers: names that Accelerate knows, such as "tensorboard"; they write into the job's folder.
+        command: command line, for the record.
+        checkpoint_seconds: see :class:`~cyclofocal.lab.training.run_folder.Run`; 0 saves a checkpoint of every epoch.
+        primary_metric: metric for the verdicts, for the record.
+    """
+
+    root: Path = Path("data")
+    workers: int = 0
+    cpu: bool = False
+    progress: bool = False
+    trackers: tuple[str, ...] = ()
+    command: str = ""
+    checkpoint_seconds: float = 0
+    primary_metric: str = PRIMARY
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        recipe, loss, seed: what decides its numbers.
+        folder: of this run; None stores nothing on disk, so that the run cannot be resumed.
+        options: where and how.
+        stage1: job whose final weights this one begins with; None for all but the second of two stages.
+        test: False never touches the test set, as the choice of settings must not; the record's ``metrics``,
+            ``per_class`` and ``reliability`` are then empty.
+    """
+
+    recipe: Recipe
+    loss: LossSettings
+    seed: int
+    folder: Path | None = None
+    options: RunOptions = RunOptions()
+    stage1: "Job | None" = None
+    test: bool = True
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the numbers, as ``run.json`` has it."""
+        found = identity(self.recipe, self.loss, self.seed)
+        return found if self.test else found | {"test": False}
+
+    @property
+    def record_path(self) -> Path:
+        """File of the record, once the run has finished."""
+        assert self.folder is not None
+        return self.folder / "record.jsonl"
+
+    @property
+    def title(self) -> str:
+        """Name in messages."""
+        part = self.recipe.data.cross_validation
+        fold = f", fold {part[0] + 1} of {part[1]}" if part else ""
+        return f"{self.recipe.name}, {self.loss.title}, seed {self.seed}{fold}"
+
+    def stored(self) -> tuple[RunRecord | None, list[DamagedRecordError]]:
+        """Record of a finished run, None where there is none or a damaged one; and what is damaged.
+
+        Raises:
+            RunMismatchError: the folder holds the record of another run.
+            DamagedRunError: something else than a file lies in the record's place.
+        """
+        if self.folder is None:
+            return None, []
+        record, damaged = stored_record(self.record_path)
+        if record is not None:
+            asked = self.identity
+            asked["versions"] = record.versions  # of the node that ran it; a report says where they are mixed
+            if self.loss.trials:
+                asked["loss"] = record.loss | {name: asked["loss"][name] for name in NOT_TUNED}
+            check_same(self.record_path, identity_of(record), asked)
+        return record, damaged
