@@ -1,4 +1,4 @@
-"""The demo command: it shows, stores, goes on after a kill, and refuses nonsense before any work."""
+"""The demo command: it shows, stores, resumes after a kill, and refuses nonsense before any work."""
 
 import functools
 import itertools
@@ -65,7 +65,7 @@ def test_demo_shows_and_stores_and_a_rerun_reuses(tmp_path, monkeypatch, capsys)
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process group's leader")
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
-def test_a_stopped_comparison_leaves_no_process_and_goes_on(stop, tmp_path):
+def test_stopped_comparison_leaves_no_process_and_resumes(stop, tmp_path):
     command = ("compare", "digits", "--seeds", 2, "--epochs", 20, "--losses", "ce,cyclical", "--out", tmp_path)
     heeded = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
     process = start(*command, start_new_session=True, preexec_fn=heeded)
@@ -75,7 +75,7 @@ def test_a_stopped_comparison_leaves_no_process_and_goes_on(stop, tmp_path):
     _, err = process.communicate(timeout=100)  # returns when the workers too have closed their ends
     if stop == signal.SIGINT:
         assert process.returncode == 130
-        assert re.search(r"stopped: \d of 4 runs are kept, the same command continues", err)
+        assert re.search(r"stopped: \d of 4 runs are stored, the same command continues", err)
         assert "Traceback" not in err
         return  # it goes on in the same way
 
@@ -92,7 +92,7 @@ def test_a_stopped_comparison_leaves_no_process_and_goes_on(stop, tmp_path):
     assert "differences to cross-entropy" in out
 
 
-def test_faults_of_a_folder_of_images_are_told_before_any_run(tmp_path):
+def test_invalid_image_folder_is_refused_before_any_run(tmp_path):
     for name in ("ant", "bee"):
         (tmp_path / "images" / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / "images" / name / "0.png")
@@ -119,7 +119,7 @@ def test_images_that_have_changed_are_another_experiment(tmp_path):
     assert "2 runs, 0 of them finished before" in run(*command)[2]
 
 
-def test_a_run_that_fails_is_told_at_the_end_and_the_others_are_shown(tmp_path):
+def test_failed_run_is_reported_last_others_are_shown(tmp_path):
     recipe = replace(digits(), epochs=2)
     broken = run_folder(tmp_path, recipe, CYCLICAL, 1)
     broken.mkdir(parents=True)
@@ -161,12 +161,12 @@ def _still_runs(process):
         (["digits", "--metric", "acuracy"], ["'acuracy' is not a metric", "'accuracy'?"]),
         (["digits", "--on", "cloud"], ["--on", "'local', 'ray', 'slurm'"]),
         (["digits", "--gpus-per-run", "2"], ["--gpus-per-run", "one GPU at most"]),
-        (["digits", "--on", "ray", "--workers", "2"], ["--workers", "for --on local"]),
-        (["digits", "--slurm", "time=60"], ["--slurm", "for --on slurm, not local"]),
+        (["digits", "--on", "ray", "--workers", "2"], ["--workers", "needs --on local"]),
+        (["digits", "--slurm", "time=60"], ["--slurm", "needs --on slurm, not local"]),
         (["digits", "--on", "slurm", "--slurm", "time"], ["--slurm", "'time' is not KEY=VALUE"]),
     ],
 )
-def test_bad_input_is_refused_with_what_would_be_right(arguments, words, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_refused_with_a_remedy(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["cyclofocal", "compare", *arguments])

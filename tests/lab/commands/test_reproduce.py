@@ -1,4 +1,4 @@
-"""The commands train, keep, go on and refuse; `cyclofocal recipes` lists what there is."""
+"""The commands train, store, resume and refuse; `cyclofocal recipes` lists all recipes."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ def lab(monkeypatch, capsys, tmp_path):
     return run
 
 
-def test_reproduce_keeps_its_runs_and_does_not_repeat_them(lab, tmp_path):
+def test_reproduce_stores_runs_and_does_not_repeat_them(lab, tmp_path):
     command = ("reproduce", "digits", "--loss", "ce,cyclical", "--seeds", 2, *QUICK)
     code, out, err = lab(*command)
     assert code == 0, err
@@ -64,7 +64,7 @@ def test_reproduce_keeps_its_runs_and_does_not_repeat_them(lab, tmp_path):
         ("compare", "digits", "--epochs", 2, "--seeds", 1, "--losses", "ce,cyclical", "--workers", 1),
     ],
 )
-def test_a_focal_phase_that_is_never_met_is_said_first(lab, arguments):
+def test_unreached_focal_phase_is_warned_of_first(lab, arguments):
     _, _, err = lab(*arguments)
     said = "cyclical focal on digits: eta is 1 in both epochs, so its focal phase is never met"
     assert said in err.partition("epoch 1/2")[0]
@@ -144,7 +144,7 @@ def picture_folder(root, *, seed=0):
 SMALL = ("--model", "small-resnet", "--set", "width=4", "--set", "image_size=16", "--set", "batch_size=4", *QUICK)
 
 
-def test_a_folder_of_ones_own_is_trained_on(lab, tmp_path):
+def test_custom_image_folder_is_trained(lab, tmp_path):
     code, out, err = lab("train", "--data", picture_folder(tmp_path / "pictures"), "--loss", "ce", *SMALL)
     assert code == 0, err
     assert "warning" not in err
@@ -170,7 +170,7 @@ def test_a_table_is_trained_on_by_its_target(lab, tmp_path):
     assert "not run again" not in lab(*command)[1]
 
 
-def test_copies_in_a_folder_of_ones_own_are_warned_of(lab, tmp_path):
+def test_copies_in_a_custom_folder_are_warned_of(lab, tmp_path):
     pictures = picture_folder(tmp_path / "pictures")
     shutil.copy(pictures / "train" / "dark" / "0.png", pictures / "test" / "light" / "0.png")
     code, _, err = lab("train", "--data", pictures, "--loss", "ce", *SMALL)
@@ -267,7 +267,7 @@ def test_names_with_one_meaning_are_not_refused(tmp_path, monkeypatch):
         (["train", "digits", "--tracker", "comet_ml"], ["comet_ml is not installed"]),
     ],
 )
-def test_what_goes_wrong_is_said_in_a_line(lab, arguments, words):
+def test_errors_are_reported_in_one_line(lab, arguments, words):
     code, _, err = lab(*arguments, "--cpu")
     assert code == 1
     assert "Traceback" not in err
@@ -275,7 +275,7 @@ def test_what_goes_wrong_is_said_in_a_line(lab, arguments, words):
         assert word in err
 
 
-def test_a_stop_says_how_to_go_on(lab, monkeypatch):
+def test_stop_explains_how_to_resume(lab, monkeypatch):
     from cyclofocal.lab.training import run_folder as runs
 
     real = runs.RunFolder.save_epoch

@@ -39,7 +39,7 @@ def test_the_records_are_those_of_this_machine(cluster, tmp_path):
     assert cluster.is_initialized()  # it was there before
 
 
-def test_a_lost_process_is_replaced_and_a_run_that_fails_is_told(cluster, tmp_path, monkeypatch):
+def test_lost_process_is_retried_failed_run_reported(cluster, tmp_path, monkeypatch):
     attempts = tmp_path / "attempts"
 
     def deadly(job, resources, folder):  # nested, so that Ray sends it along
@@ -62,7 +62,7 @@ def test_a_lost_process_is_replaced_and_a_run_that_fails_is_told(cluster, tmp_pa
     assert attempts.read_text() == "xxx"  # not tried again
 
 
-def test_a_record_from_a_node_with_files_of_its_own_is_written_here(cluster, tmp_path, monkeypatch):
+def test_record_of_a_node_without_shared_files_is_stored(cluster, tmp_path, monkeypatch):
     def elsewhere(job, resources, folder):
         return run_job(replace(job, folder=tmp_path / "node" / job.folder.name), resources)
 
@@ -78,7 +78,7 @@ def test_without_ray_it_says_how_to_get_it(tmp_path, monkeypatch):
         next(backend.run_ray(grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)))
 
 
-def test_a_cluster_that_cannot_be_reached_is_told(tmp_path, monkeypatch):
+def test_unreachable_cluster_is_reported(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
 
     def refuse(**options):

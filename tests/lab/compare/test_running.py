@@ -74,7 +74,7 @@ def test_the_processes_give_the_numbers_of_this_one(tmp_path):
         assert records[job].threads == 1
 
 
-def test_a_run_that_fails_is_told_and_the_others_end(tmp_path):
+def test_failed_run_is_reported_others_finish(tmp_path):
     recipes = [RECIPE, replace(RECIPE, name="wild", learning_rate=1e30)]
     jobs = grid(recipes, [CROSS_ENTROPY], range(1), tmp_path)
     outcomes = {job.recipe.name: outcome for job, outcome in run_local(jobs, workers=1)}
@@ -110,7 +110,7 @@ def deadly(tmp_path, monkeypatch):
 
 @posix
 @pytest.mark.parametrize(("kills", "survives"), [(1, True), (9, False)])
-def test_a_killed_process_is_replaced_and_its_run_tried_once_more(kills, survives, deadly, tmp_path):
+def test_killed_process_is_replaced_and_its_run_retried_once(kills, survives, deadly, tmp_path):
     attempts = deadly(1, kills)
     jobs = grid([RECIPE], [CROSS_ENTROPY], range(3), tmp_path)
     outcomes = {job.seed: outcome for job, outcome in run_local(jobs, workers=2)}
@@ -133,7 +133,7 @@ def test_closing_stops_the_runs(tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_two_comparisons_on_one_folder_run_every_cell_once(tmp_path):
+def test_two_comparisons_on_one_folder_run_every_job_once(tmp_path):
     jobs = grid([RECIPE], [CROSS_ENTROPY, CYCLICAL], range(3), tmp_path)
     one, two = run_local(jobs, workers=1), run_local(jobs, workers=1)
     both = [next(one), next(two)]  # from here on both are at work
@@ -142,7 +142,7 @@ def test_two_comparisons_on_one_folder_run_every_cell_once(tmp_path):
     assert finished(jobs) == (records, [])
 
 
-def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
+def test_job_of_another_process_is_left_alone(tmp_path):
     (job,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
     with lock_run(job.folder) as held:
         assert held
@@ -150,7 +150,7 @@ def test_a_cell_that_another_process_runs_is_left_to_it(tmp_path):
     assert run_job(job, ONE_CORE, wait=False) == finished([job])[0][job]
 
 
-def test_a_finished_cell_is_shared_with_the_other_commands(tmp_path, monkeypatch):
+def test_finished_job_is_shared_with_other_commands(tmp_path, monkeypatch):
     folder = run_folder(tmp_path, RECIPE, CYCLICAL, 1)
     record = train(Job(RECIPE, CYCLICAL, 1, folder, RunOptions(cpu=True)))
     monkeypatch.setattr("cyclofocal.lab.training.train.train", None)
@@ -171,7 +171,7 @@ def record(tmp_path_factory):
         ({"metrics": {}, "per_class": []}, "test: False there"),
     ],
 )
-def test_the_record_of_another_run_is_not_the_cells(change, words, record, tmp_path, monkeypatch):
+def test_record_of_another_run_is_refused(change, words, record, tmp_path, monkeypatch):
     """The error comes at once; nothing is trained or overwritten."""
     monkeypatch.setattr("cyclofocal.lab.training.train.train", None)
     (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
@@ -186,13 +186,13 @@ def test_the_record_of_another_run_is_not_the_cells(change, words, record, tmp_p
     assert job.record_path.read_bytes() == before
 
 
-def test_the_record_of_a_node_with_other_packages_is_the_cells(record, tmp_path):
+def test_record_of_other_package_versions_is_accepted(record, tmp_path):
     (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
     write_record(replace(record, versions={"torch": "2.6"}), job.record_path)
     assert run_job(job, ONE_CORE).versions == {"torch": "2.6"}
 
 
-def test_a_tuned_cell_takes_the_settings_that_tuning_chose(record, tmp_path):
+def test_tuned_job_takes_the_chosen_settings(record, tmp_path):
     tuned = replace(CYCLICAL, name="cyclical:tuned", title="cyclical focal, tuned", trials=3)
     (job,) = grid([RECIPE], [tuned], [1], tmp_path)
     chosen = {**vars(tuned), "gamma_hc": 1.5, "learning_rate_scale": 0.4}
@@ -202,7 +202,7 @@ def test_a_tuned_cell_takes_the_settings_that_tuning_chose(record, tmp_path):
     assert finished([job]) == ({}, [])
 
 
-def test_a_damaged_record_is_named_and_its_cell_runs_again(record, tmp_path, monkeypatch):
+def test_damaged_record_is_named_and_its_job_runs_again(record, tmp_path, monkeypatch):
     (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
     write_record(replace(record, seconds="long"), job.record_path)
     found, (error,) = finished([job])
@@ -219,7 +219,7 @@ def test_a_short_run_writes_no_checkpoint(tmp_path, monkeypatch):
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
 
 
-def test_a_long_run_goes_on_from_its_checkpoint_and_then_removes_it(tmp_path, monkeypatch):
+def test_long_run_resumes_from_its_checkpoint_then_removes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(grid_module, "CHECKPOINT_SECONDS", 1e-9)
     (job,) = grid([RECIPE], [CYCLICAL], range(1), tmp_path)
     real = runs.RunFolder.save_epoch
@@ -255,7 +255,7 @@ def test_checkpoints_are_as_far_apart_as_asked(tmp_path, monkeypatch):
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-00008.pt", "checkpoint-00005.pt"]
 
 
-def test_time_left_is_told_from_finished_runs_of_the_same_recipe(tmp_path, monkeypatch):
+def test_eta_uses_finished_runs_of_the_same_recipe(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
     jobs = grid([RECIPE, replace(RECIPE, name="long")], [CROSS_ENTROPY], range(3), tmp_path)

@@ -1,4 +1,4 @@
-"""Promise: jobs of submitit give the records of this machine, and what a job fails of is told."""
+"""Promise: jobs of submitit give the records of this machine, and report why a job failed."""
 
 import sys
 from dataclasses import replace

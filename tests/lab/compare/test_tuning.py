@@ -1,4 +1,4 @@
-"""Settings are chosen on validation data alone, with one budget for every loss, and a rerun trains nothing anew."""
+"""Settings are chosen on validation data alone, with one budget for every loss, and a rerun trains nothing again."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -99,7 +99,7 @@ def test_every_loss_spends_its_budget_and_begins_as_it_came(loss, trained):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-def test_only_the_settings_of_its_space_are_changed_and_within_it(loss, trained, monkeypatch):
+def test_only_settings_of_the_space_change_within_bounds(loss, trained, monkeypatch):
     row = {"validation_balanced_accuracy": 0.5, "validation_nll": 1.0}
     record = replace(train(job(TINY, loss, 0, test=False)), epochs=[row])
     monkeypatch.setattr(tuning, "run_job", lambda trial: trained.append(trial.loss) or record)
@@ -117,7 +117,7 @@ def test_only_the_settings_of_its_space_are_changed_and_within_it(loss, trained,
             assert values == {getattr(loss, name)}
 
 
-def test_the_sampler_learns_from_every_trial_and_of_the_first_too(trained, monkeypatch):
+def test_sampler_learns_from_every_trial(trained, monkeypatch):
     import optuna
 
     told, real = [], optuna.Study.tell
@@ -130,7 +130,7 @@ def test_the_sampler_learns_from_every_trial_and_of_the_first_too(trained, monke
         assert trial.params == pytest.approx({name: getattr(loss, name) for name in trial.params}, rel=0.01)
 
 
-def test_the_best_of_the_trials_is_taken_and_equal_ones_are_told_apart_by_their_nll(monkeypatch):
+def test_best_trial_wins_ties_broken_by_nll(monkeypatch):
     scores = iter([(0.5, 1.0), (0.7, 3.0), (0.7, 2.0), (0.7, 2.0), (0.6, 0.1)])
     record, tried = train(job(TINY, CROSS_ENTROPY, 0, test=False)), []
 
@@ -145,7 +145,7 @@ def test_the_best_of_the_trials_is_taken_and_equal_ones_are_told_apart_by_their_
     assert found == replace(tried[2], trials=5)
 
 
-def test_a_rerun_trains_nothing_and_a_greater_budget_only_what_is_new(tmp_path, monkeypatch):
+def test_rerun_trains_nothing_larger_budget_only_new_trials(tmp_path, monkeypatch):
     epochs = []
     real = training.run_epoch
     monkeypatch.setattr(training, "run_epoch", lambda *given: epochs.append(given) or real(*given))
@@ -158,7 +158,7 @@ def test_a_rerun_trains_nothing_and_a_greater_budget_only_what_is_new(tmp_path, 
     assert {path.parent.parent for path in tmp_path.rglob("record.jsonl")} == {tmp_path / "tuning" / "tiny"}
 
 
-def test_the_same_settings_without_a_folder_and_after_other_draws(tmp_path):
+def test_same_settings_without_a_folder(tmp_path):
     found = tune(job(TINY, tunable(CYCLICAL), 4, tmp_path))
     torch.rand(3)
     np.random.rand(3)
@@ -181,7 +181,7 @@ def test_a_trial_is_not_taken_for_a_run_that_was_tested(tmp_path):
         train(job(TINY, FOCAL, 0, tmp_path))
 
 
-def test_a_drawn_test_set_is_tuned_within_each_seed_and_a_fixed_one_once_for_all(trained):
+def test_drawn_test_sets_are_tuned_per_seed_fixed_ones_once(trained):
     for recipe, seeds in (
         (TINY, {SHARED_SEED}),
         (replace(TINY, data=PublishedData("digits", validation_images=30)), {1, 2}),
@@ -215,7 +215,7 @@ def test_a_trial_that_diverges_is_spent_and_not_chosen(trained, monkeypatch):
         tune(job(TINY, tunable(CYCLICAL, 2), 0))
 
 
-def test_a_model_that_diverged_in_the_last_step_is_told_by_its_validation(monkeypatch):
+def test_divergence_in_the_last_step_is_found_by_validation(monkeypatch):
     monkeypatch.setattr(training, "predict", lambda *given: torch.full((30, 3), torch.nan))
     with pytest.raises(FloatingPointError, match="focal, seed 3, epoch 0: a logit of the validation set"):
         train(job(TINY, FOCAL, 3, test=False))
@@ -236,7 +236,7 @@ def test_a_loss_that_cannot_be_tuned_is_refused_before_any_work(change, words, t
     assert not list(tmp_path.iterdir())
 
 
-def test_without_validation_data_it_says_what_to_set(trained, tmp_path, monkeypatch):
+def test_missing_validation_data_is_refused(trained, tmp_path, monkeypatch):
     without = replace(DATA, validation=None)
     monkeypatch.setattr(tuning, "load_data", lambda recipe, root, seed: without)
     with pytest.raises(ValueError, match=r"tiny has no validation data .* validation_images is 0"):

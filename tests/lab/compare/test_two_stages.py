@@ -139,7 +139,7 @@ def test_two_commands_on_one_folder_run_each_stage_once(second, tmp_path, whole)
     assert numbers(records(tmp_path)[2, "cyclical", 0]) == whole[0][2, "cyclical", 0]
 
 
-def test_compare_gives_the_numbers_of_reproduce_and_reuses_its_runs(tmp_path, monkeypatch, capsys, whole):
+def test_compare_matches_reproduce_and_reuses_its_runs(tmp_path, monkeypatch, capsys, whole):
     monkeypatch.setitem(recipes.TWO_STAGES, "fashion-mnist-open", lambda: STAGES)
     command = ["fashion-mnist-open", "--losses", "cyclical,ce", "--seeds", "1", "--out", str(tmp_path)]
     for _ in range(2):

@@ -134,7 +134,7 @@ def test_a_seed_gives_one_classifier(training):
     assert not torch.equal(first, other)
 
 
-def test_what_cannot_be_fitted_is_refused(training):
+def test_invalid_fits_are_refused(training):
     features, labels = training
     with pytest.raises(ValueError, match="1 of 4 classes have no image: 3"):
         fit_crt(features, labels, 4, 0)

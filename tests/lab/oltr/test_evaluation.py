@@ -63,7 +63,7 @@ def test_numbers_by_hand(predictions):
     assert numbers["fpr95"] == 1.0
 
 
-def test_a_file_gives_what_the_run_gave(predictions, path):
+def test_stored_logits_give_the_metrics_of_the_run(predictions, path):
     assert evaluate_file(path, 0.5) == evaluate(predictions, 0.5)
     again = read(path)
     assert again.title == "a loss"
@@ -99,7 +99,7 @@ def test_without_unknown_images_there_is_no_open_set(predictions):
         ({"target": TARGET + 1.0}, "target is float64"),
         ({"target": np.where(TARGET == 3, 4, TARGET)}, "target is -1 to 4; it must be 0 to 3"),
         ({"logits": np.full((10, 4), np.nan)}, "not finite"),
-        ({"logits": np.zeros((0, 4)), "target": TARGET[:0]}, "of no image"),
+        ({"logits": np.zeros((0, 4)), "target": TARGET[:0]}, "logits is empty"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(tmp_path, change, message):

@@ -1,4 +1,4 @@
-"""Classifiers are fitted to the features of a finished run from the command line, and their logits are kept."""
+"""Classifiers are fitted to the features of a finished run from the command line, and their logits are stored."""
 
 from dataclasses import replace
 
@@ -103,7 +103,7 @@ def test_a_run_on_a_table_is_refused(tmp_path):
         features_of(tmp_path, CPU)
 
 
-def test_what_is_no_first_stage_is_refused(folder, tmp_path):
+def test_runs_other_than_stage_1_are_refused(folder, tmp_path):
     result = run(tmp_path)
     assert (result.exit_code, "no run there" in result.stderr) == (1, True)
     unended = tmp_path / "unended"

@@ -72,7 +72,7 @@ def test_every_weight_learns_and_frozen_ones_do_not():
         assert isinstance(network.attention, ModulatedAttention)
 
 
-def test_the_layer_that_narrows_learns_also_above_frozen_features():
+def test_bottleneck_learns_on_frozen_features():
     backbone = Backbone(BottleneckHead(MODELS["resnet-10"](5, width=4), 6, 5), (3, 32, 32))
     network = OpenLongTailed(backbone, frozen=True)
     assert (backbone.length, network.memory.centroids.shape) == (6, (5, 6))

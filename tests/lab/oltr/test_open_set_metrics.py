@@ -40,7 +40,7 @@ def test_variants_as_loops(pairs):
         assert f_measure(predicted, target, variant) == pytest.approx(expected)
 
 
-def test_threshold_rejects_what_is_below_it():
+def test_threshold_rejects_lower_confidence():
     logits = np.log(np.array([[0.5, 0.3, 0.2], [0.4, 0.35, 0.25], [0.1, 0.1, 0.8]]))
     assert confidence(logits) == pytest.approx([0.5, 0.4, 0.8])
     assert predict_or_reject(logits, 0.45).tolist() == [0, -1, 2]
@@ -61,7 +61,7 @@ def test_fpr_at_95_by_hand():
     assert fpr_at_95(np.where(known, 1.0, 0.0), known) == 0
 
 
-def test_what_has_no_meaning_is_refused():
+def test_undefined_metrics_are_refused():
     with pytest.raises(ValueError, match="variant is 'f1'; it must be one of oltr, oltr-old"):
         f_measure(PREDICTED, TARGET, "f1")
     with pytest.raises(ValueError, match="threshold is 10"):

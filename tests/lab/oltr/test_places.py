@@ -64,7 +64,7 @@ def test_both_stages_from_one_command(trees, layout, tmp_path):
         assert (found.images, found.unknown) == (9, 4)
 
 
-def test_a_folder_of_ones_own_goes_the_same_way(tmp_path):
+def test_custom_folder_trains_both_stages(tmp_path):
     for split, counts in COUNTS.items():
         write_folder(tmp_path / "own" / split, counts, seed=0 if split == "train" else 100)  # val and test are alike
     settings = (f"source={tmp_path / 'own'}", "held_out_classes=1")
@@ -78,7 +78,7 @@ def test_a_folder_of_ones_own_goes_the_same_way(tmp_path):
     assert record.metrics["auroc"] is not None
 
 
-def test_what_does_not_fit_is_refused_before_training(trees, tmp_path):
+def test_mismatched_lists_are_refused_before_training(trees, tmp_path):
     tree = trees["v1"]
     images = [f"train/attic/train_1{i:07d}.jpg" for i in range(3)]
 

@@ -50,7 +50,7 @@ def test_seed_and_epoch_decide_and_nothing_else():
     assert drawn(1, 0) != first
 
 
-def test_what_cannot_be_sampled_is_refused():
+def test_invalid_sampling_is_refused():
     with pytest.raises(ValueError, match="1 of 3 classes have no image to sample: 1"):
         class_aware_batches(np.array([0, 2, 2]), 0, 0, 4)
     with pytest.raises(ValueError, match="per_class is 0; it must be at least 1"):

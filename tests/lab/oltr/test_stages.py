@@ -1,4 +1,4 @@
-"""Both stages run from one command, go on after a stop, and are the same on two processes."""
+"""Both stages run from one command, resume after a stop, and are the same on two processes."""
 
 import json
 import shutil
@@ -132,7 +132,7 @@ def test_frozen_features_stay_to_the_bit(out, tmp_path):
     assert compared > 5
 
 
-def test_features_of_the_first_stage_can_have_a_rate_of_their_own(tmp_path):
+def test_features_lr_scale_of_stage_1(tmp_path):
     slow = replace(FIRST, features_lr_scale=1e-30, momentum=0.0, weight_decay=0.0)
     run(second(tmp_path, experiment=replace(STAGES, first=slow)).stage1)
     found = checkpoint.load_latest(record(tmp_path, 1, "ce")[1])[0]["model"]
@@ -162,7 +162,7 @@ def test_a_second_stage_without_its_first_is_refused(out, tmp_path):
         run(replace(second(tmp_path / "alone"), stage1=None))
 
 
-def test_seeds_and_losses_are_one_experiment_and_another_first_stage_is_another(out):
+def test_experiment_is_identified_by_its_stage_1(out):
     recipes = [record(out, 2, loss)[0].recipe for loss in ("ce", "cyclical")]
     assert recipes[0] == recipes[1]
     longer = replace(STAGES, first=replace(FIRST, epochs=3))
@@ -229,7 +229,7 @@ def test_a_folder_in_the_place_of_the_logits_is_named(tmp_path, monkeypatch):
         ('{"recipe": {"name": 1}}', "it must have epochs, learning_rate, source, title"),
     ],
 )
-def test_the_features_of_a_run_that_says_not_what_it_is(content, words, tmp_path):
+def test_features_need_a_valid_run_json(content, words, tmp_path):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=words) as error:
         features_of(tmp_path, CPU)

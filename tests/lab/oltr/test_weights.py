@@ -30,7 +30,7 @@ def test_limits(counts):
     np.testing.assert_allclose(effective_number_weights(counts, 1 - 1e-12), balanced_weights(counts), rtol=1e-6)
 
 
-def test_what_has_no_weight_is_refused():
+def test_counts_without_a_weight_are_refused():
     with pytest.raises(ValueError, match="class 1 has 0 images"):
         balanced_weights([3, 0])
     with pytest.raises(ValueError, match=r"beta is 1; it must be in \[0, 1\)"):

@@ -219,7 +219,7 @@ def test_a_worker_names_it_in_a_line_too(workers):
 
 @pytest.mark.parametrize("kind", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
 @pytest.mark.parametrize("size", [6, 7])
-def test_mixing_keeps_soft_targets_soft_and_is_that_of_one_process(kind, size):
+def test_mixup_of_soft_targets_equals_one_process(kind, size):
     mixer = build_mixer(replace(digits(), **kind), classes=10)
     images, labels = torch.rand(size, 3, 8, 8), torch.arange(size)
     soft = 0

@@ -26,7 +26,7 @@ def screen(monkeypatch):
     return make
 
 
-def test_a_terminal_has_a_bar_with_loss_accuracy_speed_and_time_left(screen):
+def test_bar_shows_loss_accuracy_speed_and_time_left(screen):
     said = screen(terminal=True)
     with RunProgress("digits ce seed 0", steps=10, done=4, shown=True) as bar:
         assert bar.step(32)

@@ -1,4 +1,4 @@
-"""A run killed at any moment goes on with the same call and ends bit-identical to one that was not."""
+"""A run killed at any moment resumes with the same call and ends bit-identical to one that was not."""
 
 import hashlib
 import io
@@ -141,7 +141,7 @@ def interrupt_after(monkeypatch, folder, epochs):
             go_on(folder)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whole, monkeypatch, capsys):
+def test_damaged_checkpoint_falls_back_to_the_previous_one(tmp_path, whole, monkeypatch, capsys):
     interrupt_after(monkeypatch, tmp_path, 3)
     newest, older = checkpoint.checkpoints(tmp_path)
     damaged = bytearray(newest.read_bytes())
@@ -179,7 +179,7 @@ def test_a_finished_run_is_not_run_again(whole, monkeypatch):
     assert [line for line in read_records(folder / "record.jsonl") if isinstance(line, RunRecord)] == [record]
 
 
-def test_the_newest_two_checkpoints_are_kept(whole):
+def test_last_two_checkpoints_stay(whole):
     assert [path.name for path in checkpoint.checkpoints(whole[0])] == ["checkpoint-00004.pt", "checkpoint-00003.pt"]
 
 
@@ -210,7 +210,7 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     assert checkpoint.load_latest(tmp_path) == ({"rows": [1]}, [])
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+def test_resume_with_changed_data_is_refused(tmp_path, monkeypatch):
     """A checkpoint of the run, then other labels under the same name."""
     recipe, folder = replace(RECIPE, epochs=2), tmp_path / "run"
     train(Job(recipe, CROSS_ENTROPY, 0, folder))
@@ -371,7 +371,7 @@ def test_a_damaged_run_json_is_named_and_left(content, words, tmp_path):
     assert (tmp_path / "run.json").read_bytes() == content
 
 
-def test_what_a_killed_process_left_is_removed_and_no_more(tmp_path):
+def test_only_temporary_files_of_a_killed_process_are_removed(tmp_path):
     run = RunFolder(tmp_path, identity(RECIPE, CYCLICAL, 3))
     for name in (".record.jsonl-12.tmp", ".checkpoint-00001.pt-0a1b2c3d.tmp"):
         (tmp_path / name).touch()

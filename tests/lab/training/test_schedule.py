@@ -60,7 +60,7 @@ def test_a_loss_without_a_factor_cycles_the_rest_with_4():
 @pytest.mark.parametrize(
     ("epochs", "cooldown", "steps"), [(1, 0, 1), (1, 0, 2), (2, 0, 1), (1, 1, 1), (3, 0, 1), (1, 0, 3)]
 )
-def test_a_focal_phase_that_is_never_met_is_said(clock, factor, epochs, cooldown, steps):
+def test_warns_if_the_focal_phase_is_never_reached(clock, factor, epochs, cooldown, steps):
     recipe = replace(digits(), epochs=epochs, cooldown_epochs=cooldown, clock=clock)
     loss = replace(CYCLICAL, cyclical_factor=factor)
     etas = [scheduled_values(recipe, loss, e, s, steps).eta for e in range(recipe.total_epochs) for s in range(steps)]
@@ -68,7 +68,7 @@ def test_a_focal_phase_that_is_never_met_is_said(clock, factor, epochs, cooldown
     assert never_focal(recipe, FOCAL, steps) == ""
 
 
-def test_ranges_that_never_move_are_said():
+def test_warns_if_ranges_never_move():
     for loss in (CROSS_ENTROPY, FOCAL):
         assert "both epochs, so what cycles with it never moves" in never_focal(
             cycling(("temperature",), epochs=2), loss
@@ -89,7 +89,7 @@ def test_training_says_it_first_unless_a_command_has(capsys):
     assert capsys.readouterr().err.startswith("cyclical focal on digits: eta is 1 in both steps")
 
 
-def test_the_rows_of_a_run_show_what_cycled():
+def test_epoch_rows_show_cycled_values():
     record = train(Job(replace(cycling(tuple(RANGES)), epochs=5), CYCLICAL, seed=0))
     eta = [1, 0, 1 / 3, 2 / 3, 1]
     for name, (low, high) in RANGES.items():

@@ -36,7 +36,7 @@ def _split(seed, tmp_path):
     return load_data(digits(), tmp_path, seed)
 
 
-def test_split_is_balanced_for_testing_long_tailed_for_training_and_disjoint(tmp_path):
+def test_split_is_disjoint_balanced_test_long_tailed_train(tmp_path):
     split = _split(0, tmp_path)
     assert np.bincount(split.test.labels).tolist() == [60] * 10
     assert np.bincount(split.train.labels).tolist() == [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]
@@ -129,7 +129,7 @@ def test_learning_rate_warms_up_and_ends_near_0():
     assert 0 < rates[-1] < 0.001
 
 
-def test_criteria_are_what_they_are_called():
+def test_criteria_match_their_names():
     logits, target = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
     assert torch.equal(build_criterion(CROSS_ENTROPY)(logits, target), F.cross_entropy(logits, target))
     log_p = F.log_softmax(logits, 1)[range(6), target]
@@ -154,7 +154,7 @@ def test_a_diverged_run_says_where_and_with_which_images():
     assert f"(training images {' '.join(map(str, indices))})" in said
 
 
-def test_an_accelerator_is_asked_for_many_losses_at_once_and_the_first_bad_one_is_named(tmp_path):
+def test_guard_checks_in_batches_and_names_the_first_bad_step(tmp_path):
     """It would have to wait for each; only the kind of device is used here."""
     context = TrainContext(Job(SHORT, CYCLICAL, 0), _split(0, tmp_path).train, None, None, None)
     watch = NonFiniteGuard(context, 2, torch.device("cuda"))
@@ -166,7 +166,7 @@ def test_an_accelerator_is_asked_for_many_losses_at_once_and_the_first_bad_one_i
         watch.add(CHECK_EVERY - 1, now, torch.tensor(1.0), Batch(torch.empty(0), torch.empty(0), torch.tensor([1]), 1))
 
 
-def test_validation_is_measured_every_epoch_and_the_test_set_once(monkeypatch):
+def test_validation_every_epoch_test_set_once(monkeypatch):
     from cyclofocal.lab.training import train as module
 
     measured = []
@@ -182,7 +182,7 @@ def test_validation_is_measured_every_epoch_and_the_test_set_once(monkeypatch):
     assert all(0 <= row["validation_accuracy"] <= 1 and row["validation_nll"] > 0 for row in record.epochs)
 
 
-def test_the_moving_average_is_what_is_evaluated():
+def test_ema_weights_are_evaluated():
     still = train(Job(replace(SHORT, ema_decay=1 - 1e-12), CROSS_ENTROPY, seed=0))  # hardly leaves the initial weights
     assert still.weights == "moving average"
     assert still.metrics["accuracy"] < 0.3 < train(Job(SHORT, CROSS_ENTROPY, seed=0)).metrics["accuracy"]

@@ -1,4 +1,4 @@
-"""What ``cyclofocal`` can do: one function per command, its arguments checked before any work."""
+"""The commands of ``cyclofocal``, one function each; arguments are checked before any work."""
 
 import typer
 

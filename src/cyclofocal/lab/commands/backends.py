@@ -1,4 +1,4 @@
-"""Where the runs of a comparison run."""
+"""Execution backends of a comparison: this machine, Ray or Slurm."""
 
 from enum import StrEnum
 from functools import partial
@@ -16,7 +16,7 @@ GPUS_PER_RUN = 0.25  # by default, where there are some
 
 
 class BackendName(StrEnum):
-    """Where runs can run."""
+    """Names of the backends."""
 
     local = "local"
     ray = "ray"
@@ -28,9 +28,9 @@ def backend_of(
 ) -> Backend:
     """The backend of these options, all of them checked."""
     if on is not BackendName.local and workers is not None:
-        raise typer.BadParameter("it is for --on local; a cluster decides by --cpus-per-run.", param_hint="--workers")
+        raise typer.BadParameter("it needs --on local; a cluster chooses by --cpus-per-run.", param_hint="--workers")
     if on is not BackendName.slurm and slurm:
-        raise typer.BadParameter(f"it is for --on slurm, not {on.value}.", param_hint="--slurm")
+        raise typer.BadParameter(f"it needs --on slurm, not {on.value}.", param_hint="--slurm")
     if on is BackendName.local:
         return _local(workers, cpus_per_run, gpus_per_run)
     resources = Resources(cpus_per_run, gpus_per_run or 0.0)
@@ -48,7 +48,7 @@ def backend_of(
 def _local(workers: int | None, cpus_per_run: int, gpus_per_run: float | None) -> Backend:
     devices = gpus() if gpus_per_run != 0 else []
     if gpus_per_run and not devices:
-        raise typer.BadParameter("there is no GPU here.", param_hint="--gpus-per-run")
+        raise typer.BadParameter("no GPU is available; leave it out, or give 0.", param_hint="--gpus-per-run")
     resources = Resources(cpus_per_run, (gpus_per_run or GPUS_PER_RUN) if devices else 0.0)
     fitting = max(1, min(cores() // cpus_per_run, MOST_WORKERS))
     if devices:

@@ -1,4 +1,4 @@
-"""``cyclofocal compare``: every loss at every seed of one or more experiments, and what the losses change."""
+"""``cyclofocal compare``: train every loss at every seed of one or more experiments, and compare the losses."""
 
 import os
 import threading
@@ -71,55 +71,64 @@ def compare(
         str,
         typer.Option(
             help=f"From {', '.join(loss.name for loss in LOSSES)}, each with settings after a colon, as in"
-            " cyclical:gamma_hc=2,cyclical_factor=8; or your own, as in my_loss.py:function. Differences are to ce,"
+            " cyclical:gamma_hc=2,cyclical_factor=8; or a custom one, as in my_loss.py:function. Differences are to ce,"
             " else to the first.",
             callback=_two_losses,
         ),
     ] = "ce,focal,asymmetric,cyclical",
-    seeds: Annotated[int, typer.Option(help="Runs of each loss: seeds 0, 1, 2, ...", callback=at_least_one)] = 10,
-    target: Annotated[str, typer.Option(help="Column of a table that is to be predicted.")] = "",
-    folds: Annotated[int | None, typer.Option(min=2, help="Parts of a cross-validation of each seed.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 10,
+    target: Annotated[str, typer.Option(help="Column of a table to predict.")] = "",
+    folds: Annotated[int | None, typer.Option(min=2, help="Number of cross-validation folds per seed.")] = None,
     tune: Annotated[
         int | None,
         typer.Option(
             metavar="TRIALS",
-            help="Trainings by which each loss, ce too, chooses its settings first, on validation data.",
+            help="Tune every loss first, cross-entropy included, with this many validation trials each.",
             callback=at_least_one,
         ),
     ] = None,
     metric: Annotated[
         str,
-        typer.Option(help=f"That verdicts are on, of {', '.join(METRIC_KEYS)}.", callback=metric_key),
+        typer.Option(help=f"Primary metric for the verdicts; one of {', '.join(METRIC_KEYS)}.", callback=metric_key),
     ] = PRIMARY,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", callback=at_least_one)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Override the recipe's number of epochs.", callback=at_least_one)
+    ] = None,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder; a run lies in OUT/RECIPE/LOSS-seedK-HASH.")
+        Path, typer.Option(file_okay=False, help="Output folder; a run is stored in OUT/RECIPE/LOSS-seedK-HASH.")
     ] = Path("runs"),
     picture: Annotated[
-        Path | None, typer.Option(help="A .png or .svg; default: comparison.png in OUT.", callback=picture_path)
+        Path | None,
+        typer.Option(help="Path of the picture, .png or .svg; default: comparison.png in OUT.", callback=picture_path),
     ] = None,
-    on: Annotated[BackendName, typer.Option(help="Where the runs run.")] = BackendName.local,
+    on: Annotated[BackendName, typer.Option(help="Execution backend: local, ray or slurm.")] = BackendName.local,
     workers: Annotated[
-        int | None, typer.Option(help="Processes on this machine; default: cores, 8 at most.", callback=at_least_one)
+        int | None,
+        typer.Option(
+            help="Number of processes on this machine; default: one per core, at most 8.", callback=at_least_one
+        ),
     ] = None,
     cpus_per_run: Annotated[
-        int, typer.Option(help="Threads; more than 1 may change the last digits.", callback=at_least_one)
+        int,
+        typer.Option(help="Number of threads per run; more than 1 may change the last digits.", callback=at_least_one),
     ] = 1,
     gpus_per_run: Annotated[
         float | None,
         typer.Option(
-            help="0.25: four runs on a GPU; 0: the CPU. Default: 0.25 on this machine.", callback=_share_of_a_gpu
+            help="Part of a GPU per run: 0.25 for four runs on a GPU, 0 for the CPU. Default: 0.25 on this machine.",
+            callback=_share_of_a_gpu,
         ),
     ] = None,
     slurm: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For --on slurm, such as partition=gpu or time=60.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Slurm option, such as partition=gpu or time=60; repeatable."),
     ] = None,
 ) -> None:
     """Train every loss at every seed of every experiment, paired by seed, and show what the losses change.
 
-    A run that has ended is kept, and not run again by this or any other command; one that was stopped goes on.
+    Finished runs are stored, and not repeated by this or any other command; stopped ones resume.
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     found = _experiments(what, target, given, root)
@@ -140,11 +149,11 @@ def compare(
 
         print_comparison(records, metric=metric, picture=picture)
     typer.echo(f"records  {out}")
-    _tell_failed(failed, len(jobs))
+    _report_failures(failed, len(jobs))
 
 
 def _experiments(what: list[str], target: str, settings: list[str], root: Path) -> list[Recipe | TwoStages]:
-    """Of names separated by spaces or commas; a path may hold a comma."""
+    """Find the experiments of names separated by spaces or commas; a path may hold a comma."""
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
@@ -178,7 +187,7 @@ def _warn(message: str) -> None:
 
 
 def _pinned(recipe: Recipe, root: Path) -> Recipe:
-    """The reader's own images, looked through once rather than fail in every run; and what they are trained with."""
+    """Fix a user's images to their digest, after one look through them; print the settings of the training."""
     from cyclofocal.lab.training.train import with_data_digest
 
     found, data = with_data_digest(recipe, root)
@@ -191,7 +200,7 @@ def _pinned(recipe: Recipe, root: Path) -> Recipe:
 def _tuned(
     losses: list[LossSettings], trials: int, found: Sequence[Recipe | TwoStages], root: Path
 ) -> list[LossSettings]:
-    """The losses with a budget of trials each, once all can be tuned on all data."""
+    """The losses with a budget of trials each, after a check that all can be tuned on all data."""
     from cyclofocal.lab.compare.tuning import check_tuning
 
     tuned = [replace(x, name=f"{x.name}:tuned", title=f"{x.title}, tuned", trials=trials) for x in losses]
@@ -205,7 +214,7 @@ def _tuned(
 
 
 def _run_with_progress(jobs: list[Job], backend: Backend) -> tuple[list[RunRecord], list[JobError]]:
-    """Records in the jobs' order, and what failed."""
+    """Run the jobs; their records in order, and the failures."""
     console = Console(stderr=True, highlight=False)
     done, damaged = finished(jobs)
     for error in damaged:
@@ -226,20 +235,20 @@ def _run_with_progress(jobs: list[Job], backend: Backend) -> tuple[list[RunRecor
     except (BackendError, KeyboardInterrupt) as error:
         kept = len(finished(jobs)[0])
         reason = f"{error}; " if isinstance(error, BackendError) else ""
-        said = f"stopped: {reason}{kept} of {len(jobs)} runs are kept, the same command continues"
+        said = f"stopped: {reason}{kept} of {len(jobs)} runs are stored, the same command continues"
         console.print(said, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     return [done[job] for job in jobs if job in done], failed
 
 
 def _import_report() -> None:
-    """Two seconds that would pass at the end, while this process has nothing to do."""
+    """Import the packages of the report while this process waits; it takes two seconds."""
     for name in ("scipy.stats", "matplotlib.backends.backend_agg"):
         import_module(name)
 
 
-def _tell_failed(failed: Sequence[JobError], jobs: int) -> None:
-    """One line each, and the exit code."""
+def _report_failures(failed: Sequence[JobError], jobs: int) -> None:
+    """Print a line per failure, and exit with 1."""
     if not failed:
         return
     console = Console(stderr=True, highlight=False)

@@ -1,4 +1,4 @@
-"""``cyclofocal decoupled``: other classifiers on the features of a run that has ended."""
+"""``cyclofocal decoupled``: other classifiers on the features of a finished run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,26 +23,27 @@ SHOWN = {
 
 
 def method_names(names: str) -> str:
-    """Refuse what is no list of methods."""
+    """Refuse names that are not methods."""
     return ",".join(check_choice(name.strip(), list(METHODS), "method") for name in names.split(","))
 
 
 def decoupled(
-    folder: Annotated[Path, typer.Argument(help="A finished run of train or reproduce: OUT/RECIPE/LOSS-seedK-HASH.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/RECIPE/LOSS-seedK-HASH.")],
     method: Annotated[str, typer.Option(help=f"From {', '.join(METHODS)}.", callback=method_names)] = ",".join(METHODS),
     tau: Annotated[
-        float | None, typer.Option(min=0.0, help="Of tau-normalisation; default: best on validation images, else 1.")
+        float | None,
+        typer.Option(min=0.0, help="Exponent of tau-normalisation; default: best on validation images, else 1."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Of what is trained.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1)] = 512,
-    learning_rate: Annotated[float, typer.Option(help="Of the first epoch; it falls by a cosine.")] = 0.2,
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Features per training step.")] = 512,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate (cosine decay).")] = 0.2,
     root: Root = Path("data"),
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images from disk.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU.")] = False,
 ) -> None:
     """Fit other classifiers to a run's features, and show many-, medium- and few-shot accuracy of each.
 
-    The logits of each are kept beside the run, in decoupled/METHOD.npz, for `cyclofocal evaluate`.
+    The logits of each are stored in the run's folder, as decoupled/METHOD.npz, for `cyclofocal evaluate`.
     """
     with one_line_errors(folder):
         from cyclofocal.lab.oltr.decoupled import FitConfig

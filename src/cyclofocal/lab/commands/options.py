@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what is wrong with them in words."""
+"""Options that several commands share, with their checks."""
 
 import os
 import shlex
@@ -21,24 +21,24 @@ from cyclofocal.lab.recipes.settings import SettingError, with_settings
 
 METRIC_KEYS = [metric.key for metric in METRICS]
 
-Root = Annotated[Path, typer.Option(file_okay=False, help="Folder where data sets are looked for.")]
+Root = Annotated[Path, typer.Option(file_okay=False, help="Folder of the data sets.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Instead of the recipe's; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe; repeatable.")
 ]
 
 
 def recipe_name(name: str | None) -> str | None:
-    """Refuse a name that is no recipe's."""
+    """Refuse a name that is not a recipe."""
     return None if name is None else check_choice(name, list(RECIPES), "recipe")
 
 
 def experiment_name(name: str) -> str:
-    """Refuse a name that is no recipe's, nor that of an experiment in two stages."""
+    """Refuse a name that is neither a recipe nor an experiment in two stages."""
     return check_choice(name, [*RECIPES, *TWO_STAGES], "recipe")
 
 
 def loss_names(names: str) -> str:
-    """Refuse what is not one or more different losses, separated by commas; see :func:`losses_of`."""
+    """Refuse all but different losses separated by commas; see :func:`losses_of`."""
     losses_of(names)
     return names
 
@@ -55,8 +55,8 @@ def losses_of(names: str) -> list[LossSettings]:
         raise typer.BadParameter(str(error)) from None
 
 
-def own_source(source: str, option: str, root: Path = Path("data")) -> None:
-    """Refuse a source that two things have the name of; see :func:`~cyclofocal.lab.recipes.resolve.check_name`."""
+def check_source(source: str, option: str, root: Path = Path("data")) -> None:
+    """Refuse an ambiguous name of a source; see :func:`~cyclofocal.lab.recipes.resolve.check_name`."""
     try:
         check_name(source, root)
     except ValueError as error:
@@ -64,11 +64,11 @@ def own_source(source: str, option: str, root: Path = Path("data")) -> None:
 
 
 def check_set_sources(settings: Sequence[str]) -> None:
-    """Refuse what :func:`own_source` refuses in ``--set source=``, of a stage too."""
+    """Apply :func:`check_source` to ``--set source=``, of a stage too."""
     for setting in settings:
         field, _, value = setting.partition("=")
         if field.rpartition(":")[2] == "source":
-            own_source(value, "--set")
+            check_source(value, "--set")
 
 
 def apply_settings(recipe: Recipe, settings: list[str] | None) -> Recipe:
@@ -88,7 +88,7 @@ def at_least_one(count: int | None) -> int | None:
 
 
 def check_choice(given: str, allowed: list[str], what: str) -> str:
-    """``given``, if it is allowed; else the nearest that is, in the message."""
+    """Return ``given`` if it is allowed; otherwise refuse it and suggest the nearest."""
     if given in allowed:
         return given
     hint = did_you_mean(given, allowed)
@@ -96,12 +96,12 @@ def check_choice(given: str, allowed: list[str], what: str) -> str:
 
 
 def metric_key(key: str) -> str:
-    """Refuse a key that is no metric's."""
+    """Refuse a key that is not a metric."""
     return check_choice(key, METRIC_KEYS, "metric")
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Make a folder that can be written to, or say why not."""
+    """Make a folder; refuse one that cannot be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,12 +111,12 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def picture_path(path: Path | None) -> Path | None:
-    """Refuse a picture in a format that is not drawn."""
+    """Refuse a path that ends in neither .png nor .svg."""
     if path is not None and path.suffix.lower() not in (".png", ".svg"):
         raise typer.BadParameter(f"{str(path)!r} must end in .png or .svg.")
     return path
 
 
 def command_line() -> str:
-    """The command as it was given, for records."""
+    """The command line as typed, for records."""
     return shlex.join(["cyclofocal", *sys.argv[1:]])

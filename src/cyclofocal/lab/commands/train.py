@@ -1,4 +1,4 @@
-"""``cyclofocal reproduce`` and ``cyclofocal train``: runs that keep all they need to go on after a kill."""
+"""``cyclofocal reproduce`` and ``cyclofocal train``: run jobs one after the other, resumable after a kill."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,12 @@ from cyclofocal.lab.commands.options import (
     apply_settings,
     at_least_one,
     check_choice,
+    check_source,
     command_line,
     experiment_name,
     loss_names,
     losses_of,
     make_folder,
-    own_source,
     recipe_name,
 )
 from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies
@@ -34,24 +34,34 @@ from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.training.job import Job, RunOptions
 
-Out = Annotated[Path, typer.Option(file_okay=False, help="Folder; a run lies in OUT/RECIPE/LOSS-seedK-HASH.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read images from disk.")]
+Out = Annotated[
+    Path, typer.Option(file_okay=False, help="Output folder; a run is stored in OUT/RECIPE/LOSS-seedK-HASH.")
+]
+Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files into the run's folder.")]
 Trackers = Annotated[
-    list[str] | None, typer.Option("--tracker", help="Another tracker that Accelerate knows, such as wandb or mlflow.")
+    list[str] | None,
+    typer.Option("--tracker", help="Another tracker of Accelerate's, such as wandb or mlflow; repeatable."),
 ]
 
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="A name from `cyclofocal recipes`.", callback=experiment_name)],
     loss: Annotated[
-        str, typer.Option(help=f"From {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names)
+        str,
+        typer.Option(
+            help=f"Losses, separated by commas, from {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names
+        ),
     ] = "ce,cyclical",
-    seeds: Annotated[int, typer.Option(help="Runs of each loss: seeds 0, 1, 2, ...", callback=at_least_one)] = 1,
-    stage: Annotated[int | None, typer.Option(min=1, max=2, help="Of an experiment in two stages; both.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 1,
+    stage: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Run only stage 1 or 2 of a two-stage experiment (default: both).")
+    ] = None,
     lists: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of published list files.")] = None,
-    images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder that their paths begin in.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder that the paths in the lists are relative to.")
+    ] = None,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
@@ -62,7 +72,7 @@ def reproduce(
 ) -> None:
     """Run a published or built-in experiment, loss by loss and seed by seed, and compare the losses.
 
-    A run that was stopped goes on with the same command; one that has ended is not run again. Under
+    A stopped run resumes with the same command; a finished one is not repeated. Under
     `accelerate launch` or torchrun it uses all their processes.
     """
     options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
@@ -88,16 +98,18 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images of your own: a folder (train/ with test/ or val/ beside it, or classes alone and --set"
-            " test_fraction=0.2), a list file (and --set image_root=, validation_list=, test_list=), torch/, hfds/,"
-            " wds/ or tfds/NAME."
+            help="Custom data: a folder of images (train/ and test/ or val/, or classes and --set test_fraction=0.2),"
+            " a list file (and --set image_root=, validation_list=, test_list=), a table (and --set target=COLUMN),"
+            " keel:NAME, torch/, hfds/, wds/ or tfds/NAME."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="One of ours, or any name that timm knows.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model: one of cyclofocal's, or any name that timm knows.")] = None,
     loss: Annotated[
-        str, typer.Option(help=f"One of {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names)
+        str, typer.Option(help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names)
     ] = "cyclical",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed for split, initialisation, data order and augmentation.")
+    ] = 0,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
@@ -106,12 +118,12 @@ def train(
     tensorboard: TensorBoard = False,
     tracker: Trackers = None,
 ) -> None:
-    """Train one model, on a recipe's data or your own, and evaluate it once after the last epoch."""
+    """Train one model, on a recipe's data or custom data, and evaluate it once after the last epoch."""
     if (name is None) == (data is None):
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="NAME")
     options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
     if data is not None:
-        own_source(data, "--data", root)
+        check_source(data, "--data", root)
     recipe = _recipe_of(data, settings or []) if data is not None else RECIPES[name or ""]()
     recipe = apply_settings(recipe, settings)
     if model is not None:
@@ -144,7 +156,7 @@ def _run_all(jobs: list[Job], out: Path) -> None:
         assert record is not None
         records[job] = record
         if is_main():
-            line = stage_line(record) if isinstance(job.recipe, StageRecipe) else _told(record, job.folder)
+            line = stage_line(record) if isinstance(job.recipe, StageRecipe) else _result_line(record, job.folder)
             typer.echo(line + (" (ended before, not run again)" if job in done else ""))
     shown = [record for job, record in records.items() if job.recipe.name == jobs[-1].recipe.name]  # of the last stage
     if len({record.loss["name"] for record in shown}) > 1 and is_main():
@@ -154,7 +166,7 @@ def _run_all(jobs: list[Job], out: Path) -> None:
 
 
 def _recipe_of(data: str, settings: list[str]) -> Recipe:
-    """The recipe of a reader's own images, or of a table whose target is among the settings."""
+    """The recipe of a user's images, or of a table whose target is among the settings."""
     target = next((setting.partition("=")[2] for setting in settings if setting.startswith("target=")), "")
     if not is_table(data, target):
         return image_recipe(data)
@@ -165,7 +177,7 @@ def _recipe_of(data: str, settings: list[str]) -> Recipe:
     return found[0]
 
 
-def _told(record: RunRecord, folder: Path) -> str:
+def _result_line(record: RunRecord, folder: Path) -> str:
     accuracy, nll, ece = (record.metrics.get(key) for key in ("accuracy", "nll", "ece"))
     return (
         f"{record.loss['title']}, seed {record.seed}: accuracy {_percent(accuracy)},"
@@ -178,7 +190,7 @@ def _percent(fraction: float | None) -> str:
 
 
 def _trackers(tensorboard: bool, others: list[str] | None) -> tuple[str, ...]:
-    """Names of trackers, checked."""
+    """Names of the trackers; refuse an unknown one."""
     chosen = (*(["tensorboard"] if tensorboard else []), *(others or []))
     if chosen:
         from accelerate.utils import LoggerType

@@ -33,7 +33,7 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None = None, ima
     if lists is not None or images is not None:
         if not isinstance(stages.first.data, ListData):
             raise typer.BadParameter(
-                f"{name} is not read from published lists; --set source=PATH is a folder or list of your own.",
+                f"{name} is not read from published lists; --set source=PATH names a folder or list of images.",
                 param_hint="--lists, --images",
             )
         if lists is not None:
@@ -74,7 +74,7 @@ def check_stage1(jobs: Sequence[Job]) -> None:
 
 
 def warn_of_copies_in(stages: TwoStages, root: Path) -> None:
-    """Warn of images of the reader's own that are in two splits; published ones are looked at by ``data check``."""
+    """Warn of a user's images that are in two splits; ``data check`` is for published ones."""
     from cyclofocal.lab.oltr.stages import load_open
 
     if stages.custom_images:
@@ -83,7 +83,7 @@ def warn_of_copies_in(stages: TwoStages, root: Path) -> None:
 
 
 def stage_line(record: RunRecord) -> str:
-    """What a stage has reached, in a line."""
+    """The result of a stage in one line."""
     found = {name: f"{100 * value:.1f}" for name, value in record.metrics.items() if value is not None}
     groups = "/".join(found.get(name, "none") for name in ("many", "medium", "few", "accuracy"))
     line = f"{record.recipe['title']}, {record.loss['title']}, seed {record.seed}: many/medium/few/all {groups} %"
@@ -94,5 +94,5 @@ def stage_line(record: RunRecord) -> str:
 
 def _of_stage(settings: Sequence[str], stage: int) -> list[str]:
     """Settings of both stages and of this one, without their prefix."""
-    kept = [setting.removeprefix(f"{stage}:") for setting in settings]
-    return [setting for setting in kept if not setting.startswith(("1:", "2:"))]
+    found = [setting.removeprefix(f"{stage}:") for setting in settings]
+    return [setting for setting in found if not setting.startswith(("1:", "2:"))]

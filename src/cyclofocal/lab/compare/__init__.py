@@ -1,1 +1,1 @@
-"""A grid of experiments, losses and seeds: every cell an independent run, on this machine or on a cluster."""
+"""A grid of experiments, losses and seeds: independent jobs, on this machine or on a cluster."""

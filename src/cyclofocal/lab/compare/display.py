@@ -1,4 +1,4 @@
-"""How far a comparison has come, on the terminal; lines now and then where there is none."""
+"""Progress of a comparison: a bar on a terminal, lines now and then elsewhere."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -12,11 +12,11 @@ from cyclofocal.lab.compare.grid import Job, JobError, Outcome
 from cyclofocal.lab.records import RunRecord
 
 LINE_SECONDS = 30.0
-"""Between two lines, where there is no terminal."""
+"""Time between two lines, where there is no terminal."""
 
 
 class EtaEstimator:
-    """What is left, in seconds of this backend: a job costs the mean of its recipe's finished ones."""
+    """Estimate of the time left with this backend: a job costs the mean of its recipe's finished ones."""
 
     def __init__(self, jobs: Iterable[Job], done: Mapping[Job, RunRecord]) -> None:
         self.seconds: dict[str, list[float]] = {}
@@ -26,7 +26,7 @@ class EtaEstimator:
             self._learn(job, record)
 
     def end(self, job: Job, outcome: Outcome) -> None:
-        """A job has ended, well or not."""
+        """Count a job that has ended, successfully or not."""
         self.left.remove(job)
         if isinstance(outcome, RunRecord):
             self._learn(job, outcome)
@@ -43,7 +43,7 @@ class EtaEstimator:
         self.seconds.setdefault(job.recipe.name, []).append(max(record.seconds, 1e-3))
 
     def _cost(self, job: Job) -> float:
-        """Of a recipe that has none finished: the mean of all."""
+        """Mean seconds of the recipe's finished jobs; of all finished jobs where it has none."""
         known = self.seconds.get(job.recipe.name) or [second for all_ in self.seconds.values() for second in all_]
         return sum(known) / len(known)
 
@@ -53,7 +53,7 @@ class GridProgress:
 
     def __init__(self, console: Console, jobs: list[Job], done: Mapping[Job, RunRecord]) -> None:
         self.console, self.estimator = console, EtaEstimator(jobs, done)
-        self.total, self.failed, self.told = len(jobs), 0, time.monotonic()
+        self.total, self.failed, self.printed = len(jobs), 0, time.monotonic()
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("[red]{task.fields[failed]}"), TimeElapsedColumn())
         shown = console.is_terminal and len(done) < len(jobs)
         self.bar = Progress(TextColumn("training"), *columns, _Left(), console=console, disable=not shown)
@@ -67,21 +67,21 @@ class GridProgress:
         self.bar.stop()
 
     def end(self, job: Job, outcome: Outcome) -> None:
-        """A job has ended, well or not."""
+        """Count a job that has ended, successfully or not."""
         self.estimator.end(job, outcome)
         self.failed += isinstance(outcome, JobError)
         left, now = self.estimator.seconds_left(), time.monotonic()
         until = None if left is None else now + left
         failed = f"{self.failed} failed" if self.failed else ""
         self.bar.update(self.task, advance=1, failed=failed, until=until)
-        if not self.console.is_terminal and now - self.told > LINE_SECONDS:
-            self.told = now
+        if not self.console.is_terminal and now - self.printed > LINE_SECONDS:
+            self.printed = now
             ended = f"{self.total - len(self.estimator.left)} of {self.total} runs"
             self.console.print(", ".join(filter(None, (ended, failed, _clock(left) + " left"))), markup=False)
 
 
 class _Left(ProgressColumn):
-    """Counts down between two runs."""
+    """Time left, counted down between two runs."""
 
     def render(self, task: Task) -> Text:
         until = task.fields["until"]

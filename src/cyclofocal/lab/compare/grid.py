@@ -13,12 +13,12 @@ from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.run_folder import DamagedRunError, RunMismatchError, lock_run, run_folder
 
 CHECKPOINT_SECONDS = 30.0
-"""Between two checkpoints of a job of a comparison; shorter runs write none."""
+"""Time between two checkpoints of a job in a comparison; shorter runs write none."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run gets of a machine; it changes the numbers by rounding at most.
+    """Resources of one run; they change its numbers by rounding at most.
 
     Attributes:
         cpus: threads, at least 1.
@@ -33,11 +33,11 @@ ONE_CORE = Resources()
 
 
 class JobError(RuntimeError):
-    """A run failed; the message says which and why."""
+    """A failed run; the message says which and why."""
 
 
 class BackendError(RuntimeError):
-    """No run can begin: the cluster is not there or does not take them."""
+    """A cluster that is missing or refuses all jobs."""
 
 
 Outcome = RunRecord | JobError
@@ -94,7 +94,7 @@ def finished(jobs: Iterable[Job]) -> tuple[dict[Job, RunRecord], list[DamagedRec
 
 
 def try_custom_losses(jobs: Iterable[Job]) -> None:
-    """Call every loss of the reader's own once, on as many classes as its data has, before anything is trained.
+    """Call every custom loss once, on the number of classes of its data, before anything is trained.
 
     Raises:
         MissingDataError, DamagedDataError, ValueError: the data cannot be read, or a loss cannot be used.
@@ -122,7 +122,7 @@ def run_job(job: Job, resources: Resources | None = None, wait: bool = True) -> 
         The record, which is on disk; None where another process runs the job and ``wait`` is False.
 
     Raises:
-        RunMismatchError, DamagedRunError: the job's folder holds what is not its own.
+        RunMismatchError, DamagedRunError: the job's folder holds another run or a damaged file.
         What training raises.
     """
     import torch
@@ -160,7 +160,7 @@ def _job(experiment: Recipe | TwoStages, loss: LossSettings, seed: int, folder: 
 
 
 def _tuned_loss(job: Job) -> LossSettings:
-    """The job's loss; at the best settings, where it is to be tuned."""
+    """The job's loss, tuned if it has trials."""
     if not job.loss.trials:
         return job.loss
     from cyclofocal.lab.compare.tuning import tune

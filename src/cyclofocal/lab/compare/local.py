@@ -1,4 +1,4 @@
-"""The jobs on this machine, in parallel processes."""
+"""Run jobs on this machine, in parallel processes."""
 
 import multiprocessing
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 from cyclofocal.lab.compare.grid import ONE_CORE, Job, JobError, Outcome, Resources, failure, run_job
 
 GPU_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Of Nvidia, of Windows' Linux, of AMD."""
+"""Device files of Nvidia, of the Windows Subsystem for Linux, and of AMD."""
 
 RESTART_METHOD = "spawn"
-"""How a process is started in place of a killed one."""
+"""Start method of a process that replaces a killed one."""
 
 
 def run_local(
@@ -25,7 +25,7 @@ def run_local(
     """Run the jobs in ``workers`` processes; every record is on disk before it is yielded.
 
     The number of workers changes the time and nothing else. A job whose process is killed is run once more, and one
-    that another comparison is running is put off. Closing the iterator stops the runs; a long one goes on from its
+    already running elsewhere is deferred. Closing the iterator stops the runs; a long one resumes from its
     last checkpoint.
 
     Args:
@@ -59,11 +59,11 @@ def gpus() -> list[str]:
 
 
 class KilledError(JobError):
-    """The process of a run was killed."""
+    """A run whose process was killed."""
 
 
 class WorkerProcess:
-    """A process that runs one job after the other; another one takes its place if it is killed."""
+    """A process that runs one job after the other, and is replaced if it is killed."""
 
     def __init__(self, resources: Resources, device: str | None, method: str) -> None:
         self.resources, self.device = resources, device
@@ -71,12 +71,12 @@ class WorkerProcess:
         self._start(method)
 
     def run(self, job: Job, wait: bool) -> None:
-        """Begin with a job."""
+        """Start a job."""
         self.job = job
         self.connection.send((job, wait))
 
     def outcome(self) -> tuple[Job, Outcome | None]:
-        """Of the job that has ended; None of one that another comparison runs."""
+        """The finished job and its outcome; None for a job that another comparison runs."""
         job, self.job = self.job, None
         assert job is not None
         try:
@@ -87,7 +87,7 @@ class WorkerProcess:
             return job, KilledError(f"{job.title}: its process was killed, twice (out of memory?)")
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """Terminate the process."""
         self.process.terminate()
         self.process.join()
         self.connection.close()
@@ -126,7 +126,7 @@ def _outcomes(jobs: Sequence[Job], processes: Sequence[WorkerProcess]) -> Genera
 
 
 def _ready(processes: Sequence[WorkerProcess]) -> list[WorkerProcess]:
-    """Those whose job has ended, once there is one."""
+    """Wait for a job to end; the processes whose job has."""
     ready = wait([worker.connection for worker in processes if worker.job])
     return [worker for worker in processes if worker.connection in ready]
 
@@ -142,7 +142,7 @@ def _device(devices: Sequence[str], worker: int) -> str | None:
 
 
 def _work(connection: Connection, resources: Resources, device: str | None) -> None:
-    """The life of a process."""
+    """Worker main loop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -158,7 +158,7 @@ def _work(connection: Connection, resources: Resources, device: str | None) -> N
 
 
 def _end_with_parent() -> None:
-    """A process would wait for ever if the parent is killed."""
+    """Exit when the parent is killed, instead of waiting forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""The jobs on a Ray cluster."""
+"""Run jobs on a Ray cluster."""
 
 import os
 from collections.abc import Generator, Sequence
@@ -9,7 +9,7 @@ from cyclofocal.lab.compare.grid import ONE_CORE, BackendError, Job, Outcome, Re
 from cyclofocal.lab.records import RunRecord, write_record
 
 RETRIES = 3
-"""Of a run whose node or process is lost; one that fails by itself is not run again."""
+"""Retries of a run whose node or process is lost; one that fails by itself is not retried."""
 
 
 def run_ray(jobs: Sequence[Job], resources: Resources = ONE_CORE) -> Generator[tuple[Job, Outcome], None, None]:
@@ -17,7 +17,7 @@ def run_ray(jobs: Sequence[Job], resources: Resources = ONE_CORE) -> Generator[t
 
     The cluster is the one that this process is connected to, else that of ``RAY_ADDRESS``, else one that was started
     on this machine, else a new one on this machine for as long as it takes. Records come back, and are written here
-    too where the nodes do not resources this file system; runs that were stopped go on where they do. Every node needs
+    too where the nodes do not share this file system; stopped runs resume where they do. Every node needs
     cyclofocal installed, and the data where it is here.
 
     Raises:
@@ -48,7 +48,7 @@ def run_ray(jobs: Sequence[Job], resources: Resources = ONE_CORE) -> Generator[t
 
 
 def load_ray() -> Any:
-    """The package, which says how to get it where it is missing, and tells nobody of its use."""
+    """Import ray with usage reporting disabled, or explain how to install it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -58,7 +58,7 @@ def load_ray() -> Any:
 
 
 def _run(job: Job, resources: Resources, folder: str) -> RunRecord | None:
-    """On a node: in the folder of the command, which paths begin in, or in one like it."""
+    """Run a job on a node, in a folder of the same path as the command's, which paths are relative to."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     return run_job(job, resources)

@@ -1,4 +1,4 @@
-"""The jobs as an array of jobs of Slurm, by submitit."""
+"""Run jobs as an array of Slurm jobs, by submitit."""
 
 import re
 from collections.abc import Generator, Mapping, Sequence
@@ -14,7 +14,7 @@ ARRAY = 1000
 """Jobs of one array; Slurm refuses more than its MaxArraySize, 1001 unless configured."""
 
 MINUTES = 60
-"""Of a job; submitit's own default is 5. A job that needs more is queued again, three times at most, and goes on."""
+"""Time limit of a Slurm job; submitit's default is 5. A longer one is queued again, at most three times."""
 
 SHARED = ("timeout_min", "mem_gb", "name", "nodes", "tasks_per_node", "stderr_to_stdout")
 """Names of submitit for any cluster; all others are Slurm's."""
@@ -28,9 +28,9 @@ def run_slurm(
     cluster: str = "slurm",
     poll_seconds: float = 10.0,
 ) -> Generator[tuple[Job, Outcome], None, None]:
-    """Run the jobs as jobs; the nodes must see the folders of the jobs and of the data.
+    """Run the jobs by Slurm; the nodes must see the folders of the jobs and of the data.
 
-    Closing the iterator cancels the jobs that have not ended. If this process is killed they go on, and the same
+    Closing the iterator cancels the jobs that have not ended. If this process is killed they continue, and the same
     comparison, started again, waits for them.
 
     Args:
@@ -78,7 +78,7 @@ class _Call:
         return run_job(job, self.resources)
 
     def checkpoint(self, job: Job) -> Any:
-        """Called when the job is preempted or near its time limit: it is queued again, and goes on."""
+        """Queue the job again when it is preempted or near its time limit; it resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
@@ -106,7 +106,7 @@ def build_executor(logs: Path, resources: Resources, parameters: Mapping[str, st
 
 
 def _outcome(call: Any, job: Job) -> Outcome:
-    """The record lies in the job's folder; what its process sent back tells why there is none."""
+    """The record lies in the job's folder; the error of its process explains a missing one."""
     records, _ = finished([job])
     if job in records:
         return records[job]

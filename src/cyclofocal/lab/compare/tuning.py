@@ -1,4 +1,4 @@
-"""Settings of a loss chosen by validation data alone, with as many trainings for every loss."""
+"""Choose the settings of a loss by validation data alone, with the same number of trainings for every loss."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Bounds = tuple[float, float]
-"""Least and greatest value."""
+"""Smallest and largest value."""
 
 Score = tuple[float, float]
 """Balanced accuracy on the validation data, and the negative of the NLL there, which decides between equal ones."""
@@ -41,13 +41,13 @@ SPACES: dict[str, dict[str, Bounds]] = {
         "label_smoothing": LABEL_SMOOTHING,
     },
 }
-"""What is tried of each loss beside ``learning_rate_scale``; "gamma" is ``gamma_pos`` and ``gamma_neg`` in one."""
+"""Settings tuned for each loss, besides ``learning_rate_scale``; "gamma" is ``gamma_pos`` and ``gamma_neg`` in one."""
 
 LOGARITHMIC = ("learning_rate_scale", "cyclical_factor")
-"""Tried evenly in their logarithm."""
+"""Settings sampled on a logarithmic scale."""
 
 SHARED_SEED = 1_000_000
-"""Of a tuning that all seeds share: none that a comparison uses, so that no seed is nearer to it than another."""
+"""Seed for tuning shared by all runs; outside the range of comparison seeds."""
 
 
 def tune(job: Job) -> LossSettings:
@@ -59,16 +59,16 @@ def tune(job: Job) -> LossSettings:
 
     ==============  ======================================================================================
     every loss      ``learning_rate_scale`` 0.3 to 3, so that cross-entropy spends its trials too
-    ``ce``          nothing else, nor of a loss of the user's own
+    ``ce``          nothing else, as for a custom loss
     ``smoothed``    ``label_smoothing`` 0 to 0.3
     ``focal``       ``gamma_pos`` = ``gamma_neg`` 0 to 5
     ``asymmetric``  ``gamma_pos`` and ``gamma_neg`` 0 to 5, ``label_smoothing`` 0 to 0.3
     ``cyclical``    those, ``gamma_hc`` 0 to 3.5, ``cyclical_factor`` 2 to 8
     ==============  ======================================================================================
 
-    The trials are runs in ``tuning/`` beside the recipe's folder and are not run again once they have ended; a greater
-    budget goes on where a smaller one stopped. A trial that diverges is spent and cannot be chosen; a rerun goes
-    through its last epoch again. Of processes that need one trial at once, one runs it and the others wait.
+    The trials are runs in ``tuning/``, next to the recipe's folder, and finished ones are not repeated; a larger budget
+    continues where a smaller one stopped. A diverged trial counts against the budget and is never selected; rerunning
+    repeats its last epoch. Of processes that need one trial at once, one runs it and the others wait.
 
     Args:
         job: the run that the settings are for, of a recipe with validation data; its loss is where to begin, with
@@ -106,7 +106,7 @@ def tune(job: Job) -> LossSettings:
 
 
 def check_tuning(recipe: Recipe, loss: LossSettings, root: Path) -> None:
-    """Refuse what cannot be tuned, before any training.
+    """Refuse a recipe or loss that cannot be tuned, before any training.
 
     Raises:
         ModuleNotFoundError: Optuna is not installed.
@@ -140,10 +140,10 @@ def tuning_seed(recipe: Recipe, seed: int) -> int:
 
 
 def search_space(loss: LossSettings) -> dict[str, Bounds]:
-    """Bounds of what is tried of this loss.
+    """Bounds of the settings that are tuned for this loss.
 
     Raises:
-        ValueError: a loss that is neither one of :data:`SPACES` nor the user's own.
+        ValueError: a loss that is neither one of :data:`SPACES` nor custom.
 
     Example:
         >>> search_space(LossSettings("smoothed:tuned", "label smoothing, tuned"))
@@ -156,7 +156,7 @@ def search_space(loss: LossSettings) -> dict[str, Bounds]:
 
 
 def _score(trial: Job) -> Score | None:
-    """Of one training; None where it diverges."""
+    """Train once; None where it diverges."""
     if trial.folder is not None:
         root = trial.folder.parent.parent / "tuning"
         trial = replace(trial, folder=run_folder(root, trial.recipe, trial.loss, trial.seed))
@@ -170,7 +170,7 @@ def _score(trial: Job) -> Score | None:
 
 
 def _start(loss: LossSettings) -> dict[str, float]:
-    """Where the search begins: the loss as it came."""
+    """Start of the search: the loss as given."""
     return {name: getattr(loss, "gamma_pos" if name == "gamma" else name) for name in search_space(loss)}
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PUBLISHED_POSITIONS = 7 * 7
-"""Of the feature maps that the attention was published for."""
+"""Channels of the feature maps that the attention was published for."""
 
 
 class ModulatedAttention(nn.Module):
@@ -55,7 +55,7 @@ class ModulatedAttention(nn.Module):
         return features + self.spatial_map(features) * self.project(related)
 
     def spatial_map(self, features: Tensor) -> Tensor:
-        """How much each place counts, (N, 1, H, W)."""
+        """Weight of each place, (N, 1, H, W)."""
         logits = self.spatial(features).flatten(2)
         # Differs from the release: times P / 49, so that a place counts 1 / 49 on average for maps of every size.
         return (logits.softmax(2) * (logits.shape[2] / PUBLISHED_POSITIONS)).view_as(features[:, :1])

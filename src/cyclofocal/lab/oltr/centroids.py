@@ -33,7 +33,7 @@ def centroid_loss(
     repel_weight: float = REPEL_WEIGHT,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    r"""Draw features to the centroid of their class, and keep them away from the others.
+    r"""Draw features to the centroid of their class, and away from the others.
 
     .. math::
         \frac{1}{2N} \sum_i |x_i - c_{t_i}|^2

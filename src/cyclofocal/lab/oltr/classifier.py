@@ -55,7 +55,7 @@ class MetaEmbedding(nn.Module):
         x' = \frac{10}{\min_c |x - M_c|} \, (x + e \odot m)
 
     with hallucinator H, selector S, memory M of centroids (C, D) and reachability, which lets images that are far from
-    every centroid have small logits, so that they are told as unknown. H may begin as stage 1's classifier.
+    every centroid have small logits, so that they are rejected as unknown. H may begin as stage 1's classifier.
 
     Args:
         features: length of a feature vector, D.

@@ -1,4 +1,4 @@
-"""Classifiers made anew on the features of a first stage: retrained, normalised, rescaled, or adjusted by the prior."""
+"""Other classifiers on the features of a first stage: retrained, normalised, rescaled, or adjusted by the prior."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 Classifier = TypeVar("Classifier", bound=nn.Module)
 
 RETRAIN = CLASS_AWARE + 1
-"""What is drawn for: the second part of the key, after the seed."""
+"""Purpose of the random numbers: the second part of the key, after the seed."""
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a classifier is fitted to stored features: SGD, its learning rate falling from epoch to epoch by a cosine.
+    """Settings of a fit to stored features by SGD, with a cosine decay of the learning rate.
 
     Attributes:
         sampling: "class-aware", every class alike; or "plain", every image once an epoch.
@@ -110,7 +110,7 @@ def tau_normalised(classifier: nn.Linear, tau: float = 1.0) -> nn.Linear:
 
     .. math:: \tilde w_c = w_c / |w_c|^\tau
 
-    tau 0 keeps the weights, tau 1 gives all the same length. To be chosen on validation images, most often in [0, 1].
+    tau 0 leaves the weights unchanged, tau 1 gives all the same length. Choose it on validation images, in [0, 1].
 
     Raises:
         ValueError: tau is not a finite number of at least 0, or a weight is all 0.

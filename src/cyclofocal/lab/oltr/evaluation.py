@@ -22,7 +22,7 @@ OPEN_METRICS = (
     Metric("auroc", "AUROC, known against unknown", "AUROC"),
     Metric("fpr95", "unknown accepted at 95 % known", "FPR@95", higher_is_better=False),
 )
-"""What an open set adds to :data:`~cyclofocal.lab.metrics.METRICS`; all but the last two depend on the threshold."""
+"""Metrics of an open set, after :data:`~cyclofocal.lab.metrics.METRICS`; all but the last two need the threshold."""
 
 
 @dataclass(frozen=True)

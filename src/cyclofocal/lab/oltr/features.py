@@ -1,4 +1,4 @@
-"""What the network of a run that has ended makes of its images: their features, and the classifier it has for them."""
+"""Extract features and the classifier of a finished run."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

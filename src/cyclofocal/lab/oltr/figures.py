@@ -19,10 +19,10 @@ from cyclofocal.lab.report.figure import COLOURS, GREY, STYLE
 
 PALE = "#E2E2E2"
 DOTS = 30
-"""Up to so many classes each has a dot; beyond, they are averaged over neighbours in frequency."""
+"""Largest number of classes with a dot each; more are averaged over neighbours in frequency."""
 
 BESIDE = 0.5
-"""Of the width of a class, over which the dots of all titles stand."""
+"""Part of a class's width over which the dots of all titles are spread."""
 
 BINS = 25
 
@@ -83,7 +83,7 @@ def draw_confidence(runs: Sequence[Predictions], path: Path, threshold: float | 
     """
     for run in runs:
         if run.known.all():
-            raise ValueError(f"{run.title} has no unknown images; there is nothing to tell apart")
+            raise ValueError(f"{run.title} has no unknown images; there is nothing to separate")
     with matplotlib.rc_context(STYLE):
         titles = _by_title(runs)
         columns = 2 if len(titles) == 4 else min(3, len(titles))

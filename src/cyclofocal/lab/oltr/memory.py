@@ -36,7 +36,7 @@ class CentroidMemory(nn.Module):
 
     @property
     def filled(self) -> bool:
-        """Whether there is a centroid of every class."""
+        """True if every class has a centroid."""
         return not bool(self.centroids.isnan().any())
 
     @torch.no_grad()

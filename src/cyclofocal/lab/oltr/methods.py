@@ -20,7 +20,7 @@ METHODS = {
     "class-balanced": "class-balanced weights",
     "effective-number": "effective-number weights",
 }
-"""What is shown: the run's own classifier, and those of :mod:`~cyclofocal.lab.oltr.decoupled` in its place."""
+"""Titles of the classifiers: the run's own, and those of :mod:`~cyclofocal.lab.oltr.decoupled` in its place."""
 
 
 def logits_of(name: str, features: "Features", fit: "FitConfig", tau: float | None) -> "tuple[Tensor, str]":

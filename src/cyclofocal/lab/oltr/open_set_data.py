@@ -1,4 +1,4 @@
-"""Images of known classes to learn from, and images of unknown ones to be told apart."""
+"""Images of known classes to learn from, and images of unknown ones to reject."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,22 +35,22 @@ def hold_out(data: DataSet, classes: int) -> OpenData:
     Raises:
         ValueError: fewer than 2 known classes would be left.
     """
-    kept = len(data.classes) - classes
-    if classes < 1 or kept < 2:
+    n_known = len(data.classes) - classes
+    if classes < 1 or n_known < 2:
         raise ValueError(
             f"held_out_classes is {classes} of {len(data.classes)}; it must be at least 1 and leave at least 2"
         )
 
     def known(images: Samples) -> Samples:
-        return images.select(np.flatnonzero(images.labels < kept))
+        return images.select(np.flatnonzero(images.labels < n_known))
 
     return OpenData(
         f"{data.title}, last {classes} of {len(data.classes)} classes held out",
-        data.classes[:kept],
+        data.classes[:n_known],
         known(data.train),
         None if data.validation is None else known(data.validation),
         known(data.test),
-        unknown=_unlabelled(data.test.select(np.flatnonzero(data.test.labels >= kept))),
+        unknown=_unlabelled(data.test.select(np.flatnonzero(data.test.labels >= n_known))),
     )
 
 

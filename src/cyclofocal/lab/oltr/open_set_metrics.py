@@ -1,4 +1,4 @@
-"""Open-set numbers: how well images of unknown classes are told from those of known ones."""
+"""Open-set numbers: how well images of unknown classes are separated from those of known ones."""
 
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ UNKNOWN = -1
 """The target of an image of no known class, and the prediction of one that is rejected."""
 
 THRESHOLD = 0.1
-"""Of the published figures of OLTR."""
+"""Threshold of the published figures of OLTR."""
 
 Mask = NDArray[np.bool_]
 Variant = Literal["oltr", "oltr-old"]

@@ -1,4 +1,4 @@
-"""What a model said of a test set, in a file: so that any number can be had later, without a new run."""
+"""Save and load test logits, to recompute metrics without retraining."""
 
 import zipfile
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Predictions:
             if len(getattr(self, name)) != length:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries; logits have {length} {of}")
         if not images:
-            raise ValueError("logits are of no image")
+            raise ValueError("logits is empty; it needs at least one image")
         if self.target.min() < UNKNOWN or self.target.max() >= classes:
             raise ValueError(
                 f"target is {self.target.min()} to {self.target.max()}; it must be 0 to {classes - 1}, or -1 for images"

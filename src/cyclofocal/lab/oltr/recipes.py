@@ -156,7 +156,7 @@ def fashion_mnist_open() -> TwoStages:
 
 
 def own_lt() -> TwoStages:
-    """Images of your own, in data/own or where ``--set source=`` says: a folder of class folders, or a list file.
+    """Custom images, in data/own or where ``--set source=`` says: a folder of class folders, or a list file.
 
     With a list file go ``--set image_root=``, ``--set validation_list=`` and ``--set test_list=``; the open set is
     ``--set open_source=``, another list or any folder of images, or ``--set held_out_classes=``.
@@ -191,7 +191,7 @@ def own_lt() -> TwoStages:
 
 
 def _lists(folder: str, name: str) -> ListData:
-    """The published lists, and the images beside them."""
+    """The published lists, and the images in the same folder."""
     train, validation, test = (f"data/{folder}/{name}_{split}.txt" for split in ("train", "val", "test"))
     return ListData(train, image_root=f"data/{folder}", validation_list=validation, test_list=test)
 

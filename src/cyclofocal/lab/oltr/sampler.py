@@ -1,4 +1,4 @@
-"""Class-aware sampling: every class as often as any other, some images at a time."""
+"""Class-aware sampling: all classes equally often, some images at a time."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from cyclofocal.lab.training import rng
 PER_CLASS = 4
 
 CLASS_AWARE = rng.EPOCH + 1
-"""What is drawn for: the second part of the key, after the seed."""
+"""Purpose of the random numbers: the second part of the key, after the seed."""
 
 
 def class_aware_batches(

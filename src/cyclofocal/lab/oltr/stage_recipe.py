@@ -1,4 +1,4 @@
-"""What a stage of open long-tailed recognition consists of, beside what every experiment does."""
+"""The recipe of a stage of open long-tailed recognition, and the pair of both stages."""
 
 from dataclasses import dataclass, field
 
@@ -16,16 +16,17 @@ class StageRecipe(Recipe):
 
     Attributes:
         stage: 1 or 2.
-        held_out_classes: the last so many classes of the source are not trained; their test images are the open set.
+        held_out_classes: number of classes, the last ones of the source, that are not trained; their test images are
+            the open set.
         open_source: a list file or a folder of images of no known class, the open set; "": none.
         open_root: where the paths of a list begin; "": in its own folder.
         threshold: confidence below which a test image is rejected as unknown.
         per_class: images of a class at a time, in stage 2.
         weights_file: weights that stage 1 begins with, of Caffe's ResNet-152 or another in its layout; "": none.
-        feature_length: stage 1 narrows its features to so many before the classifier; 0: it does not.
+        feature_length: number of features that stage 1 narrows to before the classifier; 0: it does not.
         features_lr_scale: learning rate of the first stage's weights and of the attention, times ``learning_rate``.
         frozen: stage 2 leaves the first stage's weights as they are, but for the layer that narrows.
-        centroids_lr_scale: likewise of the memory.
+        centroids_lr_scale: learning rate of the memory, times ``learning_rate``.
         centroid_weight: of the centroid loss in the total.
         first: a hash of stage 1 and its losses, set by the program; the same for all seeds and losses.
 
@@ -101,4 +102,4 @@ class TwoStages:
 
 
 SHARED = ("source", *DEFAULTS, "held_out_classes", "model", "width", "feature_length", "image_size", "channels")
-"""Fields that both stages must have in common."""
+"""Fields in which both stages must agree."""

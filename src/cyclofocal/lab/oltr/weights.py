@@ -38,12 +38,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
         if name in found and found[name].shape != own[name].shape
     ]
     if missing or other:
-        told = [
+        problems = [
             f"{len(names)} {what} ({preview(names)})"
             for names, what in ((missing, "missing"), (other, "of another shape"))
             if names
         ]
-        raise ValueError(f"{path}: weights of another network, {', '.join(told)}")
+        raise ValueError(f"{path}: weights of another network, {', '.join(problems)}")
     model.load_state_dict(own | {name: found[name] for name in needed})
 
 

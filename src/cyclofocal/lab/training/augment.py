@@ -14,7 +14,7 @@ DRAWS = 5
 
 @dataclass(frozen=True)
 class Normalize:
-    """From pixels uint8 to what a model takes: ``(pixels - mean) * factor``, in float32.
+    """Convert uint8 pixels to the model's input: ``(pixels - mean) * factor``, in float32.
 
     Attributes:
         mean, factor: (1, channels or 1, 1, 1), in the unit of the pixels.
@@ -35,7 +35,7 @@ def scale(recipe: Recipe, white: int, device: torch.device) -> Normalize:
 
 
 def epoch_draws(recipe: Recipe, seed: int, epoch: int, images: int) -> Tensor:
-    """What decides the augmentation of every image in an epoch, (images, DRAWS) in [0, 1)."""
+    """Random values that decide the augmentation of every image in an epoch, (images, DRAWS) in [0, 1)."""
     return rng.uniform(seed, rng.AUGMENT, epoch, size=(images if recipe.augment == "crop-flip" else 0, DRAWS))
 
 

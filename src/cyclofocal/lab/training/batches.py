@@ -65,7 +65,7 @@ class BatchLoader(Protocol):
 def build_loader(
     images: Samples, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False
 ) -> BatchLoader:
-    """In memory where the pixels are and have the model's size; else read image by image, as timm's recipes need.
+    """Choose a loader: in memory where the pixels have the model's size, else image by image, as timm's recipes need.
 
     Raises:
         ValueError: rows of a table that the recipe would augment as images.

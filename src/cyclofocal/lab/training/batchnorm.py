@@ -39,7 +39,7 @@ def _sum_over_processes(own: Tensor) -> Tensor:
 
 
 class _SyncedForward:
-    """Forward of a batch norm on the CPU with the statistics of all processes; what follows in timm's is kept."""
+    """Forward of a batch norm on the CPU with the statistics of all processes; what follows in timm's stays."""
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
         self.layer = layer

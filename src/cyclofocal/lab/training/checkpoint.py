@@ -1,4 +1,4 @@
-"""What a run needs to go on, on disk: whole or not at all, and known to be whole."""
+"""Atomic, checksummed training checkpoints."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ import torch
 from cyclofocal.lab.records import write_atomically
 
 KEEP_LAST = 2
-"""Newest checkpoints of a run; the older one is for when the newer is damaged."""
+"""Number of checkpoints that stay on disk; the older one is for when the newer is damaged."""
 
 _HEADER = b"cyclofocal checkpoint, sha256 "
 

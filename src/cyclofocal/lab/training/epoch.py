@@ -1,4 +1,4 @@
-"""One epoch of training: every batch once, a row of numbers at the end, and a stop where the loss breaks."""
+"""Train one epoch, return its metrics, and raise if the loss is not finite."""
 
 import time
 from collections.abc import Callable
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CHECK_EVERY = 50
-"""Steps between two looks for a loss that is not finite, on an accelerator, which has to wait for them."""
+"""Steps between two checks for a loss that is not finite, on an accelerator, which has to wait for them."""
 
 NAMED = 5
-"""Images of a batch that a message names; the indices it gives of all."""
+"""Number of images of a batch named in a message, which gives the indices of all."""
 
 
 @dataclass(frozen=True)
 class TrainContext:
-    """All that stays the same from epoch to epoch.
+    """The values that stay the same from epoch to epoch.
 
     Attributes:
         job: what is trained.
@@ -102,7 +102,7 @@ class EpochMetrics:
 
 
 class NonFiniteGuard:
-    """Stops a run whose loss is not finite; on an accelerator it looks at many losses at once."""
+    """Raise where the loss is not finite; on an accelerator many losses are checked at once."""
 
     def __init__(self, context: TrainContext, epoch: int, device: torch.device) -> None:
         self.context, self.epoch = context, epoch
@@ -110,13 +110,13 @@ class NonFiniteGuard:
         self.recent: list[tuple[int, ScheduledValues, Tensor, Tensor]] = []
 
     def add(self, step: int, now: ScheduledValues, loss: Tensor, batch: Batch) -> None:
-        """Take note of a step; :meth:`check` when there are enough."""
+        """Record a step, and :meth:`check` when there are enough."""
         self.recent.append((step, now, loss, batch.indices))
         if len(self.recent) == self.every:
             self.check()
 
     def check(self) -> None:
-        """Raise FloatingPointError for the first loss since the last look that is not finite."""
+        """Raise FloatingPointError for the first loss since the last check that is not finite."""
         if self.recent and not torch.stack([loss for _, _, loss, _ in self.recent]).isfinite().all():
             self._stop()
         self.recent.clear()
@@ -139,7 +139,7 @@ def _mixed(context: TrainContext, batch: Batch, epoch: int, step: int) -> tuple[
 
 
 def _values(recipe: Recipe, now: ScheduledValues) -> dict[str, float | None]:
-    """What the clock has set at the beginning of the epoch, as far as it varies."""
+    """Values at the beginning of the epoch that vary over training."""
     values: dict[str, float | None] = {"eta": now.eta, "learning_rate": now.learning_rate}
     for name in ("weight_decay", "temperature", "clip_norm"):
         if getattr(recipe, f"{name}_range") is not None:

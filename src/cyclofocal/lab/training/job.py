@@ -1,4 +1,4 @@
-"""One run to do: what decides its numbers, and where and how it runs."""
+"""A job: all that decides the numbers of a run, and the options it runs with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ NOT_TUNED = ("name", "title", "file", "digest", "trials")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a job runs; nothing here changes its numbers but by rounding.
+    """Options of a run that change its numbers by rounding at most.
 
     Attributes:
         root: folder where data sets are looked for.

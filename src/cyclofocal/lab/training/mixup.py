@@ -10,7 +10,7 @@ from cyclofocal.lab.training import rng
 
 
 class Mixer(Protocol):
-    """From images and labels (N,) to mixed images and soft targets (N, C)."""
+    """Mix images; return them with soft targets (N, C)."""
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]: ...
 

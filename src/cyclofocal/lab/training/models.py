@@ -95,7 +95,7 @@ class MLP(nn.Module):
         classes: number of logits.
         width: hidden units of either layer.
         image_size: height and width of the input in pixels, if it is images.
-        channels: colour channels of the input, likewise.
+        channels: colour channels of the input, if it is images.
         inputs: numbers in a row of a table; 0 for images.
 
     Example:
@@ -231,7 +231,7 @@ def build_model(recipe: Recipe, classes: int, inputs: int = 0) -> nn.Module:
 
 
 def check_model(recipe: Recipe) -> None:
-    """Refuse a model that is not to be had, with the nearest name; imports timm for names that are not ours."""
+    """Raise ValueError for an unknown model, suggesting the closest name; timm is imported for names not in MODELS."""
     if recipe.model in MODELS:
         return
     import difflib

@@ -1,4 +1,4 @@
-"""The loss and the optimiser of a run, and what the moment sets on them."""
+"""The loss and the optimizer of a run, and their scheduled values."""
 
 import functools
 from collections.abc import Callable
@@ -78,9 +78,9 @@ def _group(weights: list[nn.Parameter], weight_decay: float) -> dict[str, Any]:
 
 
 def apply_schedule(now: ScheduledValues, criterion: Criterion, optimizer: torch.optim.Optimizer) -> None:
-    """Let the loss and the optimiser follow the clock.
+    """Set the scheduled values on the loss and the optimizer.
 
-    A group without weight decay keeps none; ``lr_scale`` of a group is a factor of its own, as in timm.
+    A group without weight decay stays without; ``lr_scale`` is a group's factor of the learning rate, as in timm.
     """
     if (set_progress := getattr(criterion, "set_progress", None)) is not None:
         set_progress(now.progress)

@@ -1,4 +1,4 @@
-"""Logits of images, in evaluation mode, exactly once for each and in their order, on any number of processes."""
+"""Predict the logits of images, once each and in order, on any number of processes."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def predict(model: nn.Module, source: BatchLoader, images: int, batch_size: int, accelerator: "Accelerator") -> Tensor:
     """Logits (images, C) in float32 on the CPU, the same in every process.
 
-    Each process takes every so-manieth image; the shares are padded to one length, gathered, and put in order.
+    Each process predicts every world_size-th image; their logits are padded to one length, gathered, and put in order.
     """
     training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""How far a run has come, on the terminal; lines instead of a bar where there is none."""
+"""Progress of a run: a bar on a terminal, lines elsewhere."""
 
 import time
 from typing import Any
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS = 0.25
-"""Between two looks at the numbers, which must be fetched from the device."""
+"""Time between two updates, whose numbers must be fetched from the device."""
 
 
 class RunProgress:
@@ -32,7 +32,7 @@ class RunProgress:
         self.bar.stop()
 
     def step(self, images: int) -> bool:
-        """Count a step of so many images; whether it is time to ``show``."""
+        """Count a step of ``images``; True if it is time to ``show``."""
         self.steps += 1
         self.images += images
         return not self.bar.disable and time.perf_counter() - self.looked > SECONDS
@@ -46,14 +46,14 @@ class RunProgress:
         self.bar.update(self.task, completed=self.steps, numbers=numbers)
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """An epoch has ended; says so where there is no bar."""
+        """Print a line at the end of an epoch, where there is no bar."""
         if self.lines is None:
             return
         validation = row.get("validation_accuracy")
-        told = f", validation {100 * validation:.2f} %" if validation is not None else ""
+        accuracy = f", validation {100 * validation:.2f} %" if validation is not None else ""
         self.lines.print(
             f"{self.title}: epoch {row['epoch'] + 1}/{epochs}, loss {row['train_loss']:.4f},"
-            f" accuracy {100 * row['train_accuracy']:.2f} %{told}, {row['seconds']:.1f} s",
+            f" accuracy {100 * row['train_accuracy']:.2f} %{accuracy}, {row['seconds']:.1f} s",
             markup=False,
             soft_wrap=True,
         )

@@ -1,6 +1,6 @@
 """Every random draw of a run is a function of its seed and of what it is drawn for, never of what was drawn before.
 
-So nothing has to be stored for a run to go on after a kill, and neither the loss nor the number of processes or
+So a run resumes after a kill without a stored random state, and neither the loss nor the number of processes or
 loader workers changes what is drawn: the runs of two losses at one seed are a pair.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 AUGMENT, MIX, EPOCH = range(1, 4)
-"""What is drawn for: the second part of a key, after the seed."""
+"""Purposes of random numbers: the second part of a key, after the seed."""
 
 
 def epoch_permutation(seed: int, epoch: int, images: int) -> Tensor:
@@ -41,7 +41,7 @@ def seeded(*key: int) -> Iterator[None]:
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Afterwards Python's, numpy's and torch's CPU random numbers go on as if nothing had been drawn."""
+    """Restore Python's, numpy's and torch's CPU random states after the block."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

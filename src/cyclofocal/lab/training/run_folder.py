@@ -1,4 +1,4 @@
-"""The folder of a run: what it is, how far it has come, and in the end its record."""
+"""The folder of a run: its identity, its epochs so far, and in the end its record."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from cyclofocal.lab.training import checkpoint
 Row = dict[str, Any]
 
 LONGEST = 80
-"""Letters of a readable part of a path; the whole is in run.json."""
+"""Longest readable part of a path, in letters; run.json has the full names."""
 
 FILES = ("run.json", "epochs.jsonl", "record.jsonl")
 """Files of a run; its checkpoints are the others."""
@@ -147,14 +147,13 @@ def check_folder(folder: Path, asked: dict[str, Any]) -> bool:
 
 @contextmanager
 def lock_run(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the folder of a run, so that no other process runs it; whether it is held.
+    """Lock a run folder exclusively; yields True if acquired.
 
-    The system lets go of it when the process ends in any way. Between machines it holds where their shared file
-    system knows ``flock``.
+    The OS releases the lock when the process exits. Between machines it needs a shared file system with ``flock``.
 
     Args:
-        folder: of the run; it is made.
-        wait: until another process lets go of it; else False is given at once.
+        folder: of the run; it is made if missing.
+        wait: for another process to release it; else yield False at once.
 
     Raises:
         DamagedRunError: something else lies in the place of the lock.
@@ -180,8 +179,8 @@ class RunFolder:
         folder: may be new.
         run: its :func:`identity`.
         writes: False for all processes of a run but the first.
-        checkpoint_seconds: at least so long between two checkpoints, which are then removed at the end; 0 keeps one
-            after every epoch, and the newest for good.
+        checkpoint_seconds: least time between two checkpoints, which are then removed at the end; 0 saves one after
+            every epoch, and leaves the newest.
         last_epoch: epoch whose checkpoint is saved whatever the interval, and not removed; None: there is none.
 
     Raises:
@@ -198,7 +197,7 @@ class RunFolder:
         last_epoch: int | None = None,
     ) -> None:
         self.folder, self.identity, self.last_epoch = folder, run, last_epoch
-        self.checkpoint_seconds, self.kept_at = checkpoint_seconds, time.monotonic()
+        self.checkpoint_seconds, self.saved_at = checkpoint_seconds, time.monotonic()
         self.record_path, self.epochs_path = folder / "record.jsonl", folder / "epochs.jsonl"
         if not check_folder(folder, run) and writes:
             folder.mkdir(parents=True, exist_ok=True)
@@ -233,9 +232,9 @@ class RunFolder:
         """Write the last of ``content["rows"]`` and, if it is time, a checkpoint."""
         with self.epochs_path.open("a", encoding="utf-8") as file:
             file.write(_line(content["rows"][-1]))
-        if epoch == self.last_epoch or time.monotonic() - self.kept_at >= self.checkpoint_seconds:
+        if epoch == self.last_epoch or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
             checkpoint.save(self.folder, epoch, content | {"run": self.identity})
-            self.kept_at = time.monotonic()
+            self.saved_at = time.monotonic()
 
     def finish(self, record: RunRecord) -> None:
         """Write the record; from now on the run is finished."""
@@ -246,7 +245,7 @@ class RunFolder:
 
 
 _versions = cache(versions)
-"""They are looked up on the disk, and a comparison asks for every run."""
+"""Cached, for they are read from disk, and a comparison asks for every run."""
 
 
 def _plain(name: str) -> str:
@@ -258,7 +257,7 @@ def _line(row: Row) -> str:
 
 
 def _differences(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """In words, by the innermost names."""
+    """Describe the differences by their innermost names."""
     said = []
     for key in sorted(found.keys() | asked.keys()):
         there, here = found.get(key), asked.get(key)

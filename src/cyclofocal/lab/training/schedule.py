@@ -9,7 +9,7 @@ from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.schedules import cyclical_eta, epoch_progress, interpolate
 
 CYCLICAL_FACTOR = 4.0
-"""Of what cycles beside a loss that has no factor of its own."""
+"""Factor of the cycle where the loss has none."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ScheduledValues:
 
 
 def scheduled_values(recipe: Recipe, loss: LossSettings, epoch: int, step: int, steps: int) -> ScheduledValues:
-    """What holds at ``step`` (from 0, of ``steps``) of ``epoch`` (from 0, of the recipe's total).
+    """Compute the values at ``step`` (from 0, of ``steps``) of ``epoch`` (from 0, of the recipe's total).
 
     With ``recipe.clock`` "epoch" the step changes nothing: the last epoch is at progress 1, as published. With
     "step" the last step of the last epoch is.

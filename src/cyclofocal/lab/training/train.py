@@ -216,7 +216,7 @@ def fit(training: Training) -> None:
 
 
 def resume(state: TrainState, run: RunFolder, data: DataSet) -> tuple[list[Row], float]:
-    """Bring the state to where the run was stored last; its rows, and the seconds it has taken so far.
+    """Load the latest checkpoint into the state; its rows, and the seconds the run has taken so far.
 
     Raises:
         RunMismatchError: the run began on other data.
@@ -233,7 +233,7 @@ def resume(state: TrainState, run: RunFolder, data: DataSet) -> tuple[list[Row],
     if content["data"] != data.digest:
         raise RunMismatchError(
             f"{run.folder}: this run began on other data: the labels or names of {data.title} have changed since;"
-            " remove the folder to begin anew"
+            " remove the folder to start again"
         )
     try:
         state.load_state_dict(content)
@@ -252,7 +252,7 @@ def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
 
 
 def with_data_digest(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
-    """The recipe of a reader's own data, held to the files and labels that are there now, and these.
+    """Fix a recipe to the present content of its data by a digest; the recipe and the data.
 
     Raises:
         MissingDataError, DamagedDataError, ValueError: they cannot be used.
@@ -300,14 +300,14 @@ PLAIN = Task(_load, _build, _batches, _evaluate)
 
 
 def _warn_never_focal(job: Job, steps: int, main: bool) -> None:
-    """Say of a cyclical loss that its focal phase is never met, unless a command has said so before."""
+    """Warn of a cyclical loss whose focal phase is never met, unless a command has done so before."""
     said = never_focal(job.recipe, job.loss, steps)
     if said and main and (job.recipe.clock == "step" or not job.options.command):
         print(said, file=sys.stderr)
 
 
 def _validator(training: Training) -> Callable[[int], dict[str, float]]:
-    """Gives the numbers of the validation set after an epoch; none where there is no such set."""
+    """Make a function that measures the validation set after an epoch; empty where there is no such set."""
     job, state, split = training.job, training.state, training.data.validation
     if split is None:
         return lambda epoch: {}
@@ -321,7 +321,7 @@ def _validator(training: Training) -> Callable[[int], dict[str, float]]:
 
 
 def _details(logits: Array, data: DataSet) -> dict[str, Any]:
-    """What a record holds of the test set beside its metrics."""
+    """Fields of a record about the test set, besides its metrics."""
     p, target = np.exp(log_softmax(logits.astype(np.float64))), data.test.labels
     recall = recall_per_class(logits.argmax(1), target, len(data.classes))
     return {

@@ -1,4 +1,4 @@
-"""What learns: model, optimiser, loss and moving average, prepared by Accelerate; all that a checkpoint must hold."""
+"""Training state: model, optimizer, loss and moving average (EMA), prepared by Accelerate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if isinstance(self.criterion, nn.Module):
@@ -101,7 +101,7 @@ def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0) -> n
 
 
 def try_custom_loss(recipe: Recipe, loss: LossSettings, classes: int) -> None:
-    """Call a loss of the reader's own on targets as the recipe has them; others are not called.
+    """Call a custom loss on targets as the recipe has them; others are not called.
 
     Raises:
         MissingDataError, ValueError: of :func:`~cyclofocal.lab.recipes.custom_loss.try_loss`.

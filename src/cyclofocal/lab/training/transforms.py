@@ -1,4 +1,4 @@
-"""What is done to one image on the CPU: decoded to the model's size, and augmented as timm does."""
+"""Transform one image on the CPU: decode it to the model's size, and augment it as timm does."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ Key = tuple[int, int, int]
 """Seed, epoch and index of an image: all that its augmentation depends on."""
 
 CROP = 0.875
-"""Of the image's shorter side, for evaluation where training uses random resized crops; timm's default."""
+"""Part of the image's shorter side, for evaluation where training uses random resized crops; timm's default."""
 
 
 class EvalTransform:
@@ -69,7 +69,7 @@ class TimmTransform:
 
 
 def posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
-    """Keep so many bits per channel, as timm does; of 0 bits a black image, which Pillow 13 refuses to make."""
+    """Reduce to a number of bits per channel, as timm does; 0 bits give a black image, which Pillow 13 refuses."""
     from timm.data.auto_augment import posterize as at_least_one_bit
 
     return at_least_one_bit(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
