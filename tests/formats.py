@@ -34,8 +34,8 @@ class _Python2Pickler(pickle._Pickler):
 
     def _save_string(self, text):
         content = text if isinstance(text, bytes) else text.encode("latin1")
-        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
-        self.memoize(text)
+        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)  # type: ignore[attr-defined]
+        self.memoize(text)  # type: ignore[attr-defined]
 
     dispatch[str] = dispatch[bytes] = _save_string
 

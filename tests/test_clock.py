@@ -301,7 +301,7 @@ def test_backward_passes_may_come_after_all_forwards():
         torch.testing.assert_close(head.layer.weight.grad, plain.layer.weight.grad)
 
 
-def test_the_training_form_of_eval_mode_is_recomputed_at_its_own_eta():
+def test_the_training_form_in_eval_mode_is_recomputed_alike():
     plain, head = (Head(CyclicalFocalLoss, r, cyclical_in_eval=True, reduction="none") for r in (None, False))
     for model in (plain, head):
         model.step()

@@ -96,3 +96,11 @@ def test_readme_tree_is_the_tree():
     present = {p for p in present if not p.endswith("__init__.py") and not p.startswith(whole)}
     assert {n for n in named if n.endswith((".py", ".cpp"))} == present
     assert all((ROOT / n).exists() for n in named)
+
+
+def test_files_named_in_contributing_exist():
+    text = re.sub(r"```.*?```", "", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    named = [name for name in re.findall(r"`([\w/.]+(?:\.(?:py|md|toml)|/))`", text) if "NAME" not in name]
+    missing = [name for name in named if not any((ROOT / top / name).exists() for top in ("", "src/cyclofocal"))]
+    assert len(named) > 20
+    assert not missing

@@ -65,7 +65,7 @@ def test_sigmoid(settings, alpha):
     assert float(loss(labels, logits)) == pytest.approx(expected.item(), rel=2e-6, abs=1e-6)
 
 
-class Seen(keras.callbacks.Callback):
+class Seen(keras.callbacks.Callback):  # type: ignore[name-defined]
     """The eta that the compiled step reports after every batch."""
 
     def __init__(self):

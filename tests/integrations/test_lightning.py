@@ -75,9 +75,9 @@ def etas(total, repeat=1):
     return [cyclical_eta(step / (total - 1)) for step in range(total) for _ in range(repeat)]
 
 
-def fit(module, callback=None, data=None, ckpt_path=None, **trainer):
-    callbacks = [callback or CyclicalFocalCallback(), *trainer.pop("callbacks", [])]
-    trainer = Trainer(**QUIET | trainer, callbacks=callbacks)
+def fit(module, callback=None, data=None, ckpt_path=None, **settings):
+    callbacks = [callback or CyclicalFocalCallback(), *settings.pop("callbacks", [])]
+    trainer = Trainer(**QUIET | settings, callbacks=callbacks)
     trainer.fit(module, loader() if data is None else data, ckpt_path=ckpt_path)
     return module
 

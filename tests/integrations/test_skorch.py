@@ -10,7 +10,7 @@ from cyclofocal.schedules import cyclical_eta
 
 skorch = pytest.importorskip("skorch")
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
-from skorch.callbacks import Checkpoint, LoadInitState
+from skorch.callbacks import Callback, Checkpoint, LoadInitState
 
 from cyclofocal.integrations.skorch import CyclicalFocalCallback, probabilities
 
@@ -18,7 +18,7 @@ EPOCHS, BATCHES = 4, 5
 EXPECTED = [cyclical_eta(step / (EPOCHS * BATCHES - 1)) for step in range(EPOCHS * BATCHES)]
 
 
-class Batches(skorch.callbacks.Callback):
+class Batches(Callback):
     """Callback that records eta after every training batch."""
 
     def initialize(self):

@@ -60,7 +60,7 @@ class Training:
         for index, (images, target) in enumerate(batches):
             if mixup:
                 images, target = mixup(images, target)
-            self.seen.append(self.task.criterion.eta.item())
+            self.seen.append(self.task.criterion.eta.item())  # type: ignore[attr-defined]
             loss = self.task(images, target)["loss"]
             (loss / (1 if index == BATCHES - 1 else ACCUMULATION)).backward()
             if (index + 1) % ACCUMULATION and index < BATCHES - 1:
@@ -77,7 +77,7 @@ def test_eta_follows_the_updates_under_accumulation(batches, tmp_path, on_update
     training.run(batches)
     per_batch = [EXPECTED[epoch * UPDATES + batch // 2] for epoch in range(EPOCHS) for batch in range(BATCHES)]
     assert training.seen == pytest.approx([cyclical_eta(progress) for progress in per_batch], abs=1e-6)
-    assert training.task.criterion.progress == 1
+    assert training.task.criterion.progress == 1  # type: ignore[attr-defined]
     assert training.scheduler.t_in_epochs is not on_updates  # the loop's log line asks for it
 
 

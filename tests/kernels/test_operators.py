@@ -219,7 +219,7 @@ def test_compiled_with_every_argument(backend):
 
     x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
     compiled = torch.autograd.grad(both(x, y), (x, y))
-    eager = torch.autograd.grad(both._torchdynamo_orig_callable(x, y), (x, y))
+    eager = torch.autograd.grad(both._torchdynamo_orig_callable(x, y), (x, y))  # type: ignore[attr-defined]
     for got, expected in zip(compiled, eager, strict=True):
         torch.testing.assert_close(got, expected)
 

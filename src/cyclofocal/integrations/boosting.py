@@ -9,7 +9,7 @@ from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 from cyclofocal.losses import BinaryCyclicalFocalLoss
 
-Array = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 SMALLEST_HESSIAN = 1e-16
 """Floor of the Hessian, where the curvature of the weighted cross-entropy underflows; XGBoost has the same."""
@@ -26,7 +26,7 @@ def sigmoid_derivatives(
     alpha: float | None = None,
     pos_weight: float = 1.0,
     label_smoothing: float = 0.0,
-) -> tuple[Array, Array]:
+) -> tuple[Floats, Floats]:
     r"""Compute the derivatives of :func:`cyclofocal.binary_cyclical_focal_loss` by each score.
 
     With z the score towards the true side, p its sigmoid, q = 1 - p and w(p) the weight:
@@ -61,7 +61,7 @@ def sigmoid_derivatives(
     return pos * first_pos - neg * first_neg, np.maximum(hessian, SMALLEST_HESSIAN)
 
 
-def _side(z: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, Array, Array]:
+def _side(z: Floats, eta: float, gamma: float, gamma_hc: float) -> tuple[Floats, Floats, Floats]:
     """Return first and second derivative of ``-w log p`` by z, and its curvature with w held fixed."""
     log_p, log_q = -np.logaddexp(0, -z), -np.logaddexp(0, z)
     p, q = np.exp(log_p), np.exp(log_q)
@@ -83,7 +83,7 @@ def softmax_derivatives(
     gamma_neg: float = 2.0,
     gamma_hc: float = 3.0,
     label_smoothing: float = 0.0,
-) -> tuple[Array, Array]:
+) -> tuple[Floats, Floats]:
     r"""Compute gradient and diagonal Hessian of :func:`cyclofocal.cyclical_focal_loss` by each score.
 
     With :math:`u_j = p_j\,dL/dp_j`, :math:`v_j = p_j\,du_j/dp_j` and U, V their sums over j:
@@ -126,7 +126,7 @@ def softmax_derivatives(
     return u * q - p * non_target_u, np.maximum(np.maximum(exact, fixed), SMALLEST_HESSIAN)
 
 
-def _log_softmax(scores: Array) -> tuple[Array, Array]:
+def _log_softmax(scores: Floats) -> tuple[Floats, Floats]:
     """Return log p and 1 - p, exact also where p is close to 1."""
     top = scores.argmax(1)[:, None]
     shifted = scores - np.take_along_axis(scores, top, 1)
@@ -139,7 +139,7 @@ def _log_softmax(scores: Array) -> tuple[Array, Array]:
     return log_p, np.maximum(q, np.finfo(np.float64).tiny)  # never 0: it is raised to gamma - 2
 
 
-def _target_terms(log_p: Array, p: Array, q: Array, eta: float, gamma: float, gamma_hc: float) -> tuple[Array, ...]:
+def _target_terms(log_p: Floats, p: Floats, q: Floats, eta: float, gamma: float, gamma_hc: float) -> tuple[Floats, ...]:
     """Return weight, u and v of the true class."""
     hard, easy = (1 - eta) * q**gamma, eta * (1 + p) ** gamma_hc
     slope = gamma_hc * easy * p / (1 + p)  # p dw/dp of the easy part
@@ -150,14 +150,14 @@ def _target_terms(log_p: Array, p: Array, q: Array, eta: float, gamma: float, ga
     return hard + easy, u, v - slope * (log_p + 2) - bend * log_p
 
 
-def _non_target_terms(log_p: Array, p: Array, eta: float, gamma: float) -> tuple[Array, ...]:
+def _non_target_terms(log_p: Floats, p: Floats, eta: float, gamma: float) -> tuple[Floats, ...]:
     """Return weight, u and v of the other classes."""
     hard = (1 - eta) * p**gamma
     u = -(hard + eta + gamma * hard * log_p)
     return hard + eta, u, -gamma * hard * (2 + gamma * log_p)
 
 
-def probabilities(scores: ArrayLike) -> Array:
+def probabilities(scores: ArrayLike) -> Floats:
     """Convert raw scores to probabilities: the sigmoid of (N,), or the softmax of (N, C).
 
     Raises:
@@ -214,7 +214,7 @@ class BoostedLoss:
             f" classes in the loss, as in {instead}, or the rows of the data"
         )
 
-    def derivatives(self, scores: ArrayLike, labels: ArrayLike, weights: Array | None) -> tuple[Array, Array]:
+    def derivatives(self, scores: ArrayLike, labels: ArrayLike, weights: Floats | None) -> tuple[Floats, Floats]:
         """Return gradient and Hessian of this round, times the weights of the rows."""
         if not self._due:
             raise RuntimeError(
@@ -230,7 +230,7 @@ class BoostedLoss:
         rows = weights.reshape(-1, *[1] * (gradient.ndim - 1))
         return gradient * rows, hessian * rows
 
-    def log_loss(self, scores: ArrayLike, labels: ArrayLike, weights: Array | None) -> float:
+    def log_loss(self, scores: ArrayLike, labels: ArrayLike, weights: Floats | None) -> float:
         """Return the plain cross-entropy, weighted mean over the rows: unlike the loss, comparable between rounds."""
         labels, scores = self._labels(scores, labels), np.asarray(scores, np.float64)
         if scores.ndim == 1:
@@ -239,7 +239,7 @@ class BoostedLoss:
             rows = -np.take_along_axis(_log_softmax(scores)[0], labels.astype(np.int64)[:, None], 1)[:, 0]
         return float(np.average(rows, weights=None if weights is None or not weights.size else weights))
 
-    def _labels(self, scores: ArrayLike, labels: ArrayLike) -> Array:
+    def _labels(self, scores: ArrayLike, labels: ArrayLike) -> Floats:
         """Check the labels against the scores and return them as floats."""
         dims, labels = np.ndim(scores), np.asarray(labels, np.float64)
         if isinstance(self.criterion, BinaryCyclicalFocalLoss):

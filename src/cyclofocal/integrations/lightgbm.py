@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cyclofocal.integrations.boosting import Array, BoostedLoss
+from cyclofocal.integrations.boosting import BoostedLoss, Floats
 from cyclofocal.integrations.host import require_host
 from cyclofocal.integrations.progress import Loss
 
@@ -42,20 +42,20 @@ class BoosterLoss:
         self.loss = BoostedLoss(criterion, num_boost_round)
         self.callback = _Callback(self.loss)
 
-    def objective(self, scores: Array, data: Any) -> tuple[Array, Array]:
+    def objective(self, scores: Floats, data: Any) -> tuple[Floats, Floats]:
         return self.sklearn_objective(data.get_label(), scores, data.get_weight())
 
-    def metric(self, scores: Array, data: Any) -> tuple[str, float, bool]:
+    def metric(self, scores: Floats, data: Any) -> tuple[str, float, bool]:
         """Return the plain log loss: name, value, and False, as lower is better."""
         return self.sklearn_metric(data.get_label(), scores, data.get_weight())
 
-    def sklearn_objective(self, y_true: Array, y_pred: Array, weight: Array | None) -> tuple[Array, Array]:
+    def sklearn_objective(self, y_true: Floats, y_pred: Floats, weight: Floats | None) -> tuple[Floats, Floats]:
         """Return the objective with the arguments of ``LGBMClassifier``."""
         gradient, hessian = self.loss.derivatives(y_pred, y_true, weight)
         classes = y_pred.shape[1] if y_pred.ndim > 1 else 0
         return gradient, hessian * classes / (classes - 1) if classes > 1 else hessian
 
-    def sklearn_metric(self, y_true: Array, y_pred: Array, weight: Array | None) -> tuple[str, float, bool]:
+    def sklearn_metric(self, y_true: Floats, y_pred: Floats, weight: Floats | None) -> tuple[str, float, bool]:
         """Return the metric with the arguments of ``LGBMClassifier``."""
         return "log_loss", self.loss.log_loss(y_pred, y_true, weight), False
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from cyclofocal.integrations.boosting import Array, BoostedLoss
+from cyclofocal.integrations.boosting import BoostedLoss, Floats
 from cyclofocal.integrations.host import require_host
 from cyclofocal.integrations.progress import Loss
 
@@ -43,20 +43,20 @@ class BoosterLoss:
         self.loss = BoostedLoss(criterion, num_boost_round)
         self.callback = _Callback(self.loss)
 
-    def objective(self, scores: Array, data: Any) -> tuple[Array, Array]:
+    def objective(self, scores: Floats, data: Any) -> tuple[Floats, Floats]:
         return self._derivatives(scores, data.get_label(), data.get_weight())
 
     def sklearn_objective(
-        self, y_true: Array, y_pred: Array, sample_weight: Array | None = None
-    ) -> tuple[Array, Array]:
+        self, y_true: Floats, y_pred: Floats, sample_weight: Floats | None = None
+    ) -> tuple[Floats, Floats]:
         """Return the objective with the arguments of ``XGBClassifier``."""
         return self._derivatives(y_pred, y_true, sample_weight)
 
-    def metric(self, scores: Array, data: Any) -> tuple[str, float]:
+    def metric(self, scores: Floats, data: Any) -> tuple[str, float]:
         """Return the plain log loss, name and value; lower is better."""
         return "log_loss", self.loss.log_loss(scores, data.get_label(), data.get_weight())
 
-    def _derivatives(self, scores: Array, labels: Array, weights: Array | None) -> tuple[Array, Array]:
+    def _derivatives(self, scores: Floats, labels: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
         gradient, hessian = self.loss.derivatives(scores, labels, weights)
         return gradient, 2 * hessian if scores.ndim > 1 else hessian
 

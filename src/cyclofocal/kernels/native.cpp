@@ -16,7 +16,7 @@
 #endif
 #if defined(__SSE2__)
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"  // of the header's own undefined registers
+#pragma GCC diagnostic ignored "-Wuninitialized"  // undefined registers of the header
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop

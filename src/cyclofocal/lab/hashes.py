@@ -1,4 +1,4 @@
-"""Hashes that tell whether two things are the same."""
+"""Hashes of content and of files, to compare them."""
 
 import hashlib
 import json

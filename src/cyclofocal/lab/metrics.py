@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cyclofocal.lab.longtail import ShotGroups
 
 Array = NDArray[np.floating]
-Labels = NDArray[np.integer]
+LabelArray = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ METRICS = (
 
 
 def compute_metrics(
-    logits: Array, target: Labels, train_counts: Sequence[int], groups: ShotGroups
+    logits: Array, target: LabelArray, train_counts: Sequence[int], groups: ShotGroups
 ) -> dict[str, float | None]:
     """Compute :data:`METRICS` as fractions (nats for NLL); ``None`` for a shot group without classes.
 
@@ -89,7 +89,7 @@ def compute_metrics(
     }
 
 
-def recall_per_class(predicted: Labels, target: Labels, classes: int) -> Array:
+def recall_per_class(predicted: LabelArray, target: LabelArray, classes: int) -> Array:
     """Recall of each class, (C,)."""
     totals = np.bincount(target, minlength=classes)
     if (totals == 0).any():
@@ -97,7 +97,7 @@ def recall_per_class(predicted: Labels, target: Labels, classes: int) -> Array:
     return np.bincount(target[predicted == target], minlength=classes) / totals
 
 
-def macro_f1(predicted: Labels, target: Labels, classes: int) -> float:
+def macro_f1(predicted: LabelArray, target: LabelArray, classes: int) -> float:
     """Mean over the classes of 2 TP / (2 TP + FP + FN); 0 for a class that is never predicted.
 
     Example:
@@ -109,7 +109,7 @@ def macro_f1(predicted: Labels, target: Labels, classes: int) -> float:
     return float((2 * right / np.maximum(named, 1)).mean())
 
 
-def expected_calibration_error(p: Array, target: Labels) -> float:
+def expected_calibration_error(p: Array, target: LabelArray) -> float:
     """Mean gap between confidence and accuracy over the bins of :func:`reliability`, weighted by their samples.
 
     Reference: C. Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017, equation 3.
@@ -122,7 +122,7 @@ def expected_calibration_error(p: Array, target: Labels) -> float:
     return float(np.abs(confidence - right).sum() / samples.sum())
 
 
-def reliability(p: Array, target: Labels) -> Array:
+def reliability(p: Array, target: LabelArray) -> Array:
     """Data of a reliability diagram: samples, summed confidence and correct predictions per bin of confidence.
 
     Bins are closed on the right, (k / BINS, (k + 1) / BINS].

@@ -115,7 +115,7 @@ def _all_of(kind: type, parts: Callable[[Any], Iterable[Any]], fits: Fits) -> Fi
 
 
 def _innermost(value: Any, hint: Any, name: str) -> str:
-    """What is wrong with a value that does not fit, by the name of its innermost part."""
+    """Describe the innermost part of a value that does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (list, tuple) and type(value) is list and (origin is list or arguments[-1] is Ellipsis):
         parts, inner = [(f"{name}[{place}]", item) for place, item in enumerate(value)], arguments[0]

@@ -1,4 +1,4 @@
-"""Promise: the benchmark measures what it names, keeps what it measured, and refuses what it cannot."""
+"""Promise: the benchmark measures the losses it names, stores the results, and refuses what it cannot measure."""
 
 import json
 
@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab.bench import candidates as known
 from cyclofocal.lab.bench.measure import Case, measure, peak_bytes
-from cyclofocal.lab.bench.record import append, measurements, read
-from cyclofocal.lab.bench.tables import markdown, paste
+from cyclofocal.lab.bench.record import append_measurements, measurements, read_measurements
+from cyclofocal.lab.bench.tables import markdown_speed, paste
 from cyclofocal.lab.commands import app
 
 LOSS = "import torch.nn.functional as F\ndef mine(logits, target):\n    return F.cross_entropy(logits, target)\n"
@@ -32,7 +32,7 @@ def command(tmp_path_factory):
 
 def test_command_shows_stores_and_draws(command):
     folder, result = command
-    records = {record.loss: record for record in read(folder / "b.jsonl")}
+    records = {record.loss: record for record in read_measurements(folder / "b.jsonl")}
     assert "loss.py:mine" in result.output
     assert {"torch cross_entropy", "cyclofocal, plain", "loss.py:mine"} <= set(records)
     own = records["loss.py:mine"]
@@ -50,14 +50,14 @@ def test_a_page_is_filled_from_the_records(command):
     folder, _ = command
     page = folder / "page.md"
     page.write_text("before\n<!-- speed: table -->\nold\n<!-- end of speed -->\nafter\n")
-    paste(page, read(folder / "b.jsonl"))
+    paste(page, read_measurements(folder / "b.jsonl"))
     text = page.read_text()
     assert "old" not in text
     assert "loss.py:mine" in text
     assert text.startswith("before")
     assert text.endswith("after\n")
     with pytest.raises(ValueError, match="has no place"):
-        paste(folder / "loss.py", read(folder / "b.jsonl"))
+        paste(folder / "loss.py", read_measurements(folder / "b.jsonl"))
 
 
 def test_memory_is_the_peak_and_not_what_is_left():
@@ -79,14 +79,14 @@ def test_a_loss_that_fails_is_left_out_and_said_so(tmp_path):
     results = measure(Case((4, 3), "float32"), [base, bad], "cpu", 0.0, rounds=1)
     assert results[1].milliseconds is None
     assert "ZeroDivisionError" in results[1].skipped
-    append(measurements(Case((4, 3), "float32"), results, "cpu", "default"), tmp_path / "b.jsonl")
-    assert "broken" in markdown(read(tmp_path / "b.jsonl"))
+    append_measurements(measurements(Case((4, 3), "float32"), results, "cpu", "default"), tmp_path / "b.jsonl")
+    assert "broken" in markdown_speed(read_measurements(tmp_path / "b.jsonl"))
 
 
-def test_a_loss_that_would_not_fit_is_left_out_before_the_memory_is_gone(monkeypatch):
+def test_a_loss_too_large_for_the_memory_is_skipped(monkeypatch):
     case = Case((64, 1000), "float32")
-    monkeypatch.setattr("cyclofocal.lab.bench.measure.LARGE", 1)
-    monkeypatch.setattr("cyclofocal.lab.bench.measure.PART", 2**16)
+    monkeypatch.setattr("cyclofocal.lab.bench.measure.LARGE_BYTES", 1)
+    monkeypatch.setattr("cyclofocal.lab.bench.measure.TRIAL_BYTES", 2**16)
     monkeypatch.setattr("cyclofocal.lab.bench.measure._free_memory", lambda: 2**27)
     light = known.Candidate("light", "", lambda problem: lambda: problem.logits.sum())
     heavy = known.Candidate("heavy", "", lambda problem: lambda: problem.logits.repeat(2000, 1).sum())
@@ -98,7 +98,7 @@ def test_a_loss_that_would_not_fit_is_left_out_before_the_memory_is_gone(monkeyp
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "b.jsonl").write_text(json.dumps({"loss": "x"}) + "\n")
     with pytest.raises(ValueError, match=r"b\.jsonl, line 1: not a measurement"):
-        read(tmp_path / "b.jsonl")
+        read_measurements(tmp_path / "b.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ def test_a_damaged_line_is_named(tmp_path):
         (("--shape", "8x0"), "is not a shape"),
         (("--shape", "8x5:int8"), "is not a dtype"),
         (("--device", "tpu"), "must be cpu or cuda"),
-        (("--against", "nowhere.py"), "does not exist"),
+        (("--against", "nowhere.py"), "no such file"),
+        (("--against", "nowhere:mine"), "give PATH.py:FUNCTION"),
         (("--picture", "speed.pdf"), r"must end in .png or .svg"),
     ],
     ids=str,

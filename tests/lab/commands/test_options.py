@@ -162,6 +162,14 @@ def test_names_of_custom_losses_and_their_learning_rate(file):
     assert (other.name, focal.gamma_pos) == ("other", 1.0)
 
 
+def test_a_file_with_one_loss_needs_no_function_name(tmp_path):
+    (tmp_path / "one.py").write_text(
+        "from torch.nn.functional import cross_entropy as _ce\ndef only(x, y): return _ce(x, y)"
+    )
+    named, unnamed = losses_of(f"{tmp_path}/one.py:only"), losses_of(f"{tmp_path}/one.py")
+    assert named == unnamed
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -285,7 +293,7 @@ def test_names_and_paths_resolve_to_experiments(tmp_path):
     table = tmp_path / "people.csv"
     table.write_text("age,label\n" + "".join(f"{i % 7},{'ab'[i % 2]}\n" for i in range(40)))
     (recipe,) = resolve_recipes(str(table), "label")
-    assert (recipe.name, recipe.data.target, recipe.model) == ("people", "label", "mlp")
+    assert (recipe.name, recipe.data.flat()["target"], recipe.model) == ("people", "label", "mlp")
     with pytest.raises(ValueError, match="name the column to predict"):
         resolve_recipes(str(table))
     with pytest.raises(ValueError, match="Did you mean 'label'"):

@@ -51,7 +51,7 @@ def test_the_grid_is_paired_and_holds_every_fold(tmp_path):
         assert (one.recipe, one.seed) == (two.recipe, two.seed)
         assert (one.loss, two.loss) == (CROSS_ENTROPY, CYCLICAL)
     crossed_jobs = [job for job in first if job.recipe.name == "crossed" and job.loss == CYCLICAL]
-    assert [job.recipe.data.fold for job in crossed_jobs] == [0, 1, 2]
+    assert [job.recipe.data.cross_validation for job in crossed_jobs] == [(0, 3), (1, 3), (2, 3)]
     assert "fold 3 of 3" in first[-1].title
 
 

@@ -82,7 +82,7 @@ def test_a_table_is_a_source(package):
 def test_recipes_say_what_the_table_is(package):
     (recipe,) = resolve_recipes("keel:fruit")
     assert (recipe.name, recipe.title) == ("keel:fruit", "fruit, 20 rows, 2 classes, 3.0:1")
-    assert (recipe.data.folds, recipe.data.source) == (5, "keel:fruit")
+    assert (recipe.data.flat()["folds"], recipe.data.source) == (5, "keel:fruit")
     assert resolve_recipes("keel:all") == [recipe]
     with pytest.raises(ValueError, match="keel:fruit_2: a class has 3 rows; 5 folds need 5 or more"):
         recipes.keel_recipe("fruit_2")

@@ -51,7 +51,7 @@ def test_missing_and_unreadable_images(tree):
     assert "is the list of another layout than the images?" in elsewhere.output
 
 
-def test_another_layout_is_the_same_list_and_other_images_are_not(tree):
+def test_another_layout_is_the_same_list_other_images_are_not(tree):
     other = tree / "v2"
     for path in [other, *(other / name for name in ("data/a/ant", "data/b/bee"))]:
         path.mkdir(parents=True)

@@ -74,7 +74,7 @@ def test_every_row_is_in_one_part_and_every_class_in_each(seed, test_fraction, v
 
 @FEW
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
-def test_the_folds_of_a_seed_share_no_test_row_and_leave_none_out(seed, folds):
+def test_folds_of_a_seed_share_no_test_row_and_omit_none(seed, folds):
     rows = checked(frame(), "label", "t")
     tests = [split(rows, seed, folds=folds, fold=fold, validation_fraction=0.1).test for fold in range(folds)]
     assert sorted(np.concatenate([test.positions for test in tests])) == list(range(60))
@@ -182,7 +182,7 @@ def test_a_damaged_csv_is_named(tmp_path, text, words):
     assert str(raised.value).startswith(str(tmp_path / "t.csv"))
 
 
-def test_a_csv_in_another_encoding_and_a_broken_parquet_are_named(tmp_path):
+def test_another_encoding_and_a_broken_parquet_are_named(tmp_path):
     (tmp_path / "t.csv").write_bytes("x,label\né,a\n".encode("latin1"))
     with pytest.raises(DamagedDataError, match="not a CSV in UTF-8"):
         read_table(tmp_path / "t.csv", "label")

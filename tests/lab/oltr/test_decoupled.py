@@ -11,7 +11,7 @@ from torch import nn
 
 from cyclofocal import CyclicalFocalLoss
 from cyclofocal.lab.oltr.decoupled import (
-    PLAIN,
+    PLAIN_SAMPLING,
     FitConfig,
     LogitAdjusted,
     fit_crt,
@@ -143,7 +143,7 @@ def test_invalid_fits_are_refused(training):
     with pytest.raises(ValueError, match="not finite"):
         fit_crt(features / 0, labels, 3, 0)
     with pytest.raises(ValueError, match=r"features are \(272, 2\) and labels \(5,\)"):
-        fit_crt(features, labels[:5], 3, 0, fit=PLAIN)
+        fit_crt(features, labels[:5], 3, 0, fit=PLAIN_SAMPLING)
     with pytest.raises(ValueError, match="sampling is 'all'"):
         FitConfig(sampling="all")
     with pytest.raises(ValueError, match="tau is -1"):

@@ -12,7 +12,7 @@ from cyclofocal.lab.commands.evaluate import shot_groups
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.metrics import compute_metrics as closed
-from cyclofocal.lab.oltr.evaluation import OPEN_METRICS, evaluate, evaluate_file
+from cyclofocal.lab.oltr.evaluation import OPEN_METRICS, evaluate_file, evaluate_logits
 from cyclofocal.lab.oltr.predictions import DamagedPredictionsError, Predictions, read, write
 
 COUNTS = np.array([500, 100, 20, 3])
@@ -47,7 +47,7 @@ def run(*arguments):
 
 
 def test_numbers_by_hand(predictions):
-    found = evaluate(predictions, threshold=0.5)
+    found = evaluate_logits(predictions, threshold=0.5)
     numbers = found.numbers
     assert list(numbers) == [metric.key for metric in (*METRICS, *OPEN_METRICS)]
     assert (found.images, found.unknown, found.threshold, found.groups) == (8, 2, 0.5, OLTR)
@@ -64,7 +64,7 @@ def test_numbers_by_hand(predictions):
 
 
 def test_stored_logits_give_the_metrics_of_the_run(predictions, path):
-    assert evaluate_file(path, 0.5) == evaluate(predictions, 0.5)
+    assert evaluate_file(path, 0.5) == evaluate_logits(predictions, 0.5)
     again = read(path)
     assert again.title == "a loss"
     assert np.array_equal(again.logits, predictions.logits)
@@ -73,12 +73,12 @@ def test_stored_logits_give_the_metrics_of_the_run(predictions, path):
 def test_closed_numbers_are_the_labs_own(predictions):
     known = predictions.known
     expected = closed(predictions.logits[known], TARGET[known], COUNTS.tolist(), FOLLOWERS)
-    found = evaluate(predictions, groups=FOLLOWERS).numbers
+    found = evaluate_logits(predictions, groups=FOLLOWERS).numbers
     assert {name: found[name] for name in expected} == expected
 
 
 def test_the_threshold_moves_the_open_set_numbers_alone(predictions):
-    loose, strict = (evaluate(predictions, threshold).numbers for threshold in (0.1, 0.5))
+    loose, strict = (evaluate_logits(predictions, threshold).numbers for threshold in (0.1, 0.5))
     moved = {name for name in loose if loose[name] != strict[name]}
     assert "f_oltr" in moved
     assert moved <= {metric.key for metric in OPEN_METRICS[:-2]}
@@ -86,7 +86,7 @@ def test_the_threshold_moves_the_open_set_numbers_alone(predictions):
 
 def test_without_unknown_images_there_is_no_open_set(predictions):
     known = predictions.known
-    found = evaluate(Predictions(predictions.logits[known], TARGET[known], COUNTS))
+    found = evaluate_logits(Predictions(predictions.logits[known], TARGET[known], COUNTS))
     assert found.threshold is None
     assert list(found.numbers) == [metric.key for metric in METRICS]
 
@@ -142,7 +142,7 @@ def test_command_shows_numbers_and_their_definition(path, predictions):
     assert "OLTR: many >= 100, few <= 20 training images per class" in result.output
     assert "rejected below a confidence of 0.5" in result.output.replace("\n", " ")
     as_json = json.loads(run(path, "--threshold", 0.5, "--json").output)
-    assert as_json["numbers"] == evaluate(predictions, 0.5).numbers
+    assert as_json["numbers"] == evaluate_logits(predictions, 0.5).numbers
 
 
 def test_command_refuses_in_words(path, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cyclofocal.lab.oltr import figures as picture
-from cyclofocal.lab.oltr.evaluation import evaluate
+from cyclofocal.lab.oltr.evaluation import evaluate_logits
 from cyclofocal.lab.oltr.predictions import Predictions
 
 COUNTS = np.array([30, 400, 5])
@@ -36,7 +36,7 @@ def figures(monkeypatch):
 
 
 def test_classes_from_head_to_tail_with_a_line_per_run(figures, tmp_path):
-    evaluations = [evaluate(run("one")), evaluate(run("two"))]
+    evaluations = [evaluate_logits(run("one")), evaluate_logits(run("two"))]
     picture.draw_classes(evaluations, tmp_path / "classes.svg")
     frequency, accuracy = figures[0].axes
     assert [bar.get_height() for bar in frequency.patches] == [400, 30, 5]
@@ -52,7 +52,7 @@ def test_runs_of_one_title_are_one_line_and_one_panel(figures, tmp_path):
     one, other = run("loss"), run("loss")
     other.logits[:, 0] += 1.5
     runs = [one, other, run("another")]
-    evaluations = [evaluate(found) for found in runs]
+    evaluations = [evaluate_logits(found) for found in runs]
     picture.draw_classes(evaluations, tmp_path / "classes.png")
     accuracy = figures[0].axes[1]
     (line,) = [line for line in accuracy.lines if line.get_label() == "loss"]
@@ -71,7 +71,7 @@ def test_runs_of_one_title_are_one_line_and_one_panel(figures, tmp_path):
 
 def test_many_classes_are_averaged_and_dotted(figures, tmp_path):
     counts = np.arange(100, 200)[::-1]
-    found = evaluate(run("one", counts))
+    found = evaluate_logits(run("one", counts))
     picture.draw_classes([found], tmp_path / "classes.png")
     accuracy = figures[0].axes[1]
     (line,) = [line for line in accuracy.lines if line.get_label() == "one"]
@@ -87,13 +87,13 @@ def test_histograms_of_each_kind_add_up_to_all_its_images(figures, tmp_path):
     assert len(panels) == 2
     for panel in panels:
         steps = [patch for patch in panel.patches if isinstance(patch, matplotlib.patches.StepPatch)]
-        assert [step.get_data().values.sum() for step in steps] == pytest.approx([100] * 4)
+        assert [step.get_data()[0].sum() for step in steps] == pytest.approx([100] * 4)
         assert "AUROC" in panel.get_title(loc="left")
     assert (tmp_path / "confidence.png").stat().st_size > 10_000
 
 
 def test_runs_that_cannot_be_drawn_together_are_refused(tmp_path):
     with pytest.raises(ValueError, match="different training images per class"):
-        picture.draw_classes([evaluate(run("one")), evaluate(run("two", COUNTS + 1))], tmp_path / "a.png")
+        picture.draw_classes([evaluate_logits(run("one")), evaluate_logits(run("two", COUNTS + 1))], tmp_path / "a.png")
     with pytest.raises(ValueError, match="one has no unknown images"):
         picture.draw_confidence([run("one", unknown=0)], tmp_path / "a.png")

@@ -18,9 +18,10 @@ from evidence import data_sets, grid
 
 
 def printed(summary, columns):
-    console = Console(file=io.StringIO(), width=columns)
+    file = io.StringIO()
+    console = Console(file=file, width=columns)
     console.print(to_terminal(*result_tables(summary), tight=columns < 100))
-    return console.file.getvalue()
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120])

@@ -19,9 +19,10 @@ TABLE = ReportTable(
 
 
 def printed(*tables, width=80, **options):
-    console = Console(file=io.StringIO(), width=width)
+    file = io.StringIO()
+    console = Console(file=file, width=width)
     console.print(to_terminal(*tables, **options))
-    return console.file.getvalue()
+    return file.getvalue()
 
 
 def test_markdown():

@@ -85,7 +85,7 @@ def assert_same(folder, record, whole):
     """Weights, optimiser, clock, moving average and numbers are equal to the last bit."""
     other, expected = whole
     assert replace(record, seconds=expected.seconds, epoch_seconds=expected.epoch_seconds) == expected
-    ours, theirs = (checkpoint.load(checkpoint.checkpoints(f)[0]) for f in (folder, other))
+    ours, theirs = (checkpoint.load_checkpoint(checkpoint.checkpoints(f)[0]) for f in (folder, other))
     for part in ("model", "optimizer", "criterion", "average"):
         assert_equal(ours[part], theirs[part])
     lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
@@ -269,7 +269,7 @@ def test_the_checkpoint_of_another_run_is_refused_and_left(tmp_path, whole, of_s
 
 def test_a_checkpoint_that_does_not_say_whose_it_is_is_used(tmp_path, whole, monkeypatch):
     interrupt_after(monkeypatch, tmp_path, 3)
-    content = checkpoint.load(checkpoint.checkpoints(tmp_path)[0])
+    content = checkpoint.load_checkpoint(checkpoint.checkpoints(tmp_path)[0])
     del content["run"]
     checkpoint.save(tmp_path, 2, content)
     assert_same(tmp_path, go_on(tmp_path), whole)
@@ -323,7 +323,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named(make, words, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, whole, monkeypatch):
     interrupt_after(monkeypatch, tmp_path, 1)
     (path,) = checkpoint.checkpoints(tmp_path)
-    content = checkpoint.load(path)
+    content = checkpoint.load_checkpoint(path)
     checkpoint.save(tmp_path, 0, content | {"model": {"weight": torch.zeros(2)}})
     with pytest.raises(DamagedRunError, match="newest checkpoint is of another model") as error:
         go_on(tmp_path)

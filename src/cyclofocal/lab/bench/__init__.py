@@ -1,1 +1,1 @@
-"""The benchmark: what is measured, how, and the tables and the picture made of it."""
+"""Benchmark of losses: candidates, measurement, records, tables and figure."""

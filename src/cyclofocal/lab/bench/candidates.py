@@ -1,9 +1,7 @@
-"""What is measured: ours, torch's own losses, those of other packages, and any of the user's."""
+"""Losses to measure: cyclofocal's, torch's, those of other packages, and user-defined ones."""
 
 import functools
 import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,18 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclofocal import binary_cyclical_focal_loss, cyclical_focal_loss, kernels
+from cyclofocal.lab.recipes.custom_loss import load_loss
+from cyclofocal.lab.recipes.parse_losses import custom_loss
 
 Step = Callable[[], Any]
-"""One forward and backward; what it returns is dropped."""
+"""One forward and backward pass; its result is ignored."""
 
-MOST_LOOPED = 10**9
-"""Logits times classes up to which a loss that loops over the classes takes seconds, not minutes."""
+MAX_LOOPED = 10**9
+"""Largest number of logits times classes for losses that loop over the classes; above it a call takes minutes."""
 
-OURS: dict[str, Any] = {"gamma_pos": 2.0, "gamma_neg": 2.0, "gamma_hc": 3.0, "label_smoothing": 0.1}
+CYCLOFOCAL_SETTINGS: dict[str, Any] = {"gamma_pos": 2.0, "gamma_neg": 2.0, "gamma_hc": 3.0, "label_smoothing": 0.1}
 
 
 class UnfitError(ValueError):
-    """A loss cannot take these logits, or not here; the message says why."""
+    """A loss that does not support these logits or this device; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class Problem:
 
     @functools.cached_property
     def one_hot(self) -> Tensor:
-        """The target in the logits' shape and dtype; made once, outside what is measured."""
+        """The target in the logits' shape and dtype; built once, outside the measured time."""
         dense = torch.zeros_like(self.logits, requires_grad=False)
         return dense.scatter_(1, self.target.unsqueeze(1), 1.0)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A loss to be measured.
+    """A loss to measure.
 
     Attributes:
-        title: as in the tables.
-        package: the distribution it comes from; not measured where that is not installed.
-        settings: what it was called with, in words.
-        prepare: the step on a problem; raises :class:`UnfitError` where there is none.
-        backend: of ours, the one that is forced.
+        title: its name in the tables.
+        package: distribution that provides it; not measured if that is not installed.
+        settings: its arguments, as text.
+        prepare: returns the step for a problem; raises :class:`UnfitError` for unsupported ones.
+        backend: the kernel backend to force; "" for losses of other packages.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Candidate:
 
 
 def candidates(device: str) -> list[Candidate]:
-    """Every loss the benchmark knows; the first is the one that all are compared with."""
+    """All built-in candidates; the first is the reference of all ratios."""
     fused = {"cpu": "native", "cuda": "triton"}[device]
     return [
         Candidate("torch cross_entropy", "torch", _indices(F.cross_entropy)),
@@ -81,8 +81,8 @@ def candidates(device: str) -> list[Candidate]:
             "label_smoothing=0.1",
         ),
         Candidate("copy of the logits (floor)", "torch", _copy, "x.clone(), no backward"),
-        *(_ours(f"cyclofocal, {name}", _softmax, name) for name in (fused, "plain")),
-        *(_ours(f"cyclofocal sigmoid, {name}", _sigmoid, name) for name in (fused, "plain")),
+        *(_cyclofocal(f"cyclofocal, {name}", _softmax, name) for name in (fused, "plain")),
+        *(_cyclofocal(f"cyclofocal sigmoid, {name}", _sigmoid, name) for name in (fused, "plain")),
         Candidate("torch BCE with logits", "torch", _dense(F.binary_cross_entropy_with_logits), "one-hot"),
         Candidate("torchvision sigmoid focal", "torchvision", _torchvision, "alpha=0.25, gamma=2, one-hot"),
         Candidate("kornia focal", "kornia", _kornia, "alpha=None, gamma=2"),
@@ -93,19 +93,19 @@ def candidates(device: str) -> list[Candidate]:
     ]
 
 
-def _ours(title: str, prepare: Callable[[Problem], Step], backend: str) -> Candidate:
+def _cyclofocal(title: str, prepare: Callable[[Problem], Step], backend: str) -> Candidate:
     def checked(problem: Problem) -> Step:
         reason = kernels.describe().get(backend, "available")
         if reason != "available":
             raise UnfitError(f"the {backend} backend is not available: {reason}")
         return prepare(problem)
 
-    settings = ", ".join(f"{name}={value:g}" for name, value in OURS.items())
+    settings = ", ".join(f"{name}={value:g}" for name, value in CYCLOFOCAL_SETTINGS.items())
     return Candidate(title, "cyclofocal", checked, f"{settings}, eta=0.5 as a 0-d tensor", backend)
 
 
 def _step(logits: Tensor, loss: Callable[[Tensor], Tensor]) -> Step:
-    """The gradient is handed on as inside a network, not accumulated in ``.grad``."""
+    """Return the gradient, as inside a network, instead of accumulating it in ``.grad``."""
     return lambda: torch.autograd.grad(loss(logits), logits)
 
 
@@ -127,12 +127,12 @@ def _copy(problem: Problem) -> Step:
 
 def _softmax(problem: Problem) -> Step:
     eta = torch.tensor(0.5, device=problem.logits.device)
-    return _indices(functools.partial(cyclical_focal_loss, eta=eta, **OURS))(problem)
+    return _indices(functools.partial(cyclical_focal_loss, eta=eta, **CYCLOFOCAL_SETTINGS))(problem)
 
 
 def _sigmoid(problem: Problem) -> Step:
     eta = torch.tensor(0.5, device=problem.logits.device)
-    return _dense(functools.partial(binary_cyclical_focal_loss, eta=eta, **OURS))(problem)
+    return _dense(functools.partial(binary_cyclical_focal_loss, eta=eta, **CYCLOFOCAL_SETTINGS))(problem)
 
 
 def _torchvision(problem: Problem) -> Step:
@@ -151,7 +151,7 @@ def _monai(problem: Problem) -> Step:
 
 def _smp(problem: Problem) -> Step:
     classes = problem.logits.shape[1]
-    if problem.logits.numel() * classes > MOST_LOOPED:
+    if problem.logits.numel() * classes > MAX_LOOPED:
         raise UnfitError(f"it loops over the classes, and {classes:,} of them would take minutes a call")
     return _indices(importlib.import_module("segmentation_models_pytorch.losses").FocalLoss("multiclass"))(problem)
 
@@ -162,8 +162,8 @@ def _liger(problem: Problem) -> Step:
     if problem.logits.dim() != 2:
         raise UnfitError("it takes logits (N, C) only")
     loss = importlib.import_module("liger_kernel.transformers.cross_entropy").LigerCrossEntropyLoss()
-    own = problem.logits.detach().clone().requires_grad_()  # it writes the gradient over its input
-    return _step(own, lambda logits: loss(logits, problem.target))
+    logits = problem.logits.detach().clone().requires_grad_()  # it overwrites its input with the gradient
+    return _step(logits, lambda x: loss(x, problem.target))
 
 
 def _timm(problem: Problem) -> Step:
@@ -173,26 +173,17 @@ def _timm(problem: Problem) -> Step:
 
 
 def user_candidate(spec: str) -> Candidate:
-    """The loss that ``FILE`` or ``FILE:NAME`` names: a function of (logits, target), or a module.
-
-    A module class is constructed without arguments. The name may be left out where the file has one loss only.
+    """The loss of a user's file, given as in a comparison: ``PATH.py:FUNCTION``, ``NAME=PATH.py:FUNCTION``.
 
     Raises:
-        ValueError: no such file or name, or nothing that could be a loss; the message says what there is.
+        ValueError: it is not written like this, or :func:`~cyclofocal.lab.recipes.parse_losses.custom_loss` refuses it.
     """
-    path, name = _split(spec)
-    module = _import(path)
-    losses = [key for key, value in vars(module).items() if not key.startswith("_") and _may_be_loss(value, module)]
-    listed = f"it has {', '.join(losses)}" if losses else "it has no function, nn.Module class or nn.Module"
-    if not name and len(losses) != 1:
-        raise ValueError(f"{str(path)!r}: give the loss as {path}:NAME; {listed}")
-    name = name or losses[0]
-    if not callable(getattr(module, name, None)):
-        raise ValueError(f"{str(path)!r} has no loss {name!r}; {listed}")
-    loss = getattr(module, name)
-    if isinstance(loss, type):
-        loss = _construct(loss, f"{path}:{name}")
-    return Candidate(f"{path.name}:{name}", "", _indices_on_device(loss))
+    loss = custom_loss(spec)
+    if loss is None:
+        raise ValueError(f"{spec!r} is not a Python file with a loss; give PATH.py:FUNCTION")
+    path, _, function = loss.file.rpartition(":")
+    title = f"{Path(path).name}:{function}" if loss.name == function else loss.name
+    return Candidate(title, "", _indices_on_device(load_loss(loss.file, loss.digest)))
 
 
 def _indices_on_device(loss: Any) -> Callable[[Problem], Step]:
@@ -200,42 +191,3 @@ def _indices_on_device(loss: Any) -> Callable[[Problem], Step]:
         return _indices(loss.to(problem.logits.device) if isinstance(loss, nn.Module) else loss)(problem)
 
     return prepare
-
-
-def _split(spec: str) -> tuple[Path, str]:
-    head, _, name = spec.rpartition(":")
-    path, name = (Path(spec), "") if Path(spec).is_file() or not head else (Path(head), name)
-    if not path.is_file():
-        raise ValueError(f"{str(path)!r} does not exist; it must be a Python file, or FILE:NAME")
-    return path, name
-
-
-def _import(path: Path) -> Any:
-    name = f"_against_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise ValueError(f"{str(path)!r} is not a Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses and pickles of the file look here
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{str(path)!r} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _may_be_loss(value: Any, module: Any) -> bool:
-    if isinstance(value, nn.Module):
-        return True
-    if isinstance(value, type) and not issubclass(value, nn.Module):
-        return False
-    return callable(value) and getattr(value, "__module__", "") == module.__name__
-
-
-def _construct(loss: type, named: str) -> Any:
-    if not issubclass(loss, nn.Module):
-        raise ValueError(f"{named} is a class but no nn.Module; give a function of (logits, target) or a module")
-    try:
-        return loss()
-    except Exception as error:
-        raise ValueError(f"{named} cannot be constructed without arguments: {error}") from error

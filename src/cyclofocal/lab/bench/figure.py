@@ -1,4 +1,4 @@
-"""The picture of a benchmark: how much faster or slower than torch's cross_entropy each loss is, shape by shape."""
+"""Figure of a benchmark: time of each loss relative to torch's cross_entropy, one panel per shape."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,24 +10,24 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cyclofocal.lab.bench.record import Measurement
-from cyclofocal.lab.bench.tables import EXCERPT, overall, significant
+from cyclofocal.lab.bench.tables import REFERENCES, overall, significant
 from cyclofocal.lab.report.figure import COLOURS, GREY, STYLE
 
 OTHERS = "#B4B4B4"
 
 
-def draw(records: Sequence[Measurement], path: Path) -> None:
-    """Write the picture of one setting (the first of the records) as PNG or SVG, by the suffix of ``path``."""
+def draw_speed(records: Sequence[Measurement], path: Path) -> None:
+    """Draw the setting of the first record, as PNG or SVG by the suffix of ``path``."""
     setting = records[0].setting
     records = [record for record in records if record.setting == setting]
-    losses = [loss for loss in overall(records) if loss != EXCERPT[0]]
+    losses = [loss for loss in overall(records) if loss != REFERENCES[0]]
     shapes = list(dict.fromkeys(record.shape_title for record in records))
     with matplotlib.rc_context(STYLE):
         columns = min(3, len(shapes))
-        lines = -(-len(shapes) // columns)
+        rows = -(-len(shapes) // columns)
         layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08, wspace=0.02, hspace=0.04)
-        figure = Figure(figsize=(3.4 * columns + 2, 1.1 + lines * (0.7 + 0.21 * len(losses))), layout=layout)
-        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        figure = Figure(figsize=(3.4 * columns + 2, 1.1 + rows * (0.7 + 0.21 * len(losses))), layout=layout)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for panel, shape in zip(axes.flat, shapes, strict=False):
             _panel(panel, shape, [record for record in records if record.shape_title == shape], losses)
         for panel in axes.flat[len(shapes) :]:
@@ -47,14 +47,14 @@ def draw(records: Sequence[Measurement], path: Path) -> None:
 
 def _panel(axes: Any, shape: str, records: Sequence[Measurement], losses: Sequence[str]) -> None:
     found = {record.loss: record for record in records}
-    base = found[EXCERPT[0]].milliseconds
+    base = found[REFERENCES[0]].milliseconds
     assert base is not None
     axes.set_xscale("log")
     for y, loss in enumerate(losses):
         _bar(axes, y, found.get(loss))
     axes.axvline(1, color="black", linewidth=0.9, zorder=4)
     axes.set_yticks(range(len(losses)), losses)
-    for label, loss in zip(axes.get_yticklabels(), losses, strict=False):  # an inner panel shows none
+    for label, loss in zip(axes.get_yticklabels(), losses, strict=False):  # inner panels have no labels
         label.set_weight("bold" if loss.startswith("cyclofocal") else "normal")
     axes.set_ylim(len(losses) - 0.4, -0.6)
     axes.set_title(f"{shape}   (1 = {significant(base[1], 3)} ms)", loc="left", fontsize=9, weight="bold")
@@ -67,7 +67,7 @@ def _bar(axes: Any, y: int, record: Measurement | None) -> None:
         axes.text(1.06, y, "not measured", va="center", fontsize=7, color=GREY, style="italic")
         return
     low, middle, high = record.ratio
-    colour = COLOURS[0] if record.ours else OTHERS
+    colour = COLOURS[0] if record.is_cyclofocal else OTHERS
     axes.barh(y, middle - 1, left=1, height=0.68, color=colour, linewidth=0, zorder=2)
     axes.plot([low, high], [y, y], color="black", linewidth=0.9, zorder=3)
     faster = middle < 1
@@ -79,12 +79,12 @@ def _bar(axes: Any, y: int, record: Measurement | None) -> None:
         ha="right" if faster else "left",
         va="center",
         fontsize=7.5,
-        weight="bold" if record.ours else "normal",
+        weight="bold" if record.is_cyclofocal else "normal",
     )
 
 
 def _limits(axes: Any, records: Sequence[Measurement]) -> None:
-    """Room for the numbers beside the longest bars; ticks at 1, 3, 10, ... and their inverses."""
+    """Leave space for the numbers next to the longest bars; put ticks at 1, 3, 10, ... and their inverses."""
     ends = [end for record in records if record.ratio for end in record.ratio]
     low, high = min(*ends, 0.5), max(*ends, 2.0)
     axes.set_xlim(low / (high / low) ** 0.13, high * (high / low) ** 0.13)

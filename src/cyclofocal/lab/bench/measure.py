@@ -1,4 +1,4 @@
-"""Time and peak memory of losses on one problem, all interleaved in one process."""
+"""Measure time and peak memory of losses, interleaved in one process."""
 
 import contextlib
 import ctypes
@@ -18,25 +18,25 @@ from cyclofocal import kernels
 from cyclofocal.lab.bench.candidates import Candidate, Problem, Step, UnfitError
 
 SAMPLE_SECONDS = 0.002
-"""A sample repeats the call until it takes so long: a clock and a loop cost little of that."""
+"""Minimum duration of a sample: the call is repeated, so that timer and loop overhead are negligible."""
 
-LEAST_ROUNDS = 5
-PATIENCE = 5
-"""A loss whose sample takes so many times torch's is left out of rounds in proportion."""
+MIN_ROUNDS = 5
+SLOW_FACTOR = 5
+"""Ratio to torch's time above which a loss takes part in proportionally fewer rounds."""
 
-LARGE, PART = 2**28, 2**25
-"""Bytes of logits from which a loss is tried on a part of them first, and bytes of that part."""
+LARGE_BYTES, TRIAL_BYTES = 2**28, 2**25
+"""Size of logits from which the memory is first measured on a part of them, and size of that part."""
 
-GROWTH = 3
-"""A kept heap grows to about so many times of what is in use, as no aligned block fits where an equal one was freed."""
+HEAP_GROWTH = 3
+"""Growth of a warm heap over the memory in use: a freed aligned block rarely fits the next one of the same size."""
 
 Quantiles = tuple[float, float, float]
-"""20 %, 50 % and 80 %."""
+"""20 %, 50 % and 80 % quantile."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """The shape (N, C, ...) and dtype of logits, the dtype by its name in torch."""
+    """Shape (N, C, ...) and dtype of logits; the dtype is its name in torch."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -46,7 +46,7 @@ class Case:
         return " x ".join(f"{size:,}" for size in self.shape)
 
     def problem(self, device: str) -> Problem:
-        """Normal logits and uniform labels, the same at every call."""
+        """Return normal logits and uniform labels, the same at every call."""
         generator = torch.Generator(device).manual_seed(0)
         logits = torch.randn(self.shape, device=device, generator=generator).to(getattr(torch, self.dtype))
         rows = self.shape[:1] + self.shape[2:]
@@ -56,15 +56,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """What was found of one loss: numbers, or why there are none.
+    """Measurement of one loss, or the reason why there is none.
 
     Attributes:
         candidate: the loss.
-        rounds: in which it took part.
-        milliseconds: of one forward and backward.
-        ratio: of its time to that of the first candidate, taken in each round.
-        peak_memory: beyond the logits and the target, in units of the logits; gradient included.
-        skipped: the reason; empty if it was measured.
+        rounds: number of rounds in which it took part.
+        milliseconds: time of one forward and backward pass.
+        ratio: its time divided by that of the first candidate in the same round.
+        peak_memory: peak beyond the logits and the target, in units of the logits; includes the gradient.
+        skipped: the reason; "" if it was measured.
     """
 
     candidate: Candidate
@@ -77,7 +77,7 @@ class Result:
 
 @dataclass
 class _Trial:
-    """A loss that can be measured, and its seconds per call, round by round."""
+    """A prepared loss and its seconds per call, by round."""
 
     candidate: Candidate
     step: Step
@@ -92,15 +92,15 @@ def measure(
 ) -> list[Result]:
     """Measure all candidates on one problem; the first one is the base of all ratios.
 
-    A round takes one sample of each, in an order that is rotated from round to round, so that drift of the machine
-    and what a predecessor leaves in caches and heap hit all alike. Ratios are taken within a round.
+    A round takes one sample of each; the order rotates from round to round, so that drift of the machine and the state
+    of caches and heap affect all losses equally. Ratios are taken within a round.
 
     Args:
         case: the logits.
-        candidates: the losses; those that cannot be measured come back with the reason.
+        candidates: the losses; the result of one that cannot be measured has the reason.
         device: "cpu" or "cuda".
-        seconds: no round begins after so long, but there are five at least.
-        rounds: so many, however long they take.
+        seconds: time limit; no round starts after it, but there are at least five.
+        rounds: number of rounds; overrides ``seconds``.
     """
     problem = case.problem(device)
     trials: dict[Candidate, _Trial] = {}
@@ -108,8 +108,8 @@ def measure(
     for candidate in candidates:
         try:
             trials[candidate] = _prepare(candidate, problem)
-        except Exception as error:  # of any package: its loss is left out, the others are measured
-            skipped[candidate] = _in_words(error)
+        except Exception as error:  # any package can fail; the other losses are still measured
+            skipped[candidate] = _reason(error)
     base = trials.get(candidates[0])
     if base is None:
         raise RuntimeError(f"{candidates[0].title} cannot be measured: {skipped[candidates[0]]}")
@@ -121,38 +121,38 @@ def measure(
 
 
 def _prepare(candidate: Candidate, problem: Problem) -> _Trial:
-    """Warm up, look at the memory once, and find how many calls make a sample."""
+    """Warm up, measure the peak memory, and choose the number of calls per sample."""
     device = problem.logits.device.type
     with _forced(candidate.backend):
         _check_memory(candidate, problem)
         step = candidate.prepare(problem)
-        for _ in range(3):  # a GPU compiles at the first, its allocator settles by the third
+        for _ in range(3):  # on a GPU the first call compiles, and the allocator settles by the third
             step()
             if device == "cpu":
                 break
         size = problem.logits.numel() * problem.logits.element_size()
         trial = _Trial(candidate, step, peak_bytes(step, device) / size)
-    _sample(trial, device)  # the profiler has left it cold
+    _sample(trial, device)  # warm up again after the profiler
     trial.calls = max(1, round(SAMPLE_SECONDS / _sample(trial, device)))
     _trim_heap()
     return trial
 
 
 def _check_memory(candidate: Candidate, problem: Problem) -> None:
-    """Refuse a loss for which the memory would not suffice, by what it takes for a part of large logits."""
+    """Refuse a loss that would run out of memory, estimated from a part of the logits if these are large."""
     logits, free = problem.logits, _free_memory()
     size = logits.numel() * logits.element_size()
-    if logits.device.type != "cpu" or size < LARGE or free is None:
+    if logits.device.type != "cpu" or size < LARGE_BYTES or free is None:
         return
-    rows = max(1, len(logits) * PART // size)
+    rows = max(1, len(logits) * TRIAL_BYTES // size)
     step = candidate.prepare(Problem(logits[:rows].detach().requires_grad_(), problem.target[:rows]))
-    need = GROWTH * peak_bytes(step, "cpu") * len(logits) / rows
+    need = HEAP_GROWTH * peak_bytes(step, "cpu") * len(logits) / rows
     if need > free:
         raise UnfitError(f"it would need about {need / 2**30:.1f} GiB of memory, where {free / 2**30:.1f} GiB are free")
 
 
 def _free_memory() -> int | None:
-    """Bytes that this machine can still give; None where it does not tell."""
+    """Available memory in bytes; None where the system does not report it."""
     try:
         with open("/proc/meminfo") as lines:
             return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
@@ -161,7 +161,7 @@ def _free_memory() -> int | None:
 
 
 def peak_bytes(step: Callable[[], object], device: str) -> int:
-    """Most bytes of the device's memory that ``step`` held at once, through torch's allocator."""
+    """Peak bytes that ``step`` allocates through torch's allocator on the device."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -180,12 +180,12 @@ def peak_bytes(step: Callable[[], object], device: str) -> int:
 def _take_rounds(trials: list[_Trial], base: _Trial, device: str, seconds: float, rounds: int | None) -> None:
     expected = {trial.candidate: _sample(trial, device) * trial.calls for trial in trials}
     for trial in trials:
-        trial.stride = max(1, round(expected[trial.candidate] / expected[base.candidate] / PATIENCE))
+        trial.stride = max(1, round(expected[trial.candidate] / expected[base.candidate] / SLOW_FACTOR))
     began, taken = time.perf_counter(), 0
     gc.collect()
     gc.disable()
     try:
-        while taken < (rounds or LEAST_ROUNDS) or (rounds is None and time.perf_counter() - began < seconds):
+        while taken < (rounds or MIN_ROUNDS) or (rounds is None and time.perf_counter() - began < seconds):
             present = [trial for trial in trials if taken % trial.stride == 0]
             first = taken % len(present)
             for trial in present[first:] + present[:first]:
@@ -196,7 +196,7 @@ def _take_rounds(trials: list[_Trial], base: _Trial, device: str, seconds: float
 
 
 def _sample(trial: _Trial, device: str) -> float:
-    """Seconds of one call, the mean over a sample's calls."""
+    """Seconds per call, averaged over a sample."""
     step, calls = trial.step, range(trial.calls)
     with _forced(trial.candidate.backend):
         if device == "cuda":
@@ -226,14 +226,14 @@ def _quantiles(values: Sequence[float]) -> Quantiles:
     return low, middle, high
 
 
-def _in_words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     first = (str(error).strip() or "no message").splitlines()[0]
     return first if type(error).__name__ == "UnfitError" else f"{type(error).__name__}: {first}"
 
 
 @contextlib.contextmanager
 def _forced(backend: str) -> Iterator[None]:
-    """Ours is computed by this backend, whatever else is forced; "" leaves it as it is."""
+    """Force a kernel backend for the duration of the context; "" changes nothing."""
     before = kernels.forced_backend
     kernels.forced_backend = backend or before
     try:
@@ -244,36 +244,36 @@ def _forced(backend: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """The profiler's C++ part writes of its start, its end and a missing GPU straight to the terminal."""
+    """Silence file descriptor 2: the profiler's C++ code prints its start, its end and a missing GPU there."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    terminal = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def can_warm_heap() -> bool:
-    """Whether this process's C library is glibc, whose heap can be told to keep what it has."""
+    """Return True if the C library is glibc, which can be set to retain freed memory."""
     return platform.libc_ver()[0] == "glibc"
 
 
 def _trim_heap() -> None:
-    """Give back what is free, or the heap that is kept would be as large as all losses in turn have made it."""
+    """Return free memory to the system; otherwise a warm heap would be as large as the most demanding loss made it."""
     if can_warm_heap():
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_heap() -> None:
-    """Keep freed memory for the rest of the process, so that no call pays for fresh pages.
+    """Retain freed memory for the rest of the process, so that no call pays for new pages.
 
-    By default glibc maps every buffer above 32 MiB anew and gives it back when freed: the kernel then clears its pages
-    on each call, which can cost more than the loss.
+    By default glibc maps every buffer above 32 MiB from the system and returns it when freed: the kernel then clears
+    its pages at each call, which can cost more than the loss.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # names and values of malloc.h
     libc = ctypes.CDLL(None)
     if not (libc.mallopt(m_mmap_max, 0) and libc.mallopt(m_trim_threshold, -1)):  # -1: never
-        raise RuntimeError("mallopt refused to keep the heap")
+        raise RuntimeError("mallopt failed; use --default-heap")

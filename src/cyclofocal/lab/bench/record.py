@@ -1,4 +1,4 @@
-"""One loss on one shape, one line: the record that the benchmark's tables and picture are made of."""
+"""Benchmark records: one JSON line per loss and shape, the source of tables and figure."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from cyclofocal.lab.records import processor
 
 
 class Setting(NamedTuple):
-    """All that must be equal for times to be comparable across shapes."""
+    """Conditions that must be equal for times to be comparable across shapes."""
 
     device: str
     processor: str
@@ -34,26 +34,26 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found of one loss on one shape, and where.
+    """Measurement of one loss on one shape, with its conditions.
 
     Attributes:
         loss: its title.
-        settings: what it was called with, in words.
-        backend: of ours, the one that computed; empty for others.
-        shape: of the logits, (N, C, ...).
-        dtype: of the logits.
-        device: "cpu", or the GPU's name.
-        processor: the CPU's name.
-        threads: of torch.
-        pinned: OMP_PROC_BIND at the start of the process; None if it was not set.
-        heap: "warm" (freed memory is kept) or "default".
-        versions: of Python, cyclofocal and every measured package.
-        kernels: what ``cyclofocal.kernels.describe()`` said.
-        rounds: in which the loss took part.
-        milliseconds: of forward and backward; 20 %, 50 % and 80 % quantile, None if skipped.
-        ratio: to torch's cross_entropy in the same round; quantiles likewise.
-        peak_memory: beyond logits and target, in units of the logits, gradient included.
-        skipped: why there are no numbers; empty if there are.
+        settings: its arguments, as text.
+        backend: kernel backend that computed it; "" for losses of other packages.
+        shape: shape (N, C, ...) of the logits.
+        dtype: dtype of the logits.
+        device: "cpu", or the name of the GPU.
+        processor: name of the CPU.
+        threads: number of torch's threads.
+        pinned: OMP_PROC_BIND at the start of the process; None if not set.
+        heap: "warm" (freed memory is retained) or "default".
+        versions: versions of Python, cyclofocal and every measured package.
+        kernels: result of ``cyclofocal.kernels.describe()``.
+        rounds: number of rounds in which the loss took part.
+        milliseconds: time of forward and backward; 20 %, 50 % and 80 % quantile, None if skipped.
+        ratio: time divided by that of torch's cross_entropy in the same round; same quantiles.
+        peak_memory: peak beyond logits and target, in units of the logits; includes the gradient.
+        skipped: reason why it was not measured; "" if it was.
     """
 
     loss: str
@@ -75,7 +75,7 @@ class Measurement:
     skipped: str
 
     @property
-    def ours(self) -> bool:
+    def is_cyclofocal(self) -> bool:
         return bool(self.backend)
 
     @property
@@ -88,7 +88,7 @@ class Measurement:
 
 
 def measurements(case: Case, results: Sequence[Result], device: str, heap: str) -> list[Measurement]:
-    """The results of one shape as records."""
+    """Convert the results of one shape to records."""
     packages = sorted({"torch", "cyclofocal", *(r.candidate.package for r in results if r.candidate.package)})
     surroundings: dict[str, Any] = {
         "shape": list(case.shape),
@@ -117,19 +117,19 @@ def measurements(case: Case, results: Sequence[Result], device: str, heap: str) 
     ]
 
 
-def append(records: Iterable[Measurement], path: Path) -> None:
-    """Add one line per record, all in one write."""
+def append_measurements(records: Iterable[Measurement], path: Path) -> None:
+    """Append one line per record, in a single write."""
     lines = "".join(json.dumps(asdict(record), allow_nan=False) + "\n" for record in records)
     with path.open("a", encoding="utf-8") as file:
         file.write(lines)
 
 
-def read(path: Path) -> list[Measurement]:
-    """Every record of a file; where a loss was measured again in the same setting, the last one stands.
+def read_measurements(path: Path) -> list[Measurement]:
+    """Read a file of records; of repeated measurements in the same setting, return the last.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is no record; the message says which.
+        ValueError: a line is not a record; the message gives its number.
     """
     latest: dict[Any, Measurement] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""Measurements to tables: for a terminal, and in Markdown for pages that name their records."""
+"""Tables of measurements: for the terminal, and in Markdown for the docs."""
 
 import math
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from rich.table import Table
 from cyclofocal.lab.bench.record import Measurement, Setting
 from cyclofocal.lab.report.documents import fill
 
-FEW = 3
-"""Below so many rounds a quantile says nothing and is not shown."""
+MIN_ROUNDS_OF_SPREAD = 3
+"""Number of rounds below which quantiles are not shown."""
 
-EXCERPT = ("torch cross_entropy", "torch cross_entropy, smoothed", "copy of the logits (floor)")
-"""What an excerpt shows besides ours."""
+REFERENCES = ("torch cross_entropy", "torch cross_entropy, smoothed", "copy of the logits (floor)")
+"""Losses that an excerpt shows in addition to cyclofocal's; the first is the reference of all ratios."""
 
 
-def table(records: Sequence[Measurement]) -> Table:
-    """The losses that were measured on one shape, fastest first."""
+def shape_table(records: Sequence[Measurement]) -> Table:
+    """Build the table of one shape, fastest loss first."""
     title = f"{records[0].shape_title}: {records[0].setting}"
     shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     shown.add_column("loss", no_wrap=True)
     for heading in ("ms (20..80 %)", "x torch", "memory, x logits"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for record in sorted(_measured(records), key=_median):
-        style = "bold green" if record.ours else "bold" if record.loss == EXCERPT[0] else None
+        style = "bold green" if record.is_cyclofocal else "bold" if record.loss == REFERENCES[0] else None
         shown.add_row(
             record.loss,
             _spread(record.milliseconds, record.rounds, 3),
@@ -36,17 +36,17 @@ def table(records: Sequence[Measurement]) -> Table:
     return shown
 
 
-def remarks(records: Sequence[Measurement]) -> list[str]:
-    """What was left out of one shape's table, and why."""
+def skipped_losses(records: Sequence[Measurement]) -> list[str]:
+    """List the losses that were not measured, with reasons."""
     return [f"not measured: {record.loss}: {record.skipped}" for record in records if record.skipped]
 
 
-def markdown(records: Sequence[Measurement], excerpt: bool = False) -> str:
-    """One table per setting: losses down, shapes across, each cell the ratio to torch's cross_entropy.
+def markdown_speed(records: Sequence[Measurement], excerpt: bool = False) -> str:
+    """Build one table per setting: losses down, shapes across, each cell the ratio to torch's cross_entropy.
 
     Args:
-        records: of any number of shapes and settings.
-        excerpt: the first setting only, and of the losses only ours, torch's and the floor.
+        records: measurements of any number of shapes and settings.
+        excerpt: show the first setting only, with cyclofocal's losses, torch's and the floor.
     """
     settings = list(dict.fromkeys(record.setting for record in records))
     parts = [_page_table([r for r in records if r.setting == setting], excerpt) for setting in settings]
@@ -57,14 +57,14 @@ def paste(page: Path, records: Sequence[Measurement]) -> None:
     """Replace the tables of a page, between ``<!-- speed: table -->`` (or ``excerpt``) and ``<!-- end of speed -->``.
 
     Raises:
-        ValueError: the page has no such place.
+        ValueError: the page has no such markers.
     """
-    text = fill(page, "speed", lambda what: markdown(records, what == "excerpt"))
+    text = fill(page, "speed", lambda what: markdown_speed(records, what == "excerpt"))
     page.write_text(text, encoding="utf-8")
 
 
 def overall(records: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    """Measured records by loss, the fastest over all shapes (geometric mean of the ratios) first."""
+    """Group measurements by loss, the fastest over all shapes (geometric mean of the ratios) first."""
     by_loss: dict[str, list[Measurement]] = {}
     for record in _measured(records):
         by_loss.setdefault(record.loss, []).append(record)
@@ -76,7 +76,7 @@ def overall(records: Sequence[Measurement]) -> dict[str, list[Measurement]]:
 
 
 def significant(value: float, digits: int) -> str:
-    """A positive number with so many significant digits, but all of those before the point.
+    """Format a positive number with ``digits`` significant digits, and all those before the point.
 
     Example:
         >>> significant(0.01234, 2), significant(1.96, 2), significant(1085.4, 2)
@@ -105,11 +105,11 @@ def _ratio(record: Measurement) -> float:
 def _spread(quantiles: Sequence[float] | None, rounds: int, digits: int) -> str:
     assert quantiles is not None
     low, middle, high = (significant(value, digits) for value in quantiles)
-    return middle if rounds < FEW or low == high == middle else f"{middle} ({low}..{high})"
+    return middle if rounds < MIN_ROUNDS_OF_SPREAD or low == high == middle else f"{middle} ({low}..{high})"
 
 
 def _memory(records: Sequence[Measurement]) -> str:
-    """Smallest and largest over the shapes, where they differ."""
+    """Format the range over the shapes."""
     values = sorted(record.peak_memory for record in records if record.peak_memory is not None)
     low, high = (f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in (values[0], values[-1]))
     return low if low == high else f"{low}..{high}"
@@ -123,7 +123,7 @@ def _page_table(records: Sequence[Measurement], excerpt: bool) -> str:
         "|---|" + "---:|" * (len(shapes) + 1),
     ]
     for loss, measured in overall(records).items():
-        if not excerpt or loss in EXCERPT or measured[0].ours:
+        if not excerpt or loss in REFERENCES or measured[0].is_cyclofocal:
             lines.append(_page_row(loss, measured, shapes))
     left_out = dict.fromkeys(f"{r.loss} ({r.shape_title}): {r.skipped}" for r in records if r.skipped)
     if left_out and not excerpt:
@@ -138,12 +138,12 @@ def _page_row(loss: str, records: Sequence[Measurement], shapes: Sequence[str]) 
         record = found.get(shape)
         if record is None:
             cells.append("–")
-        elif loss == EXCERPT[0]:
+        elif loss == REFERENCES[0]:
             cells.append(f"1 = {significant(_median(record), 3)} ms")
         else:
             cells.append(_spread(record.ratio, record.rounds, 2))
     cells.append(_memory(records))
-    cells = [f"**{cell}**" if records[0].ours else cell for cell in (loss, *cells)]
+    cells = [f"**{cell}**" if records[0].is_cyclofocal else cell for cell in (loss, *cells)]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -1,4 +1,4 @@
-"""``cyclofocal bench``: arguments checked before any work, then shape by shape measured, stored and shown."""
+"""``cyclofocal bench``: check the arguments, then measure, store and print shape by shape."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,15 +9,15 @@ from rich.console import Console
 
 from cyclofocal.lab.bench.candidates import Candidate, candidates, user_candidate
 from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
-from cyclofocal.lab.bench.record import Measurement, append, measurements
-from cyclofocal.lab.bench.tables import remarks, table
+from cyclofocal.lab.bench.record import Measurement, append_measurements, measurements
+from cyclofocal.lab.bench.tables import shape_table, skipped_losses
 from cyclofocal.lab.commands.options import make_folder, picture_path
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 SHAPES = ("384x10", "128x1000", "4096x1000", "512x21843", "1024x100000", "8x19x256x256")
 GPU_SHAPES = ("8192x32000:bfloat16",)
-SECONDS = 10.0
-LEAST_COLUMNS = 100
+SECONDS_PER_SHAPE = 10.0
+TABLE_COLUMNS = 100
 
 
 def _dtype(name: str) -> str:
@@ -33,8 +33,8 @@ def _shapes(texts: list[str] | None) -> list[str] | None:
 
 
 def parse_case(text: str, dtype: str) -> Case:
-    """``128x1000``, or ``128x1000:bfloat16`` for a dtype of its own."""
-    sizes, _, own = text.partition(":")
+    """Parse ``128x1000``, or ``128x1000:bfloat16`` to override the dtype."""
+    sizes, _, override = text.partition(":")
     try:
         shape = tuple(int(size) for size in sizes.lower().split("x"))
     except ValueError:
@@ -43,15 +43,15 @@ def parse_case(text: str, dtype: str) -> Case:
         raise typer.BadParameter(
             f"{text!r} is not a shape; it must be samples x classes, like 128x1000, or 8x19x256x256 for images."
         )
-    return Case(shape, _dtype(own) if own else dtype)
+    return Case(shape, _dtype(override) if override else dtype)
 
 
 def _device(name: str | None) -> str:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"{name!r} cannot be measured; it must be cpu or cuda.")
+        raise typer.BadParameter(f"{name!r} is not a supported device; it must be cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("'cuda' is not here: torch sees no such device; it must be cpu.")
+        raise typer.BadParameter("CUDA is not available; use --device cpu.")
     return name
 
 
@@ -65,32 +65,39 @@ def _losses(device: str, against: list[str] | None) -> list[Candidate]:
 def bench(
     shape: Annotated[
         list[str] | None,
-        typer.Option(help=f"Logits, like 128x1000; repeatable. Default: {', '.join(SHAPES)}.", callback=_shapes),
+        typer.Option(
+            help=f"Shape of the logits, such as 128x1000; repeatable. Default: {', '.join(SHAPES)}.", callback=_shapes
+        ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(DTYPES)}.", callback=_dtype)] = "float32",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there.", callback=_device)] = None,
+    dtype: Annotated[str, typer.Option(help=f"Dtype of the logits: {', '.join(DTYPES)}.", callback=_dtype)] = "float32",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if available.", callback=_device)
+    ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(
-            help="A loss of your own: FILE.py or FILE.py:NAME, a function of (logits, target) or a module; repeatable."
+            help="Your own loss to measure as well: [NAME=]PATH.py[:FUNCTION], a function of (logits, target) or a"
+            " torch module; repeatable."
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time for the rounds of each shape.")] = SECONDS,
-    rounds: Annotated[int | None, typer.Option(min=1, help="So many rounds of each shape, in place of a time.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Measuring time per shape.")] = SECONDS_PER_SHAPE,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Number of rounds per shape; overrides --seconds.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads; default: torch's.")] = None,
     warm_heap: Annotated[
         bool | None,
         typer.Option(
             "--warm-heap/--default-heap",
-            help="Keep freed memory in the process, or let glibc give it back. Default: keep, where there is glibc.",
+            help="Retain freed memory in the process, or return it to the system, as glibc does. Default: warm.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(dir_okay=False, help="Records are added here.")] = Path("runs/bench.jsonl"),
-    picture: Annotated[Path | None, typer.Option(help="A .png or .svg.", callback=picture_path)] = None,
+    out: Annotated[Path, typer.Option(dir_okay=False, help="File that the records are appended to.")] = Path(
+        "runs/bench.jsonl"
+    ),
+    picture: Annotated[Path | None, typer.Option(help="Figure to write; .png or .svg.", callback=picture_path)] = None,
 ) -> None:
-    """Measure time and memory of the losses, ours and others, forward and backward.
+    """Measure time and memory of forward and backward of cyclofocal's and other losses.
 
-    All are interleaved in one process and compared with torch's cross_entropy round by round.
+    The losses are interleaved in one process and compared with torch's cross_entropy round by round.
     """
     assert device is not None
     cases = [parse_case(text, dtype) for text in shape or (SHAPES + GPU_SHAPES * (device == "cuda"))]
@@ -98,25 +105,25 @@ def bench(
     for file, option in ((out, "--out"), (picture, "--picture")):
         if file is not None:
             make_folder(file.parent, option)
-    heap = _settle(warm_heap, threads)
+    heap = _configure_process(warm_heap, threads)
     console = Console(highlight=False)
-    console.width = max(console.width, LEAST_COLUMNS) if console.is_terminal else LEAST_COLUMNS
+    console.width = max(console.width, TABLE_COLUMNS) if console.is_terminal else TABLE_COLUMNS
     records = []
     for case in cases:
         typer.echo(f"measuring {case.title}, {case.dtype} ...", err=True)
         results = measure(case, [loss for loss in losses if loss.installed], device, seconds, rounds)
         found = measurements(case, results, device, heap)
-        append(found, out)
+        append_measurements(found, out)
         records += found
         _show(console, found)
     _close(console, losses, records, picture)
     typer.echo(f"records  {out}")
 
 
-def _settle(warm: bool | None, threads: int | None) -> str:
-    """Threads and heap for the rest of the process; returns what the heap is."""
+def _configure_process(warm: bool | None, threads: int | None) -> str:
+    """Set threads and heap for the rest of the process; return the state of the heap."""
     if warm and not can_warm_heap():
-        raise typer.BadParameter("the C library is not glibc, whose heap alone can be kept.", param_hint="--warm-heap")
+        raise typer.BadParameter("the C library is not glibc; use --default-heap.", param_hint="--warm-heap")
     if threads is not None:
         torch.set_num_threads(threads)
     if warm or (warm is None and can_warm_heap()):
@@ -126,8 +133,8 @@ def _settle(warm: bool | None, threads: int | None) -> str:
 
 
 def _show(console: Console, records: list[Measurement]) -> None:
-    console.print(table(records))
-    for line in remarks(records):
+    console.print(shape_table(records))
+    for line in skipped_losses(records):
         console.print(line, style="dim", markup=False, soft_wrap=not console.is_terminal)
     console.print()
 
@@ -136,7 +143,7 @@ def _close(console: Console, losses: list[Candidate], records: list[Measurement]
     if missing := [loss.package for loss in losses if not loss.installed]:
         typer.echo(f"not installed: {', '.join(missing)} (from a clone: pip install '.[bench]')")
     if picture is not None:
-        from cyclofocal.lab.bench.figure import draw
+        from cyclofocal.lab.bench.figure import draw_speed
 
-        draw(records, picture)
+        draw_speed(records, picture)
         typer.echo(f"picture  {picture}")

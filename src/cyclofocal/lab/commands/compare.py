@@ -64,20 +64,21 @@ def compare(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="Names from `cyclofocal recipes`, tables (.csv, .parquet), folders of images, keel:NAME or keel:all."
+            metavar="EXPERIMENT",
+            help="Names from `cyclofocal recipes`, tables (.csv, .parquet), image folders, keel:NAME or keel:all.",
         ),
     ],
     losses: Annotated[
         str,
         typer.Option(
-            help=f"From {', '.join(loss.name for loss in LOSSES)}, each with settings after a colon, as in"
-            " cyclical:gamma_hc=2,cyclical_factor=8; or a custom one, as in my_loss.py:function. Differences are to ce,"
-            " else to the first.",
+            help=f"Losses, separated by commas: {', '.join(loss.name for loss in LOSSES)}, with settings after a colon"
+            " (cyclical:gamma_hc=2,cyclical_factor=8), or your own (my_loss.py:function). The reference is ce, or else"
+            " the first.",
             callback=_two_losses,
         ),
     ] = "ce,focal,asymmetric,cyclical",
     seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 10,
-    target: Annotated[str, typer.Option(help="Column of a table to predict.")] = "",
+    target: Annotated[str, typer.Option(help="Target column of a table.")] = "",
     folds: Annotated[int | None, typer.Option(min=2, help="Number of cross-validation folds per seed.")] = None,
     tune: Annotated[
         int | None,
@@ -89,10 +90,10 @@ def compare(
     ] = None,
     metric: Annotated[
         str,
-        typer.Option(help=f"Primary metric for the verdicts; one of {', '.join(METRIC_KEYS)}.", callback=metric_key),
+        typer.Option(help=f"Primary metric for the verdicts: {', '.join(METRIC_KEYS)}.", callback=metric_key),
     ] = PRIMARY,
     epochs: Annotated[
-        int | None, typer.Option(help="Override the recipe's number of epochs.", callback=at_least_one)
+        int | None, typer.Option(help="Number of epochs; overrides the recipe's.", callback=at_least_one)
     ] = None,
     settings: Settings = None,
     root: Root = Path("data"),
@@ -101,34 +102,34 @@ def compare(
     ] = Path("runs"),
     picture: Annotated[
         Path | None,
-        typer.Option(help="Path of the picture, .png or .svg; default: comparison.png in OUT.", callback=picture_path),
+        typer.Option(help="Figure to write, .png or .svg; default: OUT/comparison.png.", callback=picture_path),
     ] = None,
-    on: Annotated[BackendName, typer.Option(help="Execution backend: local, ray or slurm.")] = BackendName.local,
+    on: Annotated[BackendName, typer.Option(help="Execution backend.")] = BackendName.local,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Number of processes on this machine; default: one per core, at most 8.", callback=at_least_one
-        ),
+        typer.Option(help="Number of local processes; default: number of cores, at most 8.", callback=at_least_one),
     ] = None,
     cpus_per_run: Annotated[
         int,
-        typer.Option(help="Number of threads per run; more than 1 may change the last digits.", callback=at_least_one),
+        typer.Option(help="Number of threads per run; more than 1 can change the last digits.", callback=at_least_one),
     ] = 1,
     gpus_per_run: Annotated[
         float | None,
         typer.Option(
-            help="Part of a GPU per run: 0.25 for four runs on a GPU, 0 for the CPU. Default: 0.25 on this machine.",
+            help="Share of a GPU per run: 0.25 for four runs on a GPU, 0 for the CPU. Default for local runs: 0.25.",
             callback=_share_of_a_gpu,
         ),
     ] = None,
     slurm: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Slurm option, such as partition=gpu or time=60; repeatable."),
+        typer.Option(
+            metavar="KEY=VALUE", help="Slurm option for --on slurm, such as partition=gpu or time=60; repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Train every loss at every seed of every experiment, paired by seed, and show what the losses change.
+    """Train every loss with every seed on every experiment, paired by seed, and compare the losses.
 
-    Finished runs are stored, and not repeated by this or any other command; stopped ones resume.
+    The same command resumes interrupted runs; finished runs are reused by every command.
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     found = _experiments(what, target, given, root)

@@ -1,4 +1,4 @@
-"""``cyclofocal data check``: what is there of a data set, and whether its lists are the published ones."""
+"""``cyclofocal data check``: compare a data set with its lists, and the lists with the published ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,22 +18,25 @@ def check_data(
     names: Annotated[
         list[str],
         typer.Argument(
-            help=f"{', '.join(PUBLISHED)}, or an image folder or list files of your own, that of training first."
+            help=f"{', '.join(PUBLISHED)}; or your own image folder or list files, the training list first."
         ),
     ],
     lists: Annotated[Path | None, typer.Option(help="Folder of the published list files.", file_okay=False)] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder that the lists' paths begin in; by default the lists'.", file_okay=False)
+        Path | None,
+        typer.Option(
+            help="Folder that the paths in the lists are relative to; default: that of the lists.", file_okay=False
+        ),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="The same list or lists elsewhere, to compare by file name and label.")
+        Path | None, typer.Option(help="Other copy of the list or lists, to compare by file name and label.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Number of threads that read images.")] = 8,
 ) -> None:
-    """Count images, classes, missing and unreadable files, and images that are equal byte for byte.
+    """Count images, classes, missing and unreadable files, and byte-identical images.
 
-    Exit with 1 if an image cannot be read, a list is not as published, or, in data of your own, an image is in two
-    splits or classes.
+    The exit code is 1 if an image cannot be read, a list differs from the published one, or, in your own data, an image
+    is in two splits or classes.
     """
     sound, checked = True, dict[str, Samples]()
     try:
@@ -42,7 +45,7 @@ def check_data(
             report = check_images(split, workers)
             typer.echo(str(report))
             if len(report.missing) == report.n_images:
-                typer.echo("  none of these images is there: is the list of another layout than the images?")
+                typer.echo("  none of these images exists: is the list of another layout than the images?")
             sound = sound and report.sound
             if published is not None:
                 as_published, said = verified(path, report, published)
@@ -61,7 +64,7 @@ def check_data(
 def _splits(
     names: list[str], lists: Path | None, images: Path | None
 ) -> Iterator[tuple[Samples, Path, Published | None]]:
-    """Each split, where it is described, and what is published of it."""
+    """Yield each split, its list or folder, and the published facts about it."""
     if names[0] in PUBLISHED and len(names) == 1:
         if lists is None:
             raise typer.BadParameter(f"{names[0]} needs the folder of its list files.", param_hint="--lists")
@@ -69,9 +72,7 @@ def _splits(
             yield list_images(lists / file, images or lists), lists / file, published
         return
     if lists is not None:
-        raise typer.BadParameter(
-            f"{names[0]} is not a published data set; it has no folder of lists.", param_hint="--lists"
-        )
+        raise typer.BadParameter(f"{names[0]} is not a published data set; omit --lists.", param_hint="--lists")
     for path in _own_paths(names):
         if path.is_file():
             yield list_images(path, images or path.parent), path, None
@@ -81,7 +82,7 @@ def _splits(
 
 
 def _own_paths(names: list[str]) -> list[Path]:
-    """One folder, or list files."""
+    """Return one folder, or list files."""
     paths = [Path(name) for name in names]
     for path in paths:
         if not path.exists():

@@ -28,26 +28,30 @@ def method_names(names: str) -> str:
 
 
 def decoupled(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/RECIPE/LOSS-seedK-HASH.")],
-    method: Annotated[str, typer.Option(help=f"From {', '.join(METHODS)}.", callback=method_names)] = ",".join(METHODS),
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a finished run of train or reproduce: OUT/RECIPE/LOSS-seedK-HASH.")
+    ],
+    method: Annotated[
+        str, typer.Option(help=f"Methods, separated by commas: {', '.join(METHODS)}.", callback=method_names)
+    ] = ",".join(METHODS),
     tau: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Exponent of tau-normalisation; default: best on validation images, else 1."),
+        typer.Option(min=0.0, help="Exponent of tau-normalisation; default: the best on validation images, or else 1."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1, help="Features per training step.")] = 512,
-    learning_rate: Annotated[float, typer.Option(help="Initial learning rate (cosine decay).")] = 0.2,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of samples per batch.")] = 512,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate, with cosine decay.")] = 0.2,
     root: Root = Path("data"),
     workers: Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")] = 0,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is available.")] = False,
 ) -> None:
-    """Fit other classifiers to a run's features, and show many-, medium- and few-shot accuracy of each.
+    """Fit other classifiers to the features of a run, and show the many-, medium- and few-shot accuracy of each.
 
-    The logits of each are stored in the run's folder, as decoupled/METHOD.npz, for `cyclofocal evaluate`.
+    The logits are stored in the folder of the run, as decoupled/METHOD.npz, for `cyclofocal evaluate`.
     """
     with one_line_errors(folder):
         from cyclofocal.lab.oltr.decoupled import FitConfig
-        from cyclofocal.lab.oltr.evaluation import evaluate
+        from cyclofocal.lab.oltr.evaluation import evaluate_logits
         from cyclofocal.lab.oltr.features import features_of
         from cyclofocal.lab.oltr.methods import logits_of
         from cyclofocal.lab.oltr.predictions import write
@@ -60,7 +64,7 @@ def decoupled(
             logits, title = logits_of(name, features, fit, tau)
             predictions = features.predictions(logits, title)
             write(predictions, folder / "decoupled" / f"{name}.npz")
-            evaluations.append(evaluate(predictions, features.recipe.threshold, features.recipe.groups))
+            evaluations.append(evaluate_logits(predictions, features.recipe.threshold, features.recipe.groups))
     _show(f"{features.recipe.title}, {features.title}, seed {features.seed}", evaluations)
 
 

@@ -1,4 +1,4 @@
-"""``cyclofocal evaluate``: metrics and pictures from stored logits, without training."""
+"""``cyclofocal evaluate``: metrics and figures from stored logits, without a new run."""
 
 import json
 from collections.abc import Sequence
@@ -42,25 +42,26 @@ def shot_groups(text: str) -> ShotGroups:
 
 
 def evaluate(
-    logits: Annotated[
-        list[Path], typer.Argument(help="Files with logits, target and train_counts; see docs/longtail.md.")
-    ],
+    logits: Annotated[list[Path], typer.Argument(help="NumPy files (.npz) with logits, target and train_counts.")],
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Confidence below which an image is rejected as unknown.")
     ] = THRESHOLD,
     groups: Annotated[
         str,
         typer.Option(
-            help="Shot groups: oltr (>= 100, <= 20), followers (> 100, < 20), or custom bounds such as 100,20."
+            help="Many- and few-shot bounds: oltr (>= 100, <= 20), followers (> 100, < 20), or two numbers like 100,20."
         ),
     ] = "oltr",
-    per_class: Annotated[bool, typer.Option("--per-class", help="Also print the accuracy of every class.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per file, with fractions.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show the accuracy of every class as well.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line per file, with fractions in place of percentages.")
+    ] = False,
     pictures: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder for classes.png and, for open sets, confidence.png.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder to write classes.png to and, for open sets, confidence.png."),
     ] = None,
 ) -> None:
-    """Evaluate stored logits, closed and open set; several files are compared side by side."""
+    """Evaluate stored logits, closed and open set; several files, such as the losses of a data set, side by side."""
     try:
         convention = shot_groups(groups)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Options that several commands share, with their checks."""
+"""Options that several commands share, and their checks."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ from cyclofocal.lab.recipes.settings import SettingError, with_settings
 
 METRIC_KEYS = [metric.key for metric in METRICS]
 
-Root = Annotated[Path, typer.Option(file_okay=False, help="Folder of the data sets.")]
+Root = Annotated[Path, typer.Option(file_okay=False, help="Folder that contains the data sets.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe; repeatable.")
 ]
@@ -33,21 +33,21 @@ def recipe_name(name: str | None) -> str | None:
 
 
 def experiment_name(name: str) -> str:
-    """Refuse a name that is neither a recipe nor an experiment in two stages."""
+    """Refuse a name that is neither a recipe nor a two-stage experiment."""
     return check_choice(name, [*RECIPES, *TWO_STAGES], "recipe")
 
 
 def loss_names(names: str) -> str:
-    """Refuse all but different losses separated by commas; see :func:`losses_of`."""
+    """Refuse anything but one or more different losses, separated by commas; see :func:`losses_of`."""
     losses_of(names)
     return names
 
 
 def losses_of(names: str) -> list[LossSettings]:
-    """The losses of a list, in their order; see :func:`~cyclofocal.lab.recipes.parse_losses.losses_in`.
+    """Parse a list of losses, in order; see :func:`~cyclofocal.lab.recipes.parse_losses.losses_in`.
 
     Raises:
-        typer.BadParameter: one that cannot be used.
+        typer.BadParameter: a loss is unknown or unusable.
     """
     try:
         return losses_in(names)
@@ -56,7 +56,7 @@ def losses_of(names: str) -> list[LossSettings]:
 
 
 def check_source(source: str, option: str, root: Path = Path("data")) -> None:
-    """Refuse an ambiguous name of a source; see :func:`~cyclofocal.lab.recipes.resolve.check_name`."""
+    """Refuse a source whose name is ambiguous; see :func:`~cyclofocal.lab.recipes.resolve.check_name`."""
     try:
         check_name(source, root)
     except ValueError as error:
@@ -64,7 +64,7 @@ def check_source(source: str, option: str, root: Path = Path("data")) -> None:
 
 
 def check_set_sources(settings: Sequence[str]) -> None:
-    """Apply :func:`check_source` to ``--set source=``, of a stage too."""
+    """Apply :func:`check_source` to ``--set source=``, also with the prefix of a stage."""
     for setting in settings:
         field, _, value = setting.partition("=")
         if field.rpartition(":")[2] == "source":
@@ -72,7 +72,7 @@ def check_set_sources(settings: Sequence[str]) -> None:
 
 
 def apply_settings(recipe: Recipe, settings: list[str] | None) -> Recipe:
-    """The recipe with ``--set`` applied."""
+    """Apply ``--set`` to the recipe."""
     check_set_sources(settings or [])
     try:
         return with_settings(recipe, settings or [])
@@ -88,7 +88,7 @@ def at_least_one(count: int | None) -> int | None:
 
 
 def check_choice(given: str, allowed: list[str], what: str) -> str:
-    """Return ``given`` if it is allowed; otherwise refuse it and suggest the nearest."""
+    """Return ``given`` if it is allowed; otherwise raise an error that suggests the closest name."""
     if given in allowed:
         return given
     hint = did_you_mean(given, allowed)
@@ -101,22 +101,22 @@ def metric_key(key: str) -> str:
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Make a folder; refuse one that cannot be made or written to."""
+    """Create a writable folder, or refuse the option."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise typer.BadParameter(f"{str(folder)!r} cannot be made: {error.strerror}.", param_hint=option) from None
+        raise typer.BadParameter(f"{str(folder)!r} cannot be created: {error.strerror}.", param_hint=option) from None
     if not os.access(folder, os.W_OK):
-        raise typer.BadParameter(f"{str(folder)!r} cannot be written to.", param_hint=option)
+        raise typer.BadParameter(f"{str(folder)!r} is not writable.", param_hint=option)
 
 
 def picture_path(path: Path | None) -> Path | None:
-    """Refuse a path that ends in neither .png nor .svg."""
+    """Refuse a figure in an unsupported format."""
     if path is not None and path.suffix.lower() not in (".png", ".svg"):
         raise typer.BadParameter(f"{str(path)!r} must end in .png or .svg.")
     return path
 
 
 def command_line() -> str:
-    """The command line as typed, for records."""
+    """The command line, for records."""
     return shlex.join(["cyclofocal", *sys.argv[1:]])

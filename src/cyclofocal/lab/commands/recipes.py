@@ -1,4 +1,4 @@
-"""``cyclofocal recipes``: every experiment, what it costs, how to run it and what is to be expected."""
+"""``cyclofocal recipes``: every experiment with its cost, command and expected result."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,14 @@ from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.recipe import Recipe
 
-PIPED_COLUMNS = 200
+LIST_COLUMNS = 200
 
 
 def recipes() -> None:
     """List every recipe: data set, model, cost, command, and the expected result or "not yet run"."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = PIPED_COLUMNS
+        console.width = LIST_COLUMNS
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("recipe", "data set", "model", "cost", "command", "expected"):
         shown.add_column(heading, no_wrap=heading == "recipe", overflow="fold")

@@ -1,4 +1,4 @@
-"""``cyclofocal report``: report stored runs as a page, as tables, or on the terminal."""
+"""``cyclofocal report``: stored records as HTML, Markdown, CSV, LaTeX or a terminal table."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -31,27 +31,30 @@ def _outputs(paths: list[Path] | None) -> list[Path] | None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Files of records (.jsonl), or folders to search.")],
+    runs: Annotated[list[Path], typer.Argument(help="Record files (.jsonl), or folders to search for them.")],
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            "--output", "-o", help="Output file (.html, .md, .csv or .tex); may be repeated.", callback=_outputs
+            "--output",
+            "-o",
+            help="Output file: .html, .md, .csv or .tex; repeatable. Default: the terminal.",
+            callback=_outputs,
         ),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="Reference loss of all differences; default: ce, else the first.")
+        str, typer.Option(help="Reference loss of all comparisons; default: ce, or else the first.")
     ] = "",
     metric: Annotated[
         str,
         typer.Option(
-            help="Primary metric; default: the one that the runs were started with.",
+            help="Primary metric; default: the one given when the runs were started.",
             callback=lambda key: key and metric_key(key),
         ),
     ] = "",
 ) -> None:
     """Report stored runs as HTML, Markdown, CSV, LaTeX or a terminal table.
 
-    Damaged records are named and left out.
+    Damaged records are listed and left out.
     """
     for path in out or ():
         make_folder(path.parent, "--output")

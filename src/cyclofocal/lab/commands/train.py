@@ -1,4 +1,4 @@
-"""``cyclofocal reproduce`` and ``cyclofocal train``: run jobs one after the other, resumable after a kill."""
+"""``cyclofocal reproduce`` and ``cyclofocal train``: runs that resume after any interruption."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,29 +38,32 @@ Out = Annotated[
     Path, typer.Option(file_okay=False, help="Output folder; a run is stored in OUT/RECIPE/LOSS-seedK-HASH.")
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files into the run's folder.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is available.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs to the folder of the run.")]
 Trackers = Annotated[
     list[str] | None,
-    typer.Option("--tracker", help="Another tracker of Accelerate's, such as wandb or mlflow; repeatable."),
+    typer.Option("--tracker", help="Experiment tracker supported by Accelerate, such as wandb or mlflow; repeatable."),
 ]
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A name from `cyclofocal recipes`.", callback=experiment_name)],
+    name: Annotated[str, typer.Argument(help="Name from `cyclofocal recipes`.", callback=experiment_name)],
     loss: Annotated[
         str,
         typer.Option(
-            help=f"Losses, separated by commas, from {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names
+            help=f"Losses, separated by commas: {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names
         ),
     ] = "ce,cyclical",
     seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 1,
     stage: Annotated[
-        int | None, typer.Option(min=1, max=2, help="Run only stage 1 or 2 of a two-stage experiment (default: both).")
+        int | None, typer.Option(min=1, max=2, help="Run only stage 1 or 2 of a two-stage experiment; default: both.")
     ] = None,
-    lists: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of published list files.")] = None,
+    lists: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the published list files.")] = None,
     images: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder that the paths in the lists are relative to.")
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Folder that the paths in the lists are relative to; default: that of the lists."
+        ),
     ] = None,
     settings: Settings = None,
     root: Root = Path("data"),
@@ -72,8 +75,8 @@ def reproduce(
 ) -> None:
     """Run a published or built-in experiment, loss by loss and seed by seed, and compare the losses.
 
-    A stopped run resumes with the same command; a finished one is not repeated. Under
-    `accelerate launch` or torchrun it uses all their processes.
+    The same command resumes an interrupted run and skips finished ones. Under `accelerate launch` or torchrun it uses
+    all their processes.
     """
     options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
     if name not in TWO_STAGES:
@@ -91,9 +94,9 @@ def reproduce(
     _run_all(jobs, out)
 
 
-def train(
+def train_model(
     name: Annotated[
-        str | None, typer.Argument(help="A name from `cyclofocal recipes`; or give --data.", callback=recipe_name)
+        str | None, typer.Argument(help="Name from `cyclofocal recipes`; omit it with --data.", callback=recipe_name)
     ] = None,
     data: Annotated[
         str | None,
@@ -118,7 +121,7 @@ def train(
     tensorboard: TensorBoard = False,
     tracker: Trackers = None,
 ) -> None:
-    """Train one model, on a recipe's data or custom data, and evaluate it once after the last epoch."""
+    """Train one model, on the data of a recipe or your own, and evaluate it once after the last epoch."""
     if (name is None) == (data is None):
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="NAME")
     options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())

@@ -33,7 +33,7 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None = None, ima
     if lists is not None or images is not None:
         if not isinstance(stages.first.data, ListData):
             raise typer.BadParameter(
-                f"{name} is not read from published lists; --set source=PATH names a folder or list of images.",
+                f"{name} is not read from published lists; give your own folder or list as --set source=PATH.",
                 param_hint="--lists, --images",
             )
         if lists is not None:

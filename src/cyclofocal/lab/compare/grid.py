@@ -59,7 +59,7 @@ def grid(
 
     Args:
         experiments, losses, seeds: the sides of the grid.
-        folder: of all runs; each has one of its own below it.
+        folder: of all runs; each has a subfolder.
         options: None: a checkpoint every :data:`CHECKPOINT_SECONDS`.
     """
     options = options or RunOptions(checkpoint_seconds=CHECKPOINT_SECONDS)

@@ -16,7 +16,7 @@ ARRAY = 1000
 MINUTES = 60
 """Time limit of a Slurm job; submitit's default is 5. A longer one is queued again, at most three times."""
 
-SHARED = ("timeout_min", "mem_gb", "name", "nodes", "tasks_per_node", "stderr_to_stdout")
+SLURM_COMMON = ("timeout_min", "mem_gb", "name", "nodes", "tasks_per_node", "stderr_to_stdout")
 """Names of submitit for any cluster; all others are Slurm's."""
 
 
@@ -91,7 +91,7 @@ def build_executor(logs: Path, resources: Resources, parameters: Mapping[str, st
     except ModuleNotFoundError:
         raise ModuleNotFoundError("--on slurm needs submitit. From a clone: pip install '.[slurm]'") from None
     executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
-    named = {name if name in SHARED else f"slurm_{name}": _number(value) for name, value in parameters.items()}
+    named = {name if name in SLURM_COMMON else f"slurm_{name}": _number(value) for name, value in parameters.items()}
     own = {
         "name": "cyclofocal",
         "cpus_per_task": resources.cpus,

@@ -25,7 +25,7 @@ Score = tuple[float, float]
 LEARNING_RATE_SCALE: Bounds = (0.3, 3.0)
 GAMMA: Bounds = (0.0, 5.0)
 GAMMA_HC: Bounds = (0.0, 3.5)  # above 3.591 the high-confidence term pushes some samples the wrong way
-CYCLICAL_FACTOR: Bounds = (2.0, 8.0)
+FACTOR_BOUNDS: Bounds = (2.0, 8.0)
 LABEL_SMOOTHING: Bounds = (0.0, 0.3)
 
 SPACES: dict[str, dict[str, Bounds]] = {
@@ -35,7 +35,7 @@ SPACES: dict[str, dict[str, Bounds]] = {
     "asymmetric": {"gamma_pos": GAMMA, "gamma_neg": GAMMA, "label_smoothing": LABEL_SMOOTHING},
     "cyclical": {
         "gamma_hc": GAMMA_HC,
-        "cyclical_factor": CYCLICAL_FACTOR,
+        "cyclical_factor": FACTOR_BOUNDS,
         "gamma_pos": GAMMA,
         "gamma_neg": GAMMA,
         "label_smoothing": LABEL_SMOOTHING,
@@ -53,9 +53,9 @@ SHARED_SEED = 1_000_000
 def tune(job: Job) -> LossSettings:
     r"""The loss at the best of ``loss.trials`` settings, found without the test set.
 
-    Every trial is a training of its own, and the best has the greatest balanced accuracy on the validation data after
+    Every trial is a separate training, and the best has the greatest balanced accuracy on the validation data after
     the last epoch; of equal ones that with the smaller NLL, then the earlier. The first trial is the loss as it came,
-    the others are Optuna's tree-structured Parzen estimator's. What is tried, by the loss's name before a colon:
+    the others are from Optuna's tree-structured Parzen estimator. Search space, by the loss's name before a colon:
 
     ==============  ======================================================================================
     every loss      ``learning_rate_scale`` 0.3 to 3, so that cross-entropy spends its trials too

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cyclofocal.lab.training.models import SmallResNet
 
 POOLING = 2
-"""The last modules of our own networks' ``features``: a pooling and a flattening."""
+"""The last modules of ``features`` in the networks of this package: a pooling and a flattening."""
 
 
 class BottleneckHead(nn.Module):

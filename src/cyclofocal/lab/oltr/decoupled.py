@@ -1,6 +1,6 @@
 """Other classifiers on the features of a first stage: retrained, normalised, rescaled, or adjusted by the prior."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -11,9 +11,9 @@ from cyclofocal.lab.messages import preview
 from cyclofocal.lab.oltr.sampler import CLASS_AWARE, class_aware_batches
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.batches import epoch_batches
+from cyclofocal.lab.training.optim import Criterion
 from cyclofocal.schedules import cosine, epoch_progress
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
 Classifier = TypeVar("Classifier", bound=nn.Module)
 
 RETRAIN = CLASS_AWARE + 1
@@ -54,7 +54,7 @@ class FitConfig:
 
 
 BALANCED = FitConfig()
-PLAIN = FitConfig(sampling="plain")
+PLAIN_SAMPLING = FitConfig(sampling="plain")
 
 
 def fit_crt(
@@ -67,7 +67,7 @@ def fit_crt(
 ) -> nn.Linear:
     """Classifier re-training (cRT): a new linear classifier on frozen features, every class sampled alike.
 
-    With ``PLAIN`` and a :class:`LogitAdjusted` criterion it is a balanced softmax on frozen features.
+    With ``PLAIN_SAMPLING`` and a :class:`LogitAdjusted` criterion it is a balanced softmax on frozen features.
 
     Args:
         features: (N, D), stage 1's of the training images.

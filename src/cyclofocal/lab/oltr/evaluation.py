@@ -57,10 +57,10 @@ def evaluate_file(path: Path, threshold: float = THRESHOLD, groups: ShotGroups =
         FileNotFoundError, DamagedPredictionsError: of reading it.
         ValueError: a threshold outside [0, 1], or a class without a test image.
     """
-    return evaluate(read(path), threshold, groups)
+    return evaluate_logits(read(path), threshold, groups)
 
 
-def evaluate(predictions: Predictions, threshold: float = THRESHOLD, groups: ShotGroups = OLTR) -> Evaluation:
+def evaluate_logits(predictions: Predictions, threshold: float = THRESHOLD, groups: ShotGroups = OLTR) -> Evaluation:
     """The numbers of predictions: closed set on the known images, open set on all, where there are unknown ones.
 
     Args:
@@ -90,7 +90,7 @@ def evaluate(predictions: Predictions, threshold: float = THRESHOLD, groups: Sho
     )
 
 
-def _open(predictions: Predictions, predicted: metrics.Labels, groups: ShotGroups) -> dict[str, float | None]:
+def _open(predictions: Predictions, predicted: metrics.LabelArray, groups: ShotGroups) -> dict[str, float | None]:
     known, target, counts = predictions.known, predictions.target, predictions.train_counts.tolist()
     recall = metrics.recall_per_class(predicted[known], target[known], len(counts))
     shots = groups.classes_of(counts)

@@ -24,7 +24,7 @@ DOTS = 30
 BESIDE = 0.5
 """Part of a class's width over which the dots of all titles are spread."""
 
-BINS = 25
+HISTOGRAM_BINS = 25
 
 Run = TypeVar("Run", Evaluation, Predictions)
 
@@ -98,7 +98,7 @@ def draw_confidence(runs: Sequence[Predictions], path: Path, threshold: float | 
             panel.set_ylabel("% of images", fontsize=8, color=GREY)
         handles, names = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, names, frameon=False, fontsize=8, loc="upper right", ncols=2)
-        note = "Largest softmax probability; each histogram is of its own images alone."
+        note = "Largest softmax probability; each histogram is normalised by itself."
         if len(titles) < len(runs):
             note += "\nRuns of one title are in one panel, with the mean of their AUROC."
         if threshold is not None:
@@ -155,7 +155,7 @@ def _histograms(axes: Any, runs: Sequence[Predictions], title: str, threshold: f
     confidences = [confidence(run.logits) for run in runs]
     separation = np.mean([auroc(sure, run.known) for sure, run in zip(confidences, runs, strict=True)])
     sure, known = np.concatenate(confidences), np.concatenate([run.known for run in runs])
-    edges = np.linspace(0, 1, BINS + 1)
+    edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
     for kind, colour, members in (("known", COLOURS[0], known), ("unknown", COLOURS[1], ~known)):
         share = 100 * np.histogram(sure[members], edges)[0] / members.sum()
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.3)

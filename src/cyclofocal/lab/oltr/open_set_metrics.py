@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclofocal.lab.metrics import Array, Labels, log_softmax
+from cyclofocal.lab.metrics import Array, LabelArray, log_softmax
 
 UNKNOWN = -1
 """The target of an image of no known class, and the prediction of one that is rejected."""
@@ -22,7 +22,7 @@ def confidence(logits: Array) -> Array:
     return np.exp(log_softmax(logits.astype(np.float64)).max(1))
 
 
-def predict_or_reject(logits: Array, threshold: float = THRESHOLD) -> Labels:
+def predict_or_reject(logits: Array, threshold: float = THRESHOLD) -> LabelArray:
     """Predicted classes (N,), :data:`UNKNOWN` where the confidence is below ``threshold``.
 
     Raises:
@@ -37,7 +37,7 @@ def predict_or_reject(logits: Array, threshold: float = THRESHOLD) -> Labels:
     return np.where(confidence(logits) < threshold, UNKNOWN, logits.argmax(1))
 
 
-def f_measure(predicted: Labels, target: Labels, variant: Variant) -> float:
+def f_measure(predicted: LabelArray, target: LabelArray, variant: Variant) -> float:
     r"""Open-set F-measure, 2TP / (2TP + FP + FN), over all images; each variant counts in its own way.
 
     * TP: a known image whose class is right.

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclofocal.lab.metrics import Array, Labels
+from cyclofocal.lab.metrics import Array, LabelArray
 from cyclofocal.lab.oltr.open_set_metrics import UNKNOWN
 
-NAMES = ("logits", "target", "train_counts", "title")
+ARRAY_NAMES = ("logits", "target", "train_counts", "title")
 
 
 class DamagedPredictionsError(ValueError):
@@ -32,7 +32,7 @@ class Predictions:
     """
 
     logits: Array
-    target: Labels
+    target: LabelArray
     train_counts: NDArray[np.integer]
     title: str = ""
 
@@ -92,12 +92,12 @@ def read(path: Path) -> Predictions:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in NAMES if name in file}
+            found = {name: file[name] for name in ARRAY_NAMES if name in file}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise DamagedPredictionsError(f"{path}: not an .npz file of arrays, or damaged ({error})") from error
-    missing = [name for name in NAMES[:3] if name not in found]
+    missing = [name for name in ARRAY_NAMES[:3] if name not in found]
     if missing:
         raise DamagedPredictionsError(f"{path}: no {' and no '.join(missing)} in it")
     try:

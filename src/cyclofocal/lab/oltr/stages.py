@@ -15,7 +15,7 @@ from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.metrics import Array
 from cyclofocal.lab.oltr.backbone import Backbone, classifier_of
-from cyclofocal.lab.oltr.evaluation import evaluate
+from cyclofocal.lab.oltr.evaluation import evaluate_logits
 from cyclofocal.lab.oltr.network import OpenLongTailed
 from cyclofocal.lab.oltr.open_set_data import OpenData, hold_out, open_images, with_unknown
 from cyclofocal.lab.oltr.predictions import Predictions, write
@@ -41,7 +41,7 @@ PREDICTIONS = "predictions.npz"
 
 
 def stage2_job(stages: TwoStages, loss: LossSettings, seed: int, out: Path, options: RunOptions) -> Job:
-    """The job of stage 2 with that of its stage 1, each with a folder of its own below ``out``."""
+    """The job of stage 2 with that of its stage 1, each in a subfolder of ``out``."""
     first, second = stages.pair(loss)
     recipe = with_stage1_digest(stages)
     stage1 = Job(stages.first, first, seed, run_folder(out, stages.first, first, seed), options)
@@ -120,7 +120,7 @@ class OpenTrainState(TrainState):
 
 
 def scale_features(state: TrainState, scale: float) -> None:
-    """Let all weights of stage 1 but the classifier's have a learning rate of their own, times ``scale``."""
+    """Scale the learning rate of all weights of stage 1 but the classifier's by ``scale``."""
     if scale == 1:
         return
     own = {id(weight) for weight in classifier_of(state.model).parameters()}
@@ -162,7 +162,7 @@ def evaluate_open(training: Training) -> tuple[Array, Metrics]:
     found = predictions_of(training)
     if folder and training.state.accelerator.is_main_process:
         write(found, folder / PREDICTIONS)
-    return found.logits[found.known], evaluate(found, recipe.threshold, recipe.groups).numbers
+    return found.logits[found.known], evaluate_logits(found, recipe.threshold, recipe.groups).numbers
 
 
 def predictions_of(training: Training) -> Predictions:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from cyclofocal.lab.data.config import PublishedData
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def cifar(source: str) -> Recipe:
@@ -48,8 +48,8 @@ def cifar_fast(source: str) -> Recipe:
         data=PublishedData(source, validation_images=5000),
         model="small-resnet",
         width=64,
-        mean=MEAN,
-        std=STD,
+        mean=CIFAR_MEAN,
+        std=CIFAR_STD,
         epochs=24,
         batch_size=512,
         learning_rate=0.4,
@@ -85,8 +85,8 @@ def cifar_lt(source: str, imbalance: int) -> Recipe:
         title=f"{source}, long-tailed {imbalance}:1",
         data=PublishedData(source, subset="long-tailed", imbalance=float(imbalance)),
         model="cifar-resnet-32",
-        mean=MEAN,
-        std=STD,
+        mean=CIFAR_MEAN,
+        std=CIFAR_STD,
         epochs=200,
         learning_rate=0.1,
         nesterov=False,

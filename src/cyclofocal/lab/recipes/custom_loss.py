@@ -46,8 +46,7 @@ def load_loss(file: str, digest: str) -> "Criterion":
         raise ValueError(f"{path}: its content has changed (SHA-256 {found}, was {digest}); repeat the command")
     content = _imported(Path(path), digest)
     if not hasattr(content, name):
-        defined = sorted(key for key, value in vars(content).items() if callable(value) and not key.startswith("_"))
-        raise ValueError(f"{path}: it has no {name!r}; it has {', '.join(defined) or 'no function or class'}")
+        raise ValueError(f"{path}: it has no {name!r}; it has {_listed(_defined(content))}")
     criterion = getattr(content, name)
     if isinstance(criterion, type):
         try:
@@ -57,6 +56,22 @@ def load_loss(file: str, digest: str) -> "Criterion":
     if not callable(criterion):
         raise ValueError(f"{file}: it is of type {type(criterion).__name__}; it must be a function or a torch module")
     return _without_weights(criterion, file)
+
+
+def only_loss(path: Path) -> str:
+    """Name of the one loss that a file defines, for a call that does not give it.
+
+    Raises:
+        MissingDataError: no such file.
+        ValueError: it cannot be imported, or defines no loss or several; the message lists them.
+    """
+    found = _defined(_imported(path, file_digest(path)))
+    if len(found) != 1:
+        raise ValueError(
+            f"'{path}' does not say which function of the file is the loss; give PATH.py:FUNCTION. It has"
+            f" {_listed(found)}"
+        )
+    return found[0]
 
 
 def try_loss(file: str, digest: str, classes: int, soft: bool = False) -> None:
@@ -99,6 +114,24 @@ def try_loss(file: str, digest: str, classes: int, soft: bool = False) -> None:
         loss.backward()
     except Exception as error:
         raise ValueError(f"{file}: its backward pass raises {_describe(error)}") from error
+
+
+def _defined(content: Any) -> list[str]:
+    """Public functions and module classes of the file itself, and modules that it has made, in its order."""
+    from torch import nn
+
+    def may_be_loss(value: Any) -> bool:
+        if isinstance(value, nn.Module):
+            return True
+        if isinstance(value, type) and not issubclass(value, nn.Module):
+            return False
+        return callable(value) and getattr(value, "__module__", "") == content.__name__
+
+    return [name for name, value in vars(content).items() if not name.startswith("_") and may_be_loss(value)]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "no function and no torch module"
 
 
 def _imported(path: Path, digest: str) -> Any:

@@ -3,7 +3,7 @@
 from cyclofocal.lab.data.config import data_config
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet, which pretrained models expect."""
 
 
@@ -15,8 +15,8 @@ def image_recipe(source: str) -> Recipe:
         data=data_config(source),
         model="resnet18",
         image_size=224,
-        mean=MEAN,
-        std=STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         epochs=90,
         batch_size=128,
         learning_rate=0.05,

@@ -1,12 +1,13 @@
 """Parse losses given as text: names, names with settings, and custom losses."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cyclofocal.lab.messages import did_you_mean
-from cyclofocal.lab.recipes.custom_loss import file_digest, load_loss
+from cyclofocal.lab.recipes.custom_loss import file_digest, load_loss, only_loss
 from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
 from cyclofocal.lab.recipes.settings import SettingError
 
@@ -23,7 +24,7 @@ SETTINGS = {
 SCALE_SETTING = "learning_rate_scale"
 
 CUSTOM = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<path>[^=]+\.py)(?::(?P<function>\w+))?")
-"""Pattern of NAME=PATH.py:FUNCTION, or PATH.py:FUNCTION."""
+"""NAME=PATH.py:FUNCTION, where the name and, in a file with one loss, the function may be left out."""
 
 
 def losses_in(text: str) -> list[LossSettings]:
@@ -41,7 +42,7 @@ def losses_in(text: str) -> list[LossSettings]:
         >>> [loss.name for loss in losses_in("ce,cyclical:gamma_hc=2,cyclical_factor=4,focal")]
         ['ce', 'cyclical:gamma_hc=2,cyclical_factor=4', 'focal']
     """
-    losses = [_custom(item, settings) or _built_in(item, settings) for item, settings in _items(text)]
+    losses = [custom_loss(item, settings) or _built_in(item, settings) for item, settings in _items(text)]
     _check_different(losses)
     return losses
 
@@ -79,19 +80,23 @@ def _built_in(name: str, settings: list[str]) -> LossSettings:
     return changed
 
 
-def _custom(item: str, settings: list[str]) -> LossSettings | None:
-    """Parse a custom loss; None if ``item`` is not one."""
+def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
+    """A user-defined loss, ``NAME=PATH.py:FUNCTION``; None where ``item`` is not one.
+
+    The name may be left out, and the function too where the file has one loss only.
+
+    Raises:
+        SettingError: as :func:`losses_in`.
+    """
     found = CUSTOM.fullmatch(item)
     if found is None:
         return None
-    path, function = found["path"], found["function"]
-    name = (found["name"] or function or "").strip()
-    if function is None and settings:
-        raise SettingError(
-            f"{item!r}: a custom loss has no setting but {SCALE_SETTING}; write a function with the settings in it"
-        )
-    if function is None:
-        raise SettingError(f"{item!r} does not say which function of the file is the loss; give PATH.py:FUNCTION")
+    path = found["path"]
+    try:
+        function = found["function"] or only_loss(Path(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise SettingError(str(error)) from None
+    name = (found["name"] or function).strip()
     if not re.fullmatch(r"[\w.-]+", name) or name in SETTINGS:
         taken = (
             "is the name of a built-in loss" if name in SETTINGS else "is not letters, digits, '_', '-' and '.' alone"
@@ -111,7 +116,7 @@ def _custom(item: str, settings: list[str]) -> LossSettings | None:
     )
 
 
-def _values(loss: str, settings: list[str], allowed: tuple[str, ...]) -> dict[str, Any]:
+def _values(loss: str, settings: Sequence[str], allowed: tuple[str, ...]) -> dict[str, Any]:
     """Parse settings as numbers, in the order of ``allowed``, so that one loss has one name."""
     values: dict[str, Any] = {}
     for setting in settings:

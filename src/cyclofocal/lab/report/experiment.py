@@ -163,7 +163,7 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
 
 
 def _split_versions(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Rename custom losses that were edited between runs, so that each version is a loss of its own."""
+    """Rename custom losses that were edited between runs, so that each version is a separate loss."""
     digests: dict[str, set[str]] = {}
     for record in records:
         digests.setdefault(record.loss["name"], set()).add(record.loss.get("digest", ""))

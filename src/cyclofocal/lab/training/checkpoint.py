@@ -18,7 +18,7 @@ _HEADER = b"cyclofocal checkpoint, sha256 "
 
 
 class DamagedCheckpointError(ValueError):
-    """A file that is not what was written; the message begins with its path."""
+    """Checkpoint that differs from the one written; the message begins with its path."""
 
 
 def save(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
@@ -37,7 +37,7 @@ def save(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
     return path
 
 
-def load(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
+def load_checkpoint(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """Content of a checkpoint, on the CPU.
 
     Args:
@@ -86,7 +86,7 @@ def load_latest(folder: Path, needed: Iterable[str] = ()) -> tuple[dict[str, Any
     damaged: list[DamagedCheckpointError] = []
     for path in checkpoints(folder):
         try:
-            return load(path, needed), damaged
+            return load_checkpoint(path, needed), damaged
         except DamagedCheckpointError as error:
             damaged.append(error)
     return None, damaged

@@ -34,7 +34,7 @@ class TrainContext:
     """The values that stay the same from epoch to epoch.
 
     Attributes:
-        job: what is trained.
+        job: recipe, loss and seed.
         images: training images.
         source: where their batches come from.
         mixer: mixup and its like; None: there is none.

@@ -80,7 +80,7 @@ class Job:
         return f"{self.recipe.name}, {self.loss.title}, seed {self.seed}{fold}"
 
     def stored(self) -> tuple[RunRecord | None, list[DamagedRecordError]]:
-        """Record of a finished run, None where there is none or a damaged one; and what is damaged.
+        """Record of a finished run, None if missing or damaged; and the problems found.
 
         Raises:
             RunMismatchError: the folder holds the record of another run.

@@ -23,7 +23,7 @@ def build_criterion(loss: LossSettings) -> Criterion:
     Targets are class indices (N,) or, after mixup, probabilities (N, C).
 
     Raises:
-        MissingDataError, ValueError: a loss of the user's own that cannot be used.
+        MissingDataError, ValueError: a custom loss that cannot be used.
     """
     if loss.file:
         return load_loss(loss.file, loss.digest)

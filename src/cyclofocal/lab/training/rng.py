@@ -1,7 +1,7 @@
-"""Every random draw of a run is a function of its seed and of what it is drawn for, never of what was drawn before.
+"""Every random draw of a run is a function of its seed and its purpose, never of earlier draws.
 
 So a run resumes after a kill without a stored random state, and neither the loss nor the number of processes or
-loader workers changes what is drawn: the runs of two losses at one seed are a pair.
+loader workers changes any draw: the runs of two losses at one seed are a pair.
 """
 
 import random

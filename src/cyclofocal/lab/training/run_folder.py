@@ -29,7 +29,7 @@ from cyclofocal.lab.training import checkpoint
 
 Row = dict[str, Any]
 
-LONGEST = 80
+MAX_NAME_LENGTH = 80
 """Longest readable part of a path, in letters; run.json has the full names."""
 
 FILES = ("run.json", "epochs.jsonl", "record.jsonl")
@@ -53,8 +53,8 @@ def run_folder(root: Path, recipe: Recipe, loss: LossSettings, seed: int) -> Pat
     The readable parts hold letters, digits and ``.,=+_-`` alone, which every file system takes.
     """
     fold = f"-fold{part[0]}" if (part := recipe.data.cross_validation) else ""
-    readable = f"{_plain(loss.name)[:LONGEST]}-seed{seed}{fold}"
-    return root / _plain(recipe.name)[:LONGEST] / f"{readable}-{content_hash(identity(recipe, loss, seed))}"
+    readable = f"{_plain(loss.name)[:MAX_NAME_LENGTH]}-seed{seed}{fold}"
+    return root / _plain(recipe.name)[:MAX_NAME_LENGTH] / f"{readable}-{content_hash(identity(recipe, loss, seed))}"
 
 
 def identity(recipe: Recipe, loss: LossSettings, seed: int) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def stored_identity(folder: Path) -> dict[str, Any]:
 
 
 def stored_record(path: Path) -> tuple[RunRecord | None, list[DamagedRecordError]]:
-    """The record of a run that has ended, None where there is none or a damaged one; and what is damaged.
+    """The record of a run that has ended, None if missing or damaged; and the problems found.
 
     Raises:
         DamagedRunError: there is something else than a file.

@@ -19,7 +19,7 @@ class ScheduledValues:
     Attributes:
         progress: of the training, in [0, 1].
         eta: of the loss and of all that cycles, in [0, 1]; None where nothing does.
-        learning_rate: of groups without a factor of their own.
+        learning_rate: of parameter groups without a separate factor.
         weight_decay, temperature: never None.
         clip_norm: None where gradients are not clipped.
     """

@@ -50,7 +50,7 @@ class Training:
     """A run in progress.
 
     Attributes:
-        job: what is trained.
+        job: recipe, loss and seed.
         task: how this differs from other trainings.
         data: the three splits.
         state: model, optimizer and loss.
@@ -82,9 +82,9 @@ class Task(NamedTuple):
         load: reads the data of a recipe below a folder, for a seed.
         build: makes the state at its beginning.
         batches: gives the indices of every batch of an epoch, in all processes together.
-        evaluate: predicts the test set; gives its logits and metrics, and writes the task's own files.
+        evaluate: predicts the test set; gives its logits and metrics, and writes the task's files.
         begin: called once, before the first epoch.
-        files: names of the task's own files in the run's folder.
+        files: names of the task's files in the run's folder.
         keeps_weights: the last checkpoint is stored for good, whatever the job's options, for a later stage needs it.
     """
 
