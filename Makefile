@@ -26,7 +26,7 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,test]'
 	touch $@
 
-# Everything that the library works with: 3 GB more.
+# Everything that the library works with: 7 GB in all.
 .venv/hosts: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,test,hosts,ray,slurm]'
 	touch $@
