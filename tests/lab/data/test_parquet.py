@@ -67,7 +67,7 @@ def test_whole_numbers_in_text_are_categories_or_vectorized(read):
     assert codes.features["few"].dtype == object
     assert codes.notes == ()
     assert codes.vectorized == ()
-    assert read(rows(zip=[f"{i:05d}" for i in range(400)])).vectorized == ("zip",)
+    assert read(rows(zip=[f"{i * 7 % 400:05d}" for i in range(400)])).vectorized == ("zip",)
 
 
 def test_fractions_in_text_are_numbers(read):

@@ -52,6 +52,15 @@ def test_a_saved_index_is_no_feature(read, tmp_path, change):
             np.arange(40, dtype="uint64") + np.uint64(2**63 - 5),
             "counts the rows, from 9223372036854775803 to 9223372036854775842: dropped",
         ),
+        (
+            np.arange(40) * 10,
+            "rises from row to row, from 0 to 390, as row numbers do (shuffle the rows if it is a feature): dropped",
+        ),
+        (
+            -np.random.default_rng(1).integers(1, 4, 40).cumsum(),
+            "falls from row to row, from -2 to -78, as row numbers do (shuffle the rows if it is a feature): dropped",
+        ),
+        ([None, *range(1, 40)], "counts the rows, from 1 to 39: dropped"),
     ],
 )
 def test_a_column_that_counts_up_is_no_feature(read, tmp_path, numbers, words):
@@ -60,12 +69,50 @@ def test_a_column_that_counts_up_is_no_feature(read, tmp_path, numbers, words):
     assert table.notes == (f"{tmp_path / 't.csv'}: column 'n' {words}",)
 
 
-@pytest.mark.parametrize("name", ["id", "ID", "index", "customer_id", "PassengerId", "Sample ID"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "id",
+        "ID",
+        "index",
+        "customer_id",
+        "PassengerId",
+        "Sample ID",
+        "rowid",
+        "row_number",
+        "nr",
+        "no",
+        "#",
+        "record",
+        "No.",
+        "key",
+        "seq",
+        "case_number",
+        "id_number",
+        "uuid",
+        "session_uuid",
+        "CaseNo",
+        "S.No",
+    ],
+)
 def test_an_identifier_in_any_order_is_no_feature(read, name):
     numbers = np.random.default_rng(1).permutation(400)[:40]
     table = read(sorted_rows().assign(**{name: numbers}), index=False)
     assert list(table.features) == ["noise"]
     assert "has another whole number in every row" in table.notes[0]
+
+
+def test_an_identifier_may_lack_some_values_or_be_text(read):
+    numbers = np.random.default_rng(1).permutation(400)[:40]
+    lacking = read(sorted_rows().assign(id=[None, *numbers[1:]]), index=False)
+    assert list(lacking.features) == ["noise"]
+    assert "has another whole number in every row that has one, as an identifier has: dropped" in lacking.notes[0]
+    hexes = read(sorted_rows().assign(uuid=[f"{n * 7919:x}-e" for n in numbers]), index=False)
+    assert list(hexes.features) == ["noise"]
+    assert "column 'uuid' has another text in every row, as an identifier has: dropped" in hexes.notes[0]
+    texts = read(sorted_rows(30).assign(sample=[f"S{n:04d}" for n in numbers[:30]]), index=False)
+    assert list(texts.features) == ["noise"]
+    assert "column 'sample' has another number after 'S' in every row, as an identifier has" in texts.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -76,8 +123,13 @@ def test_an_identifier_in_any_order_is_no_feature(read, name):
         ("town_id", np.arange(40) % 39),
         ("id", np.arange(40) + 0.5),
         ("year", np.arange(40) // 2),
-        ("dose", np.arange(40) * 2),
-        ("id", [np.nan, *range(39)]),
+        ("dose", np.arange(40) * 2 % 78),
+        ("length", np.arange(40) * 1.7 + 0.3),
+        ("id", [*[np.nan] * 5, *np.random.default_rng(1).permutation(35)]),
+        ("number", np.random.default_rng(1).permutation(40)),
+        ("casino", np.random.default_rng(1).permutation(40)),
+        ("town", [f"T{i % 20}" for i in range(40)]),
+        ("key", [f"{'AB'[i % 2]} in {i // 4}" for i in range(40)]),
     ],
 )
 def test_columns_that_only_resemble_row_numbers_remain(read, name, numbers):

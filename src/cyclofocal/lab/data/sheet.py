@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cyclofocal.lab.data.notation import ABSENT, Notation, read_numbers
 from cyclofocal.lab.messages import did_you_mean, preview
 
@@ -16,11 +14,20 @@ if TYPE_CHECKING:
 UNNAMED = re.compile(r"|Unnamed: \d+(\.\d+)*|__index_level_\d+__")
 """Names of columns that were saved without a name, as row numbers are."""
 
-IDENTIFIER = re.compile(r"(?i:index|idx|row)|(?:.*(?:[\W_]|(?<=[a-z])(?=I)))?(?i:id)")
-"""Names of columns that identify rows, such as "index", "customer_id" or "PassengerId"."""
+IDENTIFIER = re.compile(
+    r"(?:.*(?:[\W_]|(?<=[a-z])(?=I)))?(?i:id)|(?i:index|idx|row|#|nr\.?|no\.?|record|key|seq|s[lr]?[\W_]+no\.?)"
+    r"|(?i:(?:.*[\W_])?[ug]uid|(?:row|case|record|id|seq|serial)[\W_]*(?:id|number|num|nr|no)\.?)"
+)
+"""Names of columns that identify rows, such as "index", "customer_id", "PassengerId" or "row_number"."""
+
+NUMBERED = re.compile(r"([^\W\d_]\D*|#\s*|)([0-9]{1,40})")
+"""Texts of digits, or of words and digits such as "S0012"."""
 
 FEW_ROWS = 10
-"""Smallest number of rows in which numbers that count up are taken for row numbers."""
+"""Smallest number of rows in which numbers that rise or fall from row to row are taken for row numbers."""
+
+MOST_MISSING = 0.1
+"""Largest part of the rows in which a column that numbers them may have no value."""
 
 EXACT = 2**53
 """Largest whole number below which all have their own float64."""
@@ -123,19 +130,58 @@ def drop_row_numbers(sheet: Sheet, target: str) -> None:
 
 def _numbers_rows(name: str, column: "Series") -> str:
     """Reason why a column numbers the rows and is no feature; "" if it is one."""
-    from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
+    from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
 
-    if not is_numeric_dtype(column) or is_bool_dtype(column) or column.isna().any() or len(column) < 2:
+    known, prefix = column.dropna(), ""
+    if len(known) < 2 or len(known) < (1 - MOST_MISSING) * len(column) or is_bool_dtype(known):
         return ""
-    values = column.to_numpy(dtype="int64" if is_integer_dtype(column) else "float64")
-    if not (np.isfinite(values) & (values == np.rint(values))).all():
+    if is_numeric_dtype(known):
+        whole = known if (known % 1 == 0).all() else None
+    elif infer_dtype(known := known.astype(object)) == "string":
+        prefix, whole = _numbered(known)
+    else:
         return ""
-    steps = np.diff(values)
-    if len(values) >= FEW_ROWS and abs(steps[0]) == 1 and (steps == steps[0]).all():
-        return f"counts the rows, from {int(column.iloc[0])} to {int(column.iloc[-1])}"
-    if IDENTIFIER.fullmatch(name) and column.is_unique:
-        return "has another whole number in every row, as an identifier has"
+    if not known.is_unique:
+        return ""
+    where = "in every row" if len(known) == len(column) else "in every row that has one"
+    if whole is not None and len(known) >= FEW_ROWS:
+        if prefix:
+            return f"has another number after {prefix!r} {where}, as an identifier has"
+        if words := _rising(whole):
+            return words
+    if IDENTIFIER.fullmatch(name) and (whole is not None or _are_words(known)):
+        kind = "whole number" if is_numeric_dtype(known) else "text"
+        return f"has another {kind} {where}, as an identifier has"
     return ""
+
+
+def _numbered(texts: "Series") -> tuple[str, "Series | None"]:
+    """Split texts into the words that all begin with and the digits behind; no digits if some differ in form."""
+    from pandas import Series
+
+    parts = [NUMBERED.fullmatch(text.strip()) for text in texts]
+    found = [part for part in parts if part]
+    if len(found) < len(parts) or len({part[1] for part in found}) > 1:
+        return "", None
+    return found[0][1], Series([int(part[2]) for part in found], dtype=object)
+
+
+def _rising(whole: "Series") -> str:
+    """Say that different whole numbers rise or fall from row to row; "" if they do not."""
+    if not whole.is_unique or not (whole.is_monotonic_increasing or whole.is_monotonic_decreasing):
+        return ""
+    first, last = int(whole.iloc[0]), int(whole.iloc[-1])
+    if abs(last - first) == len(whole) - 1:
+        return f"counts the rows, from {first} to {last}"
+    way = "rises" if first < last else "falls"
+    return f"{way} from row to row, from {first} to {last}, as row numbers do (shuffle the rows if it is a feature)"
+
+
+def _are_words(texts: "Series") -> bool:
+    """True for texts without white space within."""
+    from pandas.api.types import is_numeric_dtype
+
+    return not is_numeric_dtype(texts) and not any(re.search(r"\s", text.strip()) for text in texts)
 
 
 def exceeds_floats(column: "Series") -> bool:
