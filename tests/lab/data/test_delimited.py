@@ -141,3 +141,44 @@ def test_a_separator_that_excel_names_is_taken(read):
     assert read("sep=|\nx, or so|y\n1|a\n2|b\n").features["x, or so"].tolist() == [1, 2]
     with pytest.raises(ValueError, match="it must be one of the columns x, y;z"):
         read("sep=,\nx,y;z\n1,a\n2,b\n")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["-$5", "$3", "($2)"],
+        ["7", "(5)", "(4)"],
+        ["1,00,000", "2,00,000"],
+        ["5 kg", "6 kg"],
+        ["1k", "2k"],
+        ["12:30", "1:45"],
+        ["1/2", "3/4"],
+        ["0x1F", "0x2A"],
+        ["5-", "6-", "none"],
+    ],
+)
+def test_digits_that_are_read_as_categories_are_said(read, texts):
+    table = read("x;y\n" + rows(*(f"{text};{'ab'[i % 2]}" for i, text in enumerate(texts))))
+    assert table.features["x"].tolist()[: len(texts)] == texts
+    assert re.search(r"column 'x': texts with digits taken as categories, such as '[^']*\d[^']*'; if", table.notes[0])
+    assert table.changes == ()
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_point_that_may_be_of_thousands_is_refused(read, separator):
+    text = "x;y\n" + rows("38;a", "75;b", "1.037;a")
+    with pytest.raises(ValueError, match=r"column 'x' holds numbers .* two ways, such as '1\.037', 1\.037 or 1037"):
+        read(text.replace(";", separator))
+    assert read(text.replace(";", ",")).features["x"].tolist()[2] == 1.037
+    for clear in ("0.250", "1.5", "1037.125"):
+        assert read(text.replace("75", clear).replace(";", separator)).features["x"].tolist()[1] == float(clear)
+
+
+def test_whole_numbers_with_leading_zeros_are_texts(read):
+    table = read("zip,x,y\n" + rows("01234,0.5,a", ",01.5,b", "90210,2,a"))
+    assert table.features["zip"].tolist()[:3] == ["01234", np.nan, "90210"]
+    assert table.features["x"].tolist()[:3] == [0.5, 1.5, 2]
+    assert "column 'zip': texts, not numbers, for '01234' begins with a zero" in table.notes[0]
+    assert table.changes == ("text zip",)
+    counted = read("n,x,y\n" + "".join(f"{i:03d},{i % 3},{'ab'[i % 2]}\n" for i in range(20)))
+    assert list(counted.features) == ["x"]

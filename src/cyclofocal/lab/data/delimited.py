@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cyclofocal.lab.data.notation import has_decimal_point
 from cyclofocal.lab.data.sheet import Sheet, check_columns, named, numbers_of, read_notations, without_unnamed
 from cyclofocal.lab.messages import DamagedDataError
 
@@ -42,13 +43,18 @@ def read_csv(path: Path, target: str) -> Sheet:
         rows = partial(read_rows, path, sep=separator, skiprows=skipped, header=0, names=places, low_memory=False)
         frame = rows(na_values=MISSING_TEXTS)
         # Read apart, as pandas takes NA and the like for missing in every column or in none.
-        frame[place] = rows(usecols=[place], dtype=str, keep_default_na=False, na_values=[""])
+        wanted = sorted({place, *frame.select_dtypes("number")})
+        texts = rows(usecols=wanted, dtype=str, keep_default_na=False, na_values=[""])
+        texts.columns = [names[column] for column in wanted]
         frame.columns = names
+        frame[target] = texts.pop(target)
         sheet = without_unnamed(frame, target)
+        texts = texts[[name for name in texts if name in sheet.frame]].where(frame.notna())
         _read_target(sheet, target)
-        if "," in read_notations(sheet, target, str(path), separator == ",") and separator != ",":
-            floats = set(sheet.frame.select_dtypes("float64")) - {target, *sheet.changes}
-            _check_points(rows(na_values=MISSING_TEXTS, dtype=str).set_axis(names, axis=1)[list(floats)], str(path))
+        _restore_zeros(sheet, texts)
+        marks = read_notations(sheet, target, str(path), separator == ",")
+        if separator != ",":
+            _check_points(texts[[name for name in texts if frame[name].dtype == "float64"]], str(path), "," in marks)
     except (UnicodeDecodeError, csv.Error, ParserError) as error:
         raise DamagedDataError(f"{path}: not a CSV in UTF-8 ({error})") from error
     return sheet
@@ -116,7 +122,20 @@ def _plain_number(text: str) -> int | float | None:
     return None
 
 
-def _check_points(texts: "DataFrame", title: str) -> None:
-    """Refuse 1.234 in a file whose other columns have decimal commas, where it may be 1234."""
+def _restore_zeros(sheet: Sheet, texts: "DataFrame") -> None:
+    """Restore the texts of whole numbers with leading zeros, which are codes."""
     for name, column in texts.items():
-        numbers_of(column, False, f"{title}: column {name!r}")
+        stripped = column.str.strip()
+        known = stripped.dropna()
+        padded = known[known.str.fullmatch("0[0-9]+")]
+        if len(padded) and known.str.fullmatch("[0-9]+").all():
+            sheet.frame[name] = stripped.astype(object)
+            sheet.notes[name] = f"column {name!r}: texts, not numbers, for {padded.iloc[0]!r} begins with a zero"
+            sheet.changes[name] = "text"
+
+
+def _check_points(texts: "DataFrame", title: str, has_commas: bool) -> None:
+    """Refuse 1.234, which may be 1234, unless no column has a decimal comma and one has a decimal point."""
+    if has_commas or not any(has_decimal_point(column.dropna().str.strip().unique()) for _, column in texts.items()):
+        for name, column in texts.items():
+            numbers_of(column, False, f"{title}: column {name!r}")

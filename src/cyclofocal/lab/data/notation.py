@@ -76,6 +76,11 @@ def read_numbers(texts: Collection[str], point_is_decimal: bool) -> Notation | N
     return Notation(numbers | {text: float("nan") for text in texts if text in ABSENT}, fitting[0])
 
 
+def has_decimal_point(texts: Collection[str]) -> bool:
+    """True if the point of a text can only be the decimal one, as in "1.5"."""
+    return any("." in text and (number := _number(text)) is not None and "," not in number.values for text in texts)
+
+
 def _number(text: str) -> _Number | None:
     """Values that a text may have."""
     parts = PARTS.fullmatch(text)
@@ -99,7 +104,7 @@ def _check_same(found: dict[str, _Number]) -> None:
             with_point, with_comma = number.values["."], number.values[","]
             raise ValueError(
                 f"holds numbers that can be read in two ways, such as {text!r}, {with_point:g} or {with_comma:g}; write"
-                " them with a decimal point and without a mark for thousands"
+                " them with a decimal point and without a mark for thousands, in a file separated by commas"
             )
 
 

@@ -1,5 +1,6 @@
 """Read and check tables, CSV or Parquet, with one column to predict."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -80,7 +81,8 @@ def read_table(path: Path, target: str) -> Table:
     if list(sheet.frame.columns) == [target] and sheet.notes:
         raise ValueError(f"{path}: nothing is left to predict {target!r} from; {'; '.join(sheet.notes.values())}")
     table = checked(sheet.frame, target, str(path))
-    remarks = [remark for name in table.features if (remark := _words_among_numbers(table.features[name]))]
+    categories = [table.features[name] for name in table.features if name not in table.vectorized]
+    remarks = [remark for column in categories if (remark := _words_among_numbers(column) or _unread_digits(column))]
     notes = tuple(f"{path}: {note}" for note in [*sheet.notes.values(), *remarks])
     changes = tuple(sorted(f"{how} {name}" for name, how in sheet.changes.items()))
     dropped = tuple(name for name in sheet.changes if name != target and name not in table.features)
@@ -237,6 +239,18 @@ def _words_among_numbers(column: "Series") -> str:
         return ""
     texts = f"{column.iloc[words[0]]!r} is no number, in {_rows(words)}"
     return f"column {column.name!r}: categories, not numbers, for {texts}"
+
+
+def _unread_digits(column: "Series") -> str:
+    """Describe categories that mostly contain digits but are not read as numbers; "" for others."""
+    if column.dtype != object or not len(words := _words(column)):
+        return ""
+    digits = column.str.contains("[0-9]", na=False)
+    if digits.sum() <= column.count() / 2:
+        return ""
+    text = next(text for text in column.iloc[words] if re.search("[0-9]", text))
+    taken = f"column {column.name!r}: texts with digits taken as categories, such as {text!r}"
+    return f"{taken}; if they are amounts, write them as plain numbers"
 
 
 def _rows(positions: np.ndarray) -> str:
