@@ -182,3 +182,16 @@ def test_whole_numbers_with_leading_zeros_are_texts(read):
     assert table.changes == ("text zip",)
     counted = read("n,x,y\n" + "".join(f"{i:03d},{i % 3},{'ab'[i % 2]}\n" for i in range(20)))
     assert list(counted.features) == ["x"]
+
+
+@pytest.mark.parametrize("before", ["\n", " \r\n\n", "\nsep=;\n"])
+def test_blank_lines_before_the_names_are_skipped(read, before):
+    table = read(before + "x;y\n" + rows("1;a", "2;b"))
+    assert table.features["x"].tolist()[:2] == [1, 2]
+    assert table.classes == ("a", "b")
+
+
+def test_pipes_are_read_and_spaces_are_refused_by_name(read):
+    assert read("x|w|y\n" + rows("1|2|a", "2|3|b")).features["w"].tolist()[:2] == [2, 3]
+    with pytest.raises(ValueError, match="its columns are separated by spaces, it seems; separate them by commas"):
+        read("x w y\n" + rows("1 2 a", "2 3 b"))

@@ -73,6 +73,21 @@ def test_whole_numbers_in_text_are_categories_or_vectorized(read):
 def test_fractions_in_text_are_numbers(read):
     table = read(rows(p=["0,5", "1,25"] * 200, q=["0.5", "1.25"] * 200))
     assert table.features[["p", "q"]].iloc[:2].to_numpy().tolist() == [[0.5, 0.5], [1.25, 1.25]]
+    assert [note.partition(": ")[2] for note in table.notes] == [
+        "column 'p': numbers, '0,5' as 0.5",
+        "column 'q': numbers, '0.5' as 0.5",
+    ]
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_text_of_the_target_is_missing(read, empty):
+    with pytest.raises(ValueError, match=re.escape("target 'y' has no value in 200 of its rows (number 2, 4")):
+        read(rows(y=["a", empty] * 200))
+
+
+@pytest.mark.parametrize("kind", ["float32", "Float32", "float64"])
+def test_fractional_classes_are_named_by_their_digits(read, kind):
+    assert read(rows(y=pd.Series([0.1, 2, 0.7, 1.5] * 100, dtype=kind))).classes == ("0.1", "0.7", "1.5", "2")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""CSV files: separated by commas, semicolons or tabs, with a line of names."""
+"""CSV files: separated by commas, semicolons, tabs or pipes, with a line of names."""
 
 import csv
 import re
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MISSING_TEXTS = ["?"]
 """Missing values of a feature, in addition to the empty field and those that pandas knows: NA, None, null, ..."""
 
-SEPARATORS = ",;\t"
+SEPARATORS = ",;\t|"
 
 DECLARED = re.compile(r'"?sep=([^\s"]|\t)"?\s*', re.IGNORECASE)
 """First line of Excel, which names the separator."""
@@ -80,12 +80,17 @@ def read_rows(path: Path, **how: Any) -> "DataFrame":
 def _header(path: Path, target: str) -> tuple[str, list[str], int]:
     """Find the separator, the names of the columns, and the number of lines before them."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        declared = DECLARED.fullmatch(file.readline())
-    skipped = 1 if declared else 0
+        skipped, declared = 0, None
+        for line in file:
+            if line.strip() and (declared or not (declared := DECLARED.fullmatch(line))):
+                break
+            skipped += 1
     names = {separator: _names(path, separator, skipped) for separator in (declared[1] if declared else SEPARATORS)}
     separator = max(names, key=lambda separator: (target in names[separator], len(names[separator])))
     if not any(names[separator]):
         raise DamagedDataError(f"{path}: empty; its first line must name the columns")
+    if target not in names[separator] and target in names[separator][0].split() and len(names[separator]) == 1:
+        raise ValueError(f"{path}: its columns are separated by spaces, it seems; separate them by commas")
     return separator, names[separator], skipped
 
 

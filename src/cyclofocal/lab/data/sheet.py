@@ -117,6 +117,8 @@ def _example(numbers: dict[str, float]) -> str:
     """Describe a conversion by some texts and their numbers."""
     text = next((text for text, number in numbers.items() if text not in (*ABSENT, f"{number:g}")), "")
     absent = [text for text in numbers if text in ABSENT]
+    if not text and not absent:
+        text = next(iter(numbers))
     read = [f"{text!r} as {numbers[text]:.15g}"] if text else []
     return f"numbers, {' and '.join([*read, *(f'{a!r} as missing' for a in absent)])}"
 

@@ -61,7 +61,7 @@ class Table:
 
 
 def read_table(path: Path, target: str) -> Table:
-    """Read and check a CSV file (separated by commas, semicolons or tabs, with a line of names) or a Parquet file.
+    """Read and check a CSV file (separated by commas, semicolons, tabs or pipes, with names) or a Parquet file.
 
     Args:
         path: path that ends in .csv or .parquet.
@@ -114,8 +114,9 @@ def _classes(column: "Series", title: str) -> tuple[Labels, tuple[str, ...]]:
     """Number the classes: numbers in numeric, texts in alphabetical order; returns labels and names."""
     from pandas import factorize
 
-    where, absent = f"{title}: target {column.name!r}", np.flatnonzero(column.isna())
+    where = f"{title}: target {column.name!r}"
     _check_scalars(column, where)
+    absent = np.flatnonzero(column.isna() | (column.astype(str).str.strip() == ""))
     if len(absent):
         raise ValueError(f"{where} has no value in {_rows(absent)}; remove them")
     is_number = _is_number(column)
@@ -127,7 +128,8 @@ def _classes(column: "Series", title: str) -> tuple[Labels, tuple[str, ...]]:
         _check_not_fractions(found, len(column), where)
     if len(found) < 2:
         raise ValueError(f"{where} has one class, {found[0]!s}; there must be two or more")
-    names = [str(int(value)) if is_number and value == int(value) else str(value) for value in found]
+    texts = map(str, index.to_numpy())  # not those of Python's floats, which a float32 does not equal
+    names = [str(int(v)) if is_number and v == int(v) else text for v, text in zip(found, texts, strict=True)]
     return labels.astype(np.int64), tuple(names)
 
 
