@@ -49,6 +49,12 @@ def test_val_is_the_test_set_where_there_is_no_other(tmp_path):
         ("TRAINING", "Eval", "Testing"),
         ("train_images", None, "test_images"),
         ("seg-train", "seg-val", "seg-test"),
+        ("trainset", None, "testset"),
+        ("TrainData", None, "TestData"),
+        ("trainImages", "valImages", "testImages"),
+        ("train2017", "val2017", "test2017"),
+        ("TRAINING_SET", None, "TestingSet"),
+        ("trainingdata", "valdata", "testdata"),
     ],
 )
 def test_splits_may_have_the_usual_names_in_any_case(tmp_path, train, val, test):
@@ -64,7 +70,16 @@ def test_splits_may_have_the_usual_names_in_any_case(tmp_path, train, val, test)
 
 
 @pytest.mark.parametrize(
-    "classes", [("invalid", "valid"), ("bus", "bullet_train"), ("test tube", "vase"), ("Val", "x")]
+    "classes",
+    [
+        ("invalid", "valid"),
+        ("bus", "bullet_train"),
+        ("test tube", "vase"),
+        ("Val", "x"),
+        ("trainers", "testers"),
+        ("bullet_train", "test tube", "vase"),
+        ("dev", "ops"),
+    ],
 )
 def test_classes_that_only_sound_like_splits_are_classes(tmp_path, classes):
     write_folder(tmp_path, dict.fromkeys(classes, 4))
@@ -83,6 +98,7 @@ def test_classes_that_only_sound_like_splits_are_classes(tmp_path, classes):
         (("train", "test", "Test"), "Test and test are folders of the same split"),
         (("Train", "Test"), "Train: no folders in it; there must be one per class$"),
         (("train_images", "test_images"), "train_images: no folders in it"),
+        (("trainImages", "testImages"), "trainImages: no folders in it"),
     ],
 )
 def test_what_is_neither_split_nor_class_is_refused(tmp_path, names, message):
@@ -99,6 +115,25 @@ def test_a_folder_too_high_is_refused_and_the_right_one_named(tmp_path):
         _tree(tmp_path / "two" / name)
     with pytest.raises(ValueError, match=r"two/a is no class, for it has test, train, val in it; give .*two/a, or"):
         load(str(tmp_path / "two"), test_fraction=0.3)
+
+
+def test_splits_with_long_names_may_have_other_neighbours(tmp_path):
+    for seed, name in enumerate(("train_images", "test_images")):
+        write_folder(tmp_path / name, {"ant": 3, "bee": 2}, seed=100 * seed)
+    write_folder(tmp_path, {"extra": 2})
+    data = load(str(tmp_path))
+    assert (data.classes, data.counts, len(data.test)) == (("ant", "bee"), (3, 2), 5)
+
+
+@pytest.mark.parametrize("names", [("split0", "split1"), ("A", "B"), ("A", "B", "flat")])
+def test_folders_of_the_same_folders_are_no_classes(tmp_path, names):
+    for seed, name in enumerate(names[:2]):
+        write_folder(tmp_path / name, {"ant": 3, "bee": 2}, seed=100 * seed)
+    write_folder(tmp_path, dict.fromkeys(names[2:], 2))
+    with pytest.raises(ValueError, match=f"{names[0]}, {names[1]} are no classes, for each has the folders ant, bee"):
+        load(str(tmp_path), test_fraction=0.3)
+    picture(0).save(tmp_path / names[0] / "0.png")
+    assert load(str(tmp_path), test_fraction=0.3).classes == names
 
 
 def test_a_single_class_is_refused(tmp_path):

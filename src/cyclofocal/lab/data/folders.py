@@ -13,6 +13,11 @@ from cyclofocal.lab.messages import MissingDataError, preview
 
 IMAGENET_CLASSES = 1000
 
+LONG_NAMES = {"trainset": "train", "valset": "val", "testset": "test", "tests": "test", "dev": "val", "validate": "val"}
+"""Further names of splits, which count where the folders next to them leave no doubt."""
+
+WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
 
 def read_folder(folder: Path, test_fraction: float = 0.0) -> DataSet:
     """Read a folder of ``train/CLASS/...``, ``val/CLASS/...`` and ``test/CLASS/...``, or of ``CLASS/...`` alone.
@@ -53,14 +58,15 @@ def split_folders(folder: Path) -> dict[str, Path]:
     """Find the folders of the splits "train", "val" and "test"; none if the folder holds classes alone.
 
     A split's name is a word of :data:`~cyclofocal.lab.data.splits.SPLIT_NAMES` in any case; longer names with such a
-    word, ``train_images/`` and ``test_images/``, are splits where all folders have one and they differ.
+    word, ``train_images/`` and ``testImages/``, are splits where all folders have one and they differ, or where those
+    that have one hold folders and no images. Such folders may also begin with train, val or test.
 
     Raises:
         MissingDataError: no such folder, or validation or test images without training images.
         ValueError: two folders for one split, or a train that is rather a class.
     """
     names = _folder_names(folder)
-    found = _named_splits(names)
+    found = _named_splits(folder, names)
     if not {"train", "test"} & found.keys():
         return {}
     if doubled := [names for names in found.values() if len(names) > 1]:
@@ -122,15 +128,20 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> Samples:
     """Read all images of one split, class by class.
 
     Raises:
-        ValueError: a class without image, a file that is no image by its name, or splits below a class.
+        ValueError: a class without image, a file that is no image by its name, splits below a class, or classes that
+            hold nothing but the same folders.
     """
     paths: list[str] = []
     counts = [0] * len(classes)
+    groups: dict[frozenset[str], list[str]] = {}  # classes that hold folders alone, by these folders
     for c, name in enumerate(classes):
         found = _walk(folder, name)
         _check_no_splits(folder, name, found)
+        if not any(path.count("/") == 1 and _is_image(path) for path in found):
+            groups.setdefault(frozenset(path.split("/")[1] for path in found if path.count("/") > 1), []).append(name)
         paths += found
         counts[c] = len(found)
+    _check_no_groups(folder, groups)
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise ValueError(f"{folder}: classes without an image: {preview(list(map(repr, empty)))}")
@@ -167,16 +178,33 @@ def _folder_names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _named_splits(names: list[str]) -> dict[str, list[str]]:
-    """Sort folders by the split in their names; longer names count if every folder has one."""
-    words = {name: {SPLIT_NAMES[w] for w in re.split(r"[^a-z]+", name.lower()) if w in SPLIT_NAMES} for name in names}
-    exact = {name: splits for name, splits in words.items() if name.lower() in SPLIT_NAMES}
-    if not exact and all(len(splits) == 1 for splits in words.values()) and len(set().union(*words.values())) > 1:
-        exact = words
-    found: dict[str, list[str]] = {}
-    for name, (split,) in exact.items():
-        found.setdefault(split, []).append(name)
-    return found
+def _named_splits(folder: Path, names: list[str]) -> dict[str, list[str]]:
+    """Sort folders by the split in their names; longer names count if every folder has one, or folders in it."""
+    splits = {name: SPLIT_NAMES[name.lower()] for name in names if name.lower() in SPLIT_NAMES}
+    if not {"train", "test"} & set(splits.values()):
+        longer = {name: found for name in names if (found := _splits_in(folder / name))}
+        several = len(set().union(*longer.values())) > 1 and all(len(found) == 1 for found in longer.values())
+        if several and (len(longer) == len(names) or all(_holds_folders_alone(folder / name) for name in longer)):
+            splits = {name: found for name, (found,) in longer.items()}
+    named: dict[str, list[str]] = {}
+    for name, split in splits.items():
+        named.setdefault(split, []).append(name)
+    return named
+
+
+def _splits_in(folder: Path) -> set[str]:
+    """Find the splits that a folder's name has as words; without any, the split that the name begins with."""
+    words = [word.lower() for word in WORD.findall(folder.name)]
+    for known in (SPLIT_NAMES, LONG_NAMES):
+        if found := {known[word] for word in words if word in known}:
+            return found
+    begins = {split for split in ("train", "val", "test") if folder.name.lower().startswith(split)}
+    return begins if begins and _holds_folders_alone(folder) else set()
+
+
+def _holds_folders_alone(folder: Path) -> bool:
+    """True for a folder with folders in it and no images next to them."""
+    return bool(_folder_names(folder)) and not any(_is_image(entry.name) for entry in os.scandir(folder))
 
 
 def _check_is_split(train: Path, others: list[str]) -> None:
@@ -206,11 +234,21 @@ def _check_several(folder: Path, classes: tuple[str, ...]) -> None:
 
 def _check_no_splits(folder: Path, name: str, paths: list[str]) -> None:
     below = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
-    if len(_named_splits(below).keys()) > 1:
+    if len(_named_splits(folder / name, below).keys()) > 1:
         raise ValueError(
             f"{folder / name} is no class, for it has {preview(below)} in it; give {folder / name}, or put the classes"
             " below the splits, as in train/CLASS and test/CLASS"
         )
+
+
+def _check_no_groups(folder: Path, groups: dict[frozenset[str], list[str]]) -> None:
+    for below, names in groups.items():
+        if len(below) > 1 and len(names) > 1:
+            raise ValueError(
+                f"{folder}: {preview(names)} are no classes, for each has the folders {preview(sorted(below))} and no"
+                " images next to them; put the classes below the splits, as in train/CLASS and test/CLASS, or images"
+                " straight into one folder per class"
+            )
 
 
 def _check_same_classes(train: Path, classes: tuple[str, ...], other: Path) -> None:
