@@ -182,6 +182,17 @@ def test_copies_in_a_custom_folder_are_warned_of(lab, tmp_path):
     assert f"1 images are of two classes: {copy.format(' (label 1)', ' (label 0)')}" in err
 
 
+@pytest.mark.parametrize("command", ["train --data", "compare"])
+def test_folders_that_are_not_read_are_warned_of(lab, tmp_path, command):
+    pictures = picture_folder(tmp_path / "pictures")
+    (pictures / "test").rename(pictures / "holdout")
+    small = ["--set", "model=small-resnet", *SMALL[2:-1]]
+    small += ["--seeds", "1", "--losses", "ce,focal"] if command == "compare" else ["--cpu"]
+    code, _, err = lab(*command.split(), pictures, *small)
+    assert code == 0, err
+    assert err.count(f"warning: {pictures}: not read, for their names are no splits: holdout; call") == 1
+
+
 def test_an_unreadable_picture_is_named(lab, tmp_path):
     pictures = picture_folder(tmp_path / "pictures")
     broken = pictures / "train" / "dark" / "3.png"

@@ -117,6 +117,24 @@ def test_a_folder_too_high_is_refused_and_the_right_one_named(tmp_path):
         load(str(tmp_path / "two"), test_fraction=0.3)
 
 
+@pytest.mark.parametrize("name", ["dev", "Validate", "tests", "testset"])
+def test_further_names_are_splits_next_to_train(tmp_path, name):
+    for seed, split in enumerate(("train", name)):
+        write_folder(tmp_path / split, {"ant": 3, "bee": 2}, seed=100 * seed)
+    assert load(str(tmp_path)).test.name(0) == f"{tmp_path}/{name}/ant/0.png"
+    assert folders.ignored_folders(tmp_path) == []
+
+
+def test_folders_that_may_not_be_splits_are_ignored_by_name(tmp_path):
+    for seed, split in enumerate(("train", "val", "dev", "tests", "testset", "holdout", "test_images")):
+        write_folder(tmp_path / split, {"ant": 3, "bee": 2}, seed=100 * seed)
+    data = load(str(tmp_path))
+    assert data.test.name(0) == f"{tmp_path}/val/ant/0.png"
+    assert folders.ignored_folders(tmp_path) == ["dev", "holdout", "test_images", "tests", "testset"]
+    write_folder(tmp_path / "classes", {"ant": 3, "bee": 2})
+    assert folders.ignored_folders(tmp_path / "classes") == []
+
+
 def test_splits_with_long_names_may_have_other_neighbours(tmp_path):
     for seed, name in enumerate(("train_images", "test_images")):
         write_folder(tmp_path / name, {"ant": 3, "bee": 2}, seed=100 * seed)

@@ -105,6 +105,15 @@ def test_folders_are_checked_as_training_reads_them(tree):
     assert "must have the same classes" in " ".join(run(own).output.replace("│", " ").split())
 
 
+def test_folders_that_are_not_checked_are_named(tree):
+    for seed, split in enumerate(("train", "test_images", "holdout")):
+        write_folder(tree / "own" / split, {"ant": 2, "bee": 3}, seed=100 * seed)
+    result = run(tree / "own")
+    assert result.exit_code == 0, result.output
+    assert f"warning: {tree}/own: not read, for their names are no splits: holdout, test_images; call" in result.stderr
+    assert "not read" not in run(tree / "own" / "train").output
+
+
 def test_copies_in_custom_data_are_reported_and_not_sound(tree):
     write_folder(tree / "own" / "train", {"ant": 2, "bee": 2})
     write_folder(tree / "own" / "test", {"ant": 1, "bee": 3}, seed=1)

@@ -26,7 +26,7 @@ from cyclofocal.lab.commands.options import (
     metric_key,
     picture_path,
 )
-from cyclofocal.lab.commands.output import warn_never_focal, warn_of_copies
+from cyclofocal.lab.commands.output import warn_never_focal, warn_of_copies, warn_of_ignored
 from cyclofocal.lab.commands.two_stage import jobs_of_stages, stages_of
 from cyclofocal.lab.compare.display import GridProgress
 from cyclofocal.lab.compare.grid import (
@@ -193,6 +193,7 @@ def _pinned(recipe: Recipe, root: Path) -> Recipe:
 
     found, data = with_data_digest(recipe, root)
     warn_of_copies(data.title, data.splits)
+    warn_of_ignored(found.data, data.train)
     how = f"{found.model}, {found.image_size} x {found.image_size} pixels, epochs {found.epochs}"
     typer.echo(f"{found.title}: {how}; others by --set model=small-convnet --set image_size=32 --epochs 20", err=True)
     return found

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cyclofocal.lab.commands.output import ignored_warning
 from cyclofocal.lab.data.check import check_images, find_copies
 from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.data.folders import read_splits
@@ -77,7 +78,10 @@ def _splits(
         if path.is_file():
             yield list_images(path, images or path.parent), path, None
         else:
-            for split in read_splits(path)[1].values():
+            splits = read_splits(path)[1].values()
+            if said := ignored_warning(path):
+                typer.echo(said, err=True)
+            for split in splits:
                 yield split, Path(split.title), None
 
 

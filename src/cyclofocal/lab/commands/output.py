@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
+from cyclofocal.lab.data.config import DataConfig, FolderData, path_of
+from cyclofocal.lab.messages import preview
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord
@@ -137,6 +139,27 @@ def warn_of_copies(title: str, splits: Mapping[str, "Samples | None"]) -> None:
         console = Console(stderr=True, highlight=False)
         for problem in find_copies(splits).problems:
             console.print(f"warning: {title}: {problem}", style="yellow", markup=False, soft_wrap=True)
+
+
+def warn_of_ignored(data: DataConfig, train: "Samples") -> None:
+    """Warn, in the main process, of folders next to a user's train folder that are no splits and are not read."""
+    from cyclofocal.lab.data.files import Files
+
+    is_folder = isinstance(data, FolderData) and isinstance(train.reader, Files)
+    if is_main() and is_folder and (said := ignored_warning(path_of(data.source))):
+        Console(stderr=True, highlight=False).print(said, style="yellow", markup=False, soft_wrap=True)
+
+
+def ignored_warning(folder: Path) -> str:
+    """Sentence that names the folders next to the splits that are not read; "" without any."""
+    from cyclofocal.lab.data.folders import ignored_folders
+
+    if not (names := ignored_folders(folder)):
+        return ""
+    return (
+        f"warning: {folder}: not read, for their names are no splits: {preview(names)}; call a folder val or test if it"
+        " is one"
+    )
 
 
 def one_line(error: OSError, place: Path | None = None) -> str:

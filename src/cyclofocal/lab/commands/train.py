@@ -20,7 +20,7 @@ from cyclofocal.lab.commands.options import (
     make_folder,
     recipe_name,
 )
-from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies
+from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies, warn_of_ignored
 from cyclofocal.lab.commands.two_stage import check_stage1, jobs_of_stages, stage_line, stages_of, warn_of_copies_in
 from cyclofocal.lab.compare.grid import finished, grid, run_job, try_custom_losses
 from cyclofocal.lab.data.config import is_table
@@ -138,6 +138,7 @@ def train_model(
             recipe, images = with_data_digest(recipe, root)
             if not images.train.n_features:
                 warn_of_copies(images.title, images.splits)
+                warn_of_ignored(recipe.data, images.train)
     _run_all(grid([recipe], losses_of(loss), [seed], out, options), out)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from cyclofocal.lab.commands.options import check_set_sources
-from cyclofocal.lab.commands.output import warn_of_copies
+from cyclofocal.lab.commands.output import warn_of_copies, warn_of_ignored
 from cyclofocal.lab.data.config import ListData
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
@@ -80,6 +80,7 @@ def warn_of_copies_in(stages: TwoStages, root: Path) -> None:
     if stages.custom_images:
         data = load_open(stages.first, root, 0)
         warn_of_copies(data.title, data.splits)
+        warn_of_ignored(stages.first.data, data.train)
 
 
 def stage_line(record: RunRecord) -> str:

@@ -59,7 +59,8 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
     A split's name is a word of :data:`~cyclofocal.lab.data.splits.SPLIT_NAMES` in any case; longer names with such a
     word, ``train_images/`` and ``testImages/``, are splits where all folders have one and they differ, or where those
-    that have one hold folders and no images. Such folders may also begin with train, val or test.
+    that have one hold folders and no images. Such folders may also begin with train, val or test. Next to a train
+    without such a split, ``dev/``, ``validate/``, ``tests/`` and ``testset/`` are splits if they share a class with it.
 
     Raises:
         MissingDataError: no such folder, or validation or test images without training images.
@@ -79,7 +80,18 @@ def split_folders(folder: Path) -> dict[str, Path]:
             " into train, a folder per class, and call classes otherwise than splits"
         )
     _check_is_split(folder / found["train"][0], [name for name in names if [name] not in found.values()])
+    found |= _further_splits(folder, names, found)
     return {split: folder / found[split][0] for split in ("train", "val", "test") if split in found}
+
+
+def ignored_folders(folder: Path) -> list[str]:
+    """List the folders next to the splits that are none, and are not read; none where there are no splits.
+
+    Raises:
+        MissingDataError, ValueError: as :func:`split_folders` raises them.
+    """
+    places = split_folders(folder)
+    return [name for name in _folder_names(folder) if places and folder / name not in places.values()]
 
 
 def read_imagenet(root: Path) -> DataSet:
@@ -190,6 +202,17 @@ def _named_splits(folder: Path, names: list[str]) -> dict[str, list[str]]:
     for name, split in splits.items():
         named.setdefault(split, []).append(name)
     return named
+
+
+def _further_splits(folder: Path, names: list[str], found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Find the one folder of :data:`LONG_NAMES` for each split that ``found`` lacks, with a class of its train."""
+    classes = set(_folder_names(folder / found["train"][0]))
+    further: dict[str, list[str]] = {}
+    for name in names:
+        split = LONG_NAMES.get(name.lower(), "train")
+        if split not in found and classes & set(_folder_names(folder / name)):
+            further.setdefault(split, []).append(name)
+    return {split: names for split, names in further.items() if len(names) == 1}
 
 
 def _splits_in(folder: Path) -> set[str]:
