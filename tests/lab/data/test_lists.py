@@ -79,12 +79,45 @@ def test_a_class_has_one_name_however_its_folder_is_written(tmp_path, folders, c
     assert load(str(path), test_fraction=0.5).classes == classes
 
 
+@pytest.mark.parametrize(
+    ("train", "other"),
+    [
+        ("{}/{}.png", "{}/{}.png"),
+        ("train/{}/{}.png", "test/{}/{}.png"),
+        ("./a/b/train/{}/{}.png", "./c/test/{}/{}.png"),
+    ],
+)
+@pytest.mark.parametrize("field", ["test_list", "validation_list"])
+def test_lists_that_number_classes_otherwise_are_refused(tmp_path, train, other, field):
+    lines = [[(form.format(name, number), label) for label, name in enumerate(("cat", "dog"))] for form, number in
+             ((train, 0), (other, 1))]  # fmt: skip
+    for seed, (name, _) in enumerate(lines[0] + lines[1]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed).save(tmp_path / name)
+    one, two = (write_list(tmp_path / f"{name}.txt", part) for name, part in zip(("one", "two"), lines, strict=True))
+    assert load(str(one), **{field: two}).test.labels.tolist() == [0, 1]
+    write_list(two, [(name, 1 - label) for name, label in lines[1]])
+    with pytest.raises(
+        ValueError, match=r"two\.txt: the label of class cat is 1 \(.*cat/1\.png\), but 0 in .*one\.txt;"
+    ):
+        load(str(one), **{field: two})
+
+
+def test_folders_that_name_no_class_may_have_any_label(root):
+    mixed = write_list(root / "mixed.txt", [*TRAIN, ("val/3.png", 1)])  # classes 0 and 1 are not folders
+    for name in ("1/x.png", "attic/x.png"):
+        (root / name).parent.mkdir()
+        picture(9).save(root / name)
+    test = write_list(root / "test.txt", [("1/x.png", 0), ("attic/x.png", 0)])
+    assert load(str(mixed), test_list=test).test.labels.tolist() == [0, 0]
+
+
 def test_an_image_in_two_splits_is_refused_however_it_is_written(root):
     train, other = write_list(root / "train.txt", TRAIN), root / "other.txt"
     for lines, count in (
         (TRAIN, "3 of 3"),
         ([("./train/attic/1.png", 1), *TEST], "1 of 2"),
-        ([("train/../train//attic/1.png", 0), ("val/2.png", 0), *TEST], "1 of 3"),
+        ([("train/../train//attic/1.png", 1), ("val/2.png", 0), *TEST], "1 of 3"),
         ([(f"{root}/train/attic/1.png", 1)], "1 of 1"),
     ):
         write_list(other, lines)

@@ -142,6 +142,13 @@ def test_lists_are_checked_against_each_other(tree):
     assert "is no list file" in refused.output
 
 
+def test_lists_that_number_classes_otherwise_are_not_sound(tree):
+    other = write_list(tree / "test.txt", [(name, 1 - label) for name, label in LINES])
+    result = run(tree / "list.txt", other)
+    assert result.exit_code == 2
+    assert "the label of class ant is 1" in " ".join(result.output.replace("│", " ").split())
+
+
 def test_one_class_is_not_sound(tree):
     assert run(write_list(tree / "one.txt", LINES[:2])).exit_code == 1
 

@@ -10,7 +10,7 @@ from cyclofocal.lab.commands.output import ignored_warning
 from cyclofocal.lab.data.check import check_images, find_copies
 from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.data.folders import read_splits
-from cyclofocal.lab.data.lists import list_images
+from cyclofocal.lab.data.lists import check_same_numbers, list_images
 from cyclofocal.lab.data.published import PUBLISHED, Published, list_differences, verified
 from cyclofocal.lab.messages import MissingDataError
 
@@ -74,9 +74,13 @@ def _splits(
         return
     if lists is not None:
         raise typer.BadParameter(f"{names[0]} is not a published data set; omit --lists.", param_hint="--lists")
+    train: Samples | None = None
     for path in _own_paths(names):
         if path.is_file():
-            yield list_images(path, images or path.parent), path, None
+            listed = list_images(path, images or path.parent)
+            train = train or listed
+            check_same_numbers(train, listed)
+            yield listed, path, None
         else:
             splits = read_splits(path)[1].values()
             if said := ignored_warning(path):

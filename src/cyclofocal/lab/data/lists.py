@@ -26,7 +26,7 @@ def read_lists(data: ListData) -> DataSet:
         MissingDataError: no such list or folder.
         MissingImageError: a listed image is not there; several are named, with a count.
         DamagedDataError: a line that is not ``path label``.
-        ValueError: a class without training image, a label beyond the classes.
+        ValueError: a class without training image, a label beyond the classes, lists that number the classes otherwise.
     """
     train_list = path_of(data.source)
     root = Path(data.image_root) if data.image_root else train_list.parent
@@ -39,6 +39,7 @@ def read_lists(data: ListData) -> DataSet:
         raise MissingDataError(f"{root}: no such folder; image_root must hold the images that {train_list} lists")
     for images in (train, validation, test):
         if images is not None:
+            check_same_numbers(train, images)
             check_present(images)
     return data_set
 
@@ -101,6 +102,26 @@ def check_present(images: Samples) -> None:
         )
 
 
+def check_same_numbers(train: Samples, other: Samples) -> None:
+    """Refuse a list that gives a class another label than the training list; classes are known by their folders.
+
+    Raises:
+        ValueError: names the class and both labels.
+    """
+    names = _folders_of_classes(train) or ()
+    common = os.path.commonpath(names) if names else ""
+    label_of = {os.path.relpath(name, common or "."): label for label, name in enumerate(names)}
+    for path, label in zip(_names(other), other.labels.tolist(), strict=True):
+        parts = os.path.normpath(path).split("/")[:-1]
+        below = ("/".join(parts[start:]) for start in range(len(parts)))
+        found = [folder for folder in below if folder in label_of]
+        if found and label not in [label_of[folder] for folder in found]:
+            raise ValueError(
+                f"{other.title}: the label of class {found[0]} is {label} ({path}), but {label_of[found[0]]} in"
+                f" {train.title}; all lists must number the classes alike"
+            )
+
+
 def _files(images: Samples) -> Files:
     if not isinstance(images.reader, Files):
         raise TypeError(f"{images.title}: these images are not single files")
@@ -125,10 +146,24 @@ def _class_names(train: Samples) -> tuple[str, ...]:
         raise ValueError(f"{train.title}: label {count - 1}, but only {len(train)} images; some class has none")
     if train.labels.min() < 0:
         raise ValueError(f"{train.title}: label {train.labels.min()}; labels of known classes count from 0")
+    return _folders_of_classes(train) or tuple(map(str, range(count)))
+
+
+def _folders_of_classes(train: Samples) -> tuple[str, ...] | None:
+    """List the folder of each class, without the part common to all; None unless each class has a single one."""
+    count = int(train.labels.max()) + 1
+    if train.labels.min() < 0 or count > len(train):
+        return None
     folders: list[set[str]] = [set() for _ in range(count)]
-    for path, label in zip(_files(train).paths.tolist(), train.labels.tolist(), strict=True):
-        folders[label].add(os.path.normpath(path.decode(errors="replace")).rpartition("/")[0])
+    for path, label in zip(_names(train), train.labels.tolist(), strict=True):
+        folders[label].add(os.path.normpath(path).rpartition("/")[0])
     names = [next(iter(found)) if len(found) == 1 else "" for found in folders]
     if all("/" in name for name in names):
         names = [name.partition("/")[2] for name in names]
-    return tuple(names) if all(names) and len(set(names)) == count else tuple(map(str, range(count)))
+    return tuple(names) if all(names) and len(set(names)) == count else None
+
+
+def _names(images: Samples) -> list[str]:
+    """Relative paths of listed images, in their order."""
+    paths = _files(images).paths[images.positions]
+    return [path.decode(errors="replace") for path in paths.tolist()]
