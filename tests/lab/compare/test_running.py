@@ -211,6 +211,25 @@ def test_damaged_record_is_named_and_its_job_runs_again(record, tmp_path, monkey
     assert numbers(run_job(job, ONE_CORE)) == numbers(record)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_record_with_other_epochs_than_its_recipe_runs_again(rows, record, tmp_path):
+    (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    write_record(replace(record, epochs=(2 * record.epochs)[:rows], epoch_seconds=[]), job.record_path)
+    found, (error,) = finished([job])
+    assert found == {}
+    fault = f"epochs has {rows} rows; it must have 2, as the recipe says"
+    assert str(error) == f"{job.record_path}, line 1: {fault}"
+    assert numbers(run_job(job, ONE_CORE)) == numbers(record)
+
+
+def test_a_cooldown_counts_among_the_epochs_of_a_record(record, tmp_path):
+    (job,) = grid([replace(RECIPE, epochs=1, warmup_epochs=0, cooldown_epochs=1)], [CYCLICAL], [1], tmp_path)
+    write_record(replace(record, recipe=job.identity["recipe"]), job.record_path)
+    records, damaged = finished([job])
+    assert [*records] == [job]
+    assert damaged == []
+
+
 def test_a_short_run_writes_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", None)
     (job,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)

@@ -75,11 +75,13 @@ def last_weights(folder: Path) -> dict[str, Tensor]:
     """Weights of a run that has ended: the moving average where there is one.
 
     Raises:
-        Stage1Error: the run has not ended, or its last checkpoint is damaged.
+        Stage1Error: the run has not ended, or its record or last checkpoint is damaged.
         RunMismatchError, DamagedRunError: the folder holds what is not its own.
     """
     run = RunFolder(folder, stored_identity(folder), writes=False)
-    record, _ = stored_record(run.record_path)
+    record, damaged_lines = stored_record(run.record_path)
+    if record is None and damaged_lines:
+        raise Stage1Error(f"{damaged_lines[0]}; run it again")
     if record is None:
         raise Stage1Error(f"{folder}: this run has not ended; let it end first")
     check_same(run.record_path, identity_of(record), run.identity)

@@ -93,11 +93,14 @@ def stored_identity(folder: Path) -> dict[str, Any]:
 def stored_record(path: Path) -> tuple[RunRecord | None, list[DamagedRecordError]]:
     """The record of a run that has ended, None if missing or damaged; and the problems found.
 
+    A record with more or fewer epochs than its recipe says is damaged.
+
     Raises:
         DamagedRunError: there is something else than a file.
     """
     refuse_obstacle(path)
     lines = list(read_records(path)) if path.exists() else []
+    lines = [_all_epochs(path, number, line) for number, line in enumerate(lines, start=1)]
     records = [line for line in lines if isinstance(line, RunRecord)]
     return next(iter(records), None), [line for line in lines if isinstance(line, DamagedRecordError)]
 
@@ -250,6 +253,18 @@ _versions = cache(versions)
 
 def _plain(name: str) -> str:
     return re.sub(r"[^\w.,=+-]", "-", name, flags=re.ASCII)
+
+
+def _all_epochs(path: Path, number: int, line: RunRecord | DamagedRecordError) -> RunRecord | DamagedRecordError:
+    """The line, or an error if it is a record without a row for every epoch of its recipe."""
+    if isinstance(line, DamagedRecordError) or (rows := len(line.epochs)) == (total := _total_epochs(line.recipe)):
+        return line
+    return DamagedRecordError(path, f"epochs has {rows} rows; it must have {total}, as the recipe says", number)
+
+
+def _total_epochs(recipe: dict[str, Any]) -> int:
+    """Epochs of a recipe's schedule and of its cooldown, which old records do not have."""
+    return recipe["epochs"] + recipe.get("cooldown_epochs", 0)
 
 
 def _line(row: Row) -> str:
