@@ -211,6 +211,14 @@ def test_damaged_record_is_named_and_its_job_runs_again(record, tmp_path, monkey
     assert numbers(run_job(job, ONE_CORE)) == numbers(record)
 
 
+def test_damaged_line_after_a_whole_record_is_no_reason_to_run(record, tmp_path):
+    (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
+    write_record(record, job.record_path)
+    with job.record_path.open("a") as file:
+        file.write('{"recipe": ')
+    assert finished([job]) == ({job: record}, [])
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_record_with_other_epochs_than_its_recipe_runs_again(rows, record, tmp_path):
     (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)

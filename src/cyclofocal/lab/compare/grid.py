@@ -87,8 +87,9 @@ def finished(jobs: Iterable[Job]) -> tuple[dict[Job, RunRecord], list[DamagedRec
             record, faults = job.stored()
         except (DamagedRunError, RunMismatchError):
             continue
-        damaged += faults
-        if record is not None:
+        if record is None:
+            damaged += faults
+        else:
             records[job] = record
     return records, damaged
 
