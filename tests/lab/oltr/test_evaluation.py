@@ -120,6 +120,16 @@ def test_files_that_are_none_are_named(path, tmp_path):
     for name in ("text.npz", "short.npz", "one.npy"):
         with pytest.raises(DamagedPredictionsError, match=name):
             read(tmp_path / name)
+    np.savez(tmp_path / "objects.npz", logits=np.array([{}, None]))
+    for name, fault in (
+        ("text.npz", "no zip archive, or cut off"),
+        ("one.npy", "no zip archive, or cut off"),
+        ("objects.npz", "an array holds Python objects"),
+    ):
+        with pytest.raises(DamagedPredictionsError) as error:
+            read(tmp_path / name)
+        remedy = "give one that a run or numpy.savez wrote"
+        assert str(error.value) == f"{tmp_path / name}: not an .npz file of arrays, or damaged ({fault}); {remedy}"
     np.savez(tmp_path / "few.npz", logits=logits())
     with pytest.raises(DamagedPredictionsError, match="no target and no train_counts in it"):
         read(tmp_path / "few.npz")

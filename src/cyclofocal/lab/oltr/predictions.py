@@ -91,12 +91,19 @@ def read(path: Path) -> Predictions:
         DamagedPredictionsError: another format, an array that is missing, or arrays that do not fit.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in ARRAY_NAMES if name in file}
+        with path.open("rb") as content:
+            if not zipfile.is_zipfile(content):
+                raise zipfile.BadZipFile("no zip archive, or cut off")
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as file:
+                found = {name: file[name] for name in ARRAY_NAMES if name in file}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise DamagedPredictionsError(f"{path}: not an .npz file of arrays, or damaged ({error})") from error
+        said = "an array holds Python objects" if "allow_pickle" in str(error) else error
+        raise DamagedPredictionsError(
+            f"{path}: not an .npz file of arrays, or damaged ({said}); give one that a run or numpy.savez wrote"
+        ) from error
     missing = [name for name in ARRAY_NAMES[:3] if name not in found]
     if missing:
         raise DamagedPredictionsError(f"{path}: no {' and no '.join(missing)} in it")
