@@ -1,6 +1,8 @@
 """Classifiers are fitted to the features of a finished run from the command line, and their logits are stored."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from cyclofocal.lab.oltr.stage1 import Stage1Error
 from cyclofocal.lab.oltr.stages import STAGE1
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
+from cyclofocal.lab.training import checkpoint
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.run_folder import RunFolder, identity, run_folder
 from cyclofocal.lab.training.train import train
@@ -94,6 +97,53 @@ def test_a_run_of_a_comparison_is_sent_to_a_command_that_works(tmp_path, monkeyp
     again = ["train", "digits", "--loss", "ce", "--seed", "0", "--set", "epochs=1", "--cpu", "--out", "other"]
     assert CliRunner().invoke(app, again).exit_code == 0
     assert run(tmp_path / "other" / folder.relative_to(tmp_path), "--method", "plain").exit_code == 0
+
+
+def copy_of(folder, tmp_path):
+    """A copy of a run, and its checkpoints, the newest first."""
+    copied = Path(shutil.copytree(folder, tmp_path / "copy"))
+    return copied, checkpoint.checkpoints(copied)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"run": None}, "run is NoneType; it must be a dictionary"),
+        ({"run": []}, "run is list; it must be a dictionary"),
+        ({"model": 3}, "model is int; it must be a dictionary"),
+        ({"model": {}}, "of another model (Error(s) in loading state_dict"),
+        ({"model": {"classifier.weight": torch.zeros(2)}}, "of another model (Error(s) in loading state_dict"),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_checkpoint_of_wrong_content_is_named(part, words, alone, folder, tmp_path):
+    copied, (newest, older) = copy_of(folder, tmp_path)
+    checkpoint.save(copied, 2, checkpoint.load_checkpoint(newest) | part)
+    if alone:
+        older.unlink()
+    with pytest.raises(Stage1Error) as error:
+        features_of(copied, CPU)
+    said = str(error.value)
+    assert said.startswith(f"{newest}: {words}")
+    assert f"{copied / 'record.jsonl'}, and run the same command again" in said
+    assert ("checkpoint is of epoch 1, and that of epoch 2, the last, is missing" in said) == (
+        not alone and "another model" not in words
+    )
+    assert "\n" not in said
+
+
+def test_last_epoch_is_used_though_a_newer_file_is_damaged(folder, tmp_path, capsys):
+    copied, (newest, _) = copy_of(folder, tmp_path)
+    (copied / "checkpoint-00003.pt").write_bytes(newest.read_bytes()[:100])
+    torch.testing.assert_close(features_of(copied, CPU).train, features_of(folder, CPU).train, rtol=0, atol=0)
+    assert "damaged checkpoint, the one before is used" in capsys.readouterr().err
+
+
+def test_a_run_with_a_damaged_record_is_named(folder, tmp_path):
+    copied, _ = copy_of(folder, tmp_path)
+    (copied / "record.jsonl").write_text("{")
+    with pytest.raises(Stage1Error, match=r"record\.jsonl, line 1: not JSON .*; run it again"):
+        features_of(copied, CPU)
 
 
 def test_a_run_on_a_table_is_refused(tmp_path):

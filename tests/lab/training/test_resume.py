@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -286,12 +287,20 @@ def saved(content):
     return payload.getvalue()
 
 
+def changed(**parts):
+    """Content of the second epoch's checkpoint but for some parts."""
+    return CONTENT | {"rows": TWO_ROWS} | parts
+
+
 class Foreign:
     def __reduce__(self):
         return os.system, ("exit 1",)
 
 
 PARTS = ("rows", "seconds", "data", "model", "optimizer", "criterion", "average")
+ROW = {"epoch": 0, "train_loss": 1.5, "clip_norm": None, "seconds": 0.1}
+CONTENT = {name: {} for name in PARTS[3:]} | {"rows": [ROW], "seconds": 0.1, "data": "0123"}
+TWO_ROWS = [ROW, ROW | {"epoch": 1}]
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -305,19 +314,38 @@ PARTS = ("rows", "seconds", "data", "model", "optimizer", "criterion", "average"
         (lambda: b"", "torch cannot read it"),
         (lambda: saved(dict.fromkeys(PARTS[2:], 0)), "no rows and no seconds in it"),
         (lambda: saved([1]), "no average and no criterion and no data"),
+        (lambda: saved(changed(run=None)), "run is NoneType; it must be a dictionary"),
+        (lambda: saved(changed(run=[1])), "run is list; it must be a dictionary"),
+        (lambda: saved(changed(run={1: 2})), "run has a name that is not text"),
+        (lambda: saved(changed(run={"seed": torch.zeros(2)})), "run holds what is neither text nor a finite number"),
+        (lambda: saved(changed(rows=None)), "rows is not a list of dictionaries of finite numbers"),
+        (lambda: saved(changed(rows=["one", "two"])), "rows is not a list of dictionaries of finite numbers"),
+        (lambda: saved(changed(rows=[ROW, ROW | {"train_loss": math.nan}])), "rows is not a list of dictionaries of"),
+        (lambda: saved(changed(rows=3 * TWO_ROWS)), "it has 6 rows; it must have one of each epoch from 0 to 1"),
+        (lambda: saved(changed(rows=[{"epoch": 0}, {"epoch": 1}])), "a row has no seconds"),
+        (lambda: saved(changed(model=3)), "model is int; it must be a dictionary"),
+        (lambda: saved(changed(seconds=math.inf)), "seconds is inf; it must be finite"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_named(make, words, tmp_path):
     """The one before is used."""
     run = RunFolder(tmp_path, identity(RECIPE, CYCLICAL, 3))
-    run.save_epoch(0, dict.fromkeys(PARTS, 0) | {"rows": [{}]})
+    run.save_epoch(0, CONTENT)
     newest = tmp_path / "checkpoint-00001.pt"
     newest.write_bytes(signed(make()))
     content, (error,) = run.resume(PARTS)
-    assert content["rows"] == [{}]
+    assert content["rows"] == [ROW]
     assert str(error).startswith(f"{newest}: ")
     assert words in str(error)
     assert "\n" not in str(error)
+
+
+def test_a_checkpoint_beyond_the_last_epoch_is_not_used(tmp_path):
+    run = RunFolder(tmp_path, identity(RECIPE, CYCLICAL, 3))
+    checkpoint.save(tmp_path, 14, CONTENT | {"rows": [ROW | {"epoch": epoch} for epoch in range(15)]})
+    content, (error,) = run.resume(PARTS)
+    assert content is None
+    assert str(error).endswith("checkpoint-00014.pt: it is of epoch 14; the last epoch of this run is 4")
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, whole, monkeypatch):

@@ -1,7 +1,9 @@
 """The first stage: its network, and its weights at the end, which a second stage or another classifier begins with."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from cyclofocal.lab.oltr.backbone import BottleneckHead
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.weights import load_weights
 from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.training import checkpoint
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.run_folder import (
     DamagedRunError,
@@ -26,6 +29,13 @@ from cyclofocal.lab.training.train_state import initial_model
 
 class Stage1Error(ValueError):
     """No stage 1 to begin with, or another one; the message says which is needed."""
+
+
+class LastWeights(NamedTuple):
+    """Weights at the end of a run, and the checkpoint they are from."""
+
+    path: Path
+    weights: dict[str, Tensor]
 
 
 def stage1_model(recipe: Recipe, classes: int, seed: int) -> nn.Module:
@@ -45,14 +55,24 @@ def stage1_model(recipe: Recipe, classes: int, seed: int) -> nn.Module:
         return BottleneckHead(model, recipe.feature_length, classes)
 
 
-def trained_model(recipe: StageRecipe, classes: int, seed: int, weights: dict[str, Tensor]) -> nn.Module:
-    """The network of stage 1 with the weights that it ended with."""
+def trained_model(recipe: StageRecipe, classes: int, seed: int, last: LastWeights) -> nn.Module:
+    """The network of stage 1 with the weights that it ended with.
+
+    Raises:
+        Stage1Error: they are of another network.
+    """
     model = stage1_model(replace(recipe, pretrained=False, weights_file=""), classes, seed)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(last.weights)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise Stage1Error(
+            f"{last.path}: of another model ({said}); {_remedy(last.path, last.path.with_name('record.jsonl'))}"
+        ) from None
     return model
 
 
-def stage1_weights(job: Job) -> dict[str, Tensor]:
+def stage1_weights(job: Job) -> LastWeights:
     """Weights at the end of the one stage 1 that a stage 2 may begin with.
 
     Args:
@@ -71,7 +91,7 @@ def stage1_weights(job: Job) -> dict[str, Tensor]:
         raise Stage1Error(f"{error}; {needed}") from None
 
 
-def last_weights(folder: Path) -> dict[str, Tensor]:
+def last_weights(folder: Path) -> LastWeights:
     """Weights of a run that has ended: the moving average where there is one.
 
     Raises:
@@ -86,12 +106,26 @@ def last_weights(folder: Path) -> dict[str, Tensor]:
         raise Stage1Error(f"{folder}: this run has not ended; let it end first")
     check_same(run.record_path, identity_of(record), run.identity)
     content, damaged = run.load_latest(("model", "average"))
-    if damaged:
-        raise Stage1Error(f"{damaged[0]}; remove the folder and run it again")
+    if content is None and damaged:
+        raise Stage1Error(f"{damaged[0]}; {_remedy(run.record_path)}")
     if content is None:
         raise Stage1Error(
             f"{folder}: no checkpoint, and so no weights; `cyclofocal compare` leaves none. Run it again by `cyclofocal"
             " train` or `cyclofocal reproduce`, which do, with the same settings and another --out"
         )
+    path = checkpoint.checkpoints(folder)[len(damaged)]
+    if (found := checkpoint.epoch_of(path)) != (last := len(record.epochs) - 1):
+        fault = f"{damaged[0]}; " if damaged else ""
+        raise Stage1Error(
+            f"{fault}{path}: the newest whole checkpoint is of epoch {found}, and that of epoch {last}, the last, is"
+            f" missing; {_remedy(run.record_path)}"
+        )
+    for error in damaged:
+        print(f"damaged checkpoint, the one before is used: {error}", file=sys.stderr)
     average = content["average"]  # of timm, which wraps the model
-    return {name.removeprefix("module."): value for name, value in average.items()} if average else content["model"]
+    values = {name.removeprefix("module."): value for name, value in average.items()} if average else content["model"]
+    return LastWeights(path, values)
+
+
+def _remedy(*files: Path) -> str:
+    return f"remove {' and '.join(map(str, files))}, and run the same command again, which trains the missing epochs"

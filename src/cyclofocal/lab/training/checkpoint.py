@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +76,29 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if names.fullmatch(path.name)), reverse=True)
 
 
-def load_latest(folder: Path, needed: Iterable[str] = ()) -> tuple[dict[str, Any] | None, list[DamagedCheckpointError]]:
+def epoch_of(path: Path) -> int:
+    """Epoch of a checkpoint, from its name."""
+    return int(path.stem.rpartition("-")[2])
+
+
+def load_latest(
+    folder: Path, needed: Iterable[str] = (), fault: Callable[[Path, dict[str, Any]], str] = lambda path, content: ""
+) -> tuple[dict[str, Any] | None, list[DamagedCheckpointError]]:
     """Content of the newest whole checkpoint, None where there is none; and what is wrong with newer ones.
 
     Args:
         folder: of the run.
         needed: names that must be in it.
+        fault: says what is wrong with the content of a file; "" if nothing is.
     """
     damaged: list[DamagedCheckpointError] = []
     for path in checkpoints(folder):
         try:
-            return load_checkpoint(path, needed), damaged
+            content = load_checkpoint(path, needed)
+            if said := fault(path, content):
+                raise DamagedCheckpointError(f"{path}: {said}")
         except DamagedCheckpointError as error:
             damaged.append(error)
+        else:
+            return content, damaged
     return None, damaged

@@ -1,6 +1,7 @@
 """The folder of a run: its identity, its epochs so far, and in the end its record."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,14 @@ FILES = ("run.json", "epochs.jsonl", "record.jsonl")
 
 LEFTOVER = re.compile(r"\.(run\.json|epochs\.jsonl|record\.jsonl|checkpoint-\d+\.pt)-\w+\.tmp")
 """Name of a file that a killed process was writing."""
+
+
+CHECKPOINT_PARTS: dict[str, tuple[tuple[type, ...], str]] = {
+    "seconds": ((int, float), "a number"),
+    "data": ((str,), "text"),
+    **dict.fromkeys(("run", "model", "optimizer", "criterion", "average"), ((dict,), "a dictionary")),
+}
+"""Types of the parts of a checkpoint but its rows, and the same in words."""
 
 
 class RunMismatchError(ValueError):
@@ -214,10 +223,31 @@ class RunFolder:
         Raises:
             RunMismatchError: it is a checkpoint of another run.
         """
-        content, damaged = checkpoint.load_latest(self.folder, needed)
+        needed = {*needed}
+        content, damaged = checkpoint.load_latest(
+            self.folder, needed, lambda path, content: self._fault(path, content, needed)
+        )
         if content is not None and "run" in content:  # older ones do not say whose they are
             check_same(checkpoint.checkpoints(self.folder)[len(damaged)], content["run"], self.identity)
         return content, damaged
+
+    def _fault(self, path: Path, content: dict[str, Any], needed: set[str]) -> str:
+        """Fault of a checkpoint in the parts that are needed, and in its identity; "" if there is none."""
+        for name, (kinds, words) in CHECKPOINT_PARTS.items():
+            if name in content and name in needed | {"run"} and not isinstance(content[name], kinds):
+                return f"{name} is {type(content[name]).__name__}; it must be {words}"
+            if isinstance(content.get(name), dict) and not all(isinstance(key, str) for key in content[name]):
+                return f"{name} has a name that is not text"
+        if "run" in content and not _is_json(content["run"]):
+            return "run holds what is neither text nor a finite number"
+        if "seconds" in needed and not math.isfinite(content["seconds"]):
+            return f"seconds is {content['seconds']}; it must be finite"
+        if "rows" in needed and (said := _rows_fault(content["rows"], checkpoint.epoch_of(path))):
+            return said
+        total, same = _total_epochs(self.identity["recipe"]), content.get("run", self.identity) == self.identity
+        if same and checkpoint.epoch_of(path) >= total:
+            return f"it is of epoch {checkpoint.epoch_of(path)}; the last epoch of this run is {total - 1}"
+        return ""
 
     def resume(
         self, needed: Iterable[str] = ()
@@ -267,6 +297,33 @@ def _total_epochs(recipe: dict[str, Any]) -> int:
     return recipe["epochs"] + recipe.get("cooldown_epochs", 0)
 
 
+def _rows_fault(rows: Any, epoch: int) -> str:
+    """Fault of the rows of a checkpoint after ``epoch``; "" if there is none."""
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        return "rows is not a list of dictionaries of finite numbers"
+    if [row.get("epoch") for row in rows] != list(range(epoch + 1)):
+        return f"it has {len(rows)} rows; it must have one of each epoch from 0 to {epoch}, as its name says"
+    if any(row.get("seconds") is None for row in rows):
+        return "a row has no seconds"
+    return ""
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(
+        isinstance(name, str)
+        and (value is None or type(value) is int or (type(value) is float and math.isfinite(value)))
+        for name, value in row.items()
+    )
+
+
+def _is_json(content: Any) -> bool:
+    try:
+        json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def _line(row: Row) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
@@ -274,7 +331,7 @@ def _line(row: Row) -> str:
 def _differences(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """Describe the differences by their innermost names."""
     said = []
-    for key in sorted(found.keys() | asked.keys()):
+    for key in sorted(found.keys() | asked.keys(), key=str):
         there, here = found.get(key), asked.get(key)
         if isinstance(there, dict) and isinstance(here, dict):
             said += _differences(there, here)

@@ -225,8 +225,9 @@ def resume(state: TrainState, run: RunFolder, data: DataSet) -> tuple[list[Row],
     content = None
     if state.accelerator.is_main_process:
         content, damaged = run.resume(RESUMED)
+        instead = "the one before is used" if content else "the run starts from its first epoch"
         for error in damaged:
-            print(f"damaged checkpoint, the one before is used: {error}", file=sys.stderr)
+            print(f"damaged checkpoint, {instead}: {error}", file=sys.stderr)
     content = from_main(content)
     if content is None:
         return [], 0.0
@@ -237,7 +238,7 @@ def resume(state: TrainState, run: RunFolder, data: DataSet) -> tuple[list[Row],
         )
     try:
         state.load_state_dict(content)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise DamagedRunError(
             f"{run.folder}: its newest checkpoint is of another model or optimiser ({said}); move it out of the folder,"
