@@ -1,16 +1,20 @@
 """Promise: the benchmark measures the losses it names, stores the results, and refuses what it cannot measure."""
 
+import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cyclofocal.lab.bench import candidates as known
 from cyclofocal.lab.bench.measure import Case, measure, peak_bytes
 from cyclofocal.lab.bench.record import append_measurements, measurements, read_measurements
-from cyclofocal.lab.bench.tables import markdown_speed, paste
+from cyclofocal.lab.bench.tables import markdown_speed, paste, shape_table
 from cyclofocal.lab.commands import app
+from cyclofocal.lab.report.table import to_terminal
 
 LOSS = "import torch.nn.functional as F\ndef mine(logits, target):\n    return F.cross_entropy(logits, target)\n"
 
@@ -44,6 +48,17 @@ def test_command_shows_stores_and_draws(command):
     assert records["torch cross_entropy"].ratio == [1.0, 1.0, 1.0]
     assert {"python", "torch", "cyclofocal"} <= set(own.versions)
     assert (folder / "b.png").stat().st_size > 10_000
+
+
+def test_every_number_is_whole_on_a_narrow_terminal(command):
+    folder, _ = command
+    (first, *_) = records = read_measurements(folder / "b.jsonl")
+    ratio = [0.00123, 0.00456, 0.00789]
+    wide = [replace(record, rounds=3, milliseconds=ratio, ratio=ratio) for record in records if not record.skipped]
+    file = io.StringIO()
+    Console(file=file, width=80).print(to_terminal(shape_table(wide), tight=True))
+    assert first.shape_title in file.getvalue()
+    assert file.getvalue().count("0.00456 (0.00123..0.00789) 0.0046 (0.0012..0.0079)") == len(wide)
 
 
 def test_a_page_is_filled_from_the_records(command):

@@ -60,6 +60,20 @@ def test_numbers_stay_whole_on_the_terminal(width):
     assert "71.2 [70.1, 72.4]+" in printed(TABLE, width=width)
 
 
+def test_long_words_are_broken_and_not_cut_on_the_terminal():
+    word = "significantlybetterthanalltheothers"
+    rows = [[TableCell(word), TableCell("71.2 [70.1, 72.4]")]]
+    text = printed(ReportTable("", TABLE.columns, rows), width=35)
+    assert "…" not in text
+    assert "".join(line[:15].strip() for line in text.splitlines()[-3:]).endswith(word[-5:])
+
+
+def test_a_loss_to_find_at_a_glance_has_no_sign():
+    text = printed(ReportTable("", TABLE.columns, [[TableCell("ours", mark="own"), TableCell("0.60", mark="own")]]))
+    assert "0.60" in text
+    assert "+" not in text
+
+
 def test_transposed():
     turned = TABLE.transposed("metric")
     assert [column.heading for column in turned.columns] == ["metric", "a | b", "<i>"]

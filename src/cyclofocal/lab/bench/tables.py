@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from cyclofocal.lab.bench.record import Measurement, Setting
 from cyclofocal.lab.report.documents import fill
+from cyclofocal.lab.report.table import Column, ReportTable, TableCell
 
 MIN_ROUNDS_OF_SPREAD = 3
 """Number of rounds below which quantiles are not shown."""
@@ -17,23 +15,16 @@ REFERENCES = ("torch cross_entropy", "torch cross_entropy, smoothed", "copy of t
 """Losses that an excerpt shows in addition to cyclofocal's; the first is the reference of all ratios."""
 
 
-def shape_table(records: Sequence[Measurement]) -> Table:
+def shape_table(records: Sequence[Measurement]) -> ReportTable:
     """Build the table of one shape, fastest loss first."""
     title = f"{records[0].shape_title}: {records[0].setting}"
-    shown = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    shown.add_column("loss", no_wrap=True)
-    for heading in ("ms (20..80 %)", "x torch", "memory, x logits"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    columns = [Column("loss", "text"), *map(Column, ("ms (20..80 %)", "x torch", "memory, x logits"))]
+    rows = []
     for record in sorted(_measured(records), key=_median):
-        style = "bold green" if record.is_cyclofocal else "bold" if record.loss == REFERENCES[0] else None
-        shown.add_row(
-            record.loss,
-            _spread(record.milliseconds, record.rounds, 3),
-            _spread(record.ratio, record.rounds, 2),
-            _memory([record]),
-            style=style,
-        )
-    return shown
+        mark = "own" if record.is_cyclofocal else "reference" if record.loss == REFERENCES[0] else ""
+        spreads = _spread(record.milliseconds, record.rounds, 3), _spread(record.ratio, record.rounds, 2)
+        rows.append([TableCell(text, mark=mark) for text in (record.loss, *spreads, _memory([record]))])
+    return ReportTable(title, columns, rows)
 
 
 def skipped_losses(records: Sequence[Measurement]) -> list[str]:

@@ -12,12 +12,13 @@ from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
 from cyclofocal.lab.bench.record import Measurement, append_measurements, measurements
 from cyclofocal.lab.bench.tables import shape_table, skipped_losses
 from cyclofocal.lab.commands.options import make_folder, picture_path
+from cyclofocal.lab.commands.output import LOOSE_COLUMNS, table_console
+from cyclofocal.lab.report.table import to_terminal
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 SHAPES = ("384x10", "128x1000", "4096x1000", "512x21843", "1024x100000", "8x19x256x256")
 GPU_SHAPES = ("8192x32000:bfloat16",)
 SECONDS_PER_SHAPE = 10.0
-TABLE_COLUMNS = 100
 
 
 def _dtype(name: str) -> str:
@@ -106,8 +107,7 @@ def bench(
         if file is not None:
             make_folder(file.parent, option)
     heap = _configure_process(warm_heap, threads)
-    console = Console(highlight=False)
-    console.width = max(console.width, TABLE_COLUMNS) if console.is_terminal else TABLE_COLUMNS
+    console = table_console()
     records = []
     for case in cases:
         typer.echo(f"measuring {case.title}, {case.dtype} ...", err=True)
@@ -133,7 +133,7 @@ def _configure_process(warm: bool | None, threads: int | None) -> str:
 
 
 def _show(console: Console, records: list[Measurement]) -> None:
-    console.print(shape_table(records))
+    console.print(to_terminal(shape_table(records), tight=console.width < LOOSE_COLUMNS))
     for line in skipped_losses(records):
         console.print(line, style="dim", markup=False, soft_wrap=not console.is_terminal)
     console.print()

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 
 from cyclofocal.lab.commands.evaluate import definition, format_metric
 from cyclofocal.lab.commands.options import Root, check_choice
 from cyclofocal.lab.commands.output import one_line_errors, table_console
 from cyclofocal.lab.oltr.evaluation import Evaluation, shown
 from cyclofocal.lab.oltr.methods import METHODS
+from cyclofocal.lab.report.table import Column, ReportTable, TableCell, to_terminal
 
 SHOWN = {
     **{"many": "many, %", "medium": "medium, %", "few": "few, %", "accuracy": "all, %"},
@@ -71,13 +69,11 @@ def decoupled(
 def _show(title: str, evaluations: Sequence[Evaluation]) -> None:
     console = table_console()
     metrics = {metric.key: metric for metric in shown() if metric.key in evaluations[0].numbers}
-    view = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=escape(title))
-    view.title_style, view.title_justify = "bold", "left"
-    view.add_column("classifier", no_wrap=True)
     chosen = [key for key in SHOWN if key in metrics]
-    for key in chosen:
-        view.add_column(SHOWN[key], justify="right", no_wrap=True)
-    for evaluation in evaluations:
-        view.add_row(evaluation.title, *(format_metric(evaluation.numbers[key], metrics[key]) for key in chosen))
-    console.print(view)
+    columns = [Column("classifier", "text"), *(Column(SHOWN[key]) for key in chosen)]
+    rows = [
+        [TableCell(e.title), *(TableCell(format_metric(e.numbers[key], metrics[key])) for key in chosen)]
+        for e in evaluations
+    ]
+    console.print(to_terminal(ReportTable(title, columns, rows), tight=True))
     console.print(definition(evaluations[0]), style="dim", markup=False)

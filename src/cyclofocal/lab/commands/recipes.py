@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from cyclofocal.lab.commands.output import table_console
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.catalogue import RECIPES
@@ -16,9 +16,6 @@ LIST_COLUMNS = 200
 
 def recipes() -> None:
     """List every recipe: data set, model, cost, command, and the expected result or "not yet run"."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LIST_COLUMNS
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in ("recipe", "data set", "model", "cost", "command", "expected"):
         shown.add_column(heading, no_wrap=heading == "recipe", overflow="fold")
@@ -29,4 +26,4 @@ def recipes() -> None:
         title = recipe.title.replace(", stage 1", ", two stages")
         command = found.facts.command or f"cyclofocal reproduce {name}"
         shown.add_row(name, title, recipe.model, found.facts.cost, command, found.facts.expected)
-    console.print(shown, markup=False)
+    table_console(LIST_COLUMNS).print(shown, markup=False)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import rich.table
 
-MARK_STYLES = {"better": "bold green", "worse": "bold red", "": ""}
+MARK_STYLES = {"better": "bold green", "worse": "bold red", "own": "bold green", "reference": "bold", "": ""}
 WORD_WIDTH = 13  # characters of "significantly"; longer words of a text may be broken
 HEADING_WIDTH = 10  # characters; shorter headings of numbers are not wrapped
-MARK_SIGNS = {"better": "+", "worse": "-", "": ""}
+MARK_SIGNS = {"better": "+", "worse": "-"}
 
 TEX = str.maketrans(
     {c: rf"\{c}" for c in "#$%&_{}"}
@@ -39,7 +39,8 @@ class TableCell:
         text: main text.
         detail: an interval or a difference, after the text or below it.
         key: number that the cell is sorted by.
-        mark: "better" or "worse" for a significant difference, which numbers show by a sign, bold type or a triangle.
+        mark: "better" or "worse" for a significant difference, which numbers show by a sign, bold type or a triangle;
+            "own" or "reference" for a loss to find at a glance, by bold type alone.
         link: address on the page.
     """
 
@@ -108,7 +109,7 @@ def to_terminal(*tables: ReportTable, title: str = "", details: bool = True, tig
 
 def _terminal_texts(row: Sequence[TableCell], columns: Sequence[Column], details: bool) -> list[str]:
     return [
-        (cell.full_text if details else cell.text) + (MARK_SIGNS[cell.mark] if column.kind == "number" else "")
+        (cell.full_text if details else cell.text) + (MARK_SIGNS.get(cell.mark, "") if column.kind == "number" else "")
         for cell, column in zip(row, columns, strict=True)
     ]
 
@@ -119,7 +120,7 @@ def _add_column(shown: "rich.table.Table", column: Column, cells: Sequence[str])
 
     if column.kind == "text":
         longest_word = max((len(word) for cell in cells for word in cell.split()), default=1)
-        shown.add_column(escape(column.heading), min_width=min(longest_word, WORD_WIDTH))
+        shown.add_column(escape(column.heading), min_width=min(longest_word, WORD_WIDTH), overflow="fold")
         return
     width = max(HEADING_WIDTH, *map(len, (*column.heading.split(), *cells)))
     heading = textwrap.fill(column.heading, width, break_on_hyphens=False)
