@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclofocal.arguments import check_at_least
+
 Indices = NDArray[np.intp]
 
 
@@ -25,10 +27,8 @@ def exponential_counts(head_images: int, imbalance: float, classes: int) -> tupl
 
     Reference: Cao et al., *Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss*, NeurIPS 2019.
     """
-    if classes < 2:
-        raise ValueError(f"classes is {classes}; a long tail needs at least 2")
-    if imbalance < 1:
-        raise ValueError(f"imbalance is {imbalance}; it must be at least 1 (1: balanced)")
+    check_at_least("classes", classes, 2)
+    check_at_least("imbalance", imbalance, remedy=" (1: balanced)")
     counts = tuple(int(head_images * (1 / imbalance) ** (c / (classes - 1))) for c in range(classes))
     if counts[-1] < 1:
         raise ValueError(

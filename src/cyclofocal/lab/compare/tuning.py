@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.compare.grid import run_job
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -115,8 +116,7 @@ def check_tuning(recipe: Recipe, loss: LossSettings, root: Path) -> None:
     """
     if find_spec("optuna") is None:
         raise ModuleNotFoundError("tuning needs optuna. From a clone: pip install '.[tuning]'")
-    if loss.trials < 1:
-        raise ValueError(f"trials is {loss.trials}; it must be at least 1 to tune {loss.title}")
+    check_at_least("trials", loss.trials, remedy=f" to tune {loss.title}")
     start, space = _start(loss), search_space(loss)
     for name, (least, greatest) in space.items():
         if not least <= start[name] <= greatest:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.data.dataset import Samples, StoredReader
 from cyclofocal.lab.messages import MissingImageError, UnreadableImageError, preview
 
@@ -118,8 +119,7 @@ def check_images(images: Samples, workers: int = 1) -> CheckReport:
     Raises:
         ValueError: ``workers`` is below 1, or there is no image.
     """
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; it must be at least 1")
+    check_at_least("workers", workers)
     if not len(images):
         raise ValueError(f"{images.title} has no image to check")
     with ThreadPoolExecutor(workers) as pool:

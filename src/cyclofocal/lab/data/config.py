@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.data import subsets
 
 PREFIXES = ("torch/", "hfds/", "tfds/")
@@ -110,8 +111,8 @@ class PublishedData(ImageData):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.source == "digits":
-            if self.subset == "long-tailed" and self.head_images < 1:
-                raise ValueError(f"head_images is {self.head_images}; the long-tailed digits need at least 1")
+            if self.subset == "long-tailed":
+                check_at_least("head_images", self.head_images, remedy=" for the long-tailed digits")
         elif self.test_per_class:
             raise ValueError(
                 f"test_per_class is {self.test_per_class}, but only digits have their test set drawn; it must be 0"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
 from cyclofocal.lab.longtail import draw_per_class
 
@@ -27,8 +28,7 @@ def read_digits(test_per_class: int, rng: np.random.Generator) -> DataSet:
     Raises:
         ValueError: ``test_per_class`` is below 1, or more than the smallest class can give.
     """
-    if test_per_class < 1:
-        raise ValueError(f"test_per_class is {test_per_class}; digits have no test set, so it must be at least 1")
+    check_at_least("test_per_class", test_per_class, remedy=", because digits have no test set")
     images = all_digits()
     test = draw_per_class(images.labels, [test_per_class] * len(DIGIT_CLASSES), rng)
     rest = np.setdiff1d(np.arange(len(images)), test)

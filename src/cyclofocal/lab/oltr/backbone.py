@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.training.models import SmallResNet
 
 POOLING = 2
@@ -30,8 +31,7 @@ class BottleneckHead(nn.Module):
         network: Any = model
         if not hasattr(network, "reset_classifier"):
             raise ValueError(f"feature_length is {length}, but {type(model).__name__} has its own; it must be 0")
-        if length < 1:
-            raise ValueError(f"length is {length}; it must be at least 1")
+        check_at_least("length", length)
         network.reset_classifier(0)
         self.body = network
         self.narrow = nn.Sequential(nn.Linear(network.num_features, length), nn.ReLU())

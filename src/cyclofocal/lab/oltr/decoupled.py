@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.messages import preview
 from cyclofocal.lab.oltr.sampler import CLASS_AWARE, class_aware_batches
 from cyclofocal.lab.training import rng
@@ -46,9 +47,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.sampling not in ("class-aware", "plain"):
             raise ValueError(f"sampling is {self.sampling!r}; it must be 'class-aware' or 'plain'")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_at_least("epochs", self.epochs)
+        check_at_least("batch_size", self.batch_size)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be greater than 0")
 
@@ -249,8 +249,7 @@ def _check(features: Tensor, labels: Tensor, classes: int) -> None:
 
 def _log_prior(counts: Sequence[int], tau: float) -> Tensor:
     """tau * log(pi), in float64."""
-    if not tau >= 0:
-        raise ValueError(f"tau is {tau}; it must be at least 0")
+    check_at_least("tau", tau, 0)
     images = torch.tensor(counts, dtype=torch.float64)
     if not (images > 0).all():
         raise ValueError(f"class {int(images.argmin())} has {int(images.min())} training images; it has no prior")

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.messages import preview
 from cyclofocal.lab.training import rng
 
@@ -38,9 +39,8 @@ def class_aware_batches(
         >>> sorted(batch.tolist())[-8:]
         [10, 10, 10, 10, 11, 11, 11, 11]
     """
-    for name, value in (("batch_size", batch_size), ("per_class", per_class)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    check_at_least("batch_size", batch_size)
+    check_at_least("per_class", per_class)
     members, count = _members(labels), len(labels)
     with rng.seeded(seed, CLASS_AWARE, epoch):
         turns = _cycled(torch.arange(len(members)), -(-count // per_class))
