@@ -70,6 +70,7 @@ def bench(
             help=f"Shape of the logits, such as 128x1000; repeatable. Default: {', '.join(SHAPES)}.", callback=_shapes
         ),
     ] = None,
+    *,
     dtype: Annotated[str, typer.Option(help=f"Dtype of the logits: {', '.join(DTYPES)}.", callback=_dtype)] = "float32",
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; default: cuda if available.", callback=_device)

@@ -68,6 +68,7 @@ def compare(
             help="Names from `cyclofocal recipes`, tables (.csv, .parquet), image folders, keel:NAME or keel:all.",
         ),
     ],
+    *,
     losses: Annotated[
         str,
         typer.Option(

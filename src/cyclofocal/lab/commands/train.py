@@ -48,6 +48,7 @@ Trackers = Annotated[
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="Name from `cyclofocal recipes`.", callback=experiment_name)],
+    *,
     loss: Annotated[
         str,
         typer.Option(
@@ -98,6 +99,7 @@ def train_model(
     name: Annotated[
         str | None, typer.Argument(help="Name from `cyclofocal recipes`; omit it with --data.", callback=recipe_name)
     ] = None,
+    *,
     data: Annotated[
         str | None,
         typer.Option(
