@@ -47,16 +47,7 @@ def imagenet_lt() -> TwoStages:
         milestones=(10, 20),
         **_PUBLISHED,
     )
-    second = replace(
-        first,
-        name="imagenet-lt-2",
-        title="ImageNet-LT, stage 2",
-        stage=2,
-        epochs=60,
-        milestones=(20, 40),
-        features_lr_scale=0.1,
-        centroids_lr_scale=2.0,
-    )
+    second = _second(first, epochs=60, milestones=(20, 40), features_lr_scale=0.1, centroids_lr_scale=2.0)
     return TwoStages(
         first,
         second,
@@ -87,15 +78,7 @@ def places_lt() -> TwoStages:
         features_lr_scale=0.01,
         **_PUBLISHED,
     )
-    second = replace(
-        first,
-        name="places-lt-2",
-        title="Places-LT, stage 2",
-        stage=2,
-        learning_rate=0.01,
-        frozen=True,
-        centroids_lr_scale=20.0,
-    )
+    second = _second(first, learning_rate=0.01, frozen=True, centroids_lr_scale=20.0)
     return TwoStages(
         first,
         second,
@@ -136,14 +119,7 @@ def fashion_mnist_open() -> TwoStages:
         crop_padding=1,
         channels_last=True,
     )
-    second = replace(
-        first,
-        name="fashion-mnist-open-2",
-        title="fashion-mnist, long-tailed, open set, stage 2",
-        stage=2,
-        features_lr_scale=0.1,
-        centroids_lr_scale=2.0,
-    )
+    second = _second(first, features_lr_scale=0.1, centroids_lr_scale=2.0)
     return TwoStages(
         first,
         second,
@@ -171,16 +147,7 @@ def own_lt() -> TwoStages:
         **(_PUBLISHED | {"schedule": "cosine"}),
         warmup_epochs=5,
     )
-    second = replace(
-        first,
-        name="own-lt-2",
-        title="own images, stage 2",
-        stage=2,
-        epochs=30,
-        warmup_epochs=0,
-        features_lr_scale=0.1,
-        centroids_lr_scale=2.0,
-    )
+    second = _second(first, epochs=30, warmup_epochs=0, features_lr_scale=0.1, centroids_lr_scale=2.0)
     return TwoStages(
         first,
         second,
@@ -188,6 +155,12 @@ def own_lt() -> TwoStages:
         facts=Facts(expected="depends on the data"),
         custom_images=True,
     )
+
+
+def _second(first: StageRecipe, **settings: Any) -> StageRecipe:
+    """Stage 2 of the same experiment; ``settings`` are those in which it differs from stage 1."""
+    name, title = (text.removesuffix("1") + "2" for text in (first.name, first.title))
+    return replace(first, name=name, title=title, stage=2, **settings)
 
 
 def _lists(folder: str, name: str) -> ListData:
