@@ -73,6 +73,13 @@ def test_markdown_tables_are_rectangular_with_verdicts():
         assert words in text
 
 
+def test_markdown_has_a_line_for_the_encoding_of_each_column():
+    encoded = [replace(r, columns={"age <years>": "number", "town": f"{3 + r.seed} categories"}) for r in grid(2)]
+    listed = "**How each column was encoded**\n\n* age &lt;years>: number\n* town: 3 categories; 4 categories\n\n"
+    assert listed in markdown_report([summarise(encoded)])
+    assert "How each column" not in markdown_report([summarise(list(grid(2)))])
+
+
 def test_names_of_classes_are_neither_tags_nor_commands():
     odd = [replace(r, classes=["<severe> & |", "50 %_x", "~^"]) for r in grid(2)]
     text = markdown_report([summarise(odd)])

@@ -134,6 +134,16 @@ def test_settings_can_be_copied_and_numbers_have_minus_signs():
     assert 'data-key=""' in text  # a missing value, which stays last
 
 
+def test_the_encoding_of_columns_is_shown_if_there_is_any():
+    encoded = [replace(r, columns={"age <years>": "number", "town": f"{3 + r.seed} categories"}) for r in grid(2)]
+    text = made(encoded)
+    (details,) = re.findall(r"<details[^>]*><summary><h3>How each column.*?</details>", text, re.DOTALL)
+    assert not re.match(r"<details[^>]* open", details)
+    for words in ("age &lt;years&gt;", ">number<", ">3 categories; 4 categories<"):
+        assert words in details
+    assert "How each column" not in ONE
+
+
 def test_titles_are_escaped():
     evil = [replace(r, recipe={**r.recipe, "title": "<script>alert(1)</script>"}) for r in grid(2)]
     assert "<script>alert" not in made(evil)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cyclofocal.lab.report.findings import NOT_RANKED, conclusions, explanations, ranking_conclusions
 from cyclofocal.lab.report.ranking import Ranking
-from cyclofocal.lab.report.result_tables import class_table, long_table, rank_table, result_tables
+from cyclofocal.lab.report.result_tables import class_table, column_encoding, long_table, rank_table, result_tables
 from cyclofocal.lab.report.summary import Summary
 from cyclofocal.lab.report.table import escape_markdown, to_csv, to_latex, to_markdown
 
@@ -20,6 +20,10 @@ def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None
         parts += [f"## {summary.experiment.title}", verdicts_markdown(summary)]
         tables = [*result_tables(summary), class_table(summary)]
         parts += [f"**{entry.title}**\n\n{to_markdown(entry)}" for entry in tables if entry.rows]
+        encoding = column_encoding(summary)
+        if encoding.rows:
+            lines = [f"{name.text}: {how.text}" for name, how in encoding.rows]
+            parts.append(f"**{encoding.title}**\n\n{_list(lines)}")
         parts.append(_list(explanations(summary)))
     return "\n\n".join(parts) + "\n"
 

@@ -10,6 +10,7 @@ from cyclofocal.lab.report.findings import NOT_RANKED, conclusions, explanations
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.result_tables import (
     class_table,
+    column_encoding,
     commands,
     environment,
     loss_settings,
@@ -88,6 +89,7 @@ def _experiment(summary: Summary) -> dict[str, Any]:
             if any(run.reliability for run in summary.experiment.runs[name])
         ],
         "classes": class_table(summary),
+        "columns": column_encoding(summary),
         "explanations": explanations(summary),
         "losses": loss_settings(summary),
         "recipe": recipe_settings(summary),

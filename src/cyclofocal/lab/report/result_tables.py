@@ -165,6 +165,14 @@ def environment(summary: Summary) -> ReportTable:
     return _pairs("Hardware and software", "part", found)
 
 
+def column_encoding(summary: Summary) -> ReportTable:
+    """Encodings of each column of a table, several where the runs differ; no rows for images and old records."""
+    runs = _all_runs(summary)
+    names = dict.fromkeys(name for run in runs for name in run.columns)
+    found = {name: dict.fromkeys(run.columns[name] for run in runs if name in run.columns) for name in names}
+    return _pairs("How each column was encoded", "column", {name: "; ".join(how) for name, how in found.items()})
+
+
 def commands(summary: Summary) -> list[str]:
     """Commands that made the runs."""
     return list(dict.fromkeys(run.command for run in _all_runs(summary) if run.command))
