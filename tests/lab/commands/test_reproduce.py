@@ -237,6 +237,7 @@ def test_bad_arguments_are_refused_before_any_work(lab, tmp_path, arguments, wor
     [
         ["compare", "digits"],
         ["train", "--data", "digits"],
+        ["train", "digits"],
         ["train", "digits", "--set", "source=digits"],
         ["reproduce", "own-lt", "--set", "source=digits"],
         ["reproduce", "own-lt", "--set", "1:source=digits"],
@@ -250,6 +251,15 @@ def test_a_name_that_a_folder_of_images_has_too_is_refused(lab, tmp_path, argume
     assert "'digits' is a name that cyclofocal knows" in err
     assert "give ./digits for these images" in err
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+@pytest.mark.parametrize("target", ["loop", "nowhere"])
+def test_a_link_that_leads_nowhere_is_called_so(lab, tmp_path, target):
+    (tmp_path / "loop").symlink_to(target)
+    code, _, err = lab("compare", "loop")
+    assert code == 2
+    assert "loop: a link that leads to no file or folder" in err
+    assert "Did you mean" not in err
 
 
 def test_names_with_one_meaning_are_not_refused(tmp_path, monkeypatch):

@@ -221,6 +221,19 @@ def test_nothing_is_passed_over_but_hidden_files(tmp_path):
         load(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("link", "target"), [("cat/self", "."), ("cat/deep/up", "../.."), ("cat/dogs", "../dog"), ("whole", ".")]
+)
+def test_a_link_to_a_folder_around_it_is_refused(tmp_path, link, target):
+    write_folder(tmp_path, {"cat": 2, "cat/deep": 1, "dog": 2})
+    (tmp_path / link).symlink_to(target)
+    if link == "cat/dogs":
+        assert load(str(tmp_path), test_fraction=0.5).counts == (3, 1)
+        (tmp_path / "dog" / "cats").symlink_to("../cat")
+    with pytest.raises(ValueError, match=rf"{tmp_path}/\S+: a link to a folder that it lies in, {tmp_path}\S*; remove"):
+        load(str(tmp_path), test_fraction=0.5)
+
+
 def test_images_outside_of_class_folders_are_refused(tmp_path):
     picture(0).save(_tree(tmp_path) / "train" / "lost.png")
     with pytest.raises(ValueError, match=r"1 images lie outside of the class folders: lost\.png"):

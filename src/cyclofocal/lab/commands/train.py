@@ -127,8 +127,7 @@ def train_model(
     if (name is None) == (data is None):
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="NAME")
     options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
-    if data is not None:
-        check_source(data, "--data", root)
+    check_source(data or name or "", "--data" if data else "NAME", root)
     recipe = _recipe_of(data, settings or []) if data is not None else RECIPES[name or ""]()
     recipe = apply_settings(recipe, settings)
     if model is not None:

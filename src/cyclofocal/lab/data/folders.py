@@ -167,16 +167,26 @@ def read_split(folder: Path, classes: tuple[str, ...]) -> Samples:
 
 
 def _walk(folder: Path, name: str) -> list[str]:
-    """List relative paths of all files below a class folder, in torchvision's order."""
+    """List relative paths of all files below a class folder, in torchvision's order; refuse a link that loops."""
     places = []
     for place, folders, names in os.walk(folder / name, followlinks=True):
         folders[:] = [sub for sub in folders if not sub.startswith(".")]  # os.walk does not enter the others
+        for sub in folders:
+            _check_no_loop(folder / name, Path(place, sub))
         places.append((place, names))
     found = []
     for place, names in sorted(places):
         below = os.path.relpath(place, folder)
         found += [f"{below}/{file}" for file in sorted(names) if not file.startswith(".")]
     return found
+
+
+def _check_no_loop(top: Path, below: Path) -> None:
+    """Refuse a link to a folder that it lies in, also by way of other links since ``top``."""
+    if below.is_symlink():
+        above = [place for place in below.parents if place.is_relative_to(top)]
+        if any(place.resolve().is_relative_to(below.resolve()) for place in above):
+            raise ValueError(f"{below}: a link to a folder that it lies in, {below.resolve()}; remove the link")
 
 
 def _is_image(name: str) -> bool:

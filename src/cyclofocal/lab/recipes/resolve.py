@@ -45,6 +45,8 @@ def resolve_recipes(name: str, target: str = "") -> list[Recipe]:
         raise ValueError(f"target is {target!r}, but {name} is no table, which ends in {' or '.join(SUFFIXES)}")
     if Path(name).expanduser().exists() or name.startswith((*PREFIXES, SHARDS, "path:")):
         return [image_recipe(name)]
+    if Path(name).expanduser().is_symlink():
+        raise MissingDataError(f"{name}: a link that leads to no file or folder; correct or remove it")
     raise _unknown(name)
 
 
