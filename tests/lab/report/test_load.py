@@ -40,6 +40,20 @@ def test_folders_are_searched_for_records_alone(tmp_path):
     assert said == []
 
 
+def test_the_record_of_another_run_is_named_and_left_out(tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        record = replace(RECORDS[0], seed=1)
+        write_record(record, tmp_path / name / "record.jsonl")
+        (tmp_path / name / "run.json").write_text(json.dumps({"recipe": record.recipe, "seed": seed}))
+    records, (said,) = read_runs([tmp_path])
+    assert len(records) == 1
+    path = tmp_path / "a" / "record.jsonl"
+    assert (
+        said
+        == f"{path} is of another run than the run.json next to it (seed: 1 in the record, 0 in run.json); left out."
+    )
+
+
 def test_unfinished_and_tuning_runs_are_counted(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "run.json").write_text("{}")

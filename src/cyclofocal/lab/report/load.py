@@ -1,5 +1,6 @@
 """Load records from files and folders; report damaged and unfinished ones."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
             continue
         found, damaged = _read(file)
         said += damaged
+        if file.name == "record.jsonl" and found and (difference := _difference(file, found[0])):
+            said.append(f"{file} is of another run than the {OF_A_RUN} next to it ({difference}); left out.")
+            continue
         trials += sum(not record.metrics for record in found)
         records += [record for record in found if record.metrics]
     if unfinished:
@@ -37,6 +41,19 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
     if trials:
         said.append(f"{_runs(trials)} for tuning and never touched the test set: left out.")
     return records, said
+
+
+def _difference(file: Path, record: RunRecord) -> str:
+    """First difference between a record and the run.json of its folder; "" if there is none, or no such file."""
+    try:
+        run = json.loads((file.parent / OF_A_RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    if not isinstance(run, dict):
+        return ""
+    if run.get("seed", record.seed) != record.seed:
+        return f"seed: {record.seed} in the record, {run['seed']} in run.json"
+    return "another recipe" if run.get("recipe", record.recipe) != record.recipe else ""
 
 
 def _runs(count: int) -> str:
