@@ -25,7 +25,7 @@ class RunOptions:
         progress: show a bar, or lines where there is no terminal.
         trackers: names that Accelerate knows, such as "tensorboard"; they write into the job's folder.
         command: command line, for the record.
-        checkpoint_seconds: see :class:`~cyclofocal.lab.training.run_folder.RunFolder`; 0 saves a checkpoint of every epoch.
+        checkpoint_seconds: see :class:`~cyclofocal.lab.training.run_folder.RunFolder`; 0 saves one every epoch.
         primary_metric: metric for the verdicts, for the record.
     """
 
