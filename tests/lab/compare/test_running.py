@@ -160,7 +160,9 @@ def test_finished_job_is_shared_with_other_commands(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    return train(Job(RECIPE, CYCLICAL, 1, options=RunOptions(cpu=True)))
+    """Record of a run on one thread, as jobs run: the number of threads changes the last digits."""
+    (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path_factory.mktemp("record"))
+    return run_job(job, ONE_CORE)
 
 
 @pytest.mark.parametrize(
