@@ -88,7 +88,7 @@ def test_failed_run_is_reported_others_finish(tmp_path):
 
 @pytest.fixture
 def deadly(tmp_path, monkeypatch):
-    """Makes the process of a seed be killed at each of its first so many attempts, which are returned as a file."""
+    """Kill the process of a seed at each of its first attempts; return the file that counts them."""
     attempts = tmp_path / "attempts"
     monkeypatch.setattr(local, "_start_method", lambda resources: "fork")  # so that processes have the patch below
     monkeypatch.setattr(local, "RESTART_METHOD", "fork")

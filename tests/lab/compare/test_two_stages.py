@@ -72,7 +72,7 @@ def whole(tmp_path_factory):
 
 
 def start(folder, *command, steps=0):
-    """A process of the command, killed at so many steps of the optimizer."""
+    """Run the command in a process that is killed after a number of optimizer steps."""
     command = ["cyclofocal", *command[:1], "fashion-mnist-open", *command[1:], "--out", str(folder)]
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
     code = SCRIPT.format(paths=paths, steps=steps, command=command)

@@ -62,7 +62,7 @@ class Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the numbers, as ``run.json`` has it."""
+        """Identity of the run as in ``run.json``: everything that determines its numbers."""
         found = identity(self.recipe, self.loss, self.seed)
         return found if self.test else found | {"test": False}
 

@@ -67,7 +67,7 @@ def run_folder(root: Path, recipe: Recipe, loss: LossSettings, seed: int) -> Pat
 
 
 def identity(recipe: Recipe, loss: LossSettings, seed: int) -> dict[str, Any]:
-    """All that decides the numbers of a run, as JSON has it."""
+    """Identity of a run as JSON: everything that determines its numbers."""
     content = {"recipe": recipe.flat(), "loss": asdict(loss), "seed": seed, "versions": _versions()}
     return json.loads(json.dumps(content))
 
@@ -128,7 +128,7 @@ def check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None
 
 
 def refuse_obstacle(path: Path) -> None:
-    """Refuse a folder, or a link that leads nowhere, in the place of a file of a run.
+    """Refuse a path of a run's file that is a folder or a broken link.
 
     Raises:
         DamagedRunError: says what lies there.
@@ -140,7 +140,7 @@ def refuse_obstacle(path: Path) -> None:
 
 
 def check_folder(folder: Path, asked: dict[str, Any]) -> bool:
-    """Refuse a folder of another run, or with something else in the place of its files; True if it holds this run.
+    """Refuse a folder of another run, or whose paths are not files; return True if it holds this run.
 
     Raises:
         RunMismatchError: says in what the runs differ.
@@ -168,7 +168,7 @@ def lock_run(folder: Path, wait: bool = True) -> Iterator[bool]:
         wait: for another process to release it; else yield False at once.
 
     Raises:
-        DamagedRunError: something else lies in the place of the lock.
+        DamagedRunError: the path of the lock is no file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     refuse_obstacle(folder / "lock")

@@ -266,7 +266,7 @@ def with_data_digest(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
 
 
 def _open_folder(job: Job, task: Task, accelerator: "Accelerator") -> RunFolder | None:
-    """The job's folder, with nothing in the place of its files."""
+    """Open the folder of a job, after checking the paths of its files."""
     if job.folder is None:
         return None
     last = job.recipe.total_epochs - 1 if task.keeps_weights else None
