@@ -64,12 +64,7 @@ train(Job(RECIPE, CYCLICAL, 3, Path({folder!r}), RunOptions(cpu=True)))
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
