@@ -12,6 +12,7 @@ ORDER = [  # a module may import from rooms above its own line only
     "arguments",
     "equation",
     "schedules",
+    "imbalance",
     "clock",
     "kernels",
     "functional",

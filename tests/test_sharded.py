@@ -45,6 +45,8 @@ CASES: dict[str, dict] = {
     "DTensor, none": {"placed": 1, "reduction": "none"},
     "DTensor, an empty shard": {"placed": 1, "classes": 5, "target": [0, 4, 3, 2, 2, 1], "label_smoothing": 0.1},
     "DTensor, two-dimensional mesh": {"placed": 2, "label_smoothing": 0.1},
+    "offset": {"logit_offset": torch.linspace(-5, 2, CLASSES), "label_smoothing": 0.1},
+    "offset, DTensor": {"logit_offset": torch.linspace(-5, 2, CLASSES), "placed": 1, "weighted": True},
     "bfloat16": {"dtype": torch.bfloat16, "label_smoothing": 0.1},
 }
 REFUSED: dict[str, dict] = {
@@ -52,6 +54,7 @@ REFUSED: dict[str, dict] = {
     r"TypeError: target has dtype torch.float32; sharded logits take class indices": {"target": [0.5] * ROWS},
     r"ValueError: target has shape (5,)": {"target": [0] * 5},
     r"ValueError: class_weight has shape (13,); it must be (5,)": {"weighted": True, "classes": 5, "placed": 1},
+    r"ValueError: logit_offset has shape (4,); it must be (13,)": {"logit_offset": torch.zeros(4)},
     r"ValueError: shard_sizes is [13]; for": {"sizes": [13]},
     r"ValueError: eta is 2.0": {"eta": 2.0},
     r"ValueError: logits is a DTensor, which knows its group": {"placed": 1, "sizes": True},
@@ -73,7 +76,7 @@ def inputs(case, dtype):
 
 
 def settings(case):
-    own = ("eta", "gamma_pos", "gamma_neg", "gamma_hc", "ignore_index", "reduction", "label_smoothing")
+    own = ("eta", "gamma_pos", "gamma_neg", "gamma_hc", "ignore_index", "reduction", "label_smoothing", "logit_offset")
     return {"eta": 0.4} | {name: case[name] for name in own if name in case}
 
 

@@ -1,6 +1,7 @@
 """Cyclical focal loss for PyTorch."""
 
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
+from cyclofocal.imbalance import adjust_logits, class_counts, class_weights, log_prior
 from cyclofocal.linear import linear_cyclical_focal_loss
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 from cyclofocal.sharded import sharded_cyclical_focal_loss
@@ -10,8 +11,12 @@ __version__ = "0.1.0"
 __all__ = [
     "BinaryCyclicalFocalLoss",
     "CyclicalFocalLoss",
+    "adjust_logits",
     "binary_cyclical_focal_loss",
+    "class_counts",
+    "class_weights",
     "cyclical_focal_loss",
     "linear_cyclical_focal_loss",
+    "log_prior",
     "sharded_cyclical_focal_loss",
 ]

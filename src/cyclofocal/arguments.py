@@ -255,6 +255,32 @@ def check_class_weight(name: str, weight: Tensor | None, classes: int) -> None:
         raise ValueError(f"{name} has shape {tuple(weight.shape)}; it must be ({classes},), one per class")
 
 
+def add_offset(logits: Tensor, offset: Tensor, class_dim: int) -> Tensor:
+    """Add one number per class to the logits, in the dtype of the loss, after checking it."""
+    check_logits_dtype("logits", logits)
+    _check_floating("logit_offset", offset)
+    _check_device(logits, logit_offset=offset)
+    if logits.dim() == 0 or offset.shape != (logits.shape[class_dim],):
+        raise ValueError(
+            f"logit_offset has shape {tuple(offset.shape)}; for logits of shape {tuple(logits.shape)} it must hold one"
+            f" number for each class, dimension {class_dim}"
+        )
+    dtype = compute_dtype(logits.dtype)
+    after = logits.dim() - 1 - class_dim % logits.dim()
+    return logits.to(dtype) + offset.to(dtype).view((-1,) + (1,) * after)
+
+
+def check_sample_weight(sample_weight: Tensor, device: torch.device, shape: tuple[int, ...]) -> Tensor:
+    """Return the weight of every element of an unreduced loss of this shape; refuse what is not one per sample."""
+    _check_floating("sample_weight", sample_weight)
+    if sample_weight.device != device:
+        raise ValueError(f"sample_weight is on {sample_weight.device}, logits on {device}; move them to one device")
+    if sample_weight.shape not in (shape, shape[:1]):
+        both = " or ".join(dict.fromkeys((str(tuple(shape[:1])), str(tuple(shape)))))
+        raise ValueError(f"sample_weight has shape {tuple(sample_weight.shape)}; it must be {both}")
+    return sample_weight.view(sample_weight.shape + (1,) * (len(shape) - sample_weight.dim())).expand(shape)
+
+
 def _check_broadcast(name: str, weight: Tensor | None, logits: Tensor) -> None:
     if weight is None:
         return

@@ -1,10 +1,9 @@
 """Clock of a loss module: the progress of training, and the eta that follows from it."""
 
-import copy
 import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +12,10 @@ from torch import Tensor, nn
 from cyclofocal.arguments import can_read, check_at_least, is_transformed
 from cyclofocal.schedules import cyclical_eta
 
-CLOCK = ("step", "progress", "eta", "last_eta")
+CLOCK = ("step", "progress", "eta", "last_eta", "last_progress")
+FLOAT32 = (*CLOCK, "logit_offset")
+"""Buffers of a loss that a change of the module's dtype leaves as they are."""
+
 STALE_STEPS = 100
 """Training steps without any progress set, after which the loss warns."""
 
@@ -29,8 +31,8 @@ class _Past:
     """Training forwards, for the two warnings."""
     is_set: bool = False
     """True if ``set_progress`` or ``load_state_dict`` has set the clock, and no ``end_training`` came after."""
-    last_eta: float | Tensor | None = None
-    """Eta of the last forward outside of a backward pass; compiled graphs have the buffer of that name."""
+    last: dict[str, float | Tensor] = field(default_factory=dict)
+    """Eta and progress of the last forward outside of a backward pass; compiled graphs have buffers of these names."""
 
 
 class Clocked(nn.Module):
@@ -45,6 +47,7 @@ class Clocked(nn.Module):
     progress: Tensor
     eta: Tensor
     last_eta: Tensor
+    last_progress: Tensor
 
     def __init__(
         self,
@@ -65,13 +68,14 @@ class Clocked(nn.Module):
         with torch.inference_mode(False):  # otherwise training could not write into the buffers
             for name in CLOCK:
                 dtype = torch.int64 if name == "step" else torch.float32
-                self.register_buffer(name, torch.zeros((), dtype=dtype), persistent=name != "last_eta")
+                self.register_buffer(name, torch.zeros((), dtype=dtype), persistent=not name.startswith("last_"))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the clock to the beginning of training, also after ``to_empty``. Class weights do not change."""
         self._write(0, 0.0, self.schedule(0.0))
         self.last_eta.copy_(self.eta)
+        self.last_progress.zero_()
         self._past = _Past()
 
     def set_progress(self, progress: float) -> None:
@@ -105,18 +109,24 @@ class Clocked(nn.Module):
         return self.training or self.cyclical_in_eval
 
     def _eta_now(self) -> float | Tensor:
-        """Return eta of this forward: a number where reading it is free, otherwise a copy, as the buffer may change."""
-        if not self._in_training_form():
-            return 0.0
+        """Return eta of this forward."""
+        return self._now("eta") if self._in_training_form() else 0.0
+
+    def _now(self, name: str) -> float | Tensor:
+        """Return a value of the clock for this forward, which a recomputation of the forward gets again.
+
+        It is a number where reading it is free, otherwise a copy, as the buffer may change.
+        """
         if torch.compiler.is_compiling():
+            now, last = getattr(self, name), getattr(self, f"last_{name}")
             in_backward = torch.ops.cyclofocal.backward_state(self.step)[0]
-            self.last_eta.copy_(torch.where(in_backward, self.last_eta, self.eta))
-            return self.last_eta.clone()
-        past = self._past
-        if past.last_eta is None or not _in_backward():
-            buffer: Any = self._buffers["eta"]
-            past.last_eta = buffer.item() if can_read(buffer) else buffer.clone()
-        return past.last_eta
+            last.copy_(torch.where(in_backward, last, now))
+            return last.clone()
+        last = self._past.last
+        if name not in last or not _in_backward():
+            buffer: Any = self._buffers[name]
+            last[name] = buffer.item() if can_read(buffer) else buffer.clone()
+        return last[name]
 
     def _count(self, loss: Tensor) -> None:
         """Count a training forward, once its loss is reached by a backward pass or at once if there is none to come."""
@@ -181,7 +191,7 @@ class Clocked(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Clocked":
         """Move the clock with the module, but never round or lose it: .half() and to_empty() are for weights."""
-        before = {name: getattr(self, name) for name in CLOCK}
+        before = {name: value for name in FLOAT32 if (value := self._buffers.get(name)) is not None}
         super()._apply(fn, recurse)
         for name, value in before.items():
             moved = getattr(self, name)
@@ -202,7 +212,7 @@ class Clocked(nn.Module):
     def _replicate_for_data_parallel(self) -> "Clocked":
         """Give a replica on another device a separate past, as it has separate buffers."""
         replica = super()._replicate_for_data_parallel()
-        replica._past = copy.copy(self._past)
+        replica._past = replace(self._past, last={})
         return replica
 
 

@@ -47,14 +47,18 @@ def softmax_rows(log_p: Tensor, target: Tensor, weight: Tensor | None, eta: Eta,
     return torch.where(ignored, 0.0, -rows)
 
 
-def softmax_denominator(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor | int:
-    """Return the divisor of torch's mean: the summed class weights of the targets that count, or the number of rows."""
+def softmax_denominator(
+    target: Tensor, weight: Tensor | None, ignore_index: int, sample_weight: Tensor | None = None
+) -> Tensor | int:
+    """Return the divisor of torch's mean: the summed weights of the targets that count, or the number of rows."""
     if target.is_floating_point():
-        return target.numel() // target.shape[1]
+        return target.numel() // target.shape[1] if sample_weight is None else sample_weight.sum()
     counts = target != ignore_index
-    if weight is None:
+    if weight is None and sample_weight is None:
         return counts.sum()
-    return torch.where(counts, weight[target.clamp(0, len(weight) - 1)], 0.0).sum()
+    factors = 1.0 if weight is None else weight[target.clamp(0, len(weight) - 1)]
+    factors = factors if sample_weight is None else factors * sample_weight
+    return torch.where(counts, factors, 0.0).sum()
 
 
 def sigmoid_elements(

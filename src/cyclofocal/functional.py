@@ -6,11 +6,15 @@ from torch import Tensor
 from cyclofocal.arguments import (
     SigmoidSettings,
     SoftmaxSettings,
+    add_offset,
+    check_reduction,
+    check_sample_weight,
     check_sigmoid_call,
     check_softmax_call,
     compute_dtype,
     without_subclass,
 )
+from cyclofocal.equation import softmax_denominator
 from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, fast_softmax, loss
 
 
@@ -26,6 +30,8 @@ def cyclical_focal_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    logit_offset: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Cyclical focal loss over a softmax: one class per sample, or a distribution over classes.
 
@@ -57,6 +63,9 @@ def cyclical_focal_loss(
         reduction: "mean" (divided by the weights of the targets that count; by N * d1 * ... for probabilities),
             "sum" or "none".
         label_smoothing: e in [0, 1].
+        logit_offset: (C,), added to the logits: tau times ``imbalance.log_prior(counts)`` is logit adjustment.
+        sample_weight: factor per sample (N,), or of the shape of the loss without reduction; the mean is divided by
+            the weights of the samples that count.
 
     Returns:
         A scalar, or for "none" the logits' shape without C; float64 for float64 logits, otherwise float32 (also for
@@ -73,9 +82,13 @@ def cyclical_focal_loss(
         >>> cyclical_focal_loss(logits, target, eta=1.0)  # easy: it counts more than in cross-entropy (0.1698)
         tensor(1.0646)
 
-    Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
+    Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978; A. K. Menon et al., arXiv 2007.07314 (offset).
     """
     settings = SoftmaxSettings(gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
+    if logit_offset is not None:
+        logits = add_offset(without_subclass(logits), without_subclass(logit_offset), min(logits.dim() - 1, 1))
+    if sample_weight is not None:
+        return _weighted_softmax(logits, target, weight, without_subclass(sample_weight), eta, settings, reduction)
     value = fast_softmax(logits, target, weight, eta, settings, reduction)
     if value is not None:
         return value
@@ -106,6 +119,8 @@ def binary_cyclical_focal_loss(
     probability_margin: float = 0.0,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    logit_offset: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Cyclical focal loss over sigmoids: multi-label, binary segmentation, dense detection.
 
@@ -135,6 +150,10 @@ def binary_cyclical_focal_loss(
             negatives drop out (ASL: 0.05).
         reduction: "mean" over all elements, "sum" or "none".
         label_smoothing: e in [0, 1]; y becomes y * (1 - e) + e / 2.
+        logit_offset: (C,), one number per entry of the last dimension, added to the logits: tau times
+            ``imbalance.log_prior(positives, samples=n)`` is logit adjustment.
+        sample_weight: factor per sample (N,), or of the logits' shape; the mean is divided by the sum of the weights
+            of all elements.
 
     Returns:
         A scalar, or for "none" the logits' shape; float64 for float64 logits, otherwise float32.
@@ -154,8 +173,36 @@ def binary_cyclical_focal_loss(
     settings = SigmoidSettings(gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing)
     logits, target, weight = without_subclass(logits), without_subclass(target), without_subclass(weight)
     pos_weight, eta = without_subclass(pos_weight), without_subclass(eta)
+    if logit_offset is not None:
+        logits = add_offset(logits, without_subclass(logit_offset), -1)
     check_sigmoid_call(logits, target, weight, pos_weight, eta, settings, reduction)
     dtype = compute_dtype(logits.dtype)
     weight = None if weight is None else weight.to(dtype)
     pos_weight = None if pos_weight is None else pos_weight.to(dtype)
-    return loss(SIGMOID, (logits, target.to(dtype), weight, pos_weight), eta, settings, reduction)
+    if sample_weight is None:
+        return loss(SIGMOID, (logits, target.to(dtype), weight, pos_weight), eta, settings, reduction)
+    factors = check_sample_weight(without_subclass(sample_weight), logits.device, logits.shape).to(dtype)
+    elements = loss(SIGMOID, (logits, target.to(dtype), weight, pos_weight), eta, settings, "none") * factors
+    return elements if reduction == "none" else elements.sum() / (factors.sum() if reduction == "mean" else 1)
+
+
+def _weighted_softmax(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor,
+    eta: float | Tensor,
+    settings: SoftmaxSettings,
+    reduction: str,
+) -> Tensor:
+    """Softmax loss with a factor per sample."""
+    check_reduction(reduction)
+    rows = cyclical_focal_loss(logits, target, weight, eta=eta, **settings._asdict(), reduction="none")
+    factors = check_sample_weight(sample_weight, logits.device, rows.shape).to(rows.dtype)
+    rows = rows * factors
+    if reduction == "mean":
+        weight = None if weight is None else weight.to(rows.dtype)
+        batch = target.unsqueeze(0) if logits.dim() == 1 else target
+        batch = batch if batch.is_floating_point() else batch.to(torch.int64)
+        return rows.sum() / softmax_denominator(batch, weight, settings.ignore_index, factors)
+    return rows if reduction == "none" else rows.sum()

@@ -13,6 +13,7 @@ from cyclofocal.arguments import (
     check_at_least,
     check_class_weight,
     check_logits_dtype,
+    check_sample_weight,
     check_softmax_call,
     compute_dtype,
     is_one,
@@ -44,6 +45,8 @@ def linear_cyclical_focal_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    logit_offset: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     chunk_rows: int | None = None,
 ) -> Tensor:
     r"""Cyclical focal loss of a linear layer's output, for layers with very many classes.
@@ -69,6 +72,8 @@ def linear_cyclical_focal_loss(
         ignore_index: index targets of this value add nothing to loss, gradient or denominator.
         reduction: "mean" (over all rows, as in torch), "sum" or "none".
         label_smoothing: e in [0, 1].
+        logit_offset: (C,), added to the logits, in the dtype of the layer, as a part of the bias.
+        sample_weight: factor per row (...), for example per token; the mean is divided by the weights that count.
         chunk_rows: rows per chunk; None takes as many as make 144 MiB of logits on a CPU (256 MiB elsewhere), but not
             fewer than D / 4, when a chunk of logits has a quarter of the weight's size.
 
@@ -90,15 +95,24 @@ def linear_cyclical_focal_loss(
     Reference: P.-L. Hsu et al., *Liger Kernel*, arXiv 2410.10989, for the gradients made in the forward pass.
     """
     settings = SoftmaxSettings(gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
-    check_no_gradient("linear_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
+    constants = {"eta": eta, "class_weight": class_weight, "target": target, "sample_weight": sample_weight}
+    check_no_gradient("linear_cyclical_focal_loss", **constants, logit_offset=logit_offset)
     hidden, weight, target = without_subclass(hidden), without_subclass(weight), without_subclass(target)
     bias, class_weight, eta = without_subclass(bias), without_subclass(class_weight), without_subclass(eta)
+    sample_weight = without_subclass(sample_weight)
     logits = _check_layer(hidden, weight, target, bias)
     check_factor_per_class(class_weight, logits)
     target = target.reshape(logits.shape if target.is_floating_point() else logits.shape[:1])
     check_softmax_call(logits, target, None, eta, settings, reduction)
     check_at_least("chunk_rows", chunk_rows, remedy=", or None to choose it by the memory taken")
-    tensors = (target, class_weight, hidden.reshape(-1, hidden.shape[-1]), weight, bias)
+    if logit_offset is not None:
+        check_factor_per_class(logit_offset, logits, "logit_offset")
+        offset = without_subclass(logit_offset).to(hidden.dtype)
+        bias = offset if bias is None else bias + offset
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(sample_weight, hidden.device, hidden.shape[:-1]).reshape(-1)
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    tensors = LinearTensors(target, class_weight, sample_weight, rows, weight, bias)
     value = _loss(tensors, eta, settings, reduction, chunk_rows)
     return value.view(hidden.shape[:-1]) if reduction == "none" else value
 
@@ -113,11 +127,11 @@ def check_no_gradient(function: str, **tensors: Any) -> None:
             )
 
 
-def check_factor_per_class(class_weight: Tensor | None, logits: Tensor) -> None:
-    """Refuse a class weight that is not one floating-point factor per column of (N, C) logits, on their device."""
-    check_class_weight("class_weight", class_weight, logits.shape[1])
-    if class_weight is not None and class_weight.device != logits.device:
-        raise ValueError(f"class_weight is on {class_weight.device}, not on {logits.device}; move it there")
+def check_factor_per_class(factor: Tensor | None, logits: Tensor, name: str = "class_weight") -> None:
+    """Refuse a factor that is not one floating-point number per column of (N, C) logits, on their device."""
+    check_class_weight(name, factor, logits.shape[1])
+    if factor is not None and factor.device != logits.device:
+        raise ValueError(f"{name} is on {factor.device}, not on {logits.device}; move it there")
 
 
 def _check_layer(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
@@ -166,14 +180,31 @@ class LinearCall(NamedTuple):
     sum_dtype: torch.dtype
 
 
-Tensors = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]
-"""Target, class_weight, hidden (N, D), weight, bias."""
+class LinearTensors(NamedTuple):
+    """Tensors of a call, those without a gradient first."""
+
+    target: Tensor
+    class_weight: Tensor | None
+    sample_weight: Tensor | None
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def layer(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.hidden, self.weight, self.bias
+
+
+N_CONSTANTS = 3
+"""Number of tensors without a gradient."""
 Gradients = list[Tensor | None]
 """Gradients of hidden, weight and bias."""
 
 
-def _loss(tensors: Tensors, eta: Eta, settings: SoftmaxSettings, reduction: str, chunk_rows: int | None) -> Tensor:
-    target, class_weight, hidden, weight, bias = tensors
+def _loss(
+    tensors: LinearTensors, eta: Eta, settings: SoftmaxSettings, reduction: str, chunk_rows: int | None
+) -> Tensor:
+    target, class_weight, sample_weight, hidden, weight, _bias = tensors
     device = hidden.device.type
     if isinstance(eta, Tensor):  # a clock may move its tensor before backward
         eta = eta.item() if can_read(eta) else eta.detach().clone()
@@ -184,10 +215,14 @@ def _loss(tensors: Tensors, eta: Eta, settings: SoftmaxSettings, reduction: str,
     sum_dtype = compute_dtype(matmul_dtype)
     call = LinearCall(eta, settings, reduction, rows, matmul_dtype, sum_dtype)
     target = target.to(sum_dtype if target.is_floating_point() else torch.int64)
-    tensors = (target, None if class_weight is None else class_weight.to(sum_dtype), hidden, weight, bias)
+    tensors = tensors._replace(
+        target=target,
+        class_weight=None if class_weight is None else class_weight.to(sum_dtype),
+        sample_weight=None if sample_weight is None else sample_weight.to(sum_dtype),
+    )
     if is_transformed() or torch.jit.is_tracing():
         return _by_equation(call, tensors)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors.layer):
         return _LinearLoss.apply(call, *tensors)
     return _loss_and_gradients(call, tensors, (False,) * 3)[0]
 
@@ -197,54 +232,58 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: LinearCall, *tensors: Any) -> Tensor:
-        ctx.call, ctx.needs_grad = call, ctx.needs_input_grad[3:]
+        ctx.call, ctx.needs_grad = call, ctx.needs_input_grad[1 + N_CONSTANTS :]
         ctx.save_for_backward(*tensors)
         now = (False,) * 3 if call.reduction == "none" else ctx.needs_grad
-        value, grads = _loss_and_gradients(call, tensors, now)
+        value, grads = _loss_and_gradients(call, LinearTensors(*tensors), now)
         ctx.grads = grads if any(now) else None
         return value
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or is_transformed(grad_loss):
-            return None, None, None, *_differentiable(ctx, grad_loss)
+            return *(None,) * (1 + N_CONSTANTS), *_differentiable(ctx, grad_loss)
         grads, ctx.grads = ctx.grads, None  # passed on, so that no other holder sees it change
         per_row = grad_loss if ctx.call.reduction == "none" else None
         if grads is None:
-            grads = _loss_and_gradients(ctx.call, ctx.saved_tensors, ctx.needs_grad, per_row)[1]
+            grads = _loss_and_gradients(ctx.call, LinearTensors(*ctx.saved_tensors), ctx.needs_grad, per_row)[1]
         if per_row is None and not is_one(grad_loss):
             grads = [grad if grad is None else grad.mul_(grad_loss) for grad in grads]
-        return None, None, None, *grads
+        return *(None,) * (1 + N_CONSTANTS), *grads
 
 
-def _by_equation(call: LinearCall, tensors: Tensors) -> Tensor:
+def _by_equation(call: LinearCall, tensors: LinearTensors) -> Tensor:
     """Compute the loss from the full logits: for second derivatives, function transforms and tracing."""
-    target, class_weight, hidden, weight, bias = tensors
+    target, class_weight, sample_weight, hidden, weight, bias = tensors
     bias = None if bias is None else bias.to(call.matmul_dtype)
     logits = F.linear(hidden.to(call.matmul_dtype), weight.to(call.matmul_dtype), bias)
-    return SOFTMAX.equation(logits, target, class_weight, call.eta, call.settings, call.reduction)
+    if sample_weight is None:
+        return SOFTMAX.equation(logits, target, class_weight, call.eta, call.settings, call.reduction)
+    rows = SOFTMAX.equation(logits, target, class_weight, call.eta, call.settings, "none") * sample_weight
+    return rows if call.reduction == "none" else rows.sum() * (_scale(tensors, call) if call.reduction == "mean" else 1)
 
 
 def _differentiable(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
     """Return gradients that can be differentiated again, or belong to a batch of ``grad_loss``."""
     create_graph = torch.is_grad_enabled()
-    layer = ctx.saved_tensors[2:]
+    tensors = LinearTensors(*ctx.saved_tensors)
     with torch.enable_grad():
-        value = _by_equation(ctx.call, ctx.saved_tensors)
-        needs_grad = [tensor for tensor, is_wanted in zip(layer, ctx.needs_grad, strict=True) if is_wanted]
-        grads = iter(torch.autograd.grad(value, needs_grad, grad_loss, create_graph=create_graph))
+        value = _by_equation(ctx.call, tensors)
+        wanted = [t for t, is_wanted in zip(tensors.layer, ctx.needs_grad, strict=True) if is_wanted and t is not None]
+        grads = iter(torch.autograd.grad(value, wanted, grad_loss, create_graph=create_graph))
     return [next(grads) if is_wanted else None for is_wanted in ctx.needs_grad]
 
 
 def _loss_and_gradients(
-    call: LinearCall, tensors: Tensors, needs_grad: tuple[bool, ...], per_row: Tensor | None = None
+    call: LinearCall, tensors: LinearTensors, needs_grad: tuple[bool, ...], per_row: Tensor | None = None
 ) -> tuple[Tensor, Gradients]:
     """Return the loss and the gradients that are needed; ``per_row`` multiplies a row's share of them."""
-    target, class_weight, hidden, weight, bias = tensors
-    layer = (hidden, weight, bias)
+    target, class_weight, sample_weight, hidden, weight, bias = tensors
+    if sample_weight is not None:
+        per_row = sample_weight if per_row is None else per_row * sample_weight
     sums = [
         torch.zeros_like(t, dtype=call.sum_dtype) if w and t is not None else None
-        for t, w in zip(layer, needs_grad, strict=True)
+        for t, w in zip(tensors.layer, needs_grad, strict=True)
     ]
     weight, bias = weight.to(call.matmul_dtype), None if bias is None else bias.to(call.matmul_dtype)
     buffer = weight.new_empty(min(call.rows, len(hidden)), len(weight))
@@ -259,13 +298,14 @@ def _loss_and_gradients(
                 logits *= per_row[rows, None]
             if any(needs_grad):
                 _add_gradients(sums, rows, logits, chunk, weight)
+    losses = losses if sample_weight is None else losses * sample_weight
     value = losses if call.reduction == "none" else losses.sum()
     if call.reduction == "mean":
-        value *= (scale := _scale(target, class_weight, call))
+        value *= (scale := _scale(tensors, call))
         ignore_index = call.settings.ignore_index
         none_counted = torch.all(target == ignore_index) if len(target) else value.isnan()  # then 0, as in torch
         sums = [None if total is None else total.mul_(scale.masked_fill(none_counted, 0)) for total in sums]
-    return value, [None if t is None or s is None else s.to(t.dtype) for s, t in zip(sums, layer, strict=True)]
+    return value, [None if t is None or s is None else s.to(t.dtype) for s, t in zip(sums, tensors.layer, strict=True)]
 
 
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
@@ -287,8 +327,9 @@ def _compute_chunk(
             x.copy_(grad)
 
 
-def _scale(target: Tensor, class_weight: Tensor | None, call: LinearCall) -> Tensor:
-    denominator = softmax_denominator(target, class_weight, call.settings.ignore_index)
+def _scale(tensors: LinearTensors, call: LinearCall) -> Tensor:
+    target, ignore_index = tensors.target, call.settings.ignore_index
+    denominator = softmax_denominator(target, tensors.class_weight, ignore_index, tensors.sample_weight)
     return 1 / torch.as_tensor(denominator, dtype=call.sum_dtype, device=target.device)
 
 

@@ -3,25 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cyclofocal import functional
-from cyclofocal.arguments import check_gammas, check_reduction, check_sides, check_unit_interval
+from cyclofocal.arguments import can_read, check_gammas, check_reduction, check_sides, check_unit_interval
 from cyclofocal.clock import Clocked
+from cyclofocal.imbalance import Counts, WeightScheme, binary_counts, check_tau, class_weights, log_prior
 
 _PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 """Exponents of eval mode: cross-entropy."""
+
+_ROUNDING = 1e-6
+"""Tolerance of a comparison with the progress, which is float32."""
 
 
 class _Loss(Clocked):
     """Settings that both losses share."""
 
     weight: Tensor | None
+    logit_offset: Tensor | None
 
     def __init__(
         self,
         gammas: dict[str, float],
-        weight: Tensor | None,
+        weights: dict[str, Tensor | None],
+        *,
+        weight_start: float,
+        logit_offset: Tensor | None,
         reduction: str,
         label_smoothing: float,
         **clock: Any,
@@ -29,17 +38,58 @@ class _Loss(Clocked):
         check_gammas(**gammas)
         check_reduction(reduction)
         check_unit_interval("label_smoothing", label_smoothing)
+        check_unit_interval("weight_start", weight_start)
+        if weight_start and not any(weight is not None for weight in weights.values()):
+            raise ValueError(f"weight_start is {weight_start}, but there is no {' or '.join(weights)} that could start")
+        _check_offset(logit_offset)
         super().__init__(**clock)
         self.gammas = gammas
         self.reduction = reduction
         self.label_smoothing = label_smoothing
-        self.register_buffer("weight", weight)
+        self.weight_start = weight_start
+        for name, weight in weights.items():
+            self.register_buffer(name, weight)
+        self.register_buffer("logit_offset", logit_offset)
 
     def _gammas_now(self) -> dict[str, float]:
         return self.gammas if self._in_training_form() else _PLAIN
 
+    def _offset_now(self) -> Tensor | None:
+        return self._buffers["logit_offset"] if self._in_training_form() else None
+
+    def _weight_now(self, name: str = "weight") -> Tensor | None:
+        """Return a weight as it is at the present progress: None or ones before ``weight_start``."""
+        weight = self._buffers[name]
+        if weight is None or not self.weight_start:
+            return weight
+        now = self._now("progress") - self.weight_start
+        if isinstance(now, Tensor):
+            return torch.where(now >= -_ROUNDING, weight, 1.0)
+        return weight if now >= -_ROUNDING else None
+
     def extra_repr(self) -> str:
-        return ", ".join([*(f"{name}={value}" for name, value in self.gammas.items()), super().extra_repr()])
+        settings = [f"{name}={value}" for name, value in self.gammas.items()]
+        settings += [f"weight_start={self.weight_start}"] * bool(self.weight_start)
+        return ", ".join([*settings, super().extra_repr()])
+
+
+def _check_offset(offset: Tensor | None) -> None:
+    if offset is None:
+        return
+    if offset.dim() != 1 or not offset.is_floating_point():
+        raise ValueError(
+            f"logit_offset is {offset.dtype} of shape {tuple(offset.shape)}; it must be floating-point (C,)"
+        )
+    if can_read(offset) and not bool(offset.isfinite().all()):
+        raise ValueError("logit_offset holds a value that is not finite; for a class without samples see allow_absent")
+
+
+def _joined(settings: dict[str, Any], made: dict[str, Tensor]) -> dict[str, Any]:
+    """Add what follows from the counts to the settings of a constructor."""
+    for name in settings.keys() & made.keys():
+        option = "tau" if name == "logit_offset" else "class_weight"
+        raise ValueError(f"{name} is given, and {option} makes one from the counts; leave one of the two out")
+    return settings | made
 
 
 class CyclicalFocalLoss(_Loss):
@@ -78,6 +128,8 @@ class CyclicalFocalLoss(_Loss):
         total_steps: optimiser steps of the whole training; None: ``set_progress`` sets the progress.
         accumulation: forwards per optimiser step, >= 1.
         cyclical_in_eval: apply the training form in eval mode too.
+        weight_start: progress in [0, 1] before which all class weights are 1 (deferred re-weighting: 0.8).
+        logit_offset: (C,), added to the logits, but not in eval mode; :meth:`from_counts` makes it from the counts.
 
     Shape: as in ``nn.CrossEntropyLoss``. Raises: what the function raises, at construction where it can be known.
 
@@ -103,6 +155,8 @@ class CyclicalFocalLoss(_Loss):
         ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
+        weight_start: float = 0.0,
+        logit_offset: Tensor | None = None,
         total_steps: int | None = None,
         accumulation: int = 1,
         cyclical_in_eval: bool = False,
@@ -110,9 +164,11 @@ class CyclicalFocalLoss(_Loss):
         gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
         super().__init__(
             gammas,
-            weight,
-            reduction,
-            label_smoothing,
+            {"weight": weight},
+            weight_start=weight_start,
+            logit_offset=logit_offset,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
             cyclical_factor=cyclical_factor,
             schedule=schedule,
             total_steps=total_steps,
@@ -121,18 +177,61 @@ class CyclicalFocalLoss(_Loss):
         )
         self.ignore_index = ignore_index
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of ``logits`` (N, C, ...) against class indices (N, ...) or probabilities (N, C, ...)."""
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Counts,
+        *,
+        class_weight: WeightScheme | None = None,
+        tau: float = 0.0,
+        beta: float = 0.9999,
+        allow_absent: bool = False,
+        **settings: Any,
+    ) -> "CyclicalFocalLoss":
+        """Make the loss from the training samples per class.
+
+        Args:
+            counts: samples per class (C,): a sequence, array or tensor; see ``imbalance.class_counts``.
+            class_weight: None, "balanced", "sqrt" or "effective"; see ``imbalance.class_weights``. Their mean is 1.
+            tau: >= 0; ``tau * log(prior)`` is added to the logits in training: 1 makes the model's own logits those of
+                equally likely classes (logit adjustment, balanced softmax), 0 leaves them alone.
+            beta: of the effective number of samples, in [0, 1).
+            allow_absent: accept a class without a sample: its weight is 0, its prior that of one sample.
+            settings: of the constructor; ``weight_start=0.8`` defers the class weights.
+
+        Raises:
+            ValueError: counts that are no counts, a class without a sample, or a setting out of its range.
+
+        Example:
+            >>> criterion = CyclicalFocalLoss.from_counts([900, 100], tau=1.0, total_steps=1000)
+            >>> criterion.logit_offset.exp()
+            tensor([0.9000, 0.1000])
+        """
+        check_tau(tau)
+        made, prior = {}, log_prior(counts, allow_absent=allow_absent)
+        if class_weight is not None:
+            made["weight"] = class_weights(counts, class_weight, beta=beta, allow_absent=allow_absent).float()
+        if tau:
+            made["logit_offset"] = (tau * prior).float()
+        return cls(**_joined(settings, made))
+
+    def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Return the loss of ``logits`` (N, C, ...) against class indices (N, ...) or probabilities (N, C, ...).
+
+        ``sample_weight``: factor per sample (N,), or per element of the unreduced loss.
+        """
         eta = self._eta_now()
         loss = functional.cyclical_focal_loss(
             logits,
             target,
-            self._buffers["weight"],
+            self._weight_now(),
             eta=eta,
             **self._gammas_now(),
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            logit_offset=self._offset_now(),
+            sample_weight=sample_weight,
         )
         self._count(loss)
         return loss
@@ -146,7 +245,8 @@ class BinaryCyclicalFocalLoss(_Loss):
     the arguments not named here are those of :class:`CyclicalFocalLoss`.
 
     Args:
-        weight, pos_weight, reduction: as in ``nn.BCEWithLogitsLoss``.
+        weight, reduction: as in ``nn.BCEWithLogitsLoss``.
+        pos_weight: factor of the positive side of each label; deferred by ``weight_start`` like ``weight``.
         alpha: None, or the share in [0, 1] of the positive side (RetinaNet: 0.25); not applied in eval mode.
         probability_margin: ASL's shift of easy negatives in [0, 1); not applied in eval mode.
 
@@ -174,6 +274,8 @@ class BinaryCyclicalFocalLoss(_Loss):
         schedule: Callable[[Any], Any] | None = None,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
+        weight_start: float = 0.0,
+        logit_offset: Tensor | None = None,
         total_steps: int | None = None,
         accumulation: int = 1,
         cyclical_in_eval: bool = False,
@@ -181,9 +283,11 @@ class BinaryCyclicalFocalLoss(_Loss):
         gammas = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc}
         super().__init__(
             gammas,
-            weight,
-            reduction,
-            label_smoothing,
+            {"weight": weight, "pos_weight": pos_weight},
+            weight_start=weight_start,
+            logit_offset=logit_offset,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
             cyclical_factor=cyclical_factor,
             schedule=schedule,
             total_steps=total_steps,
@@ -193,22 +297,64 @@ class BinaryCyclicalFocalLoss(_Loss):
         check_sides(alpha, probability_margin)
         self.alpha = alpha
         self.probability_margin = probability_margin
-        self.register_buffer("pos_weight", pos_weight)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of ``logits`` of any shape against a ``target`` of the same shape, in [0, 1]."""
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Counts,
+        samples: Counts,
+        *,
+        class_weight: WeightScheme | None = None,
+        tau: float = 0.0,
+        beta: float = 0.9999,
+        allow_absent: bool = False,
+        **settings: Any,
+    ) -> "BinaryCyclicalFocalLoss":
+        """Make the loss from the positives of every label; see :meth:`CyclicalFocalLoss.from_counts`.
+
+        The two sides of a label are its classes: with ``class_weight`` their weights have mean 1 ("balanced": the
+        positives of a label weigh together as much as its negatives), and ``tau`` adds the logarithm of its prior odds.
+
+        Args:
+            counts: positive samples of every label (L,).
+            samples: all samples of every label: one number, or (L,).
+            class_weight, tau, beta, allow_absent, settings: as in :meth:`CyclicalFocalLoss.from_counts`.
+
+        Example:
+            >>> criterion = BinaryCyclicalFocalLoss.from_counts([10, 50], 100, class_weight="balanced", tau=1.0)
+            >>> criterion.logit_offset.sigmoid()
+            tensor([0.1000, 0.5000])
+        """
+        check_tau(tau)
+        made, prior = {}, log_prior(counts, samples=samples, allow_absent=allow_absent)
+        both = binary_counts(counts, samples, allow_absent)
+        if class_weight is not None:
+            negative, positive = class_weights(both, class_weight, beta=beta, allow_absent=allow_absent).unbind(-1)
+            weight = torch.where(negative == 0, positive, negative)  # a side without a sample is never weighed
+            made = {"weight": weight.float(), "pos_weight": (positive / weight).float()}
+        if tau:
+            made["logit_offset"] = (tau * prior).float()
+        return cls(**_joined(settings, made))
+
+    def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Return the loss of ``logits`` of any shape against a ``target`` of the same shape, in [0, 1].
+
+        ``sample_weight``: factor per sample (N,), or of the logits' shape.
+        """
         eta, training_form = self._eta_now(), self._in_training_form()
         loss = functional.binary_cyclical_focal_loss(
             logits,
             target,
-            self._buffers["weight"],
+            self._weight_now(),
             eta=eta,
             **self._gammas_now(),
-            pos_weight=self._buffers["pos_weight"],
+            pos_weight=self._weight_now("pos_weight"),
             alpha=self.alpha if training_form else None,
             probability_margin=self.probability_margin if training_form else 0.0,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            logit_offset=self._offset_now(),
+            sample_weight=sample_weight,
         )
         self._count(loss)
         return loss

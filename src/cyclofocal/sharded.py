@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cyclofocal.arguments import SoftmaxSettings, check_softmax_call, compute_dtype, is_transformed
+from cyclofocal.arguments import SoftmaxSettings, add_offset, check_softmax_call, compute_dtype, is_transformed
 from cyclofocal.kernels.plain import chunks, row_scale
 from cyclofocal.kernels.terms import SoftmaxTerms
 from cyclofocal.linear import check_factor_per_class, check_no_gradient
@@ -33,6 +33,7 @@ def sharded_cyclical_focal_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
+    logit_offset: Tensor | None = None,
 ) -> Tensor:
     r"""Cyclical focal loss of logits whose classes are spread over ranks, of which only row sums are exchanged.
 
@@ -60,6 +61,7 @@ def sharded_cyclical_focal_loss(
         ignore_index: targets of this value add nothing to loss, gradient or denominator.
         reduction: "mean", "sum" or "none".
         label_smoothing: e in [0, 1], spread over all C classes.
+        logit_offset: (C,), added to the logits, for all classes and the same on every rank.
 
     Returns:
         A scalar, or for "none" (N,), the same on every rank; float64 for float64 logits, otherwise float32. The
@@ -81,7 +83,8 @@ def sharded_cyclical_focal_loss(
     Reference: M. Shoeybi et al., *Megatron-LM*, arXiv 1909.08053, for cross-entropy over sharded logits.
     """
     settings = SoftmaxSettings(gamma_pos, gamma_neg, gamma_hc, ignore_index, label_smoothing)
-    check_no_gradient("sharded_cyclical_focal_loss", eta=eta, class_weight=class_weight, target=target)
+    constants = {"eta": eta, "class_weight": class_weight, "target": target, "logit_offset": logit_offset}
+    check_no_gradient("sharded_cyclical_focal_loss", **constants)
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError("there is no process group; call torch.distributed.init_process_group first")
     if is_transformed() or torch.jit.is_tracing():
@@ -98,6 +101,9 @@ def sharded_cyclical_focal_loss(
 
     eta = eta.detach().clone() if isinstance(eta, Tensor) else eta  # a clock may move its tensor before backward
     first = sum(sizes[: dist.get_rank(group)])
+    if logit_offset is not None:
+        check_factor_per_class(logit_offset, joined, "logit_offset")
+        logits = add_offset(logits, logit_offset[first : first + logits.shape[1]], 1)
     call = ShardedCall(group, first, sum(sizes), SoftmaxTerms.of(eta, settings), settings, reduction)
     weight = None if class_weight is None else class_weight.to(compute_dtype(logits.dtype))
     return _ShardedLoss.apply(call, target.to(torch.int64), weight, logits)

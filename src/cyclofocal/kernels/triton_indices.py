@@ -14,9 +14,9 @@ import triton.language as tl
 
 from cyclofocal.kernels.triton_terms import (
     block_of_classes,
-    class_weights,
     finite,
     known_multiple,
+    load_class_weights,
     load_eta,
     log1p,
     power_of_exp,
@@ -59,7 +59,7 @@ def _non_target_sums(
             term = tl.where(is_non_target, u, 0.0)
             size = tl.minimum(classes - begin, BLOCK).to(dtype)
             if weight is not None:
-                w = class_weights(weight, begin, classes, BLOCK)
+                w = load_class_weights(weight, begin, classes, BLOCK)
                 term *= w[None, :]
                 size = tl.sum(w, 0)
             logs += shift * weights + tl.sum(term, 1)
@@ -123,7 +123,7 @@ def _index_gradient(
             log_p = finite(u - log_sum[:, None])
             h += focal * power_of_exp(p, log_p, gamma_neg, NEG) * (1 + gamma_neg * log_p)
         if weight is not None:
-            h *= class_weights(weight, begin, classes, BLOCK)[None, :]
+            h *= load_class_weights(weight, begin, classes, BLOCK)[None, :]
         gradient += h
     return tl.where(is_target, target_grad[:, None], gradient)
 

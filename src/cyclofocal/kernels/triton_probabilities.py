@@ -11,9 +11,9 @@ import triton.language as tl
 
 from cyclofocal.kernels.triton_terms import (
     block_of_classes,
-    class_weights,
     finite,
     known_multiple,
+    load_class_weights,
     load_eta,
     one_minus_exp,
     power_of_exp,
@@ -51,7 +51,7 @@ def _soft_terms(
         value += tl.where(non_target_factor == 0, 0.0, non_target_factor * non_target_value)
         h += non_target_factor * non_target_slope
     if weight is not None:
-        w = class_weights(weight, begin, classes, BLOCK)[None, :]
+        w = load_class_weights(weight, begin, classes, BLOCK)[None, :]
         value *= w
         h *= w
     return tl.where(inside, value, 0.0), tl.where(inside, h, 0.0), p

@@ -116,6 +116,6 @@ def block_of_classes(start, rows, begin, classes, class_stride, BLOCK: tl.conste
 
 
 @triton.jit
-def class_weights(weight, begin, classes, BLOCK: tl.constexpr):
+def load_class_weights(weight, begin, classes, BLOCK: tl.constexpr):
     lane = begin + tl.arange(0, BLOCK)
     return tl.load(weight + lane, mask=lane < classes, other=0.0)

@@ -1,4 +1,4 @@
-"""Long-tailed data: class counts, class weights, and many-, medium- and few-shot classes."""
+"""Long-tailed data: profiles of class counts, draws of them, and many-, medium- and few-shot classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,62 +51,6 @@ def draw_per_class(labels: NDArray[np.integer], counts: Sequence[int], rng: np.r
             raise ValueError(f"class {c} has {len(members)} images; {count} are needed")
         drawn.append(rng.permutation(members)[:count])
     return np.concatenate(drawn)
-
-
-def balanced_weights(counts: Sequence[int]) -> NDArray[np.float64]:
-    r"""Class weights in inverse proportion to the training images per class; their mean is 1.
-
-    .. math:: w_c \propto 1/n_c
-
-    Raises:
-        ValueError: a class without an image.
-
-    Example:
-        >>> balanced_weights([30, 10]).tolist()
-        [0.5, 1.5]
-    """
-    return _with_mean_1(1 / _positive(counts))
-
-
-def effective_number_weights(counts: Sequence[int], beta: float = 0.9999) -> NDArray[np.float64]:
-    r"""Class weights in inverse proportion to the effective number of images per class; their mean is 1.
-
-    .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
-
-    beta = 0 weighs all classes alike; beta -> 1 gives :func:`balanced_weights`.
-
-    Args:
-        counts: training images per class, each at least 1.
-        beta: in [0, 1).
-
-    Raises:
-        ValueError: beta outside [0, 1), or a class without an image.
-
-    Example:
-        >>> effective_number_weights([2, 1], beta=0.5).round(6).tolist()
-        [0.8, 1.2]
-
-    Reference: Cui et al., *Class-Balanced Loss Based on Effective Number of Samples*, CVPR 2019.
-    """
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta is {beta}; it must be in [0, 1)")
-    images = _positive(counts)
-    if beta == 0:
-        return np.ones_like(images)
-    return _with_mean_1(-1 / np.expm1(images * np.log(beta)))  # expm1: 1 - beta^n would lose its digits near beta 1
-
-
-def _positive(counts: Sequence[int]) -> NDArray[np.float64]:
-    images = np.asarray(counts, dtype=np.float64)
-    if not (images > 0).all():
-        raise ValueError(
-            f"class {int((images > 0).argmin())} has {int(images.min())} images; a weight needs at least 1"
-        )
-    return images
-
-
-def _with_mean_1(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return weights / weights.mean()
 
 
 @dataclass(frozen=True)

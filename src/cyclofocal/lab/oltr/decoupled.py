@@ -1,6 +1,5 @@
-"""Other classifiers on the features of a first stage: retrained, normalised, rescaled, or adjusted by the prior."""
+"""Other classifiers on the features of a first stage: retrained, normalised or rescaled."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -67,7 +66,7 @@ def fit_crt(
 ) -> nn.Linear:
     """Classifier re-training (cRT): a new linear classifier on frozen features, every class sampled alike.
 
-    With ``PLAIN_SAMPLING`` and a :class:`LogitAdjusted` criterion it is a balanced softmax on frozen features.
+    With ``PLAIN_SAMPLING`` and a criterion with ``logit_offset`` it is a balanced softmax on frozen features.
 
     Args:
         features: (N, D), stage 1's of the training images.
@@ -130,67 +129,6 @@ def tau_normalised(classifier: nn.Linear, tau: float = 1.0) -> nn.Linear:
     return normalised
 
 
-def logit_adjust(logits: Tensor, counts: Sequence[int], tau: float = 1.0) -> Tensor:
-    r"""Logit adjustment after training: less the logarithm of the class prior, :math:`z_c - \tau \log \pi_c`.
-
-    At tau 1 the softmax of the result is that of a posterior for classes that are all as likely.
-
-    Args:
-        logits: (N, C).
-        counts: training images per class, length C, each at least 1.
-        tau: at least 0; 0 adjusts nothing.
-
-    Raises:
-        ValueError: a class without an image, another number of classes, or tau below 0.
-
-    Example:
-        >>> logit_adjust(torch.log(torch.tensor([[0.75, 0.25]])), [3, 1]).softmax(1)
-        tensor([[0.5000, 0.5000]])
-
-    Reference: Menon et al., *Long-Tail Learning via Logit Adjustment*, ICLR 2021.
-    """
-    if logits.shape[-1] != len(counts):
-        raise ValueError(f"logits have {logits.shape[-1]} classes and counts {len(counts)}; they must be as many")
-    return logits - _log_prior(counts, tau).to(logits)
-
-
-class LogitAdjusted(nn.Module):
-    r"""Any loss, on logits with the logarithm of the class prior added: :math:`L(z + \tau \log \pi, t)`.
-
-    With cross-entropy and tau 1 it is the balanced softmax. The model's own logits then stand for classes that are all
-    as likely, and need no adjustment afterwards.
-
-    Args:
-        criterion: mean loss of logits (N, C) and target.
-        counts: training images per class, length C, each at least 1.
-        tau: at least 0.
-
-    Example:
-        >>> criterion = LogitAdjusted(nn.CrossEntropyLoss(), [3, 1])
-        >>> criterion(torch.zeros(1, 2), torch.tensor([1]))  # -log(1 / 4)
-        tensor(1.3863)
-
-    Reference: Menon et al., ICLR 2021, section 4.2; Ren et al., *Balanced Meta-Softmax for Long-Tailed Visual
-    Recognition*, NeurIPS 2020.
-    """
-
-    shift: Tensor
-
-    def __init__(self, criterion: Criterion, counts: Sequence[int], tau: float = 1.0) -> None:
-        super().__init__()
-        self.criterion = criterion
-        self.register_buffer("shift", _log_prior(counts, tau))
-
-    def set_progress(self, progress: float) -> None:
-        """Set the clock of a cyclical criterion; another has none."""
-        if hasattr(self.criterion, "set_progress"):
-            self.criterion.set_progress(progress)
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of ``logits`` (N, C) against ``target``."""
-        return self.criterion(logits + self.shift.to(logits), target)
-
-
 class ScaledClassifier(nn.Module):
     """A linear classifier whose weights stay, and whose logits have a factor per class."""
 
@@ -245,12 +183,3 @@ def _check(features: Tensor, labels: Tensor, classes: int) -> None:
     empty = (labels.bincount(minlength=classes) == 0).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"{len(empty)} of {classes} classes have no image: {preview(empty)}")
-
-
-def _log_prior(counts: Sequence[int], tau: float) -> Tensor:
-    """tau * log(pi), in float64."""
-    check_at_least("tau", tau, 0)
-    images = torch.tensor(counts, dtype=torch.float64)
-    if not (images > 0).all():
-        raise ValueError(f"class {int(images.argmin())} has {int(images.min())} training images; it has no prior")
-    return tau * (images / images.sum()).log()

@@ -28,14 +28,15 @@ def logits_of(name: str, features: "Features", fit: "FitConfig", tau: float | No
     import torch
     from torch.nn import CrossEntropyLoss
 
-    from cyclofocal.lab.longtail import balanced_weights, effective_number_weights
+    from cyclofocal import CyclicalFocalLoss
+    from cyclofocal.imbalance import adjust_logits, class_weights
     from cyclofocal.lab.oltr import decoupled as classifiers
 
     counts, test = features.counts, features.test[0]
     if name == "plain":
         return features.classifier(test), METHODS[name]
     if name == "adjusted":
-        return classifiers.logit_adjust(features.classifier(test), counts), METHODS[name]
+        return adjust_logits(features.classifier(test), counts), METHODS[name]
     if name == "tau":
         chosen = _best_tau(features) if tau is None else tau
         return classifiers.tau_normalised(features.classifier, chosen)(test), f"{METHODS[name]}, tau {chosen:g}"
@@ -44,9 +45,11 @@ def logits_of(name: str, features: "Features", fit: "FitConfig", tau: float | No
     if name == "crt":
         return classifiers.fit_crt(*features.train, len(counts), features.seed, fit=fit)(test), METHODS[name]
     criteria: dict[str, Callable[[], torch.nn.Module]] = {
-        "balanced-softmax": lambda: classifiers.LogitAdjusted(CrossEntropyLoss(), counts),
-        "class-balanced": lambda: CrossEntropyLoss(torch.from_numpy(balanced_weights(counts)).float()),
-        "effective-number": lambda: CrossEntropyLoss(torch.from_numpy(effective_number_weights(counts)).float()),
+        "balanced-softmax": lambda: CyclicalFocalLoss.from_counts(
+            counts, tau=1.0, gamma_pos=0.0, gamma_neg=0.0, gamma_hc=0.0
+        ),
+        "class-balanced": lambda: CrossEntropyLoss(class_weights(counts).float()),
+        "effective-number": lambda: CrossEntropyLoss(class_weights(counts, "effective").float()),
     }
     plain = replace(fit, sampling="plain")
     found = classifiers.fit_crt(*features.train, len(counts), features.seed, criteria[name](), plain)
