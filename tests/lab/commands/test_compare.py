@@ -42,16 +42,16 @@ def test_demo_shows_and_stores_and_a_rerun_reuses(tmp_path, monkeypatch, capsys)
     command = ("compare", "digits", "--seeds", 2, "--epochs", 2, "--out", tmp_path)
     code, out, err = run(*command)
     assert code == 0, err
-    for words in ("cross-entropy", "asymmetric focal", "cyclical focal", "balanced accuracy, %", "few-shot, %", "ECE"):
+    for words in ("cross-entropy", "logit-adjusted", "cyclical focal", "balanced accuracy, %", "few-shot, %", "ECE"):
         assert words in out
     assert "Nothing can be concluded: 2 seeds are too few" in out
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= 120
     assert (tmp_path / "comparison.png").stat().st_size > 20_000
     records = stored(tmp_path)
-    assert len(records) == 8
+    assert len(records) == 10
     assert {(r.loss["name"], r.seed) for r in records} == {
-        (name, seed) for name in ("ce", "focal", "asymmetric", "cyclical") for seed in (0, 1)
+        (name, seed) for name in ("ce", "weighted", "logit-adjusted", "focal", "cyclical") for seed in (0, 1)
     }
     assert all(len(r.epochs) == 2 and r.device == "cpu" and "torch" in r.versions for r in records)
 

@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from cyclofocal.lab.bench.candidates import user_candidate
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.options import loss_names, losses_of
 from cyclofocal.lab.compare.grid import grid, try_custom_losses
+from cyclofocal.lab.recipes.criterion import build_criterion
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CYCLICAL, LOSSES
 from cyclofocal.lab.recipes.parse_losses import SCALE_SETTING, SETTINGS
 from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.training.job import Job, RunOptions
-from cyclofocal.lab.training.optim import build_criterion
 from cyclofocal.lab.training.train import train
 
 OWN = """
@@ -67,6 +68,15 @@ class Counted(nn.Module):
         self.register_buffer("log_prior", torch.linspace(1, 0.02, 10).log())
     def forward(self, logits, target):
         return F.cross_entropy(logits + self.log_prior, target)
+class Prior(nn.Module):
+    def __init__(self, class_counts):
+        super().__init__()
+        self.register_buffer("log_counts", class_counts.float().log())
+    def forward(self, logits, target):
+        return F.cross_entropy(logits + self.log_counts, target)
+def prior(logits, target, class_counts):
+    assert class_counts.sum() > 100  # those of the experiment
+    return F.cross_entropy(logits + class_counts.log(), target)
 def indices_only(logits, target):
     return F.nll_loss(logits.log_softmax(1), target.long() if target.ndim == 1 else target)
 """
@@ -79,13 +89,18 @@ def file(tmp_path):
 
 
 def spelled(name, values):
-    return f"{name}:" + ",".join(f"{setting}={value!r}" for setting, value in values.items()) if values else name
+    return f"{name}:" + ",".join(f"{setting}={value}" for setting, value in values.items()) if values else name
 
 
 values = {name: st.floats(0, 3, width=32) for name in ("gamma_pos", "gamma_neg", "gamma_hc")} | {
     "cyclical_factor": st.floats(1, 8, width=32),
     "label_smoothing": st.floats(0, 1, width=32),
     SCALE_SETTING: st.floats(0.125, 4, width=32),
+    "tau": st.floats(0, 3, width=32),
+    "class_weight": st.sampled_from(["balanced", "sqrt", "effective"]),
+    "weight_start": st.floats(0, 1, width=32),
+    "max_margin": st.floats(0, 1, width=32),
+    "vs_gamma": st.floats(0, 1, width=32),
 }
 
 
@@ -97,6 +112,8 @@ def test_settings_are_those_of_the_text(data):
         allowed = [*SETTINGS[loss.name], SCALE_SETTING]
         some = data.draw(st.permutations(data.draw(st.lists(st.sampled_from(allowed), unique=True))))
         given_values = {name: data.draw(values[name]) for name in some}
+        if not (given_values.get("class_weight") or loss.class_weight):
+            given_values.pop("weight_start", None)  # refused without weights
         text.append(spelled(loss.name, given_values))
         expected.append(replace(loss, **given_values))
     if len({replace(loss, name="", title="") for loss in expected}) < len(expected):
@@ -119,7 +136,7 @@ def test_names_are_spelled_out_in_one_way():
     [
         (
             "cyclicl",
-            "'cyclicl' is not a loss; allowed: ce, smoothed, focal, asymmetric, cyclical, or a custom loss",
+            "'cyclicl' is not a loss; allowed: ce, smoothed, focal, asymmetric, cyclical, weighted, logit-adjusted,",
         ),
         ("cyclicl", "Did you mean 'cyclical'?"),
         ("ce,,focal", "'' is not a loss"),
@@ -127,10 +144,18 @@ def test_names_are_spelled_out_in_one_way():
         ("cyclical:gama_hc=2", "Did you mean 'gamma_hc'?"),
         (
             "ce:gamma_hc=2",
-            "'gamma_hc' is not a setting of ce; allowed: learning_rate_scale. gamma_hc is a setting of cy",
+            "'gamma_hc' is not a setting of ce; allowed: tau, class_weight, weight_start, learning_rate_scale.",
         ),
         ("cyclical:gamma_hc", "it must be cyclical:SETTING=NUMBER"),
         ("cyclical:", "it must be cyclical:SETTING=NUMBER"),
+        ("ce:tau=-1", "tau is -1.0; it must be at least 0"),
+        ("ce:tau=inf", "tau is inf; it must be finite"),
+        ("ce:class_weight=balancd", "Did you mean 'balanced'?"),
+        ("ce:weight_start=0.8", "weight_start is 0.8, but there is no weight"),
+        ("weighted:class_weight=none,weight_start=0.5", "there is no weight"),
+        ("vs:vs_gamma=-1", "vs_gamma is -1.0; it must be at least 0"),
+        ("ldam-drw:max_margin=nan", "max_margin is nan; it must be at least 0"),
+        ("balanced-softmax,logit-adjusted", "are the same loss; give one of them"),
         ("cyclical:gamma_hc=two", "gamma_hc of cyclical is 'two'; it must be a number"),
         ("cyclical:gamma_hc=-1", "gamma_hc is -1.0; it must be a finite number >= 0"),
         ("cyclical:gamma_hc=nan", "gamma_hc is nan"),
@@ -153,7 +178,9 @@ def test_a_custom_loss_is_called_as_it_is(file, name):
     ce, own = losses_of(f"ce,{file}:{name}")
     assert (own.name, own.title, own.file) == (name, f"{name} ({file}:{name})", f"{file}:{name}")
     logits, target = torch.randn(5, 4), torch.arange(5) % 4
-    torch.testing.assert_close(build_criterion(own)(logits, target), build_criterion(ce)(logits, target))
+    torch.testing.assert_close(
+        build_criterion(own, [1] * 10)(logits, target), build_criterion(ce, [1] * 10)(logits, target)
+    )
 
 
 def test_names_of_custom_losses_and_their_learning_rate(file):
@@ -182,7 +209,7 @@ def test_a_file_with_one_loss_needs_no_function_name(tmp_path):
         ("FILE:loss,gamma_hc=2", "'gamma_hc' is not a setting of loss; allowed: learning_rate_scale"),
         ("FILE:los", "it has no 'los'; it has"),
         ("FILE:number", "it is of type int; it must be a function or a torch module"),
-        ("FILE:Needs", "the class cannot be made without arguments (TypeError"),
+        ("FILE:Needs", "the class cannot be made without arguments other than class_counts (TypeError"),
         ("FILE:Learnt", "it has weights (scale), which nothing would train"),
     ],
 )
@@ -219,11 +246,24 @@ def test_a_custom_loss_is_called_before_training(file, tmp_path, name, words):
     assert not list(tmp_path.rglob("record.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["of_ten_classes", "Counted"])
+@pytest.mark.parametrize("name", ["of_ten_classes", "Counted", "Prior", "prior"])
 def test_a_custom_loss_may_have_a_weight_per_class(file, name):
     (own,) = losses_of(f"{file}:{name}")
     recipe = replace(digits(), epochs=1, warmup_epochs=0, model="mlp", width=4)
     assert train(Job(recipe, own, 0, options=RunOptions(cpu=True))).loss["file"] == f"{file}:{name}"
+
+
+def test_a_custom_loss_with_counts_is_the_balanced_softmax(file):
+    recipe = replace(digits(), epochs=2, warmup_epochs=0, model="mlp", width=4)
+    losses = losses_of(f"balanced-softmax,{file}:Prior,{file}:prior")
+    runs = [train(Job(recipe, loss, 0, options=RunOptions(cpu=True))) for loss in losses]
+    for run in runs[1:]:
+        assert run.epochs[-1]["train_loss"] == pytest.approx(runs[0].epochs[-1]["train_loss"], rel=1e-4)
+
+
+def test_a_benchmark_has_no_class_counts_to_give(file):
+    with pytest.raises(ValueError, match="it asks for class_counts, which only a training has"):
+        user_candidate(f"{file}:Prior")
 
 
 def test_files_that_are_not_there_or_not_python(tmp_path):
@@ -240,7 +280,7 @@ def test_a_changed_file_is_another_loss(file):
     (after,) = losses_of(f"{file}:loss")
     assert before.digest != after.digest
     with pytest.raises(ValueError, match="its content has changed"):
-        build_criterion(before)
+        build_criterion(before, [1] * 10)
 
 
 def test_a_custom_loss_gets_the_progress_and_resumes(file, tmp_path):

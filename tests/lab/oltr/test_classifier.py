@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from cyclofocal.lab.oltr.classifier import CosineClassifier, MetaEmbedding
+from cyclofocal.lab.oltr.classifier import MetaEmbedding
+from cyclofocal.lab.training.models import CosineClassifier
 
 LENGTH, CLASSES = 5, 4
 
@@ -37,14 +38,14 @@ def meta(layer, x, centroids):
 
 
 def test_cosine_as_in_the_equation():
-    layer, x = CosineClassifier(LENGTH, CLASSES).double(), torch.randn(6, LENGTH, dtype=torch.float64)
+    layer, x = CosineClassifier(LENGTH, CLASSES, scale=16.0).double(), torch.randn(6, LENGTH, dtype=torch.float64)
     expected = torch.tensor([cosine(layer, row) for row in x.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(layer(x), expected)
-    assert torch.autograd.gradcheck(layer, x.requires_grad_())
+    torch.testing.assert_close(layer(x, 1.0), expected)
+    assert torch.autograd.gradcheck(layer, (x.requires_grad_(), 1.0))
 
 
 def test_cosine_logits_are_below_the_scale():
-    assert CosineClassifier(LENGTH, CLASSES, scale=3)(1e4 * torch.randn(50, LENGTH)).abs().max() < 3
+    assert CosineClassifier(LENGTH, CLASSES, scale=3)(1e4 * torch.randn(50, LENGTH), 1.0).abs().max() < 3
 
 
 def test_meta_embedding_as_in_the_equations():
@@ -79,7 +80,7 @@ def test_features_that_are_a_centroid_stay_finite(x):
     logits.sum().backward()
     assert logits.isfinite().all()
     assert features.grad.isfinite().all()
-    assert CosineClassifier(LENGTH, CLASSES)(torch.zeros(1, LENGTH)).abs().max() == 0
+    assert CosineClassifier(LENGTH, CLASSES, scale=16.0)(torch.zeros(1, LENGTH)).abs().max() == 0
 
 
 def test_an_unfilled_memory_gives_no_logits():

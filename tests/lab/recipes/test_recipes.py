@@ -91,7 +91,9 @@ def test_all_that_was_promised_is_there():
         expected |= {f"{source}-lt-{imbalance}" for imbalance in IMBALANCES}
     assert set(RECIPES) == expected
     assert IMBALANCES == (10, 50, 100, 200)
-    assert LOSSES == (CROSS_ENTROPY, SMOOTHED, FOCAL, ASYMMETRIC, CYCLICAL)
+    assert LOSSES[:5] == (CROSS_ENTROPY, SMOOTHED, FOCAL, ASYMMETRIC, CYCLICAL)
+    others = {"weighted", "logit-adjusted", "balanced-softmax", "class-balanced-focal", "ldam-drw", "vs"}
+    assert {loss.name for loss in LOSSES[5:]} == others
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from cyclofocal import CyclicalFocalLoss
+from cyclofocal.lab.recipes.criterion import build_criterion
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
 from cyclofocal.lab.training.accelerator import start_accelerator
 from cyclofocal.lab.training.batches import Batch
 from cyclofocal.lab.training.job import Job, RunOptions
-from cyclofocal.lab.training.optim import apply_schedule, build_criterion, build_optimizer
+from cyclofocal.lab.training.optim import apply_schedule, build_optimizer
 from cyclofocal.lab.training.schedule import learning_rate, never_focal, scheduled_values
 from cyclofocal.lab.training.train import train
 from cyclofocal.lab.training.train_state import build_state, initial_model
@@ -99,7 +100,7 @@ def test_epoch_rows_show_cycled_values():
 def test_weight_decay_reaches_the_groups_that_decay_and_no_other():
     recipe = cycling(("weight_decay",), decay_norms=False, weight_decay=0.0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
-    optimizer, criterion = build_optimizer(model, recipe), build_criterion(CYCLICAL)
+    optimizer, criterion = build_optimizer(model, recipe), build_criterion(CYCLICAL, [1] * 10)
     for epoch in range(9):
         now = scheduled_values(recipe, CYCLICAL, epoch, 0, 1)
         apply_schedule(now, criterion, optimizer)
@@ -125,7 +126,7 @@ def step():
     def take(recipe, loss):
         recipe = replace(recipe, momentum=0.0, nesterov=False, weight_decay=0.0)
         accelerator = start_accelerator(recipe, RunOptions(cpu=True))
-        state = build_state(Job(recipe, loss, 0), initial_model(recipe, 10, 0), accelerator)
+        state = build_state(Job(recipe, loss, 0), initial_model(recipe, 10, 0), accelerator, [1] * 10)
         before = [weight.detach().clone() for weight in state.model.parameters()]
         images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(16) % 10

@@ -41,15 +41,19 @@ from cyclofocal.lab.compare.grid import (
 from cyclofocal.lab.metrics import PRIMARY
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
-from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
+from cyclofocal.lab.recipes.loss import FOR_BALANCED, FOR_IMBALANCED, IMBALANCED_FROM, LOSSES, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import check_name, resolve_recipes
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.training.job import Job, RunOptions
 
 
+def _names(losses: Sequence[LossSettings]) -> str:
+    return ",".join(loss.name for loss in losses)
+
+
 def _two_losses(names: str) -> str:
-    if len(losses_of(names)) < 2:
+    if names and len(losses_of(names)) < 2:
         raise typer.BadParameter(f"{names!r} is one loss; a comparison needs two or more, separated by commas.")
     return names
 
@@ -72,12 +76,13 @@ def compare(
     losses: Annotated[
         str,
         typer.Option(
-            help=f"Losses, separated by commas: {', '.join(loss.name for loss in LOSSES)}, with settings after a colon"
+            help=f"Losses, separated by commas: {_names(LOSSES)}, with settings after a colon"
             " (cyclical:gamma_hc=2,cyclical_factor=8), or your own (my_loss.py:function). The reference is ce, or else"
-            " the first.",
+            f" the first. Default: {_names(FOR_IMBALANCED)} if the largest class has more than {IMBALANCED_FROM:g}"
+            f" times as many samples as the smallest, otherwise {_names(FOR_BALANCED)}.",
             callback=_two_losses,
         ),
-    ] = "ce,focal,asymmetric,cyclical",
+    ] = "",
     seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 10,
     target: Annotated[str, typer.Option(help="Target column of a table.")] = "",
     folds: Annotated[int | None, typer.Option(min=2, help="Number of cross-validation folds per seed.")] = None,
@@ -134,7 +139,7 @@ def compare(
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     found = _experiments(what, target, given, root)
-    chosen = losses_of(losses)
+    chosen = losses_of(losses) if losses else _default_losses(found, root)
     if tune:
         chosen = _tuned(chosen, tune, found, root)
     options = RunOptions(root, command=command_line(), checkpoint_seconds=CHECKPOINT_SECONDS, primary_metric=metric)
@@ -152,6 +157,19 @@ def compare(
         print_comparison(records, metric=metric, picture=picture)
     typer.echo(f"records  {out}")
     _report_failures(failed, len(jobs))
+
+
+def _default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> list[LossSettings]:
+    """The losses for imbalanced data if any of the experiments has such, otherwise those for balanced data."""
+    from cyclofocal.lab.training.train import load_data
+
+    for experiment in experiments:
+        recipe = experiment.first if isinstance(experiment, TwoStages) else experiment
+        with _refused("EXPERIMENT"):
+            counts = load_data(recipe, root, 0).counts
+        if max(counts) > IMBALANCED_FROM * min(counts):
+            return list(FOR_IMBALANCED)
+    return list(FOR_BALANCED)
 
 
 def _experiments(what: list[str], target: str, settings: list[str], root: Path) -> list[Recipe | TwoStages]:

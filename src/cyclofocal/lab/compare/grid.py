@@ -95,7 +95,7 @@ def finished(jobs: Iterable[Job]) -> tuple[dict[Job, RunRecord], list[DamagedRec
 
 
 def try_custom_losses(jobs: Iterable[Job]) -> None:
-    """Call every custom loss once, on the number of classes of its data, before anything is trained.
+    """Call every custom loss once, with the training samples per class of its data, before anything is trained.
 
     Raises:
         MissingDataError, DamagedDataError, ValueError: the data cannot be read, or a loss cannot be used.
@@ -103,12 +103,11 @@ def try_custom_losses(jobs: Iterable[Job]) -> None:
     from cyclofocal.lab.oltr.stages import task_of
     from cyclofocal.lab.training.train_state import try_custom_loss
 
-    classes: dict[Recipe, int] = {}
+    class_counts: dict[Recipe, Sequence[int]] = {}
     for job in {(job.recipe, job.loss): job for job in jobs if job.loss.file}.values():
-        if job.recipe not in classes:
-            data = task_of(job.recipe).load(job.recipe, job.options.root, 0)
-            classes[job.recipe] = len(data.classes)
-        try_custom_loss(job.recipe, job.loss, classes[job.recipe])
+        if job.recipe not in class_counts:
+            class_counts[job.recipe] = task_of(job.recipe).load(job.recipe, job.options.root, 0).counts
+        try_custom_loss(job.recipe, job.loss, class_counts[job.recipe])
 
 
 def run_job(job: Job, resources: Resources | None = None, wait: bool = True) -> RunRecord | None:

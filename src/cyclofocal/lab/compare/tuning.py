@@ -26,8 +26,11 @@ Score = tuple[float, float]
 LEARNING_RATE_SCALE: Bounds = (0.3, 3.0)
 GAMMA: Bounds = (0.0, 5.0)
 GAMMA_HC: Bounds = (0.0, 3.5)  # above 3.591 the high-confidence term pushes some samples the wrong way
-FACTOR_BOUNDS: Bounds = (2.0, 8.0)
+FACTOR_BOUNDS: Bounds = (1.0, 8.0)
 LABEL_SMOOTHING: Bounds = (0.0, 0.3)
+TAU: Bounds = (0.0, 2.5)
+MAX_MARGIN: Bounds = (0.0, 1.0)
+VS_GAMMA: Bounds = (0.0, 0.5)
 
 SPACES: dict[str, dict[str, Bounds]] = {
     "ce": {},
@@ -41,8 +44,17 @@ SPACES: dict[str, dict[str, Bounds]] = {
         "gamma_neg": GAMMA,
         "label_smoothing": LABEL_SMOOTHING,
     },
+    "weighted": {},
+    "logit-adjusted": {},
+    "balanced-softmax": {},
+    "class-balanced-focal": {"gamma": GAMMA},
+    "ldam-drw": {"max_margin": MAX_MARGIN},
+    "vs": {"vs_gamma": VS_GAMMA},
 }
-"""Settings tuned for each loss, besides ``learning_rate_scale``; "gamma" is ``gamma_pos`` and ``gamma_neg`` in one."""
+"""Settings tuned for each loss, besides ``learning_rate_scale``; "gamma" is ``gamma_pos`` and ``gamma_neg`` in one.
+
+A loss that has a ``tau`` has it tuned, too.
+"""
 
 LOGARITHMIC = ("learning_rate_scale", "cyclical_factor")
 """Settings sampled on a logarithmic scale."""
@@ -64,8 +76,11 @@ def tune(job: Job) -> LossSettings:
     ``smoothed``    ``label_smoothing`` 0 to 0.3
     ``focal``       ``gamma_pos`` = ``gamma_neg`` 0 to 5
     ``asymmetric``  ``gamma_pos`` and ``gamma_neg`` 0 to 5, ``label_smoothing`` 0 to 0.3
-    ``cyclical``    those, ``gamma_hc`` 0 to 3.5, ``cyclical_factor`` 2 to 8
+    ``cyclical``    those, ``gamma_hc`` 0 to 3.5, ``cyclical_factor`` 1 to 8
     ==============  ======================================================================================
+
+    ``class-balanced-focal`` is tuned as ``focal``; ``ldam-drw`` has ``max_margin`` 0 to 1, ``vs`` has ``vs_gamma`` 0 to
+    0.5. Every loss that begins with a ``tau`` has ``tau`` 0 to 2.5 as well.
 
     The trials are runs in ``tuning/``, next to the recipe's folder, and finished ones are not repeated; a larger budget
     continues where a smaller one stopped. A diverged trial counts against the budget and is never selected; rerunning
@@ -152,7 +167,8 @@ def search_space(loss: LossSettings) -> dict[str, Bounds]:
     name = loss.name.partition(":")[0]
     if not loss.file and name not in SPACES:
         raise ValueError(f"{loss.name!r} cannot be tuned; its name must begin with one of {', '.join(SPACES)}")
-    return {"learning_rate_scale": LEARNING_RATE_SCALE, **({} if loss.file else SPACES[name])}
+    tau = {"tau": TAU} if loss.tau else {}
+    return {"learning_rate_scale": LEARNING_RATE_SCALE, **({} if loss.file else SPACES[name]), **tau}
 
 
 def _score(trial: Job) -> Score | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclofocal.arguments import check_at_least
-from cyclofocal.lab.training.models import SmallResNet
+from cyclofocal.lab.training.models import classifier_of
 
 POOLING = 2
 """The last modules of ``features`` in the networks of this package: a pooling and a flattening."""
@@ -64,7 +64,7 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, image: tuple[int, int, int]) -> None:
         super().__init__()
         classifier = classifier_of(model)
-        self.weight, self.bias = _logits_of(model, classifier)
+        self.weight, self.bias = _logits_of(classifier)
         self.narrow: nn.Module = model.narrow if isinstance(model, BottleneckHead) else nn.Identity()
         network: Any = model.body if isinstance(model, BottleneckHead) else model
         self.ours = not hasattr(network, "reset_classifier")
@@ -103,21 +103,8 @@ class Backbone(nn.Module):
         return found.shape[1], length
 
 
-def classifier_of(model: nn.Module) -> nn.Linear:
-    """The last layer of a network of the first stage.
-
-    Raises:
-        ValueError: it is not linear.
-    """
-    network: Any = model
-    last = network.get_classifier() if hasattr(model, "get_classifier") else network.classifier
-    if not isinstance(last, nn.Linear):
-        raise ValueError(f"model ends in {type(last).__name__}; it must end in a linear classifier")
-    return last
-
-
-def _logits_of(model: nn.Module, classifier: nn.Linear) -> tuple[Tensor, Tensor | None]:
+def _logits_of(classifier: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """Weight and bias from features to logits."""
-    scale = 1 / 8 if isinstance(model, SmallResNet) else 1.0  # which divides its logits
+    scale = getattr(classifier, "scale", 1.0)
     bias = None if classifier.bias is None else classifier.bias.detach() * scale
     return classifier.weight.detach() * scale, bias

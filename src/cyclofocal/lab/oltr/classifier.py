@@ -1,50 +1,13 @@
-"""The classifiers of the second stage: cosine similarity, and meta-embedding with a memory."""
-
-import math
+"""The classifier of the second stage: meta-embedding with a memory."""
 
 import torch
 from torch import Tensor, nn
 
 from cyclofocal.lab.oltr.centroids import nearest
+from cyclofocal.lab.training.models import CosineClassifier
 
 SCALE = 16.0
 REACH = 10.0
-
-
-class CosineClassifier(nn.Module):
-    r"""Logits by the angle to each class's weight, and by how long the features are.
-
-    .. math:: z_c = scale \, \frac{x^\top w_c}{(d + |x|) \, |w_c|}
-
-    With d = 1 the features are squashed to a length below 1; d = 0 leaves the cosine alone.
-
-    Args:
-        features: length of a feature vector, D.
-        classes: C.
-        scale: largest logit there can be, > 0.
-
-    Example:
-        >>> CosineClassifier(features=4, classes=3)(torch.zeros(2, 4))
-        tensor([[0., 0., 0.],
-                [0., 0., 0.]], grad_fn=<MmBackward0>)
-
-    Reference: Gidaris and Komodakis, *Dynamic Few-Shot Visual Learning without Forgetting*, CVPR 2018; squashing:
-    Sabour et al., *Dynamic Routing Between Capsules*, NeurIPS 2017.
-    """
-
-    def __init__(self, features: int, classes: int, scale: float = SCALE) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(features)
-        self.weight = nn.Parameter(torch.empty(classes, features).uniform_(-bound, bound))
-        self.scale = scale
-
-    def forward(self, features: Tensor, distance: Tensor | float = 1.0) -> Tensor:
-        """Logits (N, C) of ``features`` (N, D); ``distance`` is d >= 0, one for all or (N, 1)."""
-        length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-        # As in the release's code: x / (1 + |x|). The paper's formula has the square, |x| x / (1 + |x|^2).
-        tiny = torch.finfo(features.dtype).tiny  # features of length 0 at distance 0 have logits 0, not nan
-        squashed = features / (length + distance).clamp_min(tiny)
-        return self.scale * squashed @ nn.functional.normalize(self.weight).mT
 
 
 class MetaEmbedding(nn.Module):

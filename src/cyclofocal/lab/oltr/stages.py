@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from cyclofocal.lab.data import DataSet, Samples
 from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.metrics import Array
-from cyclofocal.lab.oltr.backbone import Backbone, classifier_of
+from cyclofocal.lab.oltr.backbone import Backbone
 from cyclofocal.lab.oltr.evaluation import evaluate_logits
 from cyclofocal.lab.oltr.network import OpenLongTailed
 from cyclofocal.lab.oltr.open_set_data import OpenData, hold_out, open_images, with_unknown
@@ -26,6 +26,7 @@ from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.batches import build_loader
 from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.models import classifier_of
 from cyclofocal.lab.training.optim import optimizer_over, weight_groups
 from cyclofocal.lab.training.predict import predict
 from cyclofocal.lab.training.run_folder import run_folder
@@ -53,9 +54,7 @@ def with_stage1_digest(stages: TwoStages) -> StageRecipe:
 
     Seed and loss are not, for runs of all seeds and losses are one experiment.
     """
-    return replace(
-        stages.second, first=content_hash([stages.first.flat(), [asdict(loss) for loss, _ in stages.losses]])
-    )
+    return replace(stages.second, first=content_hash([stages.first.flat(), [loss.flat() for loss, _ in stages.losses]]))
 
 
 def task_of(recipe: Recipe) -> Task:
@@ -82,7 +81,8 @@ def load_open(recipe: Recipe, root: Path, seed: int) -> OpenData:
 def build_stage1(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainState:
     """The state of stage 1 at its beginning."""
     assert isinstance(job.recipe, StageRecipe)
-    state = build_state(job, stage1_model(job.recipe, len(data.classes), job.seed), accelerator)
+    _refuse_margin(job.loss)
+    state = build_state(job, stage1_model(job.recipe, len(data.classes), job.seed), accelerator, data.counts)
     scale_features(state, job.recipe.features_lr_scale)
     return state
 
@@ -95,6 +95,7 @@ def build_stage2(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainSt
     """
     recipe = job.recipe
     assert isinstance(recipe, StageRecipe)
+    _refuse_margin(job.loss)
     if job.stage1 is None:
         raise Stage1Error("stage is 2; stage 2 begins with weights of stage 1, and the job names no stage 1")
     model = trained_model(recipe, len(data.classes), job.seed, stage1_weights(job.stage1))
@@ -104,7 +105,8 @@ def build_stage2(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainSt
         reduce = functools.partial(accelerator.reduce, reduction="sum") if accelerator.num_processes > 1 else None
         network = OpenLongTailed(backbone, recipe.frozen, reduce)
     state = functools.partial(OpenTrainState, centroid_weight=recipe.centroid_weight)
-    return build_state(job, network, accelerator, _optimizer, state)
+    drawn_alike = [1] * len(data.classes)  # the batches are class-aware, so there is no prior to take out
+    return build_state(job, network, accelerator, drawn_alike, _optimizer, state)
 
 
 @dataclass
@@ -180,6 +182,14 @@ def predictions_of(training: Training) -> Predictions:
     logits = torch.cat([logits_of(split) for split in splits]).numpy()
     labels = np.concatenate([split.labels for split in splits])
     return Predictions(logits, labels, np.array(data.counts), f"{job.loss.title}, stage {recipe.stage}")
+
+
+def _refuse_margin(loss: LossSettings) -> None:
+    if loss.max_margin:
+        raise ValueError(
+            f"max_margin of {loss.title} is {loss.max_margin:g}; margins need a normalised last layer, which neither"
+            " stage of open long-tailed recognition has: compare this loss on a plain experiment"
+        )
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

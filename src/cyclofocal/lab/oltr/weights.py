@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError, preview
-from cyclofocal.lab.oltr.backbone import classifier_of
+from cyclofocal.lab.training.models import classifier_of
 
 UNTRAINED = "num_batches_tracked"
 """A counter that files of before 2018 do not have."""

@@ -1,8 +1,10 @@
 """Custom losses from a Python file: a function, or a module of torch."""
 
+import functools
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,13 @@ from cyclofocal.lab.messages import MissingDataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Criterion = Callable[[Tensor, Tensor], Tensor]
+Criterion = Callable[["Tensor", "Tensor"], "Tensor"]
+"""Mean loss of logits (N, C) and target."""
 
 TRIED_ROWS = 8
+
+COUNTS_ARGUMENT = "class_counts"
+"""Parameter by which a custom loss asks for the training samples per class."""
 
 
 def file_digest(path: Path) -> str:
@@ -28,31 +34,75 @@ def file_digest(path: Path) -> str:
     return file_hash(path)
 
 
-def load_loss(file: str, digest: str) -> "Criterion":
+def load_loss(file: str, digest: str, class_counts: Sequence[int] | None = None) -> Criterion:
     """Load the loss ``PATH:NAME``; every call imports the file again, so that runs share no state.
 
     Args:
         file: NAME is a function of logits (N, C) and target, which gives the mean loss; or a ``torch.nn.Module`` that
-            does, or a class of such that takes no arguments. A method ``set_progress`` is called with the progress of
-            training, in [0, 1], as that of :class:`cyclofocal.CyclicalFocalLoss`.
+            does, or a class of such. A parameter ``class_counts`` of the function or the class is given the training
+            samples per class, an int64 tensor (C,); a class may take no other argument. A method ``set_progress`` is
+            called with the progress of training, in [0, 1], as that of :class:`cyclofocal.CyclicalFocalLoss`.
         digest: expected :func:`file_digest`.
+        class_counts: training samples per class; None where there are none.
 
     Raises:
         MissingDataError: no such file.
-        ValueError: it is not the file of that digest, cannot be imported, has no such name, or that is not a loss.
+        ValueError: it is not the file of that digest, cannot be imported, has no such name, or that is not a loss; or
+            it asks for class counts, and there are none.
     """
+    import torch
+
+    loss = _named(file, digest)
+    if _asks_for_counts(loss):
+        if class_counts is None:
+            raise ValueError(
+                f"{file}: it asks for {COUNTS_ARGUMENT}, which only a training has; it cannot be used here"
+            )
+        counts = torch.tensor(list(class_counts))
+        is_class, loss = isinstance(loss, type), functools.partial(loss, **{COUNTS_ARGUMENT: counts})
+        return _made(loss, file) if is_class else loss
+    return _made(loss, file) if isinstance(loss, type) else _without_weights(loss, file)
+
+
+def check_loss(file: str, digest: str) -> None:
+    """Refuse a loss that :func:`load_loss` would refuse, as far as that is known without class counts.
+
+    Raises:
+        MissingDataError, ValueError: of :func:`load_loss`.
+    """
+    if not _asks_for_counts(_named(file, digest)):
+        load_loss(file, digest)
+
+
+def _named(file: str, digest: str) -> Any:
+    """The function, module or class that ``PATH:NAME`` names."""
     path, _, name = file.rpartition(":")
     if (found := file_digest(Path(path))) != digest:
         raise ValueError(f"{path}: its content has changed (SHA-256 {found}, was {digest}); repeat the command")
     content = _imported(Path(path), digest)
     if not hasattr(content, name):
         raise ValueError(f"{path}: it has no {name!r}; it has {_listed(_defined(content))}")
-    criterion = getattr(content, name)
-    if isinstance(criterion, type):
-        try:
-            criterion = criterion()
-        except Exception as error:  # custom code can raise anything
-            raise ValueError(f"{file}: the class cannot be made without arguments ({_describe(error)})") from error
+    loss = getattr(content, name)
+    if not callable(loss):
+        raise ValueError(f"{file}: it is of type {type(loss).__name__}; it must be a function or a torch module")
+    return loss
+
+
+def _asks_for_counts(loss: Any) -> bool:
+    try:
+        return COUNTS_ARGUMENT in inspect.signature(loss).parameters
+    except (TypeError, ValueError):  # written in C
+        return False
+
+
+def _made(make: Callable[[], Any], file: str) -> Criterion:
+    """An instance of a class of losses."""
+    try:
+        criterion = make()
+    except Exception as error:  # custom code can raise anything
+        raise ValueError(
+            f"{file}: the class cannot be made without arguments other than {COUNTS_ARGUMENT} ({_describe(error)})"
+        ) from error
     if not callable(criterion):
         raise ValueError(f"{file}: it is of type {type(criterion).__name__}; it must be a function or a torch module")
     return _without_weights(criterion, file)
@@ -74,12 +124,12 @@ def only_loss(path: Path) -> str:
     return found[0]
 
 
-def try_loss(file: str, digest: str, classes: int, soft: bool = False) -> None:
+def try_loss(file: str, digest: str, class_counts: Sequence[int], soft: bool = False) -> None:
     """Call the loss once on random logits, on the CPU, with its backward pass.
 
     Args:
         file, digest: arguments of :func:`load_loss`.
-        classes: number of classes of the experiment, because a loss may have weights per class.
+        class_counts: training samples per class of the experiment.
         soft: pass probabilities (N, C), as after mixup, instead of indices (N,).
 
     Raises:
@@ -88,7 +138,7 @@ def try_loss(file: str, digest: str, classes: int, soft: bool = False) -> None:
     """
     import torch
 
-    criterion = load_loss(file, digest)
+    criterion, classes = load_loss(file, digest, class_counts), len(class_counts)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(TRIED_ROWS, classes, generator=generator, requires_grad=True)
     target = torch.arange(TRIED_ROWS) % classes
@@ -149,7 +199,7 @@ def _imported(path: Path, digest: str) -> Any:
     return module
 
 
-def _without_weights(criterion: Any, file: str) -> "Criterion":
+def _without_weights(criterion: Any, file: str) -> Criterion:
     from torch import nn
 
     if isinstance(criterion, nn.Module) and (weights := [name for name, _ in criterion.named_parameters()]):

@@ -1,13 +1,15 @@
 """Losses that experiments compare, as plain values for records."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Settings of a softmax loss; all five losses are the cyclical focal loss at some of them.
+    """Settings of a softmax loss; all losses are the cyclical focal loss at some of them.
 
     ``cyclical_factor`` ``None`` stops the clock at eta 0, the (asymmetric) focal loss; all gammas 0 is cross-entropy.
+    Settings of imbalanced data follow from the training samples per class, n_c.
 
     Attributes:
         learning_rate_scale: factor of the recipe's learning rate, because losses have gradients of different size.
@@ -15,6 +17,12 @@ class LossSettings:
         digest: hash of that file, so that a changed file is another loss.
         trials: number of trainings by which :func:`cyclofocal.lab.compare.tuning.tuned` first chooses the settings;
             0: none.
+        tau: factor of the logarithm of the class prior, which is added to the logits in training.
+        class_weight: "", or the scheme of the class weights; see :func:`cyclofocal.class_weights`.
+        weight_start: progress before which all class weights are 1.
+        max_margin: largest of the margins that the target's logit is lowered by, in proportion to n_c^(-1/4) and times
+            :data:`COSINE_SCALE`; the last layer is then normalised, and the logits are cosines times that scale.
+        vs_gamma: exponent g of vector scaling, the factor (n_c / n_max)^g of the logits.
     """
 
     name: str
@@ -28,10 +36,33 @@ class LossSettings:
     file: str = ""
     digest: str = ""
     trials: int = 0
+    tau: float = 0.0
+    class_weight: str = ""
+    weight_start: float = 0.0
+    max_margin: float = 0.0
+    vs_gamma: float = 0.0
+
+    @property
+    def needs_counts(self) -> bool:
+        """True if the loss depends on the training samples per class (a custom one may as well)."""
+        return any(getattr(self, name) for name in IMBALANCE)
 
     @property
     def is_cross_entropy(self) -> bool:
-        return not self.file and self.gamma_pos == self.gamma_neg == self.gamma_hc == 0
+        """True for plain or smoothed cross-entropy."""
+        return not (self.file or self.needs_counts) and self.gamma_pos == self.gamma_neg == self.gamma_hc == 0
+
+    def flat(self) -> dict[str, Any]:
+        """All fields as in records and run identities, which older runs have without the settings of imbalance."""
+        stored = asdict(self)
+        return {f.name: stored[f.name] for f in fields(self) if f.name not in IMBALANCE or stored[f.name] != f.default}
+
+
+IMBALANCE = ("tau", "class_weight", "weight_start", "max_margin", "vs_gamma")
+"""Settings that follow from the class counts."""
+
+COSINE_SCALE = 30.0
+"""Largest logit of a normalised last layer."""
 
 
 CROSS_ENTROPY = LossSettings("ce", "cross-entropy")
@@ -48,5 +79,44 @@ CYCLICAL = LossSettings(
     label_smoothing=0.1,
 )
 
-LOSSES = (CROSS_ENTROPY, SMOOTHED, FOCAL, ASYMMETRIC, CYCLICAL)
+WEIGHTED = LossSettings("weighted", "weighted cross-entropy", class_weight="balanced")
+"""Class weights in inverse proportion to the samples; their mean is 1."""
+
+LOGIT_ADJUSTED = LossSettings("logit-adjusted", "logit-adjusted", tau=1.0)
+"""Menon et al., *Long-Tail Learning via Logit Adjustment*, ICLR 2021: cross-entropy of z + tau log(prior)."""
+
+BALANCED_SOFTMAX = LossSettings("balanced-softmax", "balanced softmax", tau=1.0)
+"""Ren et al., *Balanced Meta-Softmax*, NeurIPS 2020: cross-entropy of z + log(n_c), so logit adjustment at tau 1."""
+
+CLASS_BALANCED_FOCAL = LossSettings(
+    "class-balanced-focal", "class-balanced focal", gamma_pos=2.0, gamma_neg=2.0, class_weight="effective"
+)
+"""Cui et al., *Class-Balanced Loss Based on Effective Number of Samples*, CVPR 2019: beta 0.9999, here gamma 2."""
+
+LDAM_DRW = LossSettings("ldam-drw", "LDAM-DRW", class_weight="effective", weight_start=0.8, max_margin=0.5)
+"""Cao et al., *Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss*, NeurIPS 2019: margins
+n_c^(-1/4), the largest 0.5, scale 30 on a normalised last layer, effective-number weights from 80 % of training."""
+
+VS = LossSettings("vs", "vector scaling", tau=1.0, vs_gamma=0.3)
+"""Kini et al., *Label-Imbalanced and Group-Sensitive Classification under Overparameterization*, NeurIPS 2021."""
+
+LOSSES = (
+    CROSS_ENTROPY,
+    SMOOTHED,
+    FOCAL,
+    ASYMMETRIC,
+    CYCLICAL,
+    WEIGHTED,
+    LOGIT_ADJUSTED,
+    BALANCED_SOFTMAX,
+    CLASS_BALANCED_FOCAL,
+    LDAM_DRW,
+    VS,
+)
 """All losses; the cyclical one has the settings of the published CIFAR and ImageNet commands."""
+
+IMBALANCED_FROM = 3.0
+"""Ratio of the largest to the smallest class above which :data:`FOR_IMBALANCED` are compared by default."""
+
+FOR_BALANCED = (CROSS_ENTROPY, FOCAL, ASYMMETRIC, CYCLICAL)
+FOR_IMBALANCED = (CROSS_ENTROPY, WEIGHTED, LOGIT_ADJUSTED, FOCAL, CYCLICAL)

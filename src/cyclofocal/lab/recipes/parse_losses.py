@@ -6,18 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cyclofocal.arguments import check_at_least, check_gammas, check_unit_interval
+from cyclofocal.imbalance import SCHEMES
 from cyclofocal.lab.messages import did_you_mean
-from cyclofocal.lab.recipes.custom_loss import file_digest, load_loss, only_loss
+from cyclofocal.lab.recipes.custom_loss import check_loss, file_digest, only_loss
 from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
 from cyclofocal.lab.recipes.settings import SettingError
 
 GAMMAS = ("gamma_pos", "gamma_neg")
-SETTINGS = {
-    "ce": (),
-    "smoothed": ("label_smoothing",),
-    "focal": (*GAMMAS, "label_smoothing"),
-    "asymmetric": (*GAMMAS, "label_smoothing"),
-    "cyclical": (*GAMMAS, "gamma_hc", "cyclical_factor", "label_smoothing"),
+PRIOR = ("tau", "class_weight", "weight_start")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "ce": PRIOR,
+    "smoothed": ("label_smoothing", *PRIOR),
+    "focal": (*GAMMAS, "label_smoothing", *PRIOR),
+    "asymmetric": (*GAMMAS, "label_smoothing", *PRIOR),
+    "cyclical": (*GAMMAS, "gamma_hc", "cyclical_factor", "label_smoothing", *PRIOR),
+    "weighted": ("label_smoothing", *PRIOR),
+    "logit-adjusted": ("label_smoothing", *PRIOR),
+    "balanced-softmax": ("label_smoothing", *PRIOR),
+    "class-balanced-focal": (*GAMMAS, "label_smoothing", *PRIOR),
+    "ldam-drw": ("max_margin", "label_smoothing", *PRIOR),
+    "vs": ("vs_gamma", "label_smoothing", *PRIOR),
 }
 """Settings of each loss, in the order of its full name; ``learning_rate_scale`` is one of every loss."""
 
@@ -105,7 +114,7 @@ def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
     file = f"{path}:{function}"
     try:
         digest = file_digest(Path(path))
-        load_loss(file, digest)
+        check_loss(file, digest)
     except (FileNotFoundError, ValueError) as error:
         raise SettingError(str(error)) from None
     values = _values(name, settings, (SCALE_SETTING,))
@@ -130,10 +139,7 @@ def _values(loss: str, settings: Sequence[str], allowed: tuple[str, ...]) -> dic
             )
         if name in values:
             raise SettingError(f"{name} of {loss} is given twice; give it once")
-        try:
-            values[name] = float(text)
-        except ValueError:
-            raise SettingError(f"{name} of {loss} is {text!r}; it must be a number") from None
+        values[name] = _value(loss, name, text)
     if not values.get(SCALE_SETTING, 1.0) > 0 or values.get(SCALE_SETTING) == float("inf"):
         raise SettingError(
             f"{SCALE_SETTING} of {loss} is {values[SCALE_SETTING]}; it must be greater than 0, and finite"
@@ -141,14 +147,30 @@ def _values(loss: str, settings: Sequence[str], allowed: tuple[str, ...]) -> dic
     return {name: values[name] for name in allowed if name in values}
 
 
+def _value(loss: str, name: str, text: str) -> float | str:
+    """Parse the value of a setting: a number, or the name of a weighting scheme."""
+    if name == "class_weight":
+        if text != "none" and text not in SCHEMES:
+            allowed = [*SCHEMES, "none"]
+            hint = did_you_mean(text, allowed)
+            raise SettingError(f"class_weight of {loss} is {text!r}; it must be one of {', '.join(allowed)}.{hint}")
+        return "" if text == "none" else text
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingError(f"{name} of {loss} is {text!r}; it must be a number") from None
+
+
 def _check_range(loss: LossSettings) -> None:
     """Check settings by the loss of the library."""
-    from cyclofocal import CyclicalFocalLoss
+    from cyclofocal.lab.recipes.criterion import build_criterion
 
-    factor = 4.0 if loss.cyclical_factor is None else loss.cyclical_factor
-    gammas = {name: getattr(loss, name) for name in (*GAMMAS, "gamma_hc")}
     try:
-        CyclicalFocalLoss(**gammas, cyclical_factor=factor, label_smoothing=loss.label_smoothing)
+        check_gammas(**{name: getattr(loss, name) for name in (*GAMMAS, "gamma_hc")})
+        check_unit_interval("label_smoothing", loss.label_smoothing)
+        check_at_least("vs_gamma", loss.vs_gamma, 0)
+        check_at_least("max_margin", loss.max_margin, 0)
+        build_criterion(loss, class_counts=(1, 1))
     except ValueError as error:
         raise SettingError(f"{loss.name}: {error}") from None
 
@@ -169,6 +191,8 @@ def _other(setting: str) -> str:
     return f" {setting} is a setting of {', '.join(having)}." if having else ""
 
 
-def _short(value: float) -> str:
-    """Format a number as the shortest text that reads as it."""
+def _short(value: float | str) -> str:
+    """Format a number as the shortest text that reads as it; a name as it is."""
+    if isinstance(value, str):
+        return value or "none"
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)

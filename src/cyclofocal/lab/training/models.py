@@ -1,7 +1,10 @@
 """Small networks for small images and for tables; every other name goes to timm."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,7 +42,7 @@ class SmallResNet(nn.Module):
     """Four convolutions that double the channels and halve the image, two residual blocks, a max over the rest.
 
     A shape that reaches high accuracy on 32-pixel images in few epochs: little depth, a strong pooling at the end,
-    logits scaled down so that training begins gently.
+    logits scaled down.
 
     Args:
         classes: number of logits.
@@ -70,11 +73,20 @@ class SmallResNet(nn.Module):
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
         )
-        self.classifier = nn.Linear(8 * width, classes, bias=False)
+        self.classifier = ScaledLinear(8 * width, classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, channels, image_size, image_size)."""
-        return self.classifier(self.features(images)) / 8
+        return self.classifier(self.features(images))
+
+
+class ScaledLinear(nn.Linear):
+    """A linear classifier whose logits are scaled down, so that training begins gently."""
+
+    scale = 1 / 8
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) * self.scale
 
 
 class Residual(nn.Module):
@@ -118,6 +130,43 @@ class MLP(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Logits (N, classes) of rows (N, inputs), or of images (N, channels, image_size, image_size)."""
         return self.classifier(self.features(rows))
+
+
+class CosineClassifier(nn.Module):
+    r"""Logits by the angle to each class's weight, and by how long the features are.
+
+    .. math:: z_c = scale \, \frac{x^\top w_c}{(d + |x|) \, |w_c|}
+
+    With d = 0 it is the cosine; d = 1 squashes the features to a length below 1.
+
+    Args:
+        features: length of a feature vector, D.
+        classes: C.
+        scale: largest logit there can be, > 0.
+
+    Example:
+        >>> import torch
+        >>> CosineClassifier(features=4, classes=3, scale=16.0)(torch.zeros(2, 4))
+        tensor([[0., 0., 0.],
+                [0., 0., 0.]], grad_fn=<MmBackward0>)
+
+    Reference: Gidaris and Komodakis, *Dynamic Few-Shot Visual Learning without Forgetting*, CVPR 2018; squashing:
+    Sabour et al., *Dynamic Routing Between Capsules*, NeurIPS 2017.
+    """
+
+    def __init__(self, features: int, classes: int, scale: float) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(features)
+        self.weight = nn.Parameter(torch.empty(classes, features).uniform_(-bound, bound))
+        self.scale = scale
+
+    def forward(self, features: Tensor, distance: Tensor | float = 0.0) -> Tensor:
+        """Logits (N, C) of ``features`` (N, D); ``distance`` is d >= 0, one for all or (N, 1)."""
+        length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+        # As in the release's code: x / (1 + |x|). The paper's formula has the square, |x| x / (1 + |x|^2).
+        tiny = torch.finfo(features.dtype).tiny  # features of length 0 at distance 0 have logits 0, not nan
+        squashed = features / (length + distance).clamp_min(tiny)
+        return self.scale * squashed @ F.normalize(self.weight).mT
 
 
 class CifarResNet(nn.Module):
@@ -245,6 +294,31 @@ def check_model(recipe: Recipe) -> None:
         raise ValueError(f"model is {recipe.model!r}; it must be {', '.join(MODELS)}, or a name that timm knows{hint}")
     if recipe.width:
         raise ValueError(f"width is {recipe.width}, but {recipe.model} is timm's and has its own; it must be 0")
+
+
+def classifier_of(model: nn.Module) -> nn.Linear:
+    """The last layer of a network.
+
+    Raises:
+        ValueError: it is not linear.
+    """
+    network: Any = model
+    last = network.get_classifier() if hasattr(model, "get_classifier") else network.classifier
+    if not isinstance(last, nn.Linear):
+        raise ValueError(f"model ends in {type(last).__name__}; it must end in a linear classifier")
+    return last
+
+
+def use_cosine_classifier(model: nn.Module, scale: float) -> nn.Module:
+    """Replace the last layer by a cosine classifier, whose logits are at most ``scale``; the model itself.
+
+    Raises:
+        ValueError: the last layer is not linear.
+    """
+    last = classifier_of(model)
+    name = next(name for name, layer in model.named_modules() if layer is last)
+    model.set_submodule(name, CosineClassifier(last.in_features, last.out_features, scale))
+    return model
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

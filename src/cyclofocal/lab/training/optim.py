@@ -1,39 +1,14 @@
-"""The loss and the optimizer of a run, and their scheduled values."""
+"""The optimizer of a run, and the scheduled values of loss and optimizer."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cyclofocal import CyclicalFocalLoss, cyclical_focal_loss
 from cyclofocal.lab.messages import did_you_mean
-from cyclofocal.lab.recipes.custom_loss import load_loss
-from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.custom_loss import Criterion
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.schedule import ScheduledValues
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def build_criterion(loss: LossSettings) -> Criterion:
-    """The loss as something to call on logits and target; the cyclical one has a clock to set, the user's may have.
-
-    Targets are class indices (N,) or, after mixup, probabilities (N, C).
-
-    Raises:
-        MissingDataError, ValueError: a custom loss that cannot be used.
-    """
-    if loss.file:
-        return load_loss(loss.file, loss.digest)
-    if loss.is_cross_entropy:
-        return nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
-    names = ("gamma_pos", "gamma_neg", "gamma_hc", "label_smoothing")
-    settings: dict[str, Any] = {name: getattr(loss, name) for name in names}
-    if loss.cyclical_factor is None:
-        return functools.partial(cyclical_focal_loss, eta=0.0, **settings)
-    return CyclicalFocalLoss(**settings, cyclical_factor=loss.cyclical_factor)
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

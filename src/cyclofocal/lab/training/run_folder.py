@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def run_folder(root: Path, recipe: Recipe, loss: LossSettings, seed: int) -> Pat
 
 def identity(recipe: Recipe, loss: LossSettings, seed: int) -> dict[str, Any]:
     """Identity of a run as JSON: everything that determines its numbers."""
-    content = {"recipe": recipe.flat(), "loss": asdict(loss), "seed": seed, "versions": _versions()}
+    content = {"recipe": recipe.flat(), "loss": loss.flat(), "seed": seed, "versions": _versions()}
     return json.loads(json.dumps(content))
 
 

@@ -19,6 +19,7 @@ from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.data.load import load_table, table_digest
 from cyclofocal.lab.messages import preview
 from cyclofocal.lab.metrics import Array, compute_metrics, log_softmax, recall_per_class, reliability
+from cyclofocal.lab.recipes.loss import COSINE_SCALE
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord, system
 from cyclofocal.lab.training import rng
@@ -126,7 +127,7 @@ def train(job: Job, task: Task | None = None) -> RunRecord:
         check_last_batch(len(data.train), job.recipe.batch_size, accelerator.num_processes)
         if job.test:
             check_every_class_is_tested(data)
-        try_custom_loss(job.recipe, job.loss, len(data.classes))
+        try_custom_loss(job.recipe, job.loss, data.counts)
         state = task.build(job, data, accelerator)
         rows, previous_seconds = resume(state, folder, data) if folder else ([], 0.0)
         training = Training(job, task, data, state, folder, rows, previous_seconds, started)
@@ -281,8 +282,9 @@ def _load(recipe: Recipe, root: Path, seed: int) -> DataSet:
 
 
 def _build(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainState:
-    model = initial_model(job.recipe, len(data.classes), job.seed, data.train.n_features)
-    return build_state(job, model, accelerator)
+    scale = COSINE_SCALE if job.loss.max_margin else 0.0
+    model = initial_model(job.recipe, len(data.classes), job.seed, data.train.n_features, scale)
+    return build_state(job, model, accelerator, data.counts)
 
 
 def _batches(job: Job, data: DataSet, epoch: int) -> tuple[Tensor, ...]:

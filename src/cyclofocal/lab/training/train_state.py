@@ -1,20 +1,21 @@
 """Training state: model, optimizer, loss and moving average (EMA), prepared by Accelerate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.recipes.custom_loss import try_loss
+from cyclofocal.lab.recipes.criterion import build_criterion
+from cyclofocal.lab.recipes.custom_loss import Criterion, try_loss
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.batches import Batch
 from cyclofocal.lab.training.batchnorm import sync_batch_norm
 from cyclofocal.lab.training.job import Job
-from cyclofocal.lab.training.models import build_model
-from cyclofocal.lab.training.optim import Criterion, build_criterion, build_optimizer
+from cyclofocal.lab.training.models import build_model, use_cosine_classifier
+from cyclofocal.lab.training.optim import build_optimizer
 from cyclofocal.lab.training.schedule import ScheduledValues
 
 if TYPE_CHECKING:
@@ -93,31 +94,42 @@ class TrainState:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0) -> nn.Module:
-    """The untrained model of a seed; the caller's random state is left as it was."""
+def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0, cosine_scale: float = 0.0) -> nn.Module:
+    """The untrained model of a seed; the caller's random state is left as it was.
+
+    Args:
+        recipe, classes, inputs: as for :func:`~cyclofocal.lab.training.models.build_model`.
+        seed: of the initialisation.
+        cosine_scale: greater than 0 puts a cosine classifier of this scale in the place of the last layer.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(recipe, classes, inputs)
+        model = build_model(recipe, classes, inputs)
+        return use_cosine_classifier(model, cosine_scale) if cosine_scale else model
 
 
-def try_custom_loss(recipe: Recipe, loss: LossSettings, classes: int) -> None:
+def try_custom_loss(recipe: Recipe, loss: LossSettings, class_counts: Sequence[int]) -> None:
     """Call a custom loss on targets as the recipe has them; others are not called.
 
     Raises:
         MissingDataError, ValueError: of :func:`~cyclofocal.lab.recipes.custom_loss.try_loss`.
     """
     if loss.file:
-        try_loss(loss.file, loss.digest, classes, soft=recipe.mixup > 0 or recipe.cutmix > 0)
+        try_loss(loss.file, loss.digest, class_counts, soft=recipe.mixup > 0 or recipe.cutmix > 0)
 
 
 def build_state(
     job: Job,
     model: nn.Module,
     accelerator: "Accelerator",
+    class_counts: Sequence[int],
     make_optimizer: Callable[[nn.Module, Recipe], torch.optim.Optimizer] = build_optimizer,
     make_learner: Callable[..., TrainState] = TrainState,
 ) -> TrainState:
-    """The state at the beginning, with ``model`` on the accelerator's device."""
+    """The state at the beginning, with ``model`` on the accelerator's device.
+
+    ``class_counts`` are the training samples per class, as often as the batches draw them.
+    """
     recipe, device = job.recipe, accelerator.device
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model = model.to(device).to(memory_format=layout)
@@ -128,7 +140,7 @@ def build_state(
         average = ModelEmaV3(model, decay=recipe.ema_decay)  # before anything wraps the model
     if recipe.sync_batch_norm and accelerator.num_processes > 1:
         model = sync_batch_norm(model)
-    criterion = build_criterion(job.loss)
+    criterion = build_criterion(job.loss, class_counts)
     if isinstance(criterion, nn.Module):
         criterion.to(device)
     forward, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))

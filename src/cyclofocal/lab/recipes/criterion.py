@@ -1,0 +1,96 @@
+"""The loss of a run, built from its settings and from the training samples per class."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cyclofocal import CyclicalFocalLoss, cyclical_focal_loss
+from cyclofocal.lab.recipes.custom_loss import Criterion, load_loss
+from cyclofocal.lab.recipes.loss import COSINE_SCALE, LossSettings
+
+
+def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterion:
+    """The loss as something to call on logits and target; a cyclical one has a clock to set, a custom one may have.
+
+    Targets are class indices (N,) or, after mixup, probabilities (N, C).
+
+    Args:
+        loss: its settings.
+        class_counts: training samples per class, as often as the batches draw them.
+
+    Raises:
+        MissingDataError, ValueError: a custom loss that cannot be used, or a class without samples for a loss that
+            depends on them.
+    """
+    if loss.file:
+        return load_loss(loss.file, loss.digest, class_counts)
+    if loss.is_cross_entropy:
+        return nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
+    names = ("gamma_pos", "gamma_neg", "gamma_hc", "label_smoothing")
+    settings: dict[str, Any] = {name: getattr(loss, name) for name in names}
+    if loss.cyclical_factor is None and not loss.needs_counts:
+        return functools.partial(cyclical_focal_loss, eta=0.0, **settings)
+    if loss.cyclical_factor is None:
+        settings["schedule"] = _always_focal
+    else:
+        settings["cyclical_factor"] = loss.cyclical_factor
+    if not loss.needs_counts:
+        return CyclicalFocalLoss(**settings)
+    criterion = CyclicalFocalLoss.from_counts(
+        class_counts,
+        class_weight=loss.class_weight or None,  # type: ignore[arg-type]
+        tau=loss.tau,
+        weight_start=loss.weight_start,
+        **settings,
+    )
+    if not (loss.max_margin or loss.vs_gamma):
+        return criterion
+    return ScaledMarginLoss(criterion, class_counts, loss.vs_gamma, loss.max_margin)
+
+
+class ScaledMarginLoss(nn.Module):
+    r"""Loss of logits with a factor per class, and a margin at the target:
+    :math:`L(\Delta_c z_c - m_t [c = t], t)`.
+
+    .. math:: \Delta_c = (n_c / n_{max})^\gamma, \qquad m_c = s \, m_{max} (n_{min} / n_c)^{1/4}
+
+    Args:
+        criterion: L, which may add the class prior to its logits, and has a clock.
+        class_counts: training samples per class n_c, at least 1.
+        vs_gamma: gamma >= 0; 0 leaves the logits as they are.
+        max_margin: largest margin of a cosine m_max >= 0; s is :data:`COSINE_SCALE`.
+
+    Reference: Kini et al., NeurIPS 2021, for the factor; Cao et al., NeurIPS 2019, for the margin.
+    """
+
+    factor: Tensor
+    margin: Tensor
+
+    def __init__(
+        self, criterion: CyclicalFocalLoss, class_counts: Sequence[int], vs_gamma: float, max_margin: float
+    ) -> None:
+        super().__init__()
+        self.criterion = criterion
+        n = torch.tensor(class_counts, dtype=torch.float64)
+        self.register_buffer("factor", ((n / n.max()) ** vs_gamma).float())
+        self.register_buffer("margin", (COSINE_SCALE * max_margin * (n.min() / n) ** 0.25).float())
+
+    def set_progress(self, progress: float) -> None:
+        """Set the clock of the criterion."""
+        self.criterion.set_progress(progress)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of ``logits`` (N, C) against class indices (N,) or probabilities (N, C)."""
+        logits = logits.to(self.factor.dtype) * self.factor
+        if target.is_floating_point():
+            return self.criterion(logits - target * self.margin, target)
+        index = target.unsqueeze(1)
+        return self.criterion(logits.scatter_add(1, index, -self.margin[index]), target)
+
+
+def _always_focal(progress: Any) -> Any:
+    """Eta 0 at any progress."""
+    return progress * 0.0

@@ -1,0 +1,154 @@
+"""The losses for imbalanced data have the values and gradients of their papers, in float64 loops over the formulas."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.criterion import build_criterion
+from cyclofocal.lab.recipes.loss import LOSSES
+from cyclofocal.lab.recipes.parse_losses import losses_in
+from cyclofocal.lab.training.models import CosineClassifier, classifier_of, use_cosine_classifier
+from cyclofocal.lab.training.train_state import initial_model
+
+COUNTS = [5000, 700, 80, 6]
+BETA = 0.9999
+
+
+def log_softmax(z):
+    top = max(z)
+    total = math.log(math.fsum(math.exp(v - top) for v in z)) + top
+    return [v - total for v in z]
+
+
+def mean_one(weights):
+    return [len(weights) * w / math.fsum(weights) for w in weights]
+
+
+def effective():
+    return mean_one([(1 - BETA) / (1 - BETA**n) for n in COUNTS])
+
+
+def weighted(z, t, progress):
+    w = mean_one([1 / n for n in COUNTS])[t]
+    return -w * log_softmax(z)[t], w
+
+
+def balanced_softmax(z, t, progress):
+    top = max(z)
+    total = math.fsum(n * math.exp(v - top) for n, v in zip(COUNTS, z, strict=True))
+    return -math.log(COUNTS[t] * math.exp(z[t] - top) / total), 1.0
+
+
+def logit_adjusted(z, t, progress):
+    prior = [n / sum(COUNTS) for n in COUNTS]
+    gaps = [math.exp(z[j] - z[t]) * prior[j] / prior[t] for j in range(len(z)) if j != t]
+    return math.log1p(math.fsum(gaps)), 1.0
+
+
+def class_balanced_focal(z, t, progress):
+    log_p, w = log_softmax(z)[t], effective()[t]
+    return -w * (1 - math.exp(log_p)) ** 2 * log_p, w
+
+
+def ldam_drw(z, t, progress):
+    margins = [n**-0.25 for n in COUNTS]
+    margins = [0.5 * m / max(margins) for m in margins]
+    w = effective()[t] if progress >= 0.8 else 1.0
+    return -w * log_softmax([v - 30 * margins[t] * (j == t) for j, v in enumerate(z)])[t], w
+
+
+def vs(z, t, progress):
+    scaled = [
+        v * (n / max(COUNTS)) ** 0.3 + math.log(n / sum(COUNTS)) for v, n in zip(z, COUNTS, strict=True)
+    ]  # Delta_c = (n_max / n_c)^0.3 divides the logit
+    return -log_softmax(scaled)[t], 1.0
+
+
+FORMULAS = {
+    "weighted": weighted,
+    "logit-adjusted": logit_adjusted,
+    "balanced-softmax": balanced_softmax,
+    "class-balanced-focal": class_balanced_focal,
+    "ldam-drw": ldam_drw,
+    "vs": vs,
+}
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.79, 0.8, 1.0])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_values_and_gradients_are_those_of_the_formula(name, progress):
+    logits = 3 * torch.randn(12, 4, dtype=torch.float64)
+    target = torch.arange(12) % 4
+    criterion = build_criterion(next(loss for loss in LOSSES if loss.name == name), COUNTS)
+    assert isinstance(criterion, nn.Module)
+    criterion.double().set_progress(progress)
+
+    def expected(z):
+        rows = [FORMULAS[name](row, t, progress) for row, t in zip(z.tolist(), target.tolist(), strict=True)]
+        return math.fsum(loss for loss, _ in rows) / math.fsum(weight for _, weight in rows)
+
+    x = logits.clone().requires_grad_()
+    loss = criterion(x, target)
+    assert loss.item() == pytest.approx(expected(logits), rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, x)
+    step = 1e-5
+    for i, j in [(0, 0), (1, 1), (2, 2), (3, 3), (5, 0), (7, 2)]:
+        shifted = [logits.clone() for _ in range(2)]
+        shifted[0][i, j] += step
+        shifted[1][i, j] -= step
+        slope = (expected(shifted[0]) - expected(shifted[1])) / (2 * step)
+        assert gradient[i, j].item() == pytest.approx(slope, rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["ldam-drw", "vs"])
+def test_one_hot_targets_are_indices(name):
+    criterion = build_criterion(next(loss for loss in LOSSES if loss.name == name), COUNTS)
+    logits, target = torch.randn(8, 4), torch.arange(8) % 4
+    soft = nn.functional.one_hot(target, 4).float()
+    torch.testing.assert_close(criterion(logits, soft), criterion(logits, target))
+
+
+@pytest.mark.parametrize("name", ["small-convnet", "small-resnet", "cifar-resnet-32", "resnet18"])
+def test_margins_are_of_a_normalised_last_layer(name):
+    from dataclasses import replace
+
+    recipe = replace(RECIPES["digits"](), model=name, width=0 if name == "resnet18" else 4, image_size=32)
+    model = initial_model(recipe, 5, seed=1, cosine_scale=30.0).eval()
+    logits = model(1e3 * torch.randn(64, 1, 32, 32))
+    assert logits.shape == (64, 5)
+    assert logits.abs().max() <= 30 * (1 + 1e-5)
+    assert any(isinstance(layer, CosineClassifier) for layer in model.modules())
+    again = initial_model(recipe, 5, seed=1, cosine_scale=30.0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_model_without_a_linear_classifier_is_refused():
+    model = nn.Sequential(nn.Flatten())
+    model.classifier = nn.Identity()
+    with pytest.raises(ValueError, match="model ends in Identity; it must end in a linear classifier"):
+        use_cosine_classifier(model, 30.0)
+    assert classifier_of(initial_model(RECIPES["digits"](), 5, seed=0)).out_features == 5
+
+
+def test_the_prior_goes_with_every_loss():
+    logits, target = torch.randn(8, 4), torch.arange(8) % 4
+    shift = torch.tensor(COUNTS).double().div(sum(COUNTS)).log().float()
+    for name in ("ce", "smoothed", "focal", "asymmetric", "cyclical"):
+        plain, prior = losses_in(f"{name},{name}:tau=0.7")
+        a, b = build_criterion(plain, COUNTS), build_criterion(prior, COUNTS)
+        torch.testing.assert_close(b(logits, target), a(logits + 0.7 * shift, target))
+
+
+def test_a_class_without_samples_is_refused_by_name():
+    (loss,) = losses_in("logit-adjusted")
+    with pytest.raises(ValueError, match="counts is 0 for class 1"):
+        build_criterion(loss, [3, 0, 2])
+
+
+def test_settings_of_imbalance_are_stored_where_they_are_set():
+    plain, prior = losses_in("focal,focal:tau=1")
+    assert "tau" not in plain.flat()
+    assert prior.flat()["tau"] == 1
