@@ -4,10 +4,25 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    matthews_corrcoef,
+    recall_score,
+    roc_auc_score,
+)
 
 from cyclofocal.lab.longtail import ShotGroups
-from cyclofocal.lab.metrics import METRICS, compute_metrics, expected_calibration_error
+from cyclofocal.lab.metrics import (
+    METRICS,
+    compute_metrics,
+    expected_calibration_error,
+    metrics_with,
+    one_against_rest,
+)
 
 GROUPS = ShotGroups("test", many_from=10, few_up_to=2)
 
@@ -29,6 +44,48 @@ def test_as_scikit_learn(run):
     assert numbers["brier"] == pytest.approx(((p - np.eye(4)[target]) ** 2).sum(1).mean())
     assert numbers["nll"] == pytest.approx(log_loss(target, p))
     assert list(numbers) == [metric.key for metric in METRICS]
+
+
+def test_further_metrics_are_those_of_scikit_learn(run):
+    logits, target = run
+    numbers = compute_metrics(logits, target, [20, 10, 5, 2], GROUPS)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    recall = recall_score(target, p.argmax(1), average=None)
+    assert numbers["macro_auroc"] == pytest.approx(roc_auc_score(target, p, multi_class="ovr"))
+    assert numbers["macro_ap"] == pytest.approx(average_precision_score(np.eye(4)[target], p, average="macro"))
+    assert numbers["mcc"] == pytest.approx(matthews_corrcoef(target, p.argmax(1)))
+    assert numbers["gmean"] == pytest.approx(math.prod(recall) ** 0.25)
+    assert numbers["least_recall"] == min(recall)
+
+
+def test_equal_scores_count_as_in_scikit_learn():
+    rng = np.random.default_rng(0)
+    target = np.concatenate([[0, 1], rng.integers(2, size=58)])
+    p = rng.integers(5, size=(60, 2)) / 4
+    for c, (auroc, average_precision) in enumerate(one_against_rest(p, target)):
+        assert auroc == pytest.approx(roc_auc_score(target == c, p[:, c]))
+        assert average_precision == pytest.approx(average_precision_score(target == c, p[:, c]))
+
+
+def test_class_wise_calibration_error_by_a_loop(run):
+    logits, target = run
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    gaps = []
+    for c in range(4):
+        for k in range(15):
+            inside = [i for i in range(len(p)) if k / 15 < p[i, c] <= (k + 1) / 15]
+            gaps.append(abs(sum(p[i, c] for i in inside) - sum(target[i] == c for i in inside)) / len(p))
+    assert compute_metrics(logits, target, [20] * 4, GROUPS)["class_ece"] == pytest.approx(sum(gaps) / 4)
+
+
+def test_temperature_and_threshold_by_hand():
+    logits, target = np.log([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.5, 0.5]]), np.array([0, 0, 1, 1])
+    found = metrics_with(logits, target, 1, temperature=2.0, threshold=0.3)
+    p = np.sqrt(np.exp(logits)) / np.sqrt(np.exp(logits)).sum(1, keepdims=True)
+    assert found["scaled_nll"] == pytest.approx(log_loss(target, p))
+    assert found["scaled_ece"] == pytest.approx(expected_calibration_error(p, target))
+    assert found["tuned_f1"] == 0.5  # one of two is found, and one of the two predicted is right
+    assert set(metrics_with(logits, target, 1, None, None).values()) == {None}
 
 
 def test_shot_groups_by_hand():

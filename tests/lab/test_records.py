@@ -112,7 +112,10 @@ OF_A_KIND = {
     **dict.fromkeys(("train_counts", "epochs", "epoch_seconds", "per_class", "reliability", "classes"), list),
     **dict.fromkeys(("recipe", "loss", "versions", "metrics", "columns"), dict),
     "test_counts": list,
+    "confusion": list,
+    "adjusted": dict,
     "seconds": (int, float),
+    **dict.fromkeys(("tau", "temperature", "threshold", "margin"), (int, float, type(None))),
 }
 
 
@@ -143,6 +146,8 @@ def test_every_field_of_another_kind_is_named(tmp_path):
                 "test_counts",
                 "versions",
                 "columns",
+                "confusion",
+                "adjusted",
             )
 
 
@@ -163,6 +168,11 @@ def test_the_innermost_wrong_value_is_named(tmp_path):
         ("reliability", 3): ([1, 2], "reliability[3] is [1, 2]; it must be three numbers"),
         ("per_class", 0): (1.5, "per_class is [1.5, 0.8"),
         ("test_counts", 0): (-1, "test_counts is [-1, 46, 4]; it must not be negative"),
+        ("confusion", 0): ([1, 2], "confusion[0] has 2 entries; it must have 3, as train_counts has"),
+        ("confusion", 0, 1): (-1, "confusion holds a negative number"),
+        ("confusion", 0, 2): (0.5, "confusion[0][2] is 0.5; it must be a whole number"),
+        ("adjusted", "accuracy"): (1.5, "adjusted.accuracy is 1.5; it must be a fraction, in [0, 1]"),
+        ("temperature",): (-1.0, "temperature is -1; it must not be negative"),
         ("metrics", "nll"): (1e200, "metrics.nll is 1e+200; it must be at most 1e+100"),
     }
     contents = []
@@ -177,7 +187,7 @@ def test_the_innermost_wrong_value_is_named(tmp_path):
         assert error.fault.startswith(words)
 
 
-@pytest.mark.parametrize("name", ["classes", "per_class", "test_counts", "epoch_seconds", "reliability"])
+@pytest.mark.parametrize("name", ["classes", "per_class", "test_counts", "epoch_seconds", "reliability", "confusion"])
 @pytest.mark.parametrize("change", [lambda found: found[:-1], lambda found: [*found, found[0]]], ids=["short", "long"])
 def test_a_list_of_another_length_is_named(tmp_path, name, change):
     found, whole = read(tmp_path, {**WHOLE, name: change(WHOLE[name])}, WHOLE)

@@ -54,6 +54,15 @@ class RunRecord:
         system: operating system and processor.
         primary_metric: key of the metric chosen for the verdicts when the run was started; "" if none was.
         columns: of a table, a description of how each column is encoded, as "date, as 4 numbers"; empty for images.
+        tau: strength of the adjustment of ``adjusted``, chosen on validation data, 1 without; None in old records, as
+            is the next field.
+        temperature: divisor of the logits fitted to validation data; None without.
+        threshold: probability of the rarer of two classes with the best F1 on validation data; None without.
+        adjusted: metrics of the same logits less tau times the logarithm of the class prior; empty in old records.
+        confusion: test samples by true class (rows) and predicted class; empty in old records and above
+            :data:`CONFUSION_CLASSES` classes.
+        margin: differences in the primary metric below it count as none, declared when the run was started, in per cent
+            for percentages; None if none was.
     """
 
     recipe: dict[str, Any]
@@ -79,7 +88,16 @@ class RunRecord:
     system: str = ""
     primary_metric: str = ""
     columns: dict[str, str] = field(default_factory=dict)
+    tau: float | None = None
+    temperature: float | None = None
+    threshold: float | None = None
+    adjusted: dict[str, float | None] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+    margin: float | None = None
 
+
+CONFUSION_CLASSES = 100
+"""Most classes of a stored confusion matrix, which then takes about 30 kB of a record."""
 
 NAMES, NEEDED = {entry.name for entry in fields(RunRecord)}, needed(RunRecord)
 FRACTIONS = {metric.key for metric in METRICS if metric.percent}
@@ -229,7 +247,7 @@ def _decoded(line: bytes) -> Any:
     except (RecursionError, TypeError) as error:
         raise ValueError(f"not a run record ({error})") from None
     for name, value in content.items() if isinstance(content, dict) else ():
-        if name != "metrics" and not _is_finite(value):
+        if name not in ("metrics", "adjusted") and not _is_finite(value):
             raise ValueError(f"{name} is {short(value)}; its numbers must be finite")
     return content
 
@@ -254,12 +272,16 @@ def _wrong_length(record: RunRecord) -> str:
         ("test_counts", classes, of_classes),
         ("epoch_seconds", len(record.epochs), "as epochs has"),
         ("reliability", BINS, "one of each bin of confidence"),
+        ("confusion", classes, of_classes),
     ):
         if (found := len(getattr(record, name))) not in (0, length):
             return f"{name} has {found} entries; it must have {length}, {why}"
     for place, row in enumerate(record.reliability):
         if len(row) != 3:
             return f"reliability[{place}] is {short(row)}; it must be three numbers"
+    for place, counts in enumerate(record.confusion):
+        if len(counts) != classes:
+            return f"confusion[{place}] has {len(counts)} entries; it must have {classes}, {of_classes}"
     return ""
 
 
@@ -267,20 +289,31 @@ def _out_of_range(record: RunRecord) -> str:
     """Problem with the range of a number, in words; "" if all are right."""
     if record.per_class and not record.metrics:
         return "metrics is {}; the test set was touched, for per_class is there"
-    for key, number in record.metrics.items():
-        if number is None:
-            continue
-        if key in FRACTIONS and (number < 0 or number > 1):
-            return f"metrics.{key} is {number:g}; it must be a fraction, in [0, 1]"
-        if LARGEST < abs(number) < math.inf:
-            return f"metrics.{key} is {number:g}; it must be at most {LARGEST:g}"
+    if said := _wrong_metric(record.metrics, "metrics") or _wrong_metric(record.adjusted, "adjusted"):
+        return said
+    for name in ("tau", "temperature", "threshold", "margin"):
+        if (number := getattr(record, name)) is not None and number < 0:
+            return f"{name} is {number:g}; it must not be negative"
     if record.per_class and not 0 <= min(record.per_class) <= max(record.per_class) <= 1:
         return f"per_class is {short(record.per_class)}; it must be fractions, in [0, 1]"
     for name in ("train_counts", "test_counts", "epoch_seconds"):
         if min(getattr(record, name), default=0) < 0:
             return f"{name} is {short(getattr(record, name))}; it must not be negative"
-    if min(chain.from_iterable(record.reliability), default=0) < 0:
-        return "reliability holds a negative number; it counts samples"
+    for name in ("reliability", "confusion"):
+        if min(chain.from_iterable(getattr(record, name)), default=0) < 0:
+            return f"{name} holds a negative number; it must not: it counts samples"
+    return ""
+
+
+def _wrong_metric(metrics: dict[str, float | None], name: str) -> str:
+    """Problem with a metric, in words; "" if all are right."""
+    for key, number in metrics.items():
+        if number is None:
+            continue
+        if key in FRACTIONS and (number < 0 or number > 1):
+            return f"{name}.{key} is {number:g}; it must be a fraction, in [0, 1]"
+        if LARGEST < abs(number) < math.inf:
+            return f"{name}.{key} is {number:g}; it must be at most {LARGEST:g}"
     return ""
 
 

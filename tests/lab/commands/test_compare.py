@@ -59,7 +59,7 @@ def test_demo_shows_and_stores_and_a_rerun_reuses(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         cli.main()
     again = capsys.readouterr()
-    assert "8 runs, 8 of them finished before" in again.err
+    assert "10 runs, 10 of them finished before" in again.err
     assert again.out == out
 
 
@@ -159,6 +159,9 @@ def _still_runs(process):
         (["digits", "digits"], ["'digits' is given 2 times"]),
         (["digits", "--tune", "0"], ["--tune", "0 is too few"]),
         (["digits", "--metric", "acuracy"], ["'acuracy' is not a metric", "'accuracy'?"]),
+        (["digits", "--margin", "-0.5"], ["-0.5 is no margin", "finite number above 0"]),
+        (["digits", "--margin", "inf"], ["inf is no margin", "finite number above 0"]),
+        (["digits", "--margin", "nan"], ["nan is no margin", "finite number above 0"]),
         (["digits", "--on", "cloud"], ["--on", "'local', 'ray', 'slurm'"]),
         (["digits", "--gpus-per-run", "2"], ["--gpus-per-run", "one GPU at most"]),
         (["digits", "--on", "ray", "--workers", "2"], ["--workers", "needs --on local"]),

@@ -69,7 +69,7 @@ def test_two_steps(name, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "check_every_class_is_tested", lambda data: None)
     monkeypatch.setattr(module, "recall_per_class", lambda *given: np.zeros(1))
     record = train(Job(small(recipe), CYCLICAL, 0, options=RunOptions(cpu=True)))
-    assert record.metrics == {"shape": (16, classes)}
+    assert record.metrics["shape"] == (16, classes)
     assert len(record.epochs) == len(steps) == 1
     assert len(steps[0][1].batches(0)) == 2
     assert np.isfinite(record.epochs[0]["train_loss"])

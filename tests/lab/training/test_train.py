@@ -16,6 +16,7 @@ from cyclofocal.lab.training import batches
 from cyclofocal.lab.training.batches import Batch
 from cyclofocal.lab.training.epoch import CHECK_EVERY, NonFiniteGuard, TrainContext
 from cyclofocal.lab.training.job import Job
+from cyclofocal.lab.training.post_hoc import TAUS
 from cyclofocal.lab.training.schedule import learning_rate, scheduled_values
 from cyclofocal.lab.training.train import load_data, train
 from cyclofocal.lab.training.train_state import TrainState, initial_model
@@ -179,8 +180,23 @@ def test_validation_every_epoch_test_set_once(monkeypatch):
     predict = module.predict
     monkeypatch.setattr(module, "predict", watch)
     record = train(Job(SHORT.with_data(validation_images=101), CROSS_ENTROPY, seed=0))
-    assert measured == [101, 101, 101, 600]
+    assert measured == [101, 101, 101, 600, 101]  # and once more to choose what is done to the logits of the test set
     assert all(0 <= row["validation_accuracy"] <= 1 and row["validation_nll"] > 0 for row in record.epochs)
+
+
+def test_a_record_holds_what_is_done_to_its_logits():
+    record = train(Job(SHORT.with_data(validation_images=101), CROSS_ENTROPY, seed=0))
+    assert record.temperature > 0
+    assert record.tau in TAUS
+    assert record.adjusted.keys() == record.metrics.keys()
+    assert record.metrics["scaled_nll"] is not None
+    assert np.array(record.confusion).sum(1).tolist() == record.test_counts
+    recall = np.diag(record.confusion) / record.test_counts
+    assert recall.tolist() == pytest.approx(record.per_class, abs=1e-6)
+    alone = train(Job(SHORT, CROSS_ENTROPY, seed=0))
+    assert (alone.tau, alone.temperature, alone.threshold) == (1.0, None, None)
+    assert alone.metrics["scaled_nll"] is None
+    assert alone.adjusted["balanced_accuracy"] != alone.metrics["balanced_accuracy"]
 
 
 def test_ema_weights_are_evaluated():

@@ -23,6 +23,7 @@ from cyclofocal.lab.commands.options import (
     command_line,
     losses_of,
     make_folder,
+    margin_of,
     metric_key,
     picture_path,
 )
@@ -38,7 +39,7 @@ from cyclofocal.lab.compare.grid import (
     grid,
     try_custom_losses,
 )
-from cyclofocal.lab.metrics import PRIMARY
+from cyclofocal.lab.metrics import PRIMARY, default_margin
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.loss import FOR_BALANCED, FOR_IMBALANCED, IMBALANCED_FROM, LOSSES, LossSettings
@@ -98,6 +99,14 @@ def compare(
         str,
         typer.Option(help=f"Primary metric for the verdicts: {', '.join(METRIC_KEYS)}.", callback=metric_key),
     ] = PRIMARY,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Margin of equivalence in the primary metric, in its unit; default: 0.5 points, or 0.005 if it is no"
+            " percentage.",
+            callback=margin_of,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Number of epochs; overrides the recipe's.", callback=at_least_one)
     ] = None,
@@ -142,7 +151,13 @@ def compare(
     chosen = losses_of(losses) if losses else _default_losses(found, root)
     if tune:
         chosen = _tuned(chosen, tune, found, root)
-    options = RunOptions(root, command=command_line(), checkpoint_seconds=CHECKPOINT_SECONDS, primary_metric=metric)
+    options = RunOptions(
+        root,
+        command=command_line(),
+        checkpoint_seconds=CHECKPOINT_SECONDS,
+        primary_metric=metric,
+        margin=default_margin(metric) if margin is None else margin,
+    )
     jobs = grid(found, chosen, range(seeds), out, options)
     with _refused("--losses"):
         try_custom_losses(jobs)

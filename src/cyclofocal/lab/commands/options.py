@@ -1,5 +1,6 @@
 """Options that several commands share, and their checks."""
 
+import math
 import os
 import shlex
 import sys
@@ -98,6 +99,13 @@ def check_choice(given: str, allowed: list[str], what: str) -> str:
 def metric_key(key: str) -> str:
     """Refuse a key that is not a metric."""
     return check_choice(key, METRIC_KEYS, "metric")
+
+
+def margin_of(margin: float | None) -> float | None:
+    """Refuse a margin of equivalence that is not a finite number above 0."""
+    if margin is not None and not 0 < margin < math.inf:
+        raise typer.BadParameter(f"{margin} is no margin; it must be a finite number above 0, such as 0.5.")
+    return margin
 
 
 def make_folder(folder: Path, option: str) -> None:

@@ -27,6 +27,7 @@ class RunOptions:
         command: command line, for the record.
         checkpoint_seconds: see :class:`~cyclofocal.lab.training.run_folder.RunFolder`; 0 saves one every epoch.
         primary_metric: metric for the verdicts, for the record.
+        margin: margin of equivalence in that metric, for the record.
     """
 
     root: Path = Path("data")
@@ -37,6 +38,7 @@ class RunOptions:
     command: str = ""
     checkpoint_seconds: float = 0
     primary_metric: str = PRIMARY
+    margin: float | None = None
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,18 @@ from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.data.load import load_table, table_digest
 from cyclofocal.lab.messages import preview
-from cyclofocal.lab.metrics import Array, compute_metrics, log_softmax, recall_per_class, reliability
+from cyclofocal.lab.metrics import (
+    Array,
+    LabelArray,
+    compute_metrics,
+    log_softmax,
+    metrics_with,
+    recall_per_class,
+    reliability,
+)
 from cyclofocal.lab.recipes.loss import COSINE_SCALE
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.records import RunRecord, system
+from cyclofocal.lab.records import CONFUSION_CLASSES, RunRecord, system
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.accelerator import from_main, start_accelerator
 from cyclofocal.lab.training.batches import build_loader, check_last_batch, epoch_batches
@@ -29,6 +37,7 @@ from cyclofocal.lab.training.epoch import TrainContext, run_epoch
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.mixup import build_mixer
 from cyclofocal.lab.training.models import check_model
+from cyclofocal.lab.training.post_hoc import choose_post_hoc, without_prior
 from cyclofocal.lab.training.predict import predict
 from cyclofocal.lab.training.progress import RunProgress
 from cyclofocal.lab.training.run_folder import DamagedRunError, Row, RunFolder, RunMismatchError, refuse_obstacle
@@ -134,8 +143,8 @@ def train(job: Job, task: Task | None = None) -> RunRecord:
         if not rows:
             task.begin(training)
         fit(training)
-        logits, metrics = task.evaluate(training) if job.test else (None, {})
-    return finish_run(training, logits, metrics)
+        results = evaluate_run(training) if job.test else {"metrics": {}}
+    return finish_run(training, results)
 
 
 def check_every_class_is_tested(data: DataSet) -> None:
@@ -153,13 +162,12 @@ def check_every_class_is_tested(data: DataSet) -> None:
         )
 
 
-def finish_run(training: Training, logits: Array | None, metrics: Metrics) -> RunRecord:
+def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
     """Make the record of a finished run and write it where the run has a folder.
 
     Args:
         training: after its last epoch.
-        logits: of the test set; None of a run that leaves it alone.
-        metrics: of the test set.
+        results: fields of the record about the test set; see :func:`evaluate_run`.
     """
     job, data, rows, accelerator = training.job, training.data, training.rows, training.state.accelerator
     record = RunRecord(
@@ -167,7 +175,6 @@ def finish_run(training: Training, logits: Array | None, metrics: Metrics) -> Ru
         device=_device_name(accelerator.device),
         train_counts=list(data.counts),
         epochs=[{name: value for name, value in row.items() if name != "seconds"} for row in rows],
-        metrics=metrics,
         seconds=round(training.seconds, 3),
         data=data.title,
         weights="last epoch" if training.state.ema is None else "moving average",
@@ -176,11 +183,12 @@ def finish_run(training: Training, logits: Array | None, metrics: Metrics) -> Ru
         threads=torch.get_num_threads(),
         command=job.options.command,
         primary_metric=job.options.primary_metric,
+        margin=job.options.margin,
         classes=list(data.classes),
         validation_samples=0 if data.validation is None else len(data.validation),
         system=system(),
         columns=data.columns,
-        **({} if logits is None else _details(logits, data)),
+        **results,
     )
     if training.folder and accelerator.is_main_process:
         training.folder.finish(record)
@@ -323,15 +331,52 @@ def _validator(training: Training) -> Callable[[int], dict[str, float]]:
     return validate
 
 
-def _details(logits: Array, data: DataSet) -> dict[str, Any]:
-    """Fields of a record about the test set, besides its metrics."""
-    p, target = np.exp(log_softmax(logits.astype(np.float64))), data.test.labels
-    recall = recall_per_class(logits.argmax(1), target, len(data.classes))
+def evaluate_run(training: Training) -> dict[str, Any]:
+    """Evaluate the test set; the fields of the record about it.
+
+    Validation data choose a temperature, the strength of an adjustment by the class prior, and a threshold, with which
+    the same logits are evaluated again.
+    """
+    data, groups = training.data, training.job.recipe.groups
+    logits, metrics = training.task.evaluate(training)
+    target = data.test.labels
+    chosen = choose_post_hoc(*_validation_logits(training), data.counts)
+    tuned = metrics_with(logits, target, chosen.positive, chosen.temperature, chosen.threshold)
     return {
-        "per_class": recall.round(6).tolist(),
-        "reliability": reliability(p, target).round(6).tolist(),
-        "test_counts": np.bincount(target, minlength=len(data.classes)).tolist(),
+        "metrics": metrics | tuned,
+        "tau": chosen.tau,
+        "temperature": chosen.temperature,
+        "threshold": chosen.threshold,
+        "adjusted": compute_metrics(without_prior(logits, data.counts, chosen.tau), target, data.counts, groups),
+        **_details(logits, target, len(data.classes)),
     }
+
+
+def _validation_logits(training: Training) -> tuple[Array | None, Labels]:
+    """Logits and labels of the validation set; None and no labels without one."""
+    job, state, split = training.job, training.state, training.data.validation
+    if split is None:
+        return None, np.zeros(0, dtype=np.int64)
+    loader = build_loader(split, job.recipe, state.accelerator.device, job.options.workers)
+    logits = predict(state.eval_model, loader, len(split), job.recipe.batch_size, state.accelerator)
+    return logits.numpy(), split.labels
+
+
+def _details(logits: Array, target: Labels, classes: int) -> dict[str, Any]:
+    """Fields of a record about each class and each bin of confidence."""
+    p, predicted = np.exp(log_softmax(logits.astype(np.float64))), logits.argmax(1)
+    return {
+        "per_class": recall_per_class(predicted, target, classes).round(6).tolist(),
+        "reliability": reliability(p, target).round(6).tolist(),
+        "test_counts": np.bincount(target, minlength=classes).tolist(),
+        "confusion": _confusion(predicted, target, classes) if classes <= CONFUSION_CLASSES else [],
+    }
+
+
+def _confusion(predicted: LabelArray, target: Labels, classes: int) -> list[list[int]]:
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(target, predicted, labels=range(classes)).tolist()
 
 
 def _validated(logits: Tensor, target: Labels, where: str) -> dict[str, float]:
