@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -335,6 +336,30 @@ def test_counts_of_every_kind_give_the_same_loss():
         for counts in ([9, 3, 1], np.array([9, 3, 1]), torch.tensor([9, 3, 1]), torch.tensor([9.0, 3.0, 1.0]))
     ]
     assert len({loss.item() for loss in losses}) == 1
+
+
+# documentation
+
+
+def test_the_table_of_gradients_follows_from_the_loss():
+    text = (Path(__file__).parent.parent / "docs/imbalance.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if "gamma 2 |" in line or "gamma 3 |" in line]
+    assert len(rows) == 3
+    for name, *cells in rows:
+        gamma = float(name[-1])
+        settings = {"eta": 0.0, "gamma_pos": gamma} if name.startswith("focal") else {"eta": 1.0, "gamma_hc": gamma}
+        ratios = [_gradient(p, **settings) / _gradient(p, eta=1.0) for p in (0.05, 0.1, 0.2, 0.5, 0.7, 0.9, 0.99)]
+        ratios.append(_gradient(0.05, **settings) / _gradient(0.95, **settings))
+        for cell, ratio in zip(cells, ratios, strict=True):
+            digits = len(cell.partition(".")[2])
+            assert float(cell.replace(",", "")) == pytest.approx(ratio, abs=0.5001 * 10**-digits)
+
+
+def _gradient(p, **settings):
+    """Gradient with respect to the target's logit of two classes, at its probability p."""
+    logits = torch.tensor([[math.log(p), math.log1p(-p)]], dtype=torch.float64, requires_grad=True)
+    loss = cyclical_focal_loss(logits, torch.tensor([0]), **{**CROSS_ENTROPY, **settings})
+    return torch.autograd.grad(loss, logits)[0][0, 0].item()
 
 
 # bad input
