@@ -29,6 +29,7 @@ def decoupled(
     folder: Annotated[
         Path, typer.Argument(help="Folder of a finished run of train or reproduce: OUT/RECIPE/LOSS-seedK-HASH.")
     ],
+    *,
     method: Annotated[
         str, typer.Option(help=f"Methods, separated by commas: {', '.join(METHODS)}.", callback=method_names)
     ] = ",".join(METHODS),
