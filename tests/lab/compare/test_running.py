@@ -241,7 +241,7 @@ def test_a_cooldown_counts_among_the_epochs_of_a_record(record, tmp_path):
 
 
 def test_a_short_run_writes_no_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "save", None)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", None)
     (job,) = grid([RECIPE], [CROSS_ENTROPY], range(1), tmp_path)
     run_job(job, ONE_CORE)
     lines = (job.folder / "epochs.jsonl").read_text().splitlines()

@@ -169,7 +169,7 @@ def test_stage_1_is_trained_first_and_reused(tmp_path, monkeypatch):
 def test_a_long_run_honours_the_interval_between_checkpoints(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
-    saved, real, keep = [], checkpoint.save, runs.RunFolder.save_epoch
+    saved, real, keep = [], checkpoint.save_checkpoint, runs.RunFolder.save_epoch
 
     def tick(self, epoch, content):
         now[0] += 20
@@ -177,7 +177,9 @@ def test_a_long_run_honours_the_interval_between_checkpoints(tmp_path, monkeypat
 
     monkeypatch.setattr(runs.RunFolder, "save_epoch", tick)
     monkeypatch.setattr(
-        checkpoint, "save", lambda folder, epoch, content: saved.append(epoch) or real(folder, epoch, content)
+        checkpoint,
+        "save_checkpoint",
+        lambda folder, epoch, content: saved.append(epoch) or real(folder, epoch, content),
     )
     longer = TwoStages(replace(FIRST, epochs=5), replace(SECOND, epochs=3), STAGES.losses)
     run_job(*grid([longer], [CROSS_ENTROPY], [0], tmp_path))

@@ -118,7 +118,7 @@ def copy_of(folder, tmp_path):
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_checkpoint_of_wrong_content_is_named(part, words, alone, folder, tmp_path):
     copied, (newest, older) = copy_of(folder, tmp_path)
-    checkpoint.save(copied, 2, checkpoint.load_checkpoint(newest) | part)
+    checkpoint.save_checkpoint(copied, 2, checkpoint.load_checkpoint(newest) | part)
     if alone:
         older.unlink()
     with pytest.raises(Stage1Error) as error:

@@ -193,7 +193,7 @@ def test_another_run_in_the_folder_is_refused(change, words, whole):
 
 
 def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
-    checkpoint.save(tmp_path, 0, {"rows": [1]})
+    checkpoint.save_checkpoint(tmp_path, 0, {"rows": [1]})
 
     def full_disk(descriptor):
         raise OSError("no space left")
@@ -201,7 +201,7 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full_disk)
         with pytest.raises(OSError, match="no space"):
-            checkpoint.save(tmp_path, 1, {"rows": [1, 2]})
+            checkpoint.save_checkpoint(tmp_path, 1, {"rows": [1, 2]})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000.pt"]
     assert checkpoint.load_latest(tmp_path) == ({"rows": [1]}, [])
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_that_does_not_say_whose_it_is_is_used(tmp_path, whole, mon
     interrupt_after(monkeypatch, tmp_path, 3)
     content = checkpoint.load_checkpoint(checkpoint.checkpoints(tmp_path)[0])
     del content["run"]
-    checkpoint.save(tmp_path, 2, content)
+    checkpoint.save_checkpoint(tmp_path, 2, content)
     assert_same(tmp_path, go_on(tmp_path), whole)
 
 
@@ -337,7 +337,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named(make, words, tmp_path):
 
 def test_a_checkpoint_beyond_the_last_epoch_is_not_used(tmp_path):
     run = RunFolder(tmp_path, identity(RECIPE, CYCLICAL, 3))
-    checkpoint.save(tmp_path, 14, CONTENT | {"rows": [ROW | {"epoch": epoch} for epoch in range(15)]})
+    checkpoint.save_checkpoint(tmp_path, 14, CONTENT | {"rows": [ROW | {"epoch": epoch} for epoch in range(15)]})
     content, (error,) = run.resume(PARTS)
     assert content is None
     assert str(error).endswith("checkpoint-00014.pt: it is of epoch 14; the last epoch of this run is 4")
@@ -347,7 +347,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, whole, monkeypatch):
     interrupt_after(monkeypatch, tmp_path, 1)
     (path,) = checkpoint.checkpoints(tmp_path)
     content = checkpoint.load_checkpoint(path)
-    checkpoint.save(tmp_path, 0, content | {"model": {"weight": torch.zeros(2)}})
+    checkpoint.save_checkpoint(tmp_path, 0, content | {"model": {"weight": torch.zeros(2)}})
     with pytest.raises(DamagedRunError, match="newest checkpoint is of another model") as error:
         go_on(tmp_path)
     assert "\n" not in str(error.value)

@@ -21,7 +21,7 @@ class DamagedCheckpointError(ValueError):
     """Checkpoint that differs from the one written; the message begins with its path."""
 
 
-def save(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
+def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
     """Write ``content`` as the checkpoint after ``epoch``, then remove all but the newest :data:`KEEP_LAST`.
 
     Args:

@@ -265,7 +265,7 @@ class RunFolder:
         with self.epochs_path.open("a", encoding="utf-8") as file:
             file.write(_line(content["rows"][-1]))
         if epoch == self.last_epoch or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
-            checkpoint.save(self.folder, epoch, content | {"run": self.identity})
+            checkpoint.save_checkpoint(self.folder, epoch, content | {"run": self.identity})
             self.saved_at = time.monotonic()
 
     def finish(self, record: RunRecord) -> None:
