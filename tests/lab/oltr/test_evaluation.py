@@ -50,7 +50,7 @@ def test_numbers_by_hand(predictions):
     found = evaluate_logits(predictions, threshold=0.5)
     numbers = found.numbers
     assert list(numbers) == [metric.key for metric in (*METRICS, *OPEN_METRICS)]
-    assert (found.images, found.unknown, found.threshold, found.groups) == (8, 2, 0.5, OLTR)
+    assert (found.n_images, found.n_unknown, found.threshold, found.groups) == (8, 2, 0.5, OLTR)
     assert found.recall == [1.0, 0.5, 0.5, 0.5]
     assert (numbers["accuracy"], numbers["many"], numbers["medium"], numbers["few"]) == (5 / 8, 0.75, None, 0.5)
     # at 0.5 the second, the fifth and the first unknown image are rejected: 3 known are right, 3 wrong, 2 rejected

@@ -61,7 +61,7 @@ def test_both_stages_from_one_command(trees, layout, tmp_path):
         assert record.train_counts == list(CLASSES.values())
         assert record.loss["gamma_pos"] == 2 - stage  # as published, stage by stage
         found = evaluate_file(folder / "predictions.npz")
-        assert (found.images, found.unknown) == (9, 4)
+        assert (found.n_images, found.n_unknown) == (9, 4)
 
 
 def test_custom_folder_trains_both_stages(tmp_path):

@@ -76,7 +76,7 @@ def test_records_and_logits_of_both_stages(out):
         assert {"few", "f_oltr", "f_oltr_old", "auroc", "fpr95"} <= set(run.metrics)
         again = evaluate_file(folder / "predictions.npz", threshold=0.5)
         assert again.numbers == run.metrics
-        assert (again.images, again.unknown) == (240, 60)
+        assert (again.n_images, again.n_unknown) == (240, 60)
 
 
 def test_the_second_stage_is_built_on_the_first(out):

@@ -116,10 +116,10 @@ def format_metric(value: float | None, metric: Metric) -> str:
 
 def definition(evaluation: Evaluation) -> str:
     """Definition of the numbers on one line."""
-    line = f"{evaluation.groups}; {evaluation.images} images of known classes"
+    line = f"{evaluation.groups}; {evaluation.n_images} images of known classes"
     if evaluation.threshold is None:
         return line
-    return f"{line}, {evaluation.unknown} of unknown ones; rejected below a confidence of {evaluation.threshold:g}"
+    return f"{line}, {evaluation.n_unknown} of unknown ones; rejected below a confidence of {evaluation.threshold:g}"
 
 
 def _check_together(evaluations: Sequence[Evaluation]) -> None:
@@ -141,6 +141,6 @@ def _draw(predictions: Sequence[Predictions], evaluations: Sequence[Evaluation],
         raise typer.BadParameter(f"{folder} cannot be made: {error.strerror}.", param_hint="--pictures") from None
     draw_classes(evaluations, folder / "classes.png")
     typer.echo(f"picture  {folder / 'classes.png'}")
-    if all(evaluation.unknown for evaluation in evaluations):
+    if all(evaluation.n_unknown for evaluation in evaluations):
         draw_confidence(predictions, folder / "confidence.png", evaluations[0].threshold)
         typer.echo(f"picture  {folder / 'confidence.png'}")

@@ -71,16 +71,16 @@ def centroid_loss(
         )
     if not len(features):
         raise ValueError("features are empty; the mean over no image has no value")
-    images, classes = len(features), len(centroids)
+    n_images, classes = len(features), len(centroids)
     mean = centroids.mean(0)
     own = _squared(features, centroids[target])
     spread = _squared(centroids, mean.detach())  # whose derivative in the mean is 0, and takes no memory here
-    others = classes * _squared(features, mean) + images * spread - own
-    gap = margin - others / (images * classes)
+    others = classes * _squared(features, mean) + n_images * spread - own
+    gap = margin - others / (n_images * classes)
     active = (gap.detach() if average is None else average(gap.detach())) > 0
     # Differs from the release: the centroids' gradient is that of the loss. There their attraction is divided by one
     # plus the class's images in the batch, and knows nothing of the weight that the loss has in a total.
-    return own / (2 * images) + repel_weight * active * gap
+    return own / (2 * n_images) + repel_weight * active * gap
 
 
 def _squared(points: Tensor, centres: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Evaluation:
         title: of the run.
         groups: the convention of many-, medium- and few-shot classes.
         threshold: confidence below which an image is rejected as unknown; None without unknown images.
-        images, unknown: how many known and unknown images there are.
+        n_images, n_unknown: how many known and unknown images there are.
         numbers: by the keys of METRICS, of the known images alone; with unknown images by those of OPEN_METRICS too.
             Fractions (nats for nll), None for a shot group without classes.
         recall: accuracy of each class on the known images, nothing rejected.
@@ -43,8 +43,8 @@ class Evaluation:
     title: str
     groups: ShotGroups
     threshold: float | None
-    images: int
-    unknown: int
+    n_images: int
+    n_unknown: int
     numbers: dict[str, float | None]
     recall: list[float]
     train_counts: list[int]
@@ -75,15 +75,15 @@ def evaluate_logits(predictions: Predictions, threshold: float = THRESHOLD, grou
     logits, target = predictions.logits[known], predictions.target[known]
     rejected = predict_or_reject(predictions.logits, threshold)  # before any number: checks the threshold
     numbers = metrics.compute_metrics(logits, target, counts, groups)
-    unknown = int((~known).sum())
-    if unknown:
+    n_unknown = int((~known).sum())
+    if n_unknown:
         numbers |= _open(predictions, rejected, groups)
     return Evaluation(
         title=predictions.title,
         groups=groups,
-        threshold=threshold if unknown else None,
-        images=int(known.sum()),
-        unknown=unknown,
+        threshold=threshold if n_unknown else None,
+        n_images=int(known.sum()),
+        n_unknown=n_unknown,
         numbers=numbers,
         recall=metrics.recall_per_class(logits.argmax(1), target, len(counts)).tolist(),
         train_counts=counts,

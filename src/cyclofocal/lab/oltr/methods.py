@@ -63,10 +63,10 @@ def _best_tau(features: "Features") -> float:
 
     if features.validation is None:
         return 1.0
-    images, labels = features.validation
+    vectors, labels = features.validation
 
     def accuracy(tau: float) -> float:
-        predicted = tau_normalised(features.classifier, tau)(images).argmax(1)
+        predicted = tau_normalised(features.classifier, tau)(vectors).argmax(1)
         return float(recall_per_class(predicted.numpy(), labels.numpy(), len(features.counts)).mean())
 
     return max((step / 10 for step in range(21)), key=accuracy)

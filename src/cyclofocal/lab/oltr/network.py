@@ -64,7 +64,7 @@ class OpenLongTailed(nn.Module):
         return logits, centroid_loss(features.float(), target, self.memory.centroids, average=average)
 
 
-def _average(images: int, reduce: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+def _average(n_images: int, reduce: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     """Mean over all processes, weighed by their images."""
-    total, count = reduce(torch.stack([value * images, value.new_tensor(float(images))]))
+    total, count = reduce(torch.stack([value * n_images, value.new_tensor(float(n_images))]))
     return total / count

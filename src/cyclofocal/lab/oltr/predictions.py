@@ -45,11 +45,11 @@ class Predictions:
                     f"{name} is {array.dtype} of shape {array.shape}; it must be {wanted} numbers of {dimensions}"
                     " dimension(s)"
                 )
-        images, classes = self.logits.shape
-        for name, length, of in (("target", images, "images"), ("train_counts", classes, "classes")):
+        n_images, classes = self.logits.shape
+        for name, length, of in (("target", n_images, "images"), ("train_counts", classes, "classes")):
             if len(getattr(self, name)) != length:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries; logits have {length} {of}")
-        if not images:
+        if not n_images:
             raise ValueError("logits is empty; it needs at least one image")
         if self.target.min() < UNKNOWN or self.target.max() >= classes:
             raise ValueError(

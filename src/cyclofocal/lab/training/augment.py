@@ -34,9 +34,9 @@ def scale(recipe: Recipe, white: int, device: torch.device) -> Normalize:
     return Normalize(mean.view(1, -1, 1, 1), factor.view(1, -1, 1, 1))
 
 
-def epoch_draws(recipe: Recipe, seed: int, epoch: int, images: int) -> Tensor:
-    """Random values that decide the augmentation of every image in an epoch, (images, DRAWS) in [0, 1)."""
-    return rng.uniform(seed, rng.AUGMENT, epoch, size=(images if recipe.augment == "crop-flip" else 0, DRAWS))
+def epoch_draws(recipe: Recipe, seed: int, epoch: int, n_images: int) -> Tensor:
+    """Random values that decide the augmentation of every image in an epoch, (n_images, DRAWS) in [0, 1)."""
+    return rng.uniform(seed, rng.AUGMENT, epoch, size=(n_images if recipe.augment == "crop-flip" else 0, DRAWS))
 
 
 def crop_flip(pixels: Tensor, drawn: Tensor, padding: int) -> Tensor:

@@ -78,23 +78,23 @@ def build_loader(
     return ImageFileLoader(images, recipe, device, workers, training)
 
 
-def check_last_batch(images: int, batch_size: int, world: int) -> None:
+def check_last_batch(n_images: int, batch_size: int, world: int) -> None:
     """Every process must have its share of every batch.
 
     Raises:
         ValueError: the last batch of an epoch is too small for ``world`` processes.
     """
-    last = images % batch_size or batch_size
+    last = n_images % batch_size or batch_size
     if (last + 1) // 2 < world:
         raise ValueError(
-            f"batch_size is {batch_size} for {images} images, so the last batch has {last}; {world} processes need"
+            f"batch_size is {batch_size} for {n_images} images, so the last batch has {last}; {world} processes need"
             f" {2 * world - 1} or more in every batch"
         )
 
 
-def epoch_batches(seed: int, epoch: int, images: int, batch_size: int) -> tuple[Tensor, ...]:
+def epoch_batches(seed: int, epoch: int, n_images: int, batch_size: int) -> tuple[Tensor, ...]:
     """Indices of every batch of an epoch, all images once; the last batch may be smaller."""
-    return rng.epoch_permutation(seed, epoch, images).split(batch_size)
+    return rng.epoch_permutation(seed, epoch, n_images).split(batch_size)
 
 
 class InMemoryLoader:

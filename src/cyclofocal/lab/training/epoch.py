@@ -85,20 +85,20 @@ class EpochMetrics:
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), device=device, dtype=torch.float64)
         self.right = torch.zeros((), device=device, dtype=torch.float64)
-        self.images = 0
+        self.n_images = 0
 
     def add(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
         """A step of this process: the mean loss of its images."""
-        self.images += len(target)
+        self.n_images += len(target)
         self.loss.add_(loss, alpha=len(target))
         predicted = logits.argmax(1)
         self.right += (predicted == target if target.ndim == 1 else target.gather(1, predicted[:, None])).sum()
 
     def means(self, accelerator: "Accelerator | None" = None) -> tuple[float, float]:
         """Mean loss and accuracy; of all processes, if they are given, to be called in each of them."""
-        metrics = torch.stack([self.loss, self.right, self.loss.new_tensor(self.images)])
-        loss, right, images = (metrics if accelerator is None else accelerator.reduce(metrics, "sum")).tolist()
-        return loss / images, right / images
+        metrics = torch.stack([self.loss, self.right, self.loss.new_tensor(self.n_images)])
+        loss, right, n_images = (metrics if accelerator is None else accelerator.reduce(metrics, "sum")).tolist()
+        return loss / n_images, right / n_images
 
 
 class NonFiniteGuard:

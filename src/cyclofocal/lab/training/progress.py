@@ -22,7 +22,7 @@ class RunProgress:
         self.title = title
         self.task = self.bar.add_task(title, total=steps, completed=done, numbers="")
         self.steps, self.looked = done, time.perf_counter()
-        self.images = 0
+        self.n_images = 0
 
     def __enter__(self) -> "RunProgress":
         self.bar.start()
@@ -31,17 +31,17 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def step(self, images: int) -> bool:
-        """Count a step of ``images``; True if it is time to ``show``."""
+    def step(self, n_images: int) -> bool:
+        """Count a step of ``n_images``; True if it is time to ``show``."""
         self.steps += 1
-        self.images += images
+        self.n_images += n_images
         return not self.bar.disable and time.perf_counter() - self.looked > SECONDS
 
     def show(self, loss: float, accuracy: float) -> None:
         """Bring the bar up to date."""
         now = time.perf_counter()
-        rate = self.images / (now - self.looked)
-        self.images, self.looked = 0, now
+        rate = self.n_images / (now - self.looked)
+        self.n_images, self.looked = 0, now
         numbers = f"loss {loss:.3f}  accuracy {100 * accuracy:.1f} %  {rate:,.0f} images/s"
         self.bar.update(self.task, completed=self.steps, numbers=numbers)
 

@@ -16,9 +16,9 @@ AUGMENT, MIX, EPOCH = range(1, 4)
 """Purposes of random numbers: the second part of a key, after the seed."""
 
 
-def epoch_permutation(seed: int, epoch: int, images: int) -> Tensor:
-    """The order of an epoch: a permutation of ``range(images)`` that follows from seed and epoch alone."""
-    return torch.randperm(images, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+def epoch_permutation(seed: int, epoch: int, n_images: int) -> Tensor:
+    """The order of an epoch: a permutation of ``range(n_images)`` that follows from seed and epoch alone."""
+    return torch.randperm(n_images, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
 
 
 def uniform(*key: int, size: tuple[int, ...]) -> Tensor:
