@@ -67,19 +67,25 @@ def bench(
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Shape of the logits, such as 128x1000; repeatable. Default: {', '.join(SHAPES)}.", callback=_shapes
+            metavar="SHAPE",
+            help=f"Shape of the logits, such as 128x1000; repeatable. Default: {', '.join(SHAPES)}.",
+            callback=_shapes,
         ),
     ] = None,
     *,
-    dtype: Annotated[str, typer.Option(help=f"Dtype of the logits: {', '.join(DTYPES)}.", callback=_dtype)] = "float32",
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help=f"Dtype of the logits: {', '.join(DTYPES)}.", callback=_dtype)
+    ] = "float32",
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; default: cuda if available.", callback=_device)
+        str | None,
+        typer.Option(metavar="DEVICE", help="Device: cpu or cuda; default: cuda if available.", callback=_device),
     ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="LOSS",
             help="Your own loss to measure as well: [NAME=]PATH.py[:FUNCTION], a function of (logits, target) or a"
-            " torch module; repeatable."
+            " torch module; repeatable.",
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="Measuring time per shape.")] = SECONDS_PER_SHAPE,

@@ -77,6 +77,7 @@ def compare(
     losses: Annotated[
         str,
         typer.Option(
+            metavar="LOSS,LOSS,...",
             help=f"Losses, separated by commas: {_names(LOSSES)}, with settings after a colon"
             " (cyclical:gamma_hc=2,cyclical_factor=8), or your own (my_loss.py:function). The reference is ce, or else"
             f" the first. Default: {_names(FOR_IMBALANCED)} if the largest class has more than {IMBALANCED_FROM:g}"
@@ -85,7 +86,7 @@ def compare(
         ),
     ] = "",
     seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 10,
-    target: Annotated[str, typer.Option(help="Target column of a table.")] = "",
+    target: Annotated[str, typer.Option(metavar="COLUMN", help="Target column of a table.")] = "",
     folds: Annotated[int | None, typer.Option(min=2, help="Number of cross-validation folds per seed.")] = None,
     tune: Annotated[
         int | None,
@@ -97,7 +98,9 @@ def compare(
     ] = None,
     metric: Annotated[
         str,
-        typer.Option(help=f"Primary metric for the verdicts: {', '.join(METRIC_KEYS)}.", callback=metric_key),
+        typer.Option(
+            metavar="METRIC", help=f"Primary metric for the verdicts: {', '.join(METRIC_KEYS)}.", callback=metric_key
+        ),
     ] = PRIMARY,
     margin: Annotated[
         float | None,
@@ -142,9 +145,10 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Train every loss with every seed on every experiment, paired by seed, and compare the losses.
+    """Compare losses: train each with many seeds on one or more experiments, in parallel, and test the differences.
 
-    The same command resumes interrupted runs; finished runs are reused by every command.
+    Runs are paired by seed. The same command resumes interrupted runs; finished runs are reused by every command. For
+    models to keep use `cyclofocal train` or `cyclofocal reproduce`; this command stores the results, not the weights.
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     found = _experiments(what, target, given, root)
@@ -192,7 +196,7 @@ def _experiments(what: list[str], target: str, settings: list[str], root: Path) 
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
-    with warnings.catch_warnings(), _refused("WHAT"):
+    with warnings.catch_warnings(), _refused("EXPERIMENT"):
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: _warn(str(message))
         for name in names:

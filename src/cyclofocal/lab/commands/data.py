@@ -19,7 +19,8 @@ def check_data(
     names: Annotated[
         list[str],
         typer.Argument(
-            help=f"{', '.join(PUBLISHED)}; or your own image folder or list files, the training list first."
+            metavar="DATA",
+            help=f"{', '.join(PUBLISHED)}; or your own image folder or list files, the training list first.",
         ),
     ],
     lists: Annotated[Path | None, typer.Option(help="Folder of the published list files.", file_okay=False)] = None,
@@ -95,8 +96,8 @@ def _own_paths(names: list[str]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise typer.BadParameter(
-                f"{str(path)!r} is none of {', '.join(PUBLISHED)}, and no file or folder.", param_hint="NAME"
+                f"{str(path)!r} is none of {', '.join(PUBLISHED)}, and no file or folder.", param_hint="DATA"
             )
         if len(paths) > 1 and not path.is_file():
-            raise typer.BadParameter(f"{path} is no list file; give one folder, or list files.", param_hint="NAME")
+            raise typer.BadParameter(f"{path} is no list file; give one folder, or list files.", param_hint="DATA")
     return paths

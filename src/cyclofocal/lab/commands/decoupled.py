@@ -27,11 +27,19 @@ def method_names(names: str) -> str:
 
 def decoupled(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of a finished run of train or reproduce: OUT/RECIPE/LOSS-seedK-HASH.")
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of a finished run of train or reproduce: OUT/RECIPE/LOSS-seedK-HASH."
+        ),
     ],
     *,
     method: Annotated[
-        str, typer.Option(help=f"Methods, separated by commas: {', '.join(METHODS)}.", callback=method_names)
+        str,
+        typer.Option(
+            metavar="METHOD,...",
+            help=f"Methods, separated by commas: {', '.join(METHODS)}.",
+            callback=method_names,
+        ),
     ] = ",".join(METHODS),
     tau: Annotated[
         float | None,

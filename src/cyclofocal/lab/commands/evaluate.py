@@ -42,14 +42,17 @@ def shot_groups(text: str) -> ShotGroups:
 
 
 def evaluate(
-    logits: Annotated[list[Path], typer.Argument(help="NumPy files (.npz) with logits, target and train_counts.")],
+    logits: Annotated[
+        list[Path], typer.Argument(metavar="LOGITS", help="NumPy files (.npz) with logits, target and train_counts.")
+    ],
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Confidence below which an image is rejected as unknown.")
     ] = THRESHOLD,
     groups: Annotated[
         str,
         typer.Option(
-            help="Many- and few-shot bounds: oltr (>= 100, <= 20), followers (> 100, < 20), or two numbers like 100,20."
+            metavar="BOUNDS",
+            help="Many- and few-shot bounds: oltr (>= 100, <= 20), followers (> 100, < 20), or numbers like 100,20.",
         ),
     ] = "oltr",
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the accuracy of every class as well.")] = False,

@@ -24,7 +24,12 @@ METRIC_KEYS = [metric.key for metric in METRICS]
 
 Root = Annotated[Path, typer.Option(file_okay=False, help="Folder that contains the data sets.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Override a field of the recipe, such as batch_size=64; repeatable. `--set fields=` lists all fields.",
+    ),
 ]
 
 

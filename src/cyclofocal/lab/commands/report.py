@@ -31,22 +31,26 @@ def _outputs(paths: list[Path] | None) -> list[Path] | None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Record files (.jsonl), or folders to search for them.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUNS", help="Record files (.jsonl), or folders to search for them.")
+    ],
     out: Annotated[
         list[Path] | None,
         typer.Option(
             "--output",
             "-o",
+            metavar="FILE",
             help="Output file: .html, .md, .csv or .tex; repeatable. Default: the terminal.",
             callback=_outputs,
         ),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="Reference loss of all comparisons; default: ce, or else the first.")
+        str, typer.Option(metavar="LOSS", help="Reference loss of all comparisons; default: ce, or else the first.")
     ] = "",
     metric: Annotated[
         str,
         typer.Option(
+            metavar="METRIC",
             help="Primary metric; default: the one given when the runs were started.",
             callback=lambda key: key and metric_key(key),
         ),

@@ -42,17 +42,25 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is a
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs to the folder of the run.")]
 Trackers = Annotated[
     list[str] | None,
-    typer.Option("--tracker", help="Experiment tracker supported by Accelerate, such as wandb or mlflow; repeatable."),
+    typer.Option(
+        "--tracker",
+        metavar="TRACKER",
+        help="Experiment tracker supported by Accelerate, such as wandb or mlflow; repeatable.",
+    ),
 ]
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Name from `cyclofocal recipes`.", callback=experiment_name)],
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name from `cyclofocal recipes`.", callback=experiment_name)
+    ],
     *,
     loss: Annotated[
         str,
         typer.Option(
-            help=f"Losses, separated by commas: {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names
+            metavar="LOSS,LOSS,...",
+            help=f"Losses, separated by commas: {', '.join(entry.name for entry in LOSSES)}.",
+            callback=loss_names,
         ),
     ] = "ce,cyclical",
     seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 1,
@@ -74,10 +82,11 @@ def reproduce(
     tensorboard: TensorBoard = False,
     tracker: Trackers = None,
 ) -> None:
-    """Run a published or built-in experiment, loss by loss and seed by seed, and compare the losses.
+    """Reproduce one recipe with one or more losses and seeds, one run after the other, and keep the weights.
 
-    The same command resumes an interrupted run and skips finished ones. Under `accelerate launch` or torchrun it uses
-    all their processes.
+    With two or more losses it ends with their comparison; for many seeds, several recipes or your own tables use
+    `cyclofocal compare`. The same command resumes an interrupted run and skips finished ones. Under `accelerate launch`
+    or torchrun every run uses all their processes.
     """
     options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
     if name not in TWO_STAGES:
@@ -97,20 +106,30 @@ def reproduce(
 
 def train_model(
     name: Annotated[
-        str | None, typer.Argument(help="Name from `cyclofocal recipes`; omit it with --data.", callback=recipe_name)
+        str | None,
+        typer.Argument(
+            metavar="RECIPE", help="Name from `cyclofocal recipes`; omit it with --data.", callback=recipe_name
+        ),
     ] = None,
     *,
     data: Annotated[
         str | None,
         typer.Option(
+            metavar="DATA",
             help="Custom data: a folder of images (train/ and test/ or val/, or classes and --set test_fraction=0.2),"
             " a list file (and --set image_root=, validation_list=, test_list=), a table (and --set target=COLUMN),"
-            " keel:NAME, torch/, hfds/, wds/ or tfds/NAME."
+            " keel:NAME, torch/, hfds/, wds/ or tfds/NAME.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model: one of cyclofocal's, or any name that timm knows.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Model: one of cyclofocal's, or any name that timm knows."),
+    ] = None,
     loss: Annotated[
-        str, typer.Option(help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names)
+        str,
+        typer.Option(
+            metavar="LOSS", help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names
+        ),
     ] = "cyclical",
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed for split, initialisation, data order and augmentation.")
@@ -123,11 +142,14 @@ def train_model(
     tensorboard: TensorBoard = False,
     tracker: Trackers = None,
 ) -> None:
-    """Train one model, on the data of a recipe or your own, and evaluate it once after the last epoch."""
+    """Train one model with one loss and one seed, on the data of a recipe or your own, and keep its weights.
+
+    It is evaluated once, after the last epoch. The same command resumes an interrupted run.
+    """
     if (name is None) == (data is None):
-        raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="NAME")
+        raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="RECIPE")
     options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
-    check_source(data or name or "", "--data" if data else "NAME", root)
+    check_source(data or name or "", "--data" if data else "RECIPE", root)
     recipe = _recipe_of(data, settings or []) if data is not None else RECIPES[name or ""]()
     recipe = apply_settings(recipe, settings)
     if model is not None:
