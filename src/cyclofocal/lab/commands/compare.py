@@ -16,6 +16,7 @@ from rich.console import Console
 from cyclofocal.lab.commands.backends import BackendName, backend_of
 from cyclofocal.lab.commands.options import (
     METRIC_KEYS,
+    Out,
     Root,
     Settings,
     apply_settings,
@@ -115,9 +116,7 @@ def compare(
     ] = None,
     settings: Settings = None,
     root: Root = Path("data"),
-    out: Annotated[
-        Path, typer.Option(file_okay=False, help="Output folder; a run is stored in OUT/RECIPE/LOSS-seedK-HASH.")
-    ] = Path("runs"),
+    out: Out = Path("runs"),
     picture: Annotated[
         Path | None,
         typer.Option(help="Figure to write, .png or .svg; default: OUT/comparison.png.", callback=picture_path),

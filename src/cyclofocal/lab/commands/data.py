@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cyclofocal.lab.commands.options import Images, Lists
 from cyclofocal.lab.commands.output import ignored_warning
 from cyclofocal.lab.data.check import check_images, find_copies
 from cyclofocal.lab.data.dataset import Samples
@@ -23,13 +24,8 @@ def check_data(
             help=f"{', '.join(PUBLISHED)}; or your own image folder or list files, the training list first.",
         ),
     ],
-    lists: Annotated[Path | None, typer.Option(help="Folder of the published list files.", file_okay=False)] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that the paths in the lists are relative to; default: that of the lists.", file_okay=False
-        ),
-    ] = None,
+    lists: Lists = None,
+    images: Images = None,
     against: Annotated[
         Path | None, typer.Option(help="Other copy of the list or lists, to compare by file name and label.")
     ] = None,

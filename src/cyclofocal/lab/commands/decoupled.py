@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cyclofocal.lab.commands.evaluate import definition, format_metric
-from cyclofocal.lab.commands.options import Root, check_choice
+from cyclofocal.lab.commands.options import Cpu, Root, Workers, check_choice
 from cyclofocal.lab.commands.output import one_line_errors, table_console
 from cyclofocal.lab.oltr.evaluation import Evaluation, shown
 from cyclofocal.lab.oltr.methods import METHODS
@@ -49,8 +49,8 @@ def decoupled(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of samples per batch.")] = 512,
     learning_rate: Annotated[float, typer.Option(help="Initial learning rate, with cosine decay.")] = 0.2,
     root: Root = Path("data"),
-    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")] = 0,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is available.")] = False,
+    workers: Workers = 0,
+    cpu: Cpu = False,
 ) -> None:
     """Fit other classifiers to the features of a run, and show the many-, medium- and few-shot accuracy of each.
 

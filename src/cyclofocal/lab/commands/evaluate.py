@@ -9,15 +9,14 @@ from typing import Annotated
 import typer
 
 from cyclofocal.lab.commands.output import PIPED_COLUMNS, table_console
-from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
+from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.oltr.evaluation import Evaluation, evaluate_file, shown
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.oltr.predictions import Predictions, read
+from cyclofocal.lab.recipes.settings import SHOT_GROUPS
 from cyclofocal.lab.report.findings import format_value
 from cyclofocal.lab.report.table import Column, ReportTable, TableCell, to_terminal
-
-CONVENTIONS = {"oltr": OLTR, "followers": FOLLOWERS}
 
 
 def shot_groups(text: str) -> ShotGroups:
@@ -30,13 +29,13 @@ def shot_groups(text: str) -> ShotGroups:
         >>> print(shot_groups("50,10"))
         custom bounds: many >= 50, few <= 10 training images per class
     """
-    if text in CONVENTIONS:
-        return CONVENTIONS[text]
+    if text in SHOT_GROUPS:
+        return SHOT_GROUPS[text]
     try:
         many_from, few_up_to = map(int, text.split(","))
     except ValueError:
         raise ValueError(
-            f"{text!r} is unknown; it must be one of {', '.join(CONVENTIONS)}, or two numbers such as 100,20"
+            f"{text!r} is unknown; it must be one of {', '.join(SHOT_GROUPS)}, or two numbers such as 100,20"
         ) from None
     return ShotGroups("custom bounds", many_from, few_up_to)
 

@@ -23,6 +23,18 @@ from cyclofocal.lab.recipes.settings import SettingError, with_settings
 METRIC_KEYS = [metric.key for metric in METRICS]
 
 Root = Annotated[Path, typer.Option(file_okay=False, help="Folder that contains the data sets.")]
+Out = Annotated[
+    Path, typer.Option(file_okay=False, help="Output folder; a run is stored in OUT/RECIPE/LOSS-seedK-HASH.")
+]
+Lists = Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the published list files.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False, help="Folder that the paths in the lists are relative to; default: that of the lists."
+    ),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is available.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,8 +7,13 @@ from typing import Annotated
 import typer
 
 from cyclofocal.lab.commands.options import (
+    Cpu,
+    Images,
+    Lists,
+    Out,
     Root,
     Settings,
+    Workers,
     apply_settings,
     at_least_one,
     check_choice,
@@ -34,11 +39,6 @@ from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.training.job import Job, RunOptions
 
-Out = Annotated[
-    Path, typer.Option(file_okay=False, help="Output folder; a run is stored in OUT/RECIPE/LOSS-seedK-HASH.")
-]
-Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is available.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs to the folder of the run.")]
 Trackers = Annotated[
     list[str] | None,
@@ -67,13 +67,8 @@ def reproduce(
     stage: Annotated[
         int | None, typer.Option(min=1, max=2, help="Run only stage 1 or 2 of a two-stage experiment; default: both.")
     ] = None,
-    lists: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the published list files.")] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            file_okay=False, help="Folder that the paths in the lists are relative to; default: that of the lists."
-        ),
-    ] = None,
+    lists: Lists = None,
+    images: Images = None,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
@@ -153,7 +148,8 @@ def train_model(
     recipe = _recipe_of(data, settings or []) if data is not None else RECIPES[name or ""]()
     recipe = apply_settings(recipe, settings)
     if model is not None:
-        recipe = replace(recipe, model=model, width=0 if not _has(settings, "width") else recipe.width)
+        gives_width = any(setting.startswith("width=") for setting in settings or [])
+        recipe = replace(recipe, model=model, width=recipe.width if gives_width else 0)
     if data is not None:
         from cyclofocal.lab.training.train import with_data_digest
 
@@ -226,7 +222,3 @@ def _trackers(tensorboard: bool, others: list[str] | None) -> tuple[str, ...]:
         for name in chosen:
             check_choice(name, allowed, "tracker")
     return chosen
-
-
-def _has(settings: list[str] | None, field: str) -> bool:
-    return any(setting.split("=")[0] == field for setting in settings or [])
