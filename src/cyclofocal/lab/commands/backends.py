@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from cyclofocal.lab.commands.options import refused
 from cyclofocal.lab.compare.grid import Backend, Resources
 from cyclofocal.lab.compare.local import cores, gpus, run_local
 from cyclofocal.lab.compare.ray import load_ray, run_ray
@@ -34,15 +35,13 @@ def backend_of(
     if on is BackendName.local:
         return _local(workers, cpus_per_run, gpus_per_run)
     resources = Resources(cpus_per_run, gpus_per_run or 0.0)
-    try:
+    parameters = _parameters(slurm)
+    with refused("--on", ModuleNotFoundError, RuntimeError):
         if on is BackendName.ray:
             load_ray()
             return partial(run_ray, resources=resources)
-        parameters = _parameters(slurm)
         build_executor(out / "slurm", resources, parameters)
         return partial(run_slurm, logs=out / "slurm", resources=resources, parameters=parameters)
-    except (ModuleNotFoundError, RuntimeError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="--on") from None
 
 
 def _local(workers: int | None, cpus_per_run: int, gpus_per_run: float | None) -> Backend:

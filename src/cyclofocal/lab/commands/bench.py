@@ -11,7 +11,7 @@ from cyclofocal.lab.bench.candidates import Candidate, candidates, user_candidat
 from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
 from cyclofocal.lab.bench.record import Measurement, append_measurements, measurements
 from cyclofocal.lab.bench.tables import shape_table, skipped_losses
-from cyclofocal.lab.commands.options import make_folder, picture_path
+from cyclofocal.lab.commands.options import make_folder, picture_path, refused
 from cyclofocal.lab.commands.output import LOOSE_COLUMNS, table_console
 from cyclofocal.lab.report.table import to_terminal
 
@@ -57,10 +57,8 @@ def _device(name: str | None) -> str:
 
 
 def _losses(device: str, against: list[str] | None) -> list[Candidate]:
-    try:
+    with refused("--against"):
         return [*candidates(device), *(user_candidate(spec) for spec in against or ())]
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--against") from error
 
 
 def bench(

@@ -3,8 +3,8 @@
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +27,9 @@ from cyclofocal.lab.commands.options import (
     margin_of,
     metric_key,
     picture_path,
+    refused,
 )
-from cyclofocal.lab.commands.output import warn_never_focal, warn_of_copies, warn_of_ignored
+from cyclofocal.lab.commands.output import warn, warn_never_focal, warn_of_images
 from cyclofocal.lab.commands.two_stage import jobs_of_stages, stages_of
 from cyclofocal.lab.compare.display import GridProgress
 from cyclofocal.lab.compare.grid import (
@@ -162,7 +163,7 @@ def compare(
         margin=default_margin(metric) if margin is None else margin,
     )
     jobs = grid(found, chosen, range(seeds), out, options)
-    with _refused("--losses"):
+    with refused("--losses", ImportError, OSError):
         try_custom_losses(jobs)
     backend = backend_of(on, out, workers, cpus_per_run, gpus_per_run, slurm or [])
     picture = picture or out / "comparison.png"
@@ -195,9 +196,9 @@ def _experiments(what: list[str], target: str, settings: list[str], root: Path) 
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
-    with warnings.catch_warnings(), _refused("EXPERIMENT"):
+    with warnings.catch_warnings(), refused("EXPERIMENT", ImportError, OSError):
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: _warn(str(message))
+        warnings.showwarning = lambda message, *_, **__: warn(str(message))
         for name in names:
             check_name(name, root)
         return [found for name in names for found in _experiment(name, target, settings, root)]
@@ -211,26 +212,12 @@ def _experiment(name: str, target: str, settings: list[str], root: Path) -> Sequ
     return [_pinned(recipe, root) if recipe.data.is_custom else recipe for recipe in recipes]
 
 
-@contextmanager
-def _refused(option: str) -> Iterator[None]:
-    """Report what is wrong with the value of an option."""
-    try:
-        yield
-    except (ImportError, OSError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
-
-
-def _warn(message: str) -> None:
-    Console(stderr=True, highlight=False).print(message, style="yellow", markup=False, soft_wrap=True)
-
-
 def _pinned(recipe: Recipe, root: Path) -> Recipe:
     """Fix a user's images to their digest, after one look through them; print the settings of the training."""
     from cyclofocal.lab.training.train import with_data_digest
 
     found, data = with_data_digest(recipe, root)
-    warn_of_copies(data.title, data.splits)
-    warn_of_ignored(found.data, data.train)
+    warn_of_images(found.data, data)
     how = f"{found.model}, {found.image_size} x {found.image_size} pixels, epochs {found.epochs}"
     typer.echo(f"{found.title}: {how}; others by --set model=small-convnet --set image_size=32 --epochs 20", err=True)
     return found
@@ -243,7 +230,7 @@ def _tuned(
     from cyclofocal.lab.compare.tuning import check_tuning
 
     tuned = [replace(x, name=f"{x.name}:tuned", title=f"{x.title}, tuned", trials=trials) for x in losses]
-    with _refused("--tune"):
+    with refused("--tune", ImportError, OSError):
         for experiment in found:
             if isinstance(experiment, TwoStages):
                 raise ValueError(f"{experiment.second.name} is a second stage; --tune is for experiments of one stage")
@@ -257,7 +244,7 @@ def _run_with_progress(jobs: list[Job], backend: Backend) -> tuple[list[RunRecor
     console = Console(stderr=True, highlight=False)
     done, damaged = finished(jobs)
     for error in damaged:
-        console.print(f"damaged record, will run again: {error}", style="yellow", markup=False, soft_wrap=True)
+        warn(f"damaged record, will run again: {error}")
     console.print(f"{len(jobs)} runs, {len(done)} of them finished before")
     missing, failed = [job for job in jobs if job not in done], list[JobError]()
     warn_never_focal((job.recipe, job.loss) for job in jobs_of_stages(missing, None))
@@ -274,8 +261,7 @@ def _run_with_progress(jobs: list[Job], backend: Backend) -> tuple[list[RunRecor
     except (BackendError, KeyboardInterrupt) as error:
         kept = len(finished(jobs)[0])
         reason = f"{error}; " if isinstance(error, BackendError) else ""
-        said = f"stopped: {reason}{kept} of {len(jobs)} runs are stored, the same command continues"
-        console.print(said, style="red", markup=False, soft_wrap=True)
+        warn(f"stopped: {reason}{kept} of {len(jobs)} runs are stored, the same command continues", "red")
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     return [done[job] for job in jobs if job in done], failed
 
@@ -290,8 +276,7 @@ def _report_failures(failed: Sequence[JobError], jobs: int) -> None:
     """Print a line per failure, and exit with 1."""
     if not failed:
         return
-    console = Console(stderr=True, highlight=False)
     for error in failed:
-        console.print(f"failed: {error}", style="red", markup=False, soft_wrap=True)
-    console.print(f"{len(failed)} of {jobs} runs failed; the same command tries them again", style="red")
+        warn(f"failed: {error}", "red")
+    warn(f"{len(failed)} of {jobs} runs failed; the same command tries them again", "red")
     raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.commands.options import Images, Lists
+from cyclofocal.lab.commands.options import Images, Lists, refused
 from cyclofocal.lab.commands.output import ignored_warning
 from cyclofocal.lab.data.check import check_images, find_copies
 from cyclofocal.lab.data.dataset import Samples
@@ -37,7 +37,7 @@ def check_data(
     is in two splits or classes.
     """
     sound, checked = True, dict[str, Samples]()
-    try:
+    with refused(None, MissingDataError):
         for split, path, published in _splits(names, lists, images):
             checked[path.name if path.name not in checked else split.title] = split
             report = check_images(split, workers)
@@ -54,8 +54,6 @@ def check_data(
         if str(found := find_copies(checked, workers)):
             typer.echo(str(found))
         sound = sound and (names[0] in PUBLISHED or not found.problems)
-    except (MissingDataError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from None
     raise typer.Exit(0 if sound else 1)
 
 

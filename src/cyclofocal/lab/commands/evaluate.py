@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cyclofocal.lab.commands.options import refused
 from cyclofocal.lab.commands.output import PIPED_COLUMNS, table_console
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import Metric
@@ -64,15 +65,11 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate stored logits, closed and open set; several files, such as the losses of a data set, side by side."""
-    try:
+    with refused("--groups"):
         convention = shot_groups(groups)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--groups") from None
-    try:
+    with refused("LOGITS", FileNotFoundError):
         evaluations = [evaluate_file(path, threshold, convention) for path in logits]
         _check_together(evaluations)
-    except (FileNotFoundError, ValueError) as error:
-        raise typer.BadParameter(str(error), param_hint="LOGITS") from None
     if as_json:
         for evaluation in evaluations:
             typer.echo(json.dumps(asdict(evaluation), allow_nan=False))

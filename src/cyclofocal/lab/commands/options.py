@@ -4,7 +4,8 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import check_name
-from cyclofocal.lab.recipes.settings import SettingError, with_settings
+from cyclofocal.lab.recipes.settings import with_settings
 
 METRIC_KEYS = [metric.key for metric in METRICS]
 
@@ -45,6 +46,16 @@ Settings = Annotated[
 ]
 
 
+@contextmanager
+def refused(option: str | None = None, *errors: type[Exception]) -> Iterator[None]:
+    """Report a ValueError, or one of ``errors``, as what is wrong with the value of an option."""
+    kinds: tuple[type[Exception], ...] = (ValueError, *errors)
+    try:
+        yield
+    except kinds as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
 def recipe_name(name: str | None) -> str | None:
     """Refuse a name that is not a recipe."""
     return None if name is None else check_choice(name, list(RECIPES), "recipe")
@@ -67,18 +78,14 @@ def losses_of(names: str) -> list[LossSettings]:
     Raises:
         typer.BadParameter: a loss is unknown or unusable.
     """
-    try:
+    with refused():
         return losses_in(names)
-    except SettingError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def check_source(source: str, option: str, root: Path = Path("data")) -> None:
     """Refuse a source whose name is ambiguous; see :func:`~cyclofocal.lab.recipes.resolve.check_name`."""
-    try:
+    with refused(option):
         check_name(source, root)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def check_set_sources(settings: Sequence[str]) -> None:
@@ -92,10 +99,8 @@ def check_set_sources(settings: Sequence[str]) -> None:
 def apply_settings(recipe: Recipe, settings: list[str] | None) -> Recipe:
     """Apply ``--set`` to the recipe."""
     check_set_sources(settings or [])
-    try:
+    with refused("--set"):
         return with_settings(recipe, settings or [])
-    except SettingError as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from None
 
 
 def at_least_one(count: int | None) -> int | None:
@@ -105,12 +110,12 @@ def at_least_one(count: int | None) -> int | None:
     return count
 
 
-def check_choice(given: str, allowed: list[str], what: str) -> str:
+def check_choice(given: str, allowed: list[str], what: str, option: str | None = None) -> str:
     """Return ``given`` if it is allowed; otherwise raise an error that suggests the closest name."""
     if given in allowed:
         return given
     hint = did_you_mean(given, allowed)
-    raise typer.BadParameter(f"{given!r} is not a {what}; allowed: {', '.join(allowed)}.{hint}")
+    raise typer.BadParameter(f"{given!r} is not a {what}; allowed: {', '.join(allowed)}.{hint}", param_hint=option)
 
 
 def metric_key(key: str) -> str:

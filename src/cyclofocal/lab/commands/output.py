@@ -1,7 +1,7 @@
 """Print to the terminal: results, warnings, and errors on one line; from the main process only."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from cyclofocal.lab.report.summary import Summary
 from cyclofocal.lab.training.schedule import never_focal
 
 if TYPE_CHECKING:
-    from cyclofocal.lab.data import Samples
+    from cyclofocal.lab.data import DataSet
 
 MIN_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
 PIPED_COLUMNS = 100
@@ -106,48 +106,44 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def warn(message: str, colour: str = "yellow") -> None:
+    """Print a message to the standard error, on one line however narrow the terminal is."""
+    Console(stderr=True, highlight=False).print(message, style=colour, markup=False, soft_wrap=True)
+
+
 def warn_never_focal(pairs: Iterable[tuple[Recipe, LossSettings]]) -> None:
     """Warn before training of losses that never reach their focal phase."""
     if is_main():
         for message in dict.fromkeys(never_focal(recipe, loss) for recipe, loss in pairs):
             if message:
-                Console(stderr=True, highlight=False).print(message, style="yellow", markup=False, soft_wrap=True)
+                warn(message)
 
 
 @contextmanager
 def one_line_errors(folder: Path) -> Iterator[None]:
     """Report errors on one line; ``folder`` holds the work so far."""
-    console = Console(stderr=True, highlight=False)
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"stopped: {folder} is saved; the same command resumes", style="red", markup=False)
+        warn(f"stopped: {folder} is saved; the same command resumes", "red")
         raise typer.Exit(130) from None
-    except OSError as error:
-        console.print(f"stopped: {one_line(error, folder)}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    except (ValueError, FloatingPointError) as error:
-        console.print(f"stopped: {error}", style="red", markup=False, soft_wrap=True)
+    except (OSError, ValueError, FloatingPointError) as error:
+        warn(f"stopped: {one_line(error, folder) if isinstance(error, OSError) else error}", "red")
         raise typer.Exit(1) from None
 
 
-def warn_of_copies(title: str, splits: Mapping[str, "Samples | None"]) -> None:
-    """Warn, in the main process, of images that are equal byte for byte in two splits or two classes."""
+def warn_of_images(config: DataConfig, data: "DataSet") -> None:
+    """Warn, in the main process, of byte-identical images in two splits or classes, and of folders not read."""
     from cyclofocal.lab.data.check import find_copies
-
-    if is_main():
-        console = Console(stderr=True, highlight=False)
-        for problem in find_copies(splits).problems:
-            console.print(f"warning: {title}: {problem}", style="yellow", markup=False, soft_wrap=True)
-
-
-def warn_of_ignored(data: DataConfig, train: "Samples") -> None:
-    """Warn, in the main process, of folders next to a user's train folder that are no splits and are not read."""
     from cyclofocal.lab.data.files import Files
 
-    is_folder = isinstance(data, FolderData) and isinstance(train.reader, Files)
-    if is_main() and is_folder and (said := ignored_warning(path_of(data.source))):
-        Console(stderr=True, highlight=False).print(said, style="yellow", markup=False, soft_wrap=True)
+    if not is_main():
+        return
+    for problem in find_copies(data.splits).problems:
+        warn(f"warning: {data.title}: {problem}")
+    is_folder = isinstance(config, FolderData) and isinstance(data.train.reader, Files)
+    if is_folder and (said := ignored_warning(path_of(config.source))):
+        warn(said)
 
 
 def ignored_warning(folder: Path) -> str:

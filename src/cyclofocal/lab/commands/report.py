@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cyclofocal.lab.commands.options import check_choice, make_folder, metric_key
-from cyclofocal.lab.commands.output import print_comparison
+from cyclofocal.lab.commands.options import check_choice, make_folder, metric_key, refused
+from cyclofocal.lab.commands.output import print_comparison, warn
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.documents import EVIDENCE, has_place
@@ -94,15 +93,12 @@ def _read(runs: list[Path]) -> tuple[list[RunRecord], list[str]]:
         message = f"{str(tables[0])!r} is a table, not records of runs"
         remedy = f"`cyclofocal compare {tables[0]} --target COLUMN` makes some."
         raise typer.BadParameter(f"{message}; {remedy}", param_hint="RUNS")
-    try:
+    with refused("RUNS", FileNotFoundError):
         records, problems = read_runs(runs)
-    except FileNotFoundError as error:
-        raise typer.BadParameter(str(error), param_hint="RUNS") from None
-    console = Console(stderr=True, highlight=False)
     for problem in problems:
-        console.print(problem, style="yellow", markup=False, soft_wrap=True)
+        warn(problem)
     if not records:
-        console.print(f"no record of a finished run in {', '.join(map(str, runs))}", style="red", markup=False)
+        warn(f"no record of a finished run in {', '.join(map(str, runs))}", "red")
         raise typer.Exit(1)
     return records, problems
 
@@ -111,10 +107,7 @@ def _check_reference(records: list[RunRecord], reference: str) -> None:
     from cyclofocal.lab.report.experiment import group_experiments
 
     names = {name for experiment in group_experiments(records) for name in experiment.runs}
-    try:
-        check_choice(reference, sorted(names), "loss of these runs")
-    except typer.BadParameter as error:
-        raise typer.BadParameter(error.message, param_hint="--reference") from None
+    check_choice(reference, sorted(names), "loss of these runs", "--reference")
 
 
 def _makers(records: list[RunRecord], problems: list[str], reference: str, metric: str) -> dict[str, Callable[[], str]]:

@@ -25,8 +25,8 @@ from cyclofocal.lab.commands.options import (
     make_folder,
     recipe_name,
 )
-from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_copies, warn_of_ignored
-from cyclofocal.lab.commands.two_stage import check_stage1, jobs_of_stages, stage_line, stages_of, warn_of_copies_in
+from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_images
+from cyclofocal.lab.commands.two_stage import check_stage1, jobs_of_stages, stage_line, stages_of, warn_of_images_of
 from cyclofocal.lab.compare.grid import finished, grid, run_job, try_custom_losses
 from cyclofocal.lab.data.config import is_table
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
@@ -93,7 +93,7 @@ def reproduce(
     stages = stages_of(name, settings or [], lists, images)
     jobs = jobs_of_stages(grid([stages], losses_of(loss), range(seeds), out, options), stage)
     with one_line_errors(out):
-        warn_of_copies_in(stages, root)
+        warn_of_images_of(stages, root)
         if stage == 2:
             check_stage1(jobs)
     _run_all(jobs, out)
@@ -156,8 +156,7 @@ def train_model(
         with one_line_errors(out):
             recipe, images = with_data_digest(recipe, root)
             if not images.train.n_features:
-                warn_of_copies(images.title, images.splits)
-                warn_of_ignored(recipe.data, images.train)
+                warn_of_images(recipe.data, images)
     _run_all(grid([recipe], losses_of(loss), [seed], out, options), out)
 
 

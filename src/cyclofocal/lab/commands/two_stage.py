@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from cyclofocal.lab.commands.options import check_set_sources
-from cyclofocal.lab.commands.output import warn_of_copies, warn_of_ignored
+from cyclofocal.lab.commands.options import check_set_sources, refused
+from cyclofocal.lab.commands.output import warn_of_images
 from cyclofocal.lab.data.config import ListData
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
@@ -39,14 +39,12 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None = None, ima
         if lists is not None:
             changes = [f"{field}={lists / Path(getattr(stages.first.data, field)).name}" for field in LISTS]
         changes.append(f"image_root={images or lists}")
-    try:
+    with refused("--set"):
         first, second = (
             with_settings(recipe, [*changes, *_of_stage(settings, recipe.stage)])
             for recipe in (stages.first, stages.second)
         )
         return replace(stages, first=first, second=second)
-    except ValueError as error:  # a SettingError, too
-        raise typer.BadParameter(str(error), param_hint="--set") from None
 
 
 def jobs_of_stages(jobs: Sequence[Job], stage: int | None) -> list[Job]:
@@ -73,14 +71,12 @@ def check_stage1(jobs: Sequence[Job]) -> None:
             stage1_weights(job.stage1)
 
 
-def warn_of_copies_in(stages: TwoStages, root: Path) -> None:
-    """Warn of a user's images that are in two splits; ``data check`` is for published ones."""
+def warn_of_images_of(stages: TwoStages, root: Path) -> None:
+    """Apply :func:`warn_of_images` to a user's images; ``data check`` is for published ones."""
     from cyclofocal.lab.oltr.stages import load_open
 
     if stages.custom_images:
-        data = load_open(stages.first, root, 0)
-        warn_of_copies(data.title, data.splits)
-        warn_of_ignored(stages.first.data, data.train)
+        warn_of_images(stages.first.data, load_open(stages.first, root, 0))
 
 
 def stage_line(record: RunRecord) -> str:
