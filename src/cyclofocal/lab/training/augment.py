@@ -1,5 +1,6 @@
 """Augmentation on the device, for a whole batch at once: every image by its own rng."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,7 @@ def _within(drawn: Tensor, length: int, side: int) -> Tensor:
     return (places >= begin) & (places < begin + side)
 
 
-def augment(pixels: Tensor, drawn: Tensor, recipe: Recipe, to_float: Normalize) -> Tensor:
+def augment(pixels: Tensor, drawn: Tensor, recipe: Recipe, to_float: Callable[[Tensor], Tensor]) -> Tensor:
     """Images as the model sees them in training: augmented, if the recipe says so, and scaled."""
     if recipe.augment != "crop-flip":
         return to_float(pixels)

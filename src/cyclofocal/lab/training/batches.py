@@ -1,11 +1,11 @@
 """Batches of an epoch: the same samples in the same batches whatever the number of processes and of workers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from cyclofocal.lab.data import Samples, UnreadableImageError
@@ -65,15 +65,19 @@ class BatchLoader(Protocol):
 def build_loader(
     images: Samples, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False
 ) -> BatchLoader:
-    """Choose a loader: in memory where the pixels have the model's size, else image by image, as timm's recipes need.
+    """Choose a loader: in memory where the inputs have the model's size, else image by image, as timm's recipes need.
 
     Raises:
         ValueError: rows of a table that the recipe would augment as images.
     """
-    if images.n_features:
-        return TabularLoader(images, recipe, device)
+    if images.n_features and (recipe.augment != "none" or recipe.cutmix):
+        raise ValueError(
+            f"{images.title} is a table; augment is {recipe.augment!r} and cutmix is {recipe.cutmix}, which are of"
+            " images and must be 'none' and 0"
+        )
     shape = (recipe.channels, recipe.image_size, recipe.image_size)
-    if images.inputs is not None and images.inputs.shape[1:] == shape and recipe.augment != "timm":
+    fits = images.inputs is not None and images.inputs.shape[1:] == shape and recipe.augment != "timm"
+    if images.n_features or fits:
         return InMemoryLoader(images, recipe, device)
     return ImageFileLoader(images, recipe, device, workers, training)
 
@@ -98,50 +102,27 @@ def epoch_batches(seed: int, epoch: int, n_images: int, batch_size: int) -> tupl
 
 
 class InMemoryLoader:
-    """The whole set on the device, augmented there."""
+    """The whole set on the device: images, augmented there, or rows of a table, as they are."""
 
     def __init__(self, images: Samples, recipe: Recipe, device: torch.device) -> None:
         assert images.inputs is not None
         self.recipe, self.device = recipe, device
-        self.pixels = images.inputs.to(device)
+        self.inputs = images.inputs.to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
-        self.scale = scale(recipe, images.max_pixel, device)
+        to_float = nn.Identity() if images.n_features else scale(recipe, images.max_pixel, device)
+        self.scale: Callable[[Tensor], Tensor] = to_float
 
     def train(self, batches: Sequence[Tensor], share: Shard, seed: int, epoch: int) -> Iterator[Batch]:
         drawn = epoch_draws(self.recipe, seed, epoch, len(self.labels)).to(self.device)
         for batch in batches:
             indices = share.of(batch)
             own = indices.to(self.device, non_blocking=True)
-            images = augment(self.pixels[own], drawn[own] if len(drawn) else drawn, self.recipe, self.scale)
+            images = augment(self.inputs[own], drawn[own] if len(drawn) else drawn, self.recipe, self.scale)
             yield Batch(images, self.labels[own], indices, len(batch))
 
     def eval_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
-            yield self.scale(self.pixels[batch.to(self.device)])
-
-
-class TabularLoader:
-    """Rows of a table, which a model takes as they are."""
-
-    def __init__(self, images: Samples, recipe: Recipe, device: torch.device) -> None:
-        if recipe.augment != "none" or recipe.cutmix:
-            raise ValueError(
-                f"{images.title} is a table; augment is {recipe.augment!r} and cutmix is {recipe.cutmix}, which are of"
-                " images and must be 'none' and 0"
-            )
-        assert images.inputs is not None
-        self.device, self.rows = device, images.inputs.to(device)
-        self.labels = torch.from_numpy(images.labels).to(device)
-
-    def train(self, batches: Sequence[Tensor], share: Shard, seed: int, epoch: int) -> Iterator[Batch]:
-        for batch in batches:
-            indices = share.of(batch)
-            own = indices.to(self.device, non_blocking=True)
-            yield Batch(self.rows[own], self.labels[own], indices, len(batch))
-
-    def eval_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        for batch in batches:
-            yield self.rows[batch.to(self.device)]
+            yield self.scale(self.inputs[batch.to(self.device)])
 
 
 class ImageFileLoader:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -223,9 +223,7 @@ class RunFolder:
             RunMismatchError: it is a checkpoint of another run.
         """
         needed = {*needed}
-        content, damaged = checkpoint.load_latest(
-            self.folder, needed, lambda path, content: self._fault(path, content, needed)
-        )
+        content, damaged = checkpoint.load_latest(self.folder, needed, partial(self._fault, needed=needed))
         if content is not None and "run" in content:  # older ones do not say whose they are
             check_same(checkpoint.checkpoints(self.folder)[len(damaged)], content["run"], self.identity)
         return content, damaged
