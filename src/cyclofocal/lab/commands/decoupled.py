@@ -9,7 +9,7 @@ import typer
 from cyclofocal.lab.commands.evaluate import definition, format_metric
 from cyclofocal.lab.commands.options import Cpu, Root, Workers, check_choice
 from cyclofocal.lab.commands.output import one_line_errors, table_console
-from cyclofocal.lab.oltr.evaluation import Evaluation, shown
+from cyclofocal.lab.oltr.evaluation import ALL_METRICS, Evaluation
 from cyclofocal.lab.oltr.methods import METHODS
 from cyclofocal.lab.report.table import Column, ReportTable, TableCell, to_terminal
 
@@ -77,7 +77,7 @@ def decoupled(
 
 def _show(title: str, evaluations: Sequence[Evaluation]) -> None:
     console = table_console()
-    metrics = {metric.key: metric for metric in shown() if metric.key in evaluations[0].numbers}
+    metrics = {metric.key: metric for metric in ALL_METRICS if metric.key in evaluations[0].numbers}
     chosen = [key for key in SHOWN if key in metrics]
     columns = [Column("classifier", "text"), *(Column(SHOWN[key]) for key in chosen)]
     rows = [

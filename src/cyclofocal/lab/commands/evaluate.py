@@ -12,7 +12,7 @@ from cyclofocal.lab.commands.options import refused
 from cyclofocal.lab.commands.output import PIPED_COLUMNS, table_console
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import Metric
-from cyclofocal.lab.oltr.evaluation import Evaluation, evaluate_file, shown
+from cyclofocal.lab.oltr.evaluation import ALL_METRICS, Evaluation, evaluate_file
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.oltr.predictions import Predictions, read
 from cyclofocal.lab.recipes.settings import SHOT_GROUPS
@@ -92,7 +92,7 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> ReportTable:
     """Metrics as rows, files as columns."""
     rows = [
         [TableCell(metric.heading), *(TableCell(format_metric(e.numbers.get(metric.key), metric)) for e in evaluations)]
-        for metric in shown()
+        for metric in ALL_METRICS
         if any(metric.key in evaluation.numbers for evaluation in evaluations)
     ]
     return ReportTable("", [Column("metric", "text"), *(Column(evaluation.title) for evaluation in evaluations)], rows)

@@ -34,12 +34,9 @@ def run_local(
         resources: of each run.
         devices: identifiers for ``CUDA_VISIBLE_DEVICES``, given to the workers in turn; none: all see what is there.
     """
-    method = _start_method(
-        resources
-    )  # the processes start here and not at the first job, where a display has its thread
-    processes = [
-        WorkerProcess(resources, _device(devices, number), method) for number in range(min(workers, len(jobs)))
-    ]
+    method = _start_method(resources)
+    # The processes start here and not at the first job, where a display has its thread.
+    processes = [WorkerProcess(resources, _device(devices, n), method) for n in range(min(workers, len(jobs)))]
     return _outcomes(jobs, processes)
 
 

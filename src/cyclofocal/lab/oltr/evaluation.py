@@ -24,6 +24,9 @@ OPEN_METRICS = (
 )
 """Metrics of an open set, after :data:`~cyclofocal.lab.metrics.METRICS`; all but the last two need the threshold."""
 
+ALL_METRICS = (*METRICS, *OPEN_METRICS)
+"""Every metric, in the order of tables."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -104,8 +107,3 @@ def _open(predictions: Predictions, predicted: metrics.LabelArray, groups: ShotG
         "auroc": auroc(sure, known),
         "fpr95": fpr_at_95(sure, known),
     }
-
-
-def shown() -> tuple[Metric, ...]:
-    """Every metric, in the order of tables."""
-    return (*METRICS, *OPEN_METRICS)
