@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclofocal.lab.bench.record import Measurement, Setting
+from cyclofocal.lab.bench.record import Measurement
 from cyclofocal.lab.report.documents import fill
-from cyclofocal.lab.report.table import Column, ReportTable, TableCell
+from cyclofocal.lab.report.table import NONE, Column, ReportTable, TableCell, to_markdown
 
 MIN_ROUNDS_OF_SPREAD = 3
 """Number of rounds below which quantiles are not shown."""
@@ -107,37 +107,31 @@ def _memory(records: Sequence[Measurement]) -> str:
 
 
 def _page_table(records: Sequence[Measurement], excerpt: bool) -> str:
+    setting, versions = records[0].setting, records[0].versions
     shapes = list(dict.fromkeys(record.shape_title for record in records))
-    lines = [f"**{_heading(records[0].setting, records)}**", ""]
-    lines += [
-        "| forward + backward, x torch cross_entropy | " + " | ".join(shapes) + " | memory, x logits |",
-        "|---|" + "---:|" * (len(shapes) + 1),
+    columns = [*map(Column, ("forward + backward, x torch cross_entropy", *shapes, "memory, x logits"))]
+    rows = [
+        _page_row(loss, measured, shapes)
+        for loss, measured in overall(records).items()
+        if not excerpt or loss in REFERENCES or measured[0].is_cyclofocal
     ]
-    for loss, measured in overall(records).items():
-        if not excerpt or loss in REFERENCES or measured[0].is_cyclofocal:
-            lines.append(_page_row(loss, measured, shapes))
+    parts = [f"**{setting}; torch {versions['torch']}, Python {versions['python']}**"]
+    parts.append(to_markdown(ReportTable("", columns, rows)))
     left_out = dict.fromkeys(f"{r.loss} ({r.shape_title}): {r.skipped}" for r in records if r.skipped)
     if left_out and not excerpt:
-        lines += ["", "Not measured:", "", *(f"* {reason}" for reason in left_out)]
-    return "\n".join(lines)
+        parts += ["Not measured:", "\n".join(f"* {reason}" for reason in left_out)]
+    return "\n\n".join(parts)
 
 
-def _page_row(loss: str, records: Sequence[Measurement], shapes: Sequence[str]) -> str:
+def _page_row(loss: str, records: Sequence[Measurement], shapes: Sequence[str]) -> list[TableCell]:
     found = {record.shape_title: record for record in records}
-    cells = []
-    for shape in shapes:
-        record = found.get(shape)
-        if record is None:
-            cells.append("–")
-        elif loss == REFERENCES[0]:
-            cells.append(f"1 = {significant(_median(record), 3)} ms")
-        else:
-            cells.append(_spread(record.ratio, record.rounds, 2))
-    cells.append(_memory(records))
-    cells = [f"**{cell}**" if records[0].is_cyclofocal else cell for cell in (loss, *cells)]
-    return "| " + " | ".join(cells) + " |"
+    texts = (loss, *(_page_text(found.get(shape)) for shape in shapes), _memory(records))
+    return [TableCell(text, mark="own" if records[0].is_cyclofocal else "") for text in texts]
 
 
-def _heading(setting: Setting, records: Sequence[Measurement]) -> str:
-    versions = records[0].versions
-    return f"{setting}; torch {versions['torch']}, Python {versions['python']}"
+def _page_text(record: Measurement | None) -> str:
+    if record is None:
+        return NONE.text
+    if record.loss == REFERENCES[0]:
+        return f"1 = {significant(_median(record), 3)} ms"
+    return _spread(record.ratio, record.rounds, 2)
