@@ -11,20 +11,18 @@ from cyclofocal.lab.bench.candidates import Candidate, candidates, user_candidat
 from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
 from cyclofocal.lab.bench.record import Measurement, append_measurements, measurements
 from cyclofocal.lab.bench.tables import shape_table, skipped_losses
-from cyclofocal.lab.commands.options import make_folder, picture_path, refused
+from cyclofocal.lab.commands.options import check_choice, make_folder, picture_path, refused
 from cyclofocal.lab.commands.output import LOOSE_COLUMNS, table_console
 from cyclofocal.lab.report.table import to_terminal
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
+DTYPES = ["float32", "float64", "bfloat16", "float16"]
 SHAPES = ("384x10", "128x1000", "4096x1000", "512x21843", "1024x100000", "8x19x256x256")
 GPU_SHAPES = ("8192x32000:bfloat16",)
 SECONDS_PER_SHAPE = 10.0
 
 
 def _dtype(name: str) -> str:
-    if name not in DTYPES:
-        raise typer.BadParameter(f"{name!r} is not a dtype; allowed: {', '.join(DTYPES)}.")
-    return name
+    return check_choice(name, DTYPES, "dtype")
 
 
 def _shapes(texts: list[str] | None) -> list[str] | None:
