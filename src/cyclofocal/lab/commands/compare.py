@@ -184,7 +184,7 @@ def _default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> li
 
     for experiment in experiments:
         recipe = experiment.first if isinstance(experiment, TwoStages) else experiment
-        with _refused("EXPERIMENT"):
+        with refused("EXPERIMENT"):
             counts = load_data(recipe, root, 0).counts
         if max(counts) > IMBALANCED_FROM * min(counts):
             return list(FOR_IMBALANCED)
