@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclofocal import binary_cyclical_focal_loss, cyclical_focal_loss, kernels
+from cyclofocal import binary_cyclical_focal_loss, class_weights, cyclical_focal_loss, kernels, log_prior
 from cyclofocal.lab.recipes.custom_loss import load_loss
 from cyclofocal.lab.recipes.parse_losses import custom_loss
 
@@ -83,6 +83,7 @@ def candidates(device: str) -> list[Candidate]:
         Candidate("copy of the logits (floor)", "torch", _copy, "x.clone(), no backward"),
         *(_cyclofocal(f"cyclofocal, {name}", _softmax, name) for name in (fused, "plain")),
         *(_cyclofocal(f"cyclofocal sigmoid, {name}", _sigmoid, name) for name in (fused, "plain")),
+        *(_cyclofocal(f"cyclofocal with {name}, {fused}", step, fused) for name, step in _FROM_COUNTS.items()),
         Candidate("torch BCE with logits", "torch", _dense(F.binary_cross_entropy_with_logits), "one-hot"),
         Candidate("torchvision sigmoid focal", "torchvision", _torchvision, "alpha=0.25, gamma=2, one-hot"),
         Candidate("kornia focal", "kornia", _kornia, "alpha=None, gamma=2"),
@@ -125,14 +126,30 @@ def _copy(problem: Problem) -> Step:
     return problem.logits.detach().clone
 
 
-def _softmax(problem: Problem) -> Step:
+def _softmax(problem: Problem, **from_counts: Any) -> Step:
     eta = torch.tensor(0.5, device=problem.logits.device)
-    return _indices(functools.partial(cyclical_focal_loss, eta=eta, **CYCLOFOCAL_SETTINGS))(problem)
+    return _indices(functools.partial(cyclical_focal_loss, eta=eta, **CYCLOFOCAL_SETTINGS, **from_counts))(problem)
 
 
 def _sigmoid(problem: Problem) -> Step:
     eta = torch.tensor(0.5, device=problem.logits.device)
     return _dense(functools.partial(binary_cyclical_focal_loss, eta=eta, **CYCLOFOCAL_SETTINGS))(problem)
+
+
+def _with_offset(problem: Problem) -> Step:
+    return _softmax(problem, logit_offset=log_prior(_long_tail(problem)).to(problem.logits.device, torch.float32))
+
+
+def _with_weights(problem: Problem) -> Step:
+    return _softmax(problem, weight=class_weights(_long_tail(problem)).to(problem.logits.device, torch.float32))
+
+
+_FROM_COUNTS = {"offset": _with_offset, "class weights": _with_weights}
+
+
+def _long_tail(problem: Problem) -> Tensor:
+    """Counts of classes that fall from 1,000 to 10."""
+    return torch.logspace(3, 1, problem.logits.shape[1]).round()
 
 
 def _torchvision(problem: Problem) -> Step:
