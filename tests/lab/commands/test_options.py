@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab.bench.candidates import user_candidate
 from cyclofocal.lab.commands import app
+from cyclofocal.lab.commands.compare import default_losses
 from cyclofocal.lab.commands.options import loss_names, losses_of
 from cyclofocal.lab.compare.grid import grid, try_custom_losses
 from cyclofocal.lab.recipes.criterion import build_criterion
 from cyclofocal.lab.recipes.digits import digits
-from cyclofocal.lab.recipes.loss import CYCLICAL, LOSSES
+from cyclofocal.lab.recipes.loss import CYCLICAL, FOR_BALANCED, FOR_IMBALANCED, LOSSES
 from cyclofocal.lab.recipes.parse_losses import SCALE_SETTING, SETTINGS
 from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.training.job import Job, RunOptions
@@ -264,6 +265,14 @@ def test_a_custom_loss_with_counts_is_the_balanced_softmax(file):
 def test_a_benchmark_has_no_class_counts_to_give(file):
     with pytest.raises(ValueError, match="it asks for class_counts, which only a training has"):
         user_candidate(f"{file}:Prior")
+
+
+def test_default_losses_follow_from_the_imbalance(tmp_path):
+    tailed = digits()
+    for imbalance, expected in ((50.0, FOR_IMBALANCED), (3.5, FOR_IMBALANCED), (2.5, FOR_BALANCED)):
+        recipe = tailed.with_data(imbalance=imbalance)
+        assert tuple(default_losses([recipe], tmp_path)) == expected
+    assert tuple(default_losses([tailed.with_data(imbalance=1.0), tailed], tmp_path)) == FOR_IMBALANCED
 
 
 def test_files_that_are_not_there_or_not_python(tmp_path):

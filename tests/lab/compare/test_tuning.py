@@ -15,6 +15,7 @@ from cyclofocal.lab.data.config import PublishedData, TableData
 from cyclofocal.lab.data.dataset import in_memory
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, LossSettings
+from cyclofocal.lab.recipes.parse_losses import losses_in
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import train as training
 from cyclofocal.lab.training.job import Job, RunOptions
@@ -281,3 +282,10 @@ def test_a_loss_of_the_users_own_has_a_learning_rate_to_tune():
 def test_nothing_is_printed(capfd):
     tune(job(TINY, tunable(FOCAL), 0))
     assert capfd.readouterr() == ("", "")
+
+
+def test_tau_is_tuned_where_a_loss_has_one():
+    adjusted, plain, prior = losses_in("logit-adjusted,cyclical,cyclical:tau=1")
+    assert search_space(adjusted) == {"learning_rate_scale": (0.3, 3.0), "tau": (0.0, 2.5)}
+    assert "tau" not in search_space(plain)
+    assert search_space(prior).items() >= {"tau": (0.0, 2.5), "cyclical_factor": (1.0, 8.0)}.items()

@@ -152,7 +152,7 @@ def compare(
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
     found = _experiments(what, target, given, root)
-    chosen = losses_of(losses) if losses else _default_losses(found, root)
+    chosen = losses_of(losses) if losses else default_losses(found, root)
     if tune:
         chosen = _tuned(chosen, tune, found, root)
     options = RunOptions(
@@ -178,7 +178,7 @@ def compare(
     _report_failures(failed, len(jobs))
 
 
-def _default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> list[LossSettings]:
+def default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> list[LossSettings]:
     """The losses for imbalanced data if any of the experiments has such, otherwise those for balanced data."""
     from cyclofocal.lab.training.train import load_data
 
