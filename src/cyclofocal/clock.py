@@ -48,6 +48,8 @@ class Clocked(nn.Module):
     eta: Tensor
     last_eta: Tensor
     last_progress: Tensor
+    _needs_progress = True
+    """False for a loss that is the same at any progress."""
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class Clocked(nn.Module):
     def _warn(self) -> None:
         past = self._past
         if self.total_steps is None:
-            if past.forwards == STALE_STEPS - 1 and not past.is_set:
+            if past.forwards == STALE_STEPS - 1 and not past.is_set and self._needs_progress:
                 warnings.warn(
                     f"progress was never set in {STALE_STEPS} training steps, so eta does not change; call set_progress"
                     " every epoch, or give total_steps at construction",

@@ -1,7 +1,7 @@
 """Loss modules: settings, and a clock that follows the progress of training."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -187,7 +187,7 @@ class CyclicalFocalLoss(_Loss):
         beta: float = 0.9999,
         allow_absent: bool = False,
         **settings: Any,
-    ) -> "CyclicalFocalLoss":
+    ) -> Self:
         """Make the loss from the training samples per class.
 
         Args:
@@ -309,7 +309,7 @@ class BinaryCyclicalFocalLoss(_Loss):
         beta: float = 0.9999,
         allow_absent: bool = False,
         **settings: Any,
-    ) -> "BinaryCyclicalFocalLoss":
+    ) -> Self:
         """Make the loss from the positives of every label; see :meth:`CyclicalFocalLoss.from_counts`.
 
         The two sides of a label are its classes: with ``class_weight`` their weights have mean 1 ("balanced": the
@@ -358,3 +358,60 @@ class BinaryCyclicalFocalLoss(_Loss):
         )
         self._count(loss)
         return loss
+
+
+class _Focal(_Loss):
+    """A loss whose cycle is stopped at eta 0."""
+
+    def __init__(self, weight: Tensor | None = None, **settings: Any) -> None:
+        for name in settings.keys() & {"gamma_hc", "cyclical_factor", "schedule"}:
+            raise TypeError(f"{name} is a setting of the cycle, which {type(self).__name__} does not have")
+        super().__init__(weight, gamma_hc=0.0, schedule=_focal, **settings)  # type: ignore[arg-type]  # of the face
+
+    @property
+    def _needs_progress(self) -> bool:  # type: ignore[override]
+        return self.weight_start > 0
+
+
+class FocalLoss(_Focal, CyclicalFocalLoss):
+    """Focal loss over a softmax: :class:`CyclicalFocalLoss` with its cycle stopped at eta 0.
+
+    Args:
+        weight: class weights (C,), as in ``nn.CrossEntropyLoss``.
+        settings: those of :class:`CyclicalFocalLoss` but ``gamma_hc``, ``cyclical_factor`` and ``schedule``. The
+            progress matters to ``weight_start`` only and need not be set without.
+
+    Raises: a setting of the cycle is a TypeError; otherwise as :class:`CyclicalFocalLoss`.
+
+    Example:
+        >>> import torch
+        >>> FocalLoss(gamma_pos=2.0)(torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0]))
+        tensor(0.0041)
+
+    Reference: T.-Y. Lin et al., *Focal Loss for Dense Object Detection*, arXiv 1708.02002.
+    """
+
+
+class BinaryFocalLoss(_Focal, BinaryCyclicalFocalLoss):
+    """Focal loss over sigmoids: :class:`BinaryCyclicalFocalLoss` with its cycle stopped at eta 0.
+
+    With ``alpha=0.25`` it is the loss of RetinaNet; with different exponents and ``probability_margin`` it is ASL's.
+
+    Args:
+        weight: factor per element, as in ``nn.BCEWithLogitsLoss``.
+        settings: those of :class:`BinaryCyclicalFocalLoss` but ``gamma_hc``, ``cyclical_factor`` and ``schedule``.
+
+    Raises: a setting of the cycle is a TypeError; otherwise as :class:`BinaryCyclicalFocalLoss`.
+
+    Example:
+        >>> import torch
+        >>> BinaryFocalLoss(alpha=0.25)(torch.zeros(2, 3), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+        tensor(0.1011)
+
+    Reference: T.-Y. Lin et al., arXiv 1708.02002; E. Ben-Baruch et al., arXiv 2009.14119.
+    """
+
+
+def _focal(progress: Any) -> Any:
+    """Return eta 0 at any progress."""
+    return progress * 0.0

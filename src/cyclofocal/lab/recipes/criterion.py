@@ -1,13 +1,12 @@
 """The loss of a run, built from its settings and from the training samples per class."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cyclofocal import CyclicalFocalLoss, cyclical_focal_loss
+from cyclofocal import CyclicalFocalLoss, FocalLoss
 from cyclofocal.lab.recipes.custom_loss import Criterion, load_loss
 from cyclofocal.lab.recipes.loss import COSINE_SCALE, LossSettings
 
@@ -31,15 +30,15 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
         return nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing)
     names = ("gamma_pos", "gamma_neg", "gamma_hc", "label_smoothing")
     settings: dict[str, Any] = {name: getattr(loss, name) for name in names}
-    if loss.cyclical_factor is None and not loss.needs_counts:
-        return functools.partial(cyclical_focal_loss, eta=0.0, **settings)
+    kind: type[CyclicalFocalLoss] = CyclicalFocalLoss
     if loss.cyclical_factor is None:
-        settings["schedule"] = _always_focal
+        kind = FocalLoss
+        del settings["gamma_hc"]
     else:
         settings["cyclical_factor"] = loss.cyclical_factor
     if not loss.needs_counts:
-        return CyclicalFocalLoss(**settings)
-    criterion = CyclicalFocalLoss.from_counts(
+        return kind(**settings)
+    criterion = kind.from_counts(
         class_counts,
         class_weight=loss.class_weight or None,  # type: ignore[arg-type]
         tau=loss.tau,
@@ -89,8 +88,3 @@ class ScaledMarginLoss(nn.Module):
             return self.criterion(logits - target * self.margin, target)
         index = target.unsqueeze(1)
         return self.criterion(logits.scatter_add(1, index, -self.margin[index]), target)
-
-
-def _always_focal(progress: Any) -> Any:
-    """Eta 0 at any progress."""
-    return progress * 0.0
