@@ -42,11 +42,24 @@ def record(loss, seed, accuracy, nll=0.5, few=0.5, fold=0, recipe=None):
         system="Linux x86_64, some CPU",
         primary_metric="balanced_accuracy",
         reliability=[[0, 0, 0]] * 10 + [[20, 14.0, 12], [0, 0, 0], [30, 25.0, 20], [0, 0, 0], [50, 49.0, 48]],
-        tau=1.2,
-        temperature=1.5,
-        adjusted=metrics | {"few": None if few is None else few / 2},
-        confusion=[[45, 5, 0], [4, 40, 2], [1, 1, 2]],
     )
+
+
+def measured(records, gain=0.02):
+    """The same records with what later ones hold: logits less the class prior, better by ``gain``, and the rest."""
+    for found in records:
+        raised = {key: found.metrics[key] + gain for key in ("accuracy", "balanced_accuracy")}
+        further = {"macro_auroc": 0.9, "mcc": 0.7, "scaled_nll": 0.4}
+        yield replace(
+            found,
+            metrics=found.metrics | further,
+            adjusted=found.metrics | raised,
+            tau=1.0 + found.seed % 3 / 10,
+            temperature=1.5,
+            margin=0.5,
+            validation_samples=20,
+            confusion=[[45, 5, 0], [4, 40, 2], [1, 1, 2]],
+        )
 
 
 def _eta(loss, epoch):

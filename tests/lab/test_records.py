@@ -12,7 +12,7 @@ import pytest
 from cyclofocal.lab import records
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.records import DamagedRecordError, RunRecord, read_records, write_record
-from evidence import grid
+from evidence import grid, measured
 
 RECORD = RunRecord(
     recipe={"name": "digits", "title": "digits", "source": "digits", "epochs": 1, "learning_rate": 0.1},
@@ -100,7 +100,7 @@ def test_an_empty_file_is_named_and_a_missing_one_too(tmp_path):
         list(read_records(tmp_path / "nowhere"))
 
 
-WHOLE = json.loads(json.dumps(asdict(next(grid(1)))))
+WHOLE = json.loads(json.dumps(asdict(next(measured(grid(1))))))
 """A record that has every field."""
 
 OTHERS = (None, [], [None], ["a"], [[]], {}, {"a": []}, "x", 2.5, True)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.output import print_comparison
-from evidence import data_sets, grid
+from evidence import data_sets, grid, measured
 
 
 @pytest.fixture
@@ -41,6 +41,17 @@ def test_without_an_output_the_terminal_shows_the_report(runs):
     assert "cyclical focal: significantly worse than focal; its negative log-likelihood is higher" in done.output
 
 
+def test_margin_and_confusion(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in measured(grid(8))))
+    done = report(tmp_path, "--margin", "1.5", "--confusion", tmp_path / "confusion.png")
+    assert "focal: equivalent to cross-entropy in balanced accuracy, within a margin of 1.5 points" in done.output
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in data_sets(2)))
+    refused = report(tmp_path, "--confusion", tmp_path / "confusion.png")
+    assert refused.exit_code == 2
+    assert "records of 3 experiments" in refused.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -49,6 +60,10 @@ def test_without_an_output_the_terminal_shows_the_report(runs):
         (["runs", "--metric", "balanced"], "Did you mean 'balanced_accuracy'?"),
         (["people.csv"], "is a table, not records of runs; `cyclofocal compare people.csv --target COLUMN`"),
         (["runs", "--reference", "cycical"], "Did you mean 'cyclical'?"),
+        (["runs", "--margin", "-1"], "-1.0 is no margin; it must be a finite number above 0, such as 0.5."),
+        (["runs", "--margin", "inf"], "inf is no margin; it must be a finite number above 0, such as 0.5."),
+        (["runs", "--confusion", "a.pdf"], "'a.pdf' must end in .png or .svg"),
+        (["runs", "--confusion", "a.png"], "no loss has a confusion matrix in all its records"),
         (["runs", "-o", "page.md"], "a page with places for evidence, which would be overwritten"),
     ],
 )

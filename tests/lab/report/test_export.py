@@ -5,6 +5,7 @@ import io
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.result_tables import CSV_COLUMNS, result_tables
 from cyclofocal.lab.report.summary import summaries, summarise
 from cyclofocal.lab.report.table import to_terminal
-from evidence import data_sets, grid
+from evidence import data_sets, grid, measured
 
 
 def printed(summary, columns):
@@ -31,7 +32,7 @@ def test_the_terminal_table_fits_with_every_number(title, columns):
     text = printed(summarise(records, "ce"), columns)
     assert max(map(len, text.splitlines())) <= columns
     assert "…" not in text
-    assert len(re.findall(r"\d \[.*\] +[+-]?\d.* \[.*\] +(?:\d\.\d{3}|<0\.001) +\w+", text)) == 18
+    assert len(re.findall(r"\d \[.*\] +[+-]?\d.* \[.*\] +(?:–|[+-][\d.]+) +(?:\d\.\d{3}|<0\.001) +\w+", text)) == 18
 
 
 def test_one_seed_is_a_table_without_intervals():
@@ -102,4 +103,31 @@ def test_latex_is_balanced_and_escaped():
     assert not re.search(r"(?<!\\)[%#_]", text)
     rows = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     counts = [line.replace(r"\&", "").count("&") for line in rows]
-    assert counts == [4] * 28 + [5] * 4  # the metrics, then the classes
+    assert counts == [5] * 32
+
+
+def test_csv_has_adjusted_logits_and_confusion():
+    (summary,) = summaries(group_experiments(list(measured(grid(10)))))
+    rows = list(csv.DictReader(io.StringIO(csv_report([summary]))))
+    adjusted = {row["metric"]: row for row in rows if row["role"] == "adjusted"}
+    assert float(adjusted["accuracy"]["mean"]) == pytest.approx(
+        np.mean([100 * r.metrics["accuracy"] + 2 for r in grid(10) if r.loss["name"] == "ce"])
+    )
+    against = {row["loss"]: row for row in rows if row["role"] == "against adjusted"}
+    assert against.keys() == {"focal", "cyclical"}
+    assert float(against["focal"]["difference"]) == pytest.approx(-2)
+    counts = {
+        (row["class"], row["predicted"]): row["mean"] for row in rows if row["loss"] == "focal" and row["predicted"]
+    }
+    assert counts["dog", "owl"] == "2.0"
+    assert len(counts) == 8  # one of nine is 0
+
+
+def test_further_metrics_are_in_the_csv_and_not_in_short_tables():
+    summary = summarise(list(measured(grid(10))))
+    assert {"macro_auroc", "mcc"} <= {row["metric"] for row in csv.DictReader(io.StringIO(csv_report([summary])))}
+    titles = [table.title for table in result_tables(summary)]
+    assert "MCC" not in titles
+    assert "class-wise ECE, %" not in csv_report([summary])  # no record has it
+    assert result_tables(summarise(list(measured(grid(10))), metric="mcc"))[0].title == "MCC"
+    assert "post-hoc" in printed(summary, 100)

@@ -7,15 +7,17 @@ import pytest
 
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, FOCAL
 from cyclofocal.lab.report.experiment import group_experiments
-from cyclofocal.lab.report.findings import conclusions, explanations, ranking_conclusions
+from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions, explanations, ranking_conclusions
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.summary import summaries, summarise
-from evidence import data_sets, grid, record
+from evidence import data_sets, grid, measured, record
 
 
-def test_better_worse_and_not_significant():
+def test_better_worse_and_equivalent():
     said = conclusions(summarise(list(grid(10)), "ce"))
-    assert said[0].startswith("focal: no significant difference from cross-entropy in balanced accuracy")
+    assert said[0].startswith(
+        "focal: equivalent to cross-entropy in balanced accuracy, within a margin of 0.5 points (0.0 points"
+    )
     assert said[1].startswith(
         "cyclical focal: significantly better than cross-entropy; its balanced accuracy is higher (+1."
     )
@@ -47,7 +49,7 @@ def test_no_seeds_are_asked_for_a_difference_that_rounds_to_0(spread):
     records = [record(CROSS_ENTROPY, seed, 0.8, nll=0.5) for seed in range(8)]
     records += [record(FOCAL, seed, 0.8 + gain, nll=0.5 + gain / 100) for seed, gain in enumerate(gains.tolist())]
     for metric, bound in (("accuracy", "0.05 points"), ("nll", "0.0005 nats")):
-        (said,) = conclusions(summarise(records, metric=metric))
+        (said,) = conclusions(summarise(records, metric=metric, margin=1e-9))
         assert "(0.0" in said
         assert said.endswith(f"; the observed difference is less than {bound}.")
 
@@ -57,6 +59,42 @@ def test_a_significant_difference_that_rounds_to_0_has_a_size():
     records += [record(FOCAL, seed, 0.8001 + seed / 1e8) for seed in range(8)]
     (said,) = conclusions(summarise(records))
     assert "its balanced accuracy is higher by less than 0.05 points (0.0 points [0.0, 0.0], p 0.008)" in said
+    assert "significantly better than cross-entropy, but within a margin of 0.5 points; its" in said
+
+
+def test_the_margin_is_that_of_the_runs_or_said_to_be_none():
+    records = list(measured(grid(10)))
+    for margin, declared, words in (
+        (None, 0.5, "a margin of 0.5 points (declared when the runs were started)"),
+        (None, 2.0, "a margin of 2 points (declared when the runs were started)"),
+        (None, None, "a margin of 0.5 points (the default; the runs declare none)"),
+        (1.0, 0.5, "a margin of 1 points (chosen afterwards, which is weaker evidence; the runs declare 0.5)"),
+        (1.0, None, "a margin of 1 points (chosen afterwards, which is weaker evidence)"),
+    ):
+        lines = explanations(summarise([replace(r, margin=declared) for r in records], margin=margin))
+        assert any(words in line for line in lines), words
+    in_nats = explanations(summarise(records, metric="nll"))
+    assert any("a margin of 0.005 nats (the default; the runs declare none)" in line for line in in_nats)
+
+
+def test_a_loss_is_compared_with_adjusted_cross_entropy():
+    said = adjusted_conclusion(summarise(list(measured(grid(10), gain=0.02))))
+    assert said.startswith("Better than cross-entropy, post-hoc adjusted, in balanced accuracy: none significantly")
+    assert "focal -2.0 [-2.0, -2.0], p 0.004, significantly worse" in said
+    less = adjusted_conclusion(summarise(list(measured(grid(10), gain=-0.02))))
+    assert ": focal, cyclical focal, significantly (" in less
+    few = adjusted_conclusion(summarise(list(measured(grid(3)))))
+    assert "nothing can be concluded; 3 seeds are too few" in few
+    assert adjusted_conclusion(summarise(list(grid(10)))) == ""
+    own = summarise([r for r in measured(grid(10)) if r.loss["name"] != "ce"])
+    assert own.adjusted[0].loss == "focal, post-hoc adjusted"
+
+
+def test_folds_are_corrected_for_and_said_to_be():
+    lines = explanations(summarise(list(grid(3, folds=5))))
+    assert any("n_test/n_train = 0.758. Reference: Nadeau and Bengio 2003" in line for line in lines)
+    assert any("p: Student's t with this variance" in line for line in lines)
+    assert not any("Too few seeds" in line for line in lines)
 
 
 def test_too_few_seeds_conclude_nothing():

@@ -16,7 +16,7 @@ from cyclofocal.lab.report.findings import conclusions
 from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.summary import summaries
-from evidence import data_sets, grid
+from evidence import data_sets, grid, measured
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "link", "line", "br"}
@@ -92,14 +92,27 @@ def test_the_page_contains_every_part():
         assert words in text
 
 
-def test_every_picture_has_a_text_alternative():
-    pictures = re.findall(r'<svg viewBox="[^"]*"([^>]*)>', ONE)
+def test_later_records_add_tables_and_pictures():
+    text = made(list(measured(grid(10))))
+    page = html.unescape(re.sub(r"<[^>]+>", " ", text))
+    for words in ("cross-entropy, post-hoc adjusted", "MCC", "macro AUROC, %", "Confusion", "none significantly"):
+        assert words in page
+        assert words not in ONE
+    assert text.count("Confusion matrix of ") == 3
+    assert text.count('class="cell"') == 3 * 9
+
+
+@pytest.mark.parametrize("records", [grid(10), measured(grid(10))], ids=["old", "new"])
+def test_every_picture_has_a_text_alternative(records):
+    page = made(list(records))
+    pictures = re.findall(r'<svg viewBox="[^"]*"([^>]*)>', page)
     labels = [re.search(r'role="img" aria-label="([^"]{20,})"', attributes) for attributes in pictures]
-    legend = ONE.count('<svg viewBox="0 0 26 10">')
-    assert len([label for label in labels if label]) == len(pictures) - legend == 9 + 3 + 3
+    legend = page.count('<svg viewBox="0 0 26 10">')
+    drawn = 9 + 3 + 3 + 3 * page.count("<h3>Confusion</h3>")
+    assert len([label for label in labels if label]) == len(pictures) - legend == drawn
 
 
-@pytest.mark.parametrize("text", [ONE, MANY], ids=["one", "many"])
+@pytest.mark.parametrize("text", [ONE, MANY, made(list(measured(grid(8))))], ids=["one", "many", "new"])
 def test_every_class_of_a_picture_has_a_style(text):
     style, body = re.search(r"<style>(.*?)</style>(.*)", text, re.DOTALL).groups()
     pictures = "".join(re.findall(r"<svg.*?</svg>", body, re.DOTALL))

@@ -11,6 +11,7 @@ from scipy import stats
 from cyclofocal.lab.report.statistics import (
     Difference,
     Estimate,
+    equivalence_p,
     estimate,
     holm,
     minimum_pairs,
@@ -138,6 +139,43 @@ def test_minimum_pairs_is_where_significance_begins():
     for comparisons in (1, 3, 4, 21):
         n = minimum_pairs(comparisons)
         assert comparisons * 2 / 2**n <= 0.05 < comparisons * 2 / 2 ** (n - 1)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=3, max_size=12), st.sampled_from([0.5, 2.0, 6.0]))
+def test_equivalence_is_both_one_sided_tests_of_scipy(whole, margin):
+    d = np.array(whole, dtype=float)
+    if d.std() == 0:
+        assert equivalence_p(d.tolist(), margin) == float(abs(d[0]) >= margin)
+        return
+    above = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(d, margin, alternative="less").pvalue
+    assert equivalence_p(d.tolist(), margin) == pytest.approx(max(above, below), abs=1e-12)
+
+
+def test_the_effect_is_mean_over_standard_deviation():
+    assert paired_difference([1.0, 2.0, 3.0]).effect == pytest.approx(2.0)
+    assert paired_difference([1.0, 1.0]).effect is None
+    assert paired_difference([1.0]).effect is None
+
+
+def test_required_pairs_of_folds_reach_the_same_standard_error():
+    differences = [1.0, -0.5, 1.5, 0.3, 0.4]
+    alone, folds = required_pairs(differences), required_pairs(differences, overlap=0.01)
+    assert 1 / folds + 0.01 <= 1 / (alone - 1)
+    assert 1 / (folds - 1) + 0.01 > 1 / alone
+    assert required_pairs(differences, overlap=0.3) is None
+
+
+def test_significance_comes_before_equivalence():
+    clear = Difference(Estimate(0.1, (0.05, 0.15), 10), 0.002)
+    level = Difference(Estimate(0.0, (-0.05, 0.05), 10), 0.9)
+    assert verdict(clear, 0.004, 2, True, corrected_equivalence_p=0.001) == "significantly better"
+    assert verdict(level, 0.9, 2, True, corrected_equivalence_p=0.001) == "equivalent"
+    assert verdict(level, 0.9, 2, True, corrected_equivalence_p=0.05) == "not significant"
+    few = Difference(Estimate(0.0, (-0.05, 0.05), 5), 0.9)
+    assert verdict(few, 0.9, 2, True, corrected_equivalence_p=0.001) == "too few seeds"
+    folds = Difference(Estimate(0.1, (0.05, 0.15), 1), 0.002, overlapping=True)
+    assert verdict(folds, 0.004, 2, True) == "significantly better"
 
 
 def test_verdict_needs_seeds_p_and_interval():

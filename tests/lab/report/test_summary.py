@@ -4,12 +4,13 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
 from cyclofocal.lab.report.findings import conclusions, explanations
 from cyclofocal.lab.report.statistics import holm
 from cyclofocal.lab.report.summary import summarise
-from evidence import grid, record
+from evidence import grid, measured, record
 
 
 def row_of(summary, loss, metric="balanced_accuracy"):
@@ -68,6 +69,31 @@ def test_primary_and_secondary_metrics_are_two_families():
     assert summary.metrics[0].key == "nll"
 
 
+def test_further_metrics_are_a_family_apart():
+    summary = summarise(list(measured(grid(10))))
+    sizes = {row.metric.key: row.comparison.family_size for row in summary.rows if row.comparison}
+    assert (sizes["balanced_accuracy"], sizes["nll"], sizes["mcc"]) == (2, 16, 6)
+    counted = [summary.comparisons(), summary.comparisons(secondary=True), summary.comparisons(further=True)]
+    assert counted == [2, 16, 6]
+    assert {row.comparison.equivalence_p for row in summary.rows[3:] if row.comparison} == {None}
+
+
+def test_folds_have_the_interval_and_p_of_nadeau_and_bengio():
+    records = [r for r in grid(2, folds=5) if (r.loss["name"], r.seed, r.recipe["fold"]) != ("cyclical", 1, 4)]
+    summary = summarise(records)
+    number = {(r.loss["name"], r.seed, r.recipe["fold"]): 100 * r.metrics["accuracy"] for r in records}
+    d = [number[key] - number["ce", *key[1:]] for key in number if key[0] == "cyclical"]
+    ratio = 100 / 132  # test and training samples of the records
+    error = (np.var(d, ddof=1) * (1 / len(d) + ratio)) ** 0.5
+    found = row_of(summary, "cyclical").comparison
+    half = stats.t.ppf(0.975, len(d) - 1) * error
+    assert found.estimate.interval == pytest.approx((np.mean(d) - half, np.mean(d) + half))
+    assert found.difference.p == pytest.approx(2 * stats.t.sf(np.mean(d) / error, len(d) - 1))
+    assert (found.estimate.n, len(d)) == (2, 9)
+    old = summarise([replace(r, test_counts=[], recipe=r.recipe | {"validation_fraction": 0.2}) for r in records])
+    assert old.experiment.overlap == pytest.approx(0.2 / (0.8 * 0.8))
+
+
 def test_time_is_relative_to_the_reference():
     assert summarise(list(grid(6))).time == pytest.approx({"ce": 1.0, "focal": 1.5, "cyclical": 1.5})
 
@@ -81,7 +107,9 @@ def test_a_group_without_classes_is_left_out_silently():
 def test_equal_runs_are_no_difference():
     ties = [replace(r, loss=asdict(FOCAL)) for r in grid(10) if r.loss["name"] == "ce"]
     summary = summarise([*[r for r in grid(10) if r.loss["name"] == "ce"], *ties], "ce")
-    assert {row.comparison.verdict for row in summary.rows if row.comparison} == {"not significant"}
+    primary = [found.verdict for found in summary.compared(summary.primary)]
+    assert primary == ["equivalent"]
+    assert {row.comparison.verdict for row in summary.rows[2:] if row.comparison} == {"not significant"}
     assert {row.comparison.corrected_p for row in summary.rows if row.comparison} == {1.0}
     assert "the runs are equal" in conclusions(summary)[0]
 

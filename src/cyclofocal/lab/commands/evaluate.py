@@ -93,7 +93,7 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> ReportTable:
     rows = [
         [TableCell(metric.heading), *(TableCell(format_metric(e.numbers.get(metric.key), metric)) for e in evaluations)]
         for metric in ALL_METRICS
-        if any(metric.key in evaluation.numbers for evaluation in evaluations)
+        if any(evaluation.numbers.get(metric.key) is not None for evaluation in evaluations)
     ]
     return ReportTable("", [Column("metric", "text"), *(Column(evaluation.title) for evaluation in evaluations)], rows)
 

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 MIN_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
 PIPED_COLUMNS = 100
-LOOSE_COLUMNS = 100  # narrower results are set without padding
+LOOSE_COLUMNS = 110  # narrower results are set without padding
 MAX_FULL_TABLES = 3  # experiments shown with all their metrics; more are shown in the primary one alone
 
 
 def print_comparison(
-    records: Sequence[RunRecord], reference: str = "", metric: str = "", picture: Path | None = None
+    records: Sequence[RunRecord],
+    reference: str = "",
+    metric: str = "",
+    picture: Path | None = None,
+    margin: float | None = None,
 ) -> None:
     """Print the tables and findings of a comparison, and draw its differences if a path is given.
 
@@ -36,11 +40,12 @@ def print_comparison(
         reference: name of the reference loss; default: "ce", else the first.
         metric: key of the primary metric; default: the one that the runs were started with.
         picture: .png or .svg file to write.
+        margin: margin of equivalence; default: the one that the runs were started with.
     """
     from cyclofocal.lab.report.experiment import group_experiments
     from cyclofocal.lab.report.summary import summaries
 
-    found = summaries(group_experiments(records), reference, metric)
+    found = summaries(group_experiments(records), reference, metric, margin)
     console = table_console()
     if len(found) <= MAX_FULL_TABLES:
         for summary in found:
@@ -67,14 +72,16 @@ def table_console(columns: int = PIPED_COLUMNS) -> Console:
 
 
 def _print_full(console: Console, summary: Summary) -> None:
-    from cyclofocal.lab.report.findings import conclusions, explanations
+    from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions, explanations
     from cyclofocal.lab.report.result_tables import result_tables
     from cyclofocal.lab.report.table import to_terminal
 
     comparison = f"; differences to {summary.reference}" if summary.reference else ""
     title, tight = f"{summary.experiment.title}{comparison}", console.width < LOOSE_COLUMNS
     console.print(to_terminal(*result_tables(summary), title=title, tight=tight))
-    _print_lines(console, ["", *conclusions(summary), "", *explanations(summary)])
+    _print_lines(
+        console, ["", *filter(None, (*conclusions(summary), adjusted_conclusion(summary))), "", *explanations(summary)]
+    )
 
 
 def _print_overview(console: Console, found: Sequence[Summary]) -> None:

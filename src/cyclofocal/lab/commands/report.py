@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.commands.options import check_choice, make_folder, metric_key, refused
+from cyclofocal.lab.commands.options import check_choice, make_folder, margin_of, metric_key, picture_path, refused
 from cyclofocal.lab.commands.output import print_comparison, warn
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.records import RunRecord
@@ -54,6 +54,18 @@ def report(
             callback=lambda key: key and metric_key(key),
         ),
     ] = "",
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Margin of equivalence in the primary metric; default: the one given when the runs were started, else"
+            " 0.5 points, or 0.005 if it is no percentage.",
+            callback=margin_of,
+        ),
+    ] = None,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(help="Figure of the confusion matrices to write, .png or .svg.", callback=picture_path),
+    ] = None,
 ) -> None:
     """Report stored runs as HTML, Markdown, CSV, LaTeX or a terminal table.
 
@@ -61,14 +73,18 @@ def report(
     """
     for path in out or ():
         make_folder(path.parent, "--output")
+    if confusion:
+        make_folder(confusion.parent, "--confusion")
     with _no_garbage_collection():
         records, problems = _read(runs)
         if reference:
             _check_reference(records, reference)
+        if confusion:
+            _draw_confusion(records, confusion)
         if not out:
-            print_comparison(records, reference, metric)
+            print_comparison(records, reference, metric, margin=margin)
             return
-        makers = _makers(records, problems, reference, metric)
+        makers = _makers(records, problems, reference, metric, margin)
         for path in out:
             path.write_text(makers[path.suffix.lower()](), encoding="utf-8")
             typer.echo(f"report  {path}")
@@ -110,14 +126,31 @@ def _check_reference(records: list[RunRecord], reference: str) -> None:
     check_choice(reference, sorted(names), "loss of these runs", "--reference")
 
 
-def _makers(records: list[RunRecord], problems: list[str], reference: str, metric: str) -> dict[str, Callable[[], str]]:
+def _draw_confusion(records: list[RunRecord], path: Path) -> None:
+    from cyclofocal.lab.report.experiment import group_experiments
+    from cyclofocal.lab.report.figure import draw_confusion
+
+    found = group_experiments(records)
+    if len(found) > 1:
+        reason = f"these are records of {len(found)} experiments; confusion matrices are drawn of one"
+        raise typer.BadParameter(f"{reason}, so give its records alone.", param_hint="--confusion")
+    try:
+        draw_confusion(found[0], path)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--confusion") from None
+    typer.echo(f"picture  {path}")
+
+
+def _makers(
+    records: list[RunRecord], problems: list[str], reference: str, metric: str, margin: float | None
+) -> dict[str, Callable[[], str]]:
     from cyclofocal.lab.report.experiment import group_experiments
     from cyclofocal.lab.report.export import csv_report, latex_report, markdown_report
     from cyclofocal.lab.report.html import page
     from cyclofocal.lab.report.ranking import ranking
     from cyclofocal.lab.report.summary import summaries
 
-    found = summaries(group_experiments(records), reference, metric)
+    found = summaries(group_experiments(records), reference, metric, margin)
     ranked = ranking(found)
     return {
         ".html": lambda: page(found, ranked, problems),

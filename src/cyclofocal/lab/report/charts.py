@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Array, Metric
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report.experiment import by_seed
+from cyclofocal.lab.report.experiment import by_run
 from cyclofocal.lab.report.findings import format_interval, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import half_width
@@ -21,6 +21,9 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 350, 28, 194
 
 HUES = 8
 """Number of colours and dash patterns in the style sheet; further losses repeat them."""
+
+MAX_NUMBERED = 12
+"""Largest number of classes of a confusion matrix with numbers in its cells."""
 
 MAX_POINTS = 30
 """Largest number of classes drawn one by one; more are averaged in 20 groups of similar frequency."""
@@ -87,11 +90,11 @@ def learning_curves(summary: Summary) -> str:
     Validation accuracy is preferred, and balanced accuracy unless plain accuracy is the primary metric.
     """
     key, label = _stored_accuracy(summary)
-    found = {name: by_seed(members, _epochs(key)) for name, members in summary.experiment.runs.items()}
-    curves = {name: 100 * seeds for name, seeds in found.items() if seeds.size}
+    found = {name: by_run(members, _epochs(key)) for name, members in summary.experiment.runs.items()}
+    curves = {name: 100 * runs for name, runs in found.items() if runs.size}
     if not curves:
         return ""
-    bands = {name: (seeds.mean(0), half_width(seeds)) for name, seeds in curves.items()}
+    bands = {name: (runs.mean(0), half_width(runs, summary.experiment.overlap)) for name, runs in curves.items()}
     ends = [end for mean, half in bands.values() for end in (*(mean - half), *(mean + half))]
     return _chart(
         summary,
@@ -115,7 +118,7 @@ def _stored_accuracy(summary: Summary) -> tuple[str, str]:
 
 def eta_schedule(summary: Summary) -> str:
     """Mixing weight eta by epoch, for losses that have one."""
-    found = {name: by_seed(members[:1], _epochs("eta")) for name, members in summary.experiment.runs.items()}
+    found = {name: by_run(members[:1], _epochs("eta")) for name, members in summary.experiment.runs.items()}
     lines: Lines = {
         name: (np.arange(1, seeds.shape[1] + 1.0), seeds[0], np.zeros(seeds.shape[1]))
         for name, seeds in found.items()
@@ -136,9 +139,9 @@ def class_accuracy(summary: Summary) -> str:
     if np.ptp(counts) == 0:
         frequency, label = np.arange(len(groups), dtype=np.float64), f"class ({counts[0]:.0f} training samples each)"
     lines = {}
-    for name, seeds in found.items():
-        grouped = np.stack([seeds[:, group].mean(1) for group in groups], axis=1)
-        lines[name] = (frequency, grouped.mean(0), half_width(grouped))
+    for name, runs in found.items():
+        grouped = np.stack([runs[:, group].mean(1) for group in groups], axis=1)
+        lines[name] = (frequency, grouped.mean(0), half_width(grouped, summary.experiment.overlap))
     return _chart(summary, lines, (0.0, 100.0), (label, "accuracy, %"), "Accuracy by class frequency")
 
 
@@ -167,6 +170,34 @@ def reliability_diagram(summary: Summary, name: str) -> str:
             parts.append(dot(x(confidence / samples), top, 1.2 + 3 * (samples / total) ** 0.5, f"significant {css}"))
     description = f"pooled calibration error {100 * gap / total:.1f} %"
     return picture(size, size + 8, parts, f"Reliability diagram of {summary.experiment.titles[name]}", description)
+
+
+def confusion_matrix(summary: Summary, name: str) -> str:
+    """Confusion matrix of one loss, true classes down and predicted ones across."""
+    matrix = summary.experiment.confusion[name]
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    names, count = summary.experiment.classes, len(matrix)
+    left, size = 74, (WIDTH - 80) / count
+    parts = []
+    for row in range(count):
+        y = 8 + size * row
+        parts.append(text(left - 4, y + size / 2 + 3, short_name(names[row]), "name", "end"))
+        for column in range(count):
+            x, value = left + size * column, matrix[row, column]
+            parts.append(rectangle(x, y, size - 1, size - 1, "cell", 0.04 + 0.76 * share[row, column]))
+            if value and count <= MAX_NUMBERED:
+                parts.append(text(x + size / 2, y + size / 2 + 3, f"{value:.3g}", "", "middle"))
+    parts.append(
+        text(left + size * count / 2, 24 + size * count, "predicted class, in the order of the rows", "", "middle")
+    )
+    right = f"{100 * np.trace(matrix) / matrix.sum():.1f} % on the diagonal"
+    title = f"Confusion matrix of {summary.experiment.titles[name]}"
+    return picture(WIDTH, round(size * count) + 34, parts, title, right)
+
+
+def short_name(name: str) -> str:
+    """Name of a class, cut to 12 characters."""
+    return name if len(name) <= 12 else f"{name[:11]}…"
 
 
 def critical_difference_diagram(ranking: Ranking) -> str:

@@ -63,11 +63,14 @@ class Experiment:
     titles: dict[str, str]
     notes: tuple[str, ...]
 
-    def values(self, name: str, metric: Metric) -> Values:
-        """Values of the runs of a loss, in the metric's unit (per cent for percentages), without missing ones."""
+    def values(self, name: str, metric: Metric, adjusted: bool = False) -> Values:
+        """Values of the runs of a loss, in the metric's unit (per cent for percentages), without missing ones.
+
+        With ``adjusted`` those of its logits less the class prior.
+        """
         scale, found = 100 if metric.percent else 1, Values()
         for run in self.runs[name]:
-            number = run.metrics.get(metric.key)
+            number = (run.adjusted if adjusted else run.metrics).get(metric.key)
             if number is not None and math.isfinite(number):
                 found.setdefault(run.seed, {})[fold_of(run)] = round(scale * number, DECIMALS)
         return found
@@ -84,19 +87,40 @@ class Experiment:
 
     @cached_property
     def class_accuracy(self) -> dict[str, NDArray[np.float64]]:
-        """Accuracy of every class by loss, (seeds, C), in per cent, for losses that have it in all records."""
-        found = {name: by_seed(members, lambda run: run.per_class) for name, members in self.runs.items()}
-        return {name: 100 * seeds for name, seeds in found.items() if seeds.size}
+        """Accuracy of every class by loss, (runs, C), in per cent, for losses that have it in all records."""
+        found = {name: by_run(members, lambda run: run.per_class) for name, members in self.runs.items()}
+        return {name: 100 * runs for name, runs in found.items() if runs.size}
+
+    @cached_property
+    def confusion(self) -> dict[str, NDArray[np.float64]]:
+        """Confusion matrix by loss, (C, C), mean over seeds of the sum over folds, for losses that have it."""
+        return {
+            name: np.sum([run.confusion for run in members], axis=0) / len({run.seed for run in members})
+            for name, members in self.runs.items()
+            if all(run.confusion for run in members)
+        }
+
+    @cached_property
+    def folds(self) -> int:
+        """Number of test folds per seed; 1 for a single test set."""
+        return max(1, len({fold_of(run) for runs in self.runs.values() for run in runs}))
+
+    @cached_property
+    def overlap(self) -> float:
+        """Test samples per training sample of a fold; 0 without folds, for runs do not share samples by them then."""
+        if self.folds == 1:
+            return 0.0
+        first = self.first
+        if first.test_counts:
+            return sum(first.test_counts) / sum(first.train_counts)
+        return 1 / ((self.folds - 1) * (1 - self.recipe.get("validation_fraction", 0.0)))
 
 
-def by_seed(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]]) -> NDArray[np.float64]:
-    """Values by seed, (seeds, values), averaged over folds; empty if any run lacks them."""
+def by_run(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]]) -> NDArray[np.float64]:
+    """Values by run, (runs, values); empty if any run lacks them."""
     rows = [values(run) for run in runs]
     length = min(map(len, rows))
-    table = np.array([row[:length] for row in rows], dtype=np.float64)
-    seeds = np.array([run.seed for run in runs])
-    of_seed = [seeds == seed for seed in dict.fromkeys(seeds.tolist())]
-    return table if len(of_seed) == len(rows) else np.array([table[some].mean(0) for some in of_seed])
+    return np.array([row[:length] for row in rows], dtype=np.float64)
 
 
 def fold_of(record: RunRecord) -> int:
@@ -210,7 +234,7 @@ def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
 def _missing(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
     """Notes on values that some runs lack; one that all lack (a shot group without classes) is no problem."""
     notes = []
-    for metric in METRICS:
+    for metric in (metric for metric in METRICS if not metric.further):
         lacking = {
             name: [(run.seed, fold_of(run)) for run in members if not _is_number(run.metrics.get(metric.key))]
             for name, members in runs.items()

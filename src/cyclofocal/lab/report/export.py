@@ -2,9 +2,22 @@
 
 from collections.abc import Sequence
 
-from cyclofocal.lab.report.findings import NOT_RANKED, conclusions, explanations, ranking_conclusions
+from cyclofocal.lab.report.findings import (
+    NOT_RANKED,
+    adjusted_conclusion,
+    conclusions,
+    explanations,
+    ranking_conclusions,
+)
 from cyclofocal.lab.report.ranking import Ranking
-from cyclofocal.lab.report.result_tables import class_table, column_encoding, long_table, rank_table, result_tables
+from cyclofocal.lab.report.result_tables import (
+    adjusted_table,
+    class_table,
+    column_encoding,
+    long_table,
+    rank_table,
+    result_tables,
+)
 from cyclofocal.lab.report.summary import Summary
 from cyclofocal.lab.report.table import escape_markdown, to_csv, to_latex, to_markdown
 
@@ -18,7 +31,7 @@ def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None
         parts.append(NOT_RANKED)
     for summary in summaries:
         parts += [f"## {summary.experiment.title}", verdicts_markdown(summary)]
-        tables = [*result_tables(summary), class_table(summary)]
+        tables = [*result_tables(summary), adjusted_table(summary), class_table(summary)]
         parts += [f"**{entry.title}**\n\n{to_markdown(entry)}" for entry in tables if entry.rows]
         encoding = column_encoding(summary)
         if encoding.rows:
@@ -29,8 +42,8 @@ def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None
 
 
 def verdicts_markdown(summary: Summary) -> str:
-    """List with one finding per loss."""
-    return "\n".join(f"* {line}" for line in conclusions(summary))
+    """List with one finding per loss, and one on post-hoc adjusted logits where there are some."""
+    return "\n".join(f"* {line}" for line in filter(None, (*conclusions(summary), adjusted_conclusion(summary))))
 
 
 def ranks_markdown(ranking: Ranking) -> str:
@@ -61,7 +74,10 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _caption(summary: Summary) -> str:
+    overlap = summary.experiment.overlap
+    test = "t tests, corrected for the overlap of folds (Nadeau and Bengio 2003)" if overlap else "sign-flip tests"
     return (
         f"{summary.experiment.title}: {summary.seeds} seeds, differences to {summary.reference} paired by seed; 95 %"
-        f" t intervals; p of sign-flip tests, Holm-corrected. Primary metric: {summary.primary.title}."
+        f" t intervals; effect: mean over standard deviation; p of {test}, Holm-corrected; equivalent: within"
+        f" {summary.margin:g}. Primary metric: {summary.primary.title}."
     )

@@ -6,11 +6,16 @@ from textwrap import fill
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.records import CONFUSION_CLASSES
+from cyclofocal.lab.report.charts import MAX_NUMBERED, MAX_POINTS, short_name
+from cyclofocal.lab.report.experiment import Experiment
 from cyclofocal.lab.report.findings import format_value
 from cyclofocal.lab.report.summary import PairedComparison, Summary
 
@@ -48,6 +53,56 @@ def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
         figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
 
 
+def draw_confusion(experiment: Experiment, path: Path) -> None:
+    """Draw the confusion matrix of every loss as PNG or SVG: shares of the true class, mean over seeds.
+
+    Raises:
+        ValueError: no loss has one in all its records.
+    """
+    if not experiment.confusion:
+        raise ValueError(
+            f"no loss has a confusion matrix in all its records; they hold one if they are new and have at most"
+            f" {CONFUSION_CLASSES} classes"
+        )
+    with matplotlib.rc_context(STYLE):
+        figure = _confusion_figure(experiment)
+        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+
+
+def _confusion_figure(experiment: Experiment) -> Figure:
+    columns = min(3, len(experiment.confusion))
+    lines = -(-len(experiment.confusion) // columns)
+    figure = _figure(1.2 + 3.4 * columns, 0.9 + 3.5 * lines)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for panel in axes.flat[len(experiment.confusion) :]:
+        panel.set_visible(False)
+    for panel, (name, matrix) in zip(axes.flat, experiment.confusion.items(), strict=False):
+        drawn = _confusion_panel(panel, matrix, experiment.classes)
+        panel.set_title(fill(experiment.titles[name], LABEL), loc="left", fontsize=10, weight="bold")
+    figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of the true class, %")
+    note = "Rows: true class; columns: predicted class. Numbers: test samples, mean over seeds."
+    figure.suptitle(f"Confusion: {experiment.title}", x=0.01, ha="left", fontsize=12, weight="bold")
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=GREY)
+    return figure
+
+
+def _confusion_panel(axes: Any, matrix: NDArray[np.float64], classes: Sequence[str]) -> Any:
+    share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    if len(matrix) <= MAX_NUMBERED:
+        for (row, column), value in np.ndenumerate(matrix):
+            if value:
+                colour = "white" if share[row, column] > 55 else "black"
+                axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=6.5, color=colour)
+    if len(matrix) <= MAX_POINTS:
+        names = [short_name(name) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_xlabel("predicted", fontsize=8, color=GREY)
+    axes.set_ylabel("true", fontsize=8, color=GREY)
+    return drawn
+
+
 def _one(summary: Summary) -> Figure:
     metrics = [metric for metric in summary.metrics if metric in _drawn_metrics(summary) and summary.compared(metric)]
     columns = min(3, len(metrics))
@@ -66,7 +121,7 @@ def _one(summary: Summary) -> Figure:
 
 def _drawn_metrics(summary: Summary) -> list[Metric]:
     """Metrics to draw; plain accuracy only if it is the primary metric, since it adds little to balanced accuracy."""
-    return [metric for metric in summary.metrics if metric.key != "accuracy" or metric == summary.primary]
+    return [metric for metric in summary.main_metrics if metric.key != "accuracy" or metric == summary.primary]
 
 
 def _many(summaries: Sequence[Summary]) -> Figure:

@@ -2,10 +2,10 @@
 
 from cyclofocal.lab.data.config import is_table
 from cyclofocal.lab.longtail import ShotGroups
-from cyclofocal.lab.metrics import BINS, Metric
+from cyclofocal.lab.metrics import BINS, Metric, default_margin
 from cyclofocal.lab.report.ranking import MIN_DATA_SETS, Ranking, WinTieLoss
-from cyclofocal.lab.report.statistics import ALPHA, VERDICTS, Estimate, minimum_pairs
-from cyclofocal.lab.report.summary import PairedComparison, Summary, declared_metric
+from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE, VERDICTS, Estimate, minimum_pairs
+from cyclofocal.lab.report.summary import PairedComparison, Summary, declared_margin, declared_metric
 
 MAX_SEEDS = 10_000
 MAX_LISTED_CLASSES = 20
@@ -40,6 +40,11 @@ def format_p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
+def format_effect(effect: float | None) -> str:
+    """Effect size with its sign; a dash without one."""
+    return "–" if effect is None else f"{effect:+.{1 if abs(effect) < 10 else 0}f}"
+
+
 def conclusions(summary: Summary) -> list[str]:
     """One finding per loss; a single one if there are too few seeds for all."""
     compared = summary.compared(summary.primary)
@@ -62,12 +67,40 @@ def _primary(summary: Summary, comparison: PairedComparison) -> str:
     details = f"{size}, p {format_p(comparison.corrected_p)}"
     if value.n != summary.seeds:
         details += f", {_counted(value.n, 'seed', 'seeds')} of both"
+    if comparison.verdict == "equivalent":
+        same = f"equivalent to {summary.reference} in {metric.title}, within {_margin(summary)}"
+        return f"{loss}: {same} ({details}){'' if any(comparison.per_seed) else '; the runs are equal'}."
     if not comparison.direction:
         none = f"no significant difference from {summary.reference} in {metric.title}"
         return f"{loss}: {none} ({details}); {_needed(comparison)}."
     tiny = _tiny(value.mean, metric)
     change = ("higher" if value.mean > 0 else "lower") + (f" by {tiny}" if tiny else "")
-    return f"{loss}: {comparison.verdict} than {summary.reference}; its {metric.title} is {change} ({details})."
+    within = f", but within {_margin(summary)}" if comparison.within_margin else ""
+    return f"{loss}: {comparison.verdict} than {summary.reference}{within}; its {metric.title} is {change} ({details})."
+
+
+def _margin(summary: Summary) -> str:
+    """Margin of equivalence with its unit."""
+    return f"a margin of {summary.margin:g} {summary.primary.unit_of_difference}".rstrip()
+
+
+def adjusted_conclusion(summary: Summary) -> str:
+    """Answer to whether a loss beats cross-entropy with the class prior taken out; "" if no record has it."""
+    compared = [row.comparison for row in summary.against_adjusted if row.comparison]
+    if not compared:
+        return ""
+    adjusted, metric = summary.adjusted[0].loss, summary.primary
+    better = [found.loss for found in compared if found.direction == "better"]
+    answer = f"{', '.join(better)}, significantly" if better else "none significantly"
+    if all(map(_too_few, compared)):
+        return f"Against {adjusted}: nothing can be concluded; {_too_few(compared[0])}."
+    details = "; ".join(
+        f"{found.loss} {format_value(found.estimate.mean, metric, sign=True)}"
+        f" {format_interval(found.estimate, metric, sign=True)}, p {format_p(found.corrected_p)}, {found.verdict}"
+        for found in compared
+    )
+    unit = f", {metric.unit_of_difference}" if metric.unit_of_difference else ""
+    return f"Better than {adjusted}, in {metric.title}: {answer} (difference{unit}: {details})."
 
 
 def _secondary(summary: Summary, name: str) -> str:
@@ -84,6 +117,8 @@ def _too_few(comparison: PairedComparison) -> str:
     """Reason for the verdict of too few seeds; "" for any other."""
     if comparison.verdict != "too few seeds":
         return ""
+    if comparison.difference.overlapping:
+        return "a single pair of runs is too few, two are needed"
     seeds = _counted(comparison.estimate.n, "seed is", "seeds are")
     family = _counted(comparison.family_size, "comparison needs", "comparisons need")
     return f"{seeds} too few, {family} {minimum_pairs(comparison.family_size)} or more"
@@ -95,7 +130,11 @@ def _counted(count: int, one: str, many: str) -> str:
 
 def _needed(comparison: PairedComparison) -> str:
     if comparison.needed is None:
-        return "the differences average to zero" if any(comparison.per_seed) else "the runs are equal"
+        if not any(comparison.per_seed):
+            return "the runs are equal"
+        if abs(comparison.estimate.mean) > TOLERANCE * max(map(abs, comparison.per_seed)):
+            return "no number of seeds would be enough to detect a difference of this size by folds of these samples"
+        return "the differences average to zero"
     if tiny := _tiny(comparison.estimate.mean, comparison.metric):
         return f"the observed difference is {tiny}"
     seeds = f"about {max(comparison.needed, comparison.estimate.n + 1):,}"
@@ -152,7 +191,6 @@ def explanations(summary: Summary) -> list[str]:
     groups = ShotGroups(**summary.recipe["groups"])
     folds = f" of {summary.folds} folds each, averaged" if summary.folds > 1 else ""
     first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
-    least, least_others = (minimum_pairs(summary.comparisons(rest)) for rest in (False, True))
     lines = [
         f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_counted(summary.recipe['epochs'], 'epoch', 'epochs')};"
         f" {_split(summary)}test set evaluated once, after the last epoch.",
@@ -160,12 +198,14 @@ def explanations(summary: Summary) -> list[str]:
         f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}.",
         *_test_samples(summary),
         f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
-        "Intervals: 95 %, Student's t over seeds. Differences are paired by seed; a significant one excludes 0.",
+        *_intervals(summary),
         _what_varies(summary),
-        f"p: sign-flip test, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
+        f"p: {_test(summary)}, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
         f"p of all other metrics: over their {others} together. A significant difference has p < {ALPHA}.",
-        f"Too few seeds: p cannot fall below {ALPHA} with fewer than {least} seeds in the primary metric, or"
-        f" {least_others} in the others.",
+        *_further(summary),
+        *_seeds_needed_for_any(summary),
+        *_equivalence(summary),
+        *_adjustment(summary),
         *_tuned(summary),
     ]
     if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
@@ -173,6 +213,76 @@ def explanations(summary: Summary) -> list[str]:
             f"The runs were started with another primary metric, {declared}; one chosen afterwards is weaker evidence."
         )
     return [*lines, *summary.notes]
+
+
+def _intervals(summary: Summary) -> list[str]:
+    if not (overlap := summary.experiment.overlap):
+        return [
+            "Intervals: 95 %, Student's t over seeds. Differences are paired by seed; a significant one excludes 0."
+        ]
+    return [
+        "Intervals: 95 %, Student's t over all folds of all seeds. Differences are paired; significant ones exclude 0.",
+        "Folds share training samples, so the variance of the mean of k runs is 1/k + n_test/n_train times theirs.",
+        f"Here n_test/n_train = {overlap:.3g}. Reference: Nadeau and Bengio 2003.",
+    ]
+
+
+def _test(summary: Summary) -> str:
+    return "Student's t with this variance" if summary.experiment.overlap else "sign-flip test"
+
+
+def _further(summary: Summary) -> list[str]:
+    """Family of the further metrics, if the records have them."""
+    if not (count := summary.comparisons(further=True)):
+        return []
+    return [f"p of further metrics (in the page and CSV): over their {_counted(count, 'comparison', 'comparisons')}."]
+
+
+def _seeds_needed_for_any(summary: Summary) -> list[str]:
+    """Seeds below which a sign-flip test cannot be significant."""
+    if summary.experiment.overlap:
+        return []
+    least, least_others = (minimum_pairs(summary.comparisons(rest)) for rest in (False, True))
+    return [
+        f"Too few seeds: p cannot fall below {ALPHA} with fewer than {least} seeds in the primary metric, or"
+        f" {least_others} in the others."
+    ]
+
+
+def _equivalence(summary: Summary) -> list[str]:
+    """Margin, its origin and the test, where something is compared."""
+    if not summary.compared(summary.primary):
+        return []
+    return [
+        f"Equivalent: not significant, and within {_margin(summary)} ({_origin(summary)}).",
+        "Equivalence is tested by two one-sided t tests, Holm-corrected over the same comparisons.",
+        "Effect: mean of the differences over their standard deviation.",
+    ]
+
+
+def _origin(summary: Summary) -> str:
+    """Origin of the margin of equivalence."""
+    declared = declared_margin([summary.experiment])
+    if declared is None or declared_metric([summary.experiment]) != summary.primary.key:
+        is_default = summary.margin == default_margin(summary.primary.key)
+        return "the default; the runs declare none" if is_default else "chosen afterwards, which is weaker evidence"
+    if declared != summary.margin:
+        return f"chosen afterwards, which is weaker evidence; the runs declare {declared:g}"
+    return "declared when the runs were started"
+
+
+def _adjustment(summary: Summary) -> list[str]:
+    """Meaning of the row of post-hoc adjusted logits, if there is one."""
+    if not summary.adjusted:
+        return []
+    runs = summary.experiment.runs[summary.adjusted[0].name]
+    taus = [run.tau for run in runs if run.tau is not None]
+    shown = f"{min(taus):g}" + (f" to {max(taus):g}" if max(taus) > min(taus) else "")
+    chosen = "chosen on validation data" if summary.experiment.first.validation_samples else "without validation data"
+    return [
+        f"Post-hoc adjusted: logits less tau times the log of the class shares; tau {shown}, {chosen}.",
+        f"Losses are compared with it in {summary.primary.title}, Holm-corrected over these comparisons.",
+    ]
 
 
 def _split(summary: Summary) -> str:

@@ -6,9 +6,16 @@ from importlib.resources import files
 from typing import Any
 
 from cyclofocal.lab.report import charts
-from cyclofocal.lab.report.findings import NOT_RANKED, conclusions, explanations, ranking_conclusions
+from cyclofocal.lab.report.findings import (
+    NOT_RANKED,
+    adjusted_conclusion,
+    conclusions,
+    explanations,
+    ranking_conclusions,
+)
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.result_tables import (
+    adjusted_table,
     class_table,
     column_encoding,
     commands,
@@ -76,10 +83,11 @@ def _experiment(summary: Summary) -> dict[str, Any]:
         "findings": _findings(summary),
         "primary": primary_table(summary),
         "secondary": secondary_table(summary),
+        "adjusted": adjusted_table(summary),
         "legend": [(charts.css_class(summary, name), titles[name]) for name in names],
         "forests": [
             Figure(metric.title, charts.forest(summary, metric), metric_table(summary, metric).notes[0])
-            for metric in summary.metrics
+            for metric in summary.main_metrics
             if summary.reference
         ],
         "figures": _figures(summary),
@@ -87,6 +95,11 @@ def _experiment(summary: Summary) -> dict[str, Any]:
             Figure(titles[name], charts.reliability_diagram(summary, name), "")
             for name in names
             if any(run.reliability for run in summary.experiment.runs[name])
+        ],
+        "confusion": [
+            Figure(titles[name], charts.confusion_matrix(summary, name), "")
+            for name in summary.experiment.confusion
+            if len(summary.train_counts) <= charts.MAX_POINTS
         ],
         "classes": class_table(summary),
         "columns": column_encoding(summary),
@@ -101,7 +114,11 @@ def _experiment(summary: Summary) -> dict[str, Any]:
 def _findings(summary: Summary) -> list[tuple[str, str, str]]:
     """CSS class, badge and sentence of each finding."""
     compared, sentences = summary.compared(summary.primary), conclusions(summary)
-    return [(found.direction, found.verdict, sentence) for found, sentence in zip(compared, sentences, strict=False)]
+    adjusted = adjusted_conclusion(summary)
+    return [
+        *((found.direction, found.verdict, sentence) for found, sentence in zip(compared, sentences, strict=False)),
+        *([("", "post-hoc adjusted", adjusted)] if adjusted else []),
+    ]
 
 
 def _figures(summary: Summary) -> list[Figure]:

@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS
-from cyclofocal.lab.report.findings import format_interval, format_p, format_value
+from cyclofocal.lab.report.findings import format_effect, format_interval, format_p, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import Estimate
 from cyclofocal.lab.report.summary import LossResult, PairedComparison, Summary
@@ -17,6 +19,7 @@ RESULT_COLUMNS = (
     Column("loss", "text"),
     Column("mean [95 % CI]"),
     Column("difference [95 % CI]"),
+    Column("effect"),
     Column("p"),
     Column("verdict", "text"),
 )
@@ -24,11 +27,13 @@ RESULT_COLUMNS = (
 CSV_COLUMNS = (
     *("experiment", "recipe", "metric", "class", "role", "unit", "loss", "title", "seeds", "mean", "low", "high"),
     *("difference", "difference_low", "difference_high", "pairs", "p", "corrected_p", "comparisons", "verdict"),
-    *("seeds_needed", "epoch_time"),
+    *("seeds_needed", "epoch_time", "effect", "margin", "equivalence_p", "predicted"),
 )
 """Columns of :func:`long_table`: means and intervals in ``unit``, times relative to the reference.
 
-The role is "primary", "secondary", or "class" of an accuracy of one class, which is only described.
+The role is "primary" or "secondary"; "adjusted" of logits less the class prior, and "against adjusted" of a loss
+compared with them in the primary metric; "class" of an accuracy of one class, and "confusion" of the number of test
+samples of a class taken for another (``predicted``), both described only, without cells of 0.
 """
 
 RANK_HEADINGS = ("mean rank", "wins", "ties", "losses", "significantly better", "significantly worse")
@@ -37,22 +42,37 @@ NOT_SETTINGS = ("name", "title", "file", "digest")
 
 
 def metric_table(summary: Summary, metric: Metric) -> ReportTable:
-    """Results of every loss in one metric."""
+    """Results of every loss in one metric; in the primary one also those of post-hoc adjusted cross-entropy."""
     notes = [f"{'higher' if metric.higher_is_better else 'lower'} is better"]
     if metric == summary.primary:
         notes.append("primary metric")
-    return ReportTable(metric.heading, RESULT_COLUMNS, [_result_cells(row) for row in summary.of_metric(metric)], notes)
+    adjusted = _adjusted_rows(summary, metric) if metric == summary.primary else []
+    rows = [*summary.of_metric(metric), *adjusted]
+    return ReportTable(metric.heading, RESULT_COLUMNS, [_result_cells(row) for row in rows], notes)
+
+
+def _adjusted_rows(summary: Summary, metric: Metric) -> list[LossResult]:
+    return [row for row in summary.adjusted if row.metric == metric]
 
 
 def result_tables(summary: Summary) -> list[ReportTable]:
-    """:func:`metric_table` of every metric, the primary one first."""
-    return [metric_table(summary, metric) for metric in summary.metrics]
+    """:func:`metric_table` of every metric but further ones, the primary one first."""
+    return [metric_table(summary, metric) for metric in summary.main_metrics]
+
+
+def adjusted_table(summary: Summary) -> ReportTable:
+    """Results of the losses in the primary metric, compared with post-hoc adjusted cross-entropy; may have no rows."""
+    rows = [*_adjusted_rows(summary, summary.primary), *summary.against_adjusted]
+    own = summary.adjusted[0].loss if summary.adjusted else ""
+    title = f"{summary.primary.heading} (differences to {own})"
+    return ReportTable(title, RESULT_COLUMNS, [_result_cells(row) for row in rows] if summary.against_adjusted else [])
 
 
 def primary_table(summary: Summary) -> ReportTable:
     """Results of every loss in the primary metric, and the relative time of an epoch."""
     table = metric_table(summary, summary.primary)
-    times = (summary.time.get(row.name) for row in summary.of_metric(summary.primary))
+    times = [summary.time.get(row.name) for row in summary.of_metric(summary.primary)]
+    times += [None] * (len(table.rows) - len(times))
     rows = [[*row, _time_cell(time)] for row, time in zip(table.rows, times, strict=True)]
     comparison = [f"differences to {summary.reference}"] if summary.reference else []
     title = f"{table.title} ({'; '.join([*reversed(table.notes), *comparison])})"
@@ -61,21 +81,24 @@ def primary_table(summary: Summary) -> ReportTable:
 
 def secondary_table(summary: Summary) -> ReportTable:
     """Results of every loss in all other metrics."""
-    rows = [row for row in summary.rows if row.metric != summary.primary]
+    metrics = [metric for metric in summary.metrics if metric != summary.primary]
+    rows = [row for m in metrics for row in (*summary.of_metric(m), *_adjusted_rows(summary, m))]
     cells = [[TableCell(row.metric.heading), *_result_cells(row)] for row in rows]
     title = "Secondary metrics, p corrected over all of them together"
+    if summary.comparisons(further=True):
+        title = "Secondary metrics, p corrected over all up to ECE together, and over all others together"
     return ReportTable(title, [Column("metric", "text"), *RESULT_COLUMNS], cells)
 
 
 def means_table(summary: Summary) -> ReportTable:
-    """Means of every loss in every metric, and the relative time of an epoch."""
+    """Means of every loss in every metric but further ones, and the relative time of an epoch."""
     found = {(row.name, row.metric): row for row in summary.rows}
     time = [Column("time")] if summary.time else []
     rows = []
     for name, title in {row.name: row.loss for row in summary.rows}.items():
-        cells = [_mean_cell(found.get((name, metric))) for metric in summary.metrics]
+        cells = [_mean_cell(found.get((name, metric))) for metric in summary.main_metrics]
         rows.append([TableCell(title), *cells, *[_time_cell(summary.time.get(name)) for _ in time]])
-    columns = [Column("loss", "text"), *(Column(metric.heading) for metric in summary.metrics), *time]
+    columns = [Column("loss", "text"), *(Column(metric.heading) for metric in summary.main_metrics), *time]
     return ReportTable(summary.experiment.title, columns, rows)
 
 
@@ -126,7 +149,8 @@ def long_table(summaries: Sequence[Summary]) -> ReportTable:
 
     Numbers have 9 digits after the point.
     """
-    values = (row for summary in summaries for rows in (_long_rows, _long_class_rows) for row in rows(summary))
+    parts = (_long_rows, _long_adjusted_rows, _long_class_rows, _long_confusion_rows)
+    values = (row for summary in summaries for rows in parts for row in rows(summary))
     cells = [[TableCell(_digits(row.get(name))) for name in CSV_COLUMNS] for row in values]
     return ReportTable("", [Column(name) for name in CSV_COLUMNS], cells)
 
@@ -190,11 +214,12 @@ def _pairs(title: str, heading: str, values: dict[str, Any]) -> ReportTable:
 def _result_cells(row: LossResult) -> list[TableCell]:
     cells = [TableCell(row.loss), _value_cell(row.estimate, row.metric)]
     if row.comparison is None:
-        return [*cells, NONE, NONE, NONE]
+        return [*cells, NONE, NONE, NONE, NONE]
     comparison = row.comparison
     difference = _value_cell(comparison.estimate, row.metric, sign=True)
     p = TableCell(format_p(comparison.corrected_p), key=comparison.corrected_p)
-    return [*cells, difference, p, TableCell(comparison.verdict, mark=comparison.direction)]
+    effect = TableCell(format_effect(comparison.difference.effect), key=comparison.difference.effect)
+    return [*cells, difference, effect, p, TableCell(comparison.verdict, mark=comparison.direction)]
 
 
 def _value_cell(value: Estimate, metric: Metric, sign: bool = False) -> TableCell:
@@ -221,24 +246,45 @@ def _count_cell(count: int | None) -> TableCell:
 
 def _long_rows(summary: Summary) -> Iterator[dict[str, Any]]:
     for row in summary.rows:
-        low, high = row.estimate.interval or (None, None)
-        values = {
-            "role": "primary" if row.metric == summary.primary else "secondary",
-            "unit": row.metric.unit,
-            "epoch_time": summary.time.get(row.name),
-            **{"metric": row.metric.key, "loss": row.name, "title": row.loss},
-            **{"seeds": row.estimate.n, "mean": row.estimate.mean, "low": low, "high": high},
-        }
-        yield _long_start(summary) | values | (_long_comparison(row.comparison) if row.comparison else {})
+        role = "primary" if row.metric == summary.primary else "secondary"
+        yield _long_row(summary, row, role) | {"epoch_time": summary.time.get(row.name)}
 
 
-def _long_comparison(comparison: PairedComparison) -> dict[str, Any]:
+def _long_adjusted_rows(summary: Summary) -> Iterator[dict[str, Any]]:
+    for row in summary.adjusted:
+        yield _long_row(summary, row, "adjusted")
+    for row in summary.against_adjusted:
+        yield _long_row(summary, row, "against adjusted")
+
+
+def _long_row(summary: Summary, row: LossResult, role: str) -> dict[str, Any]:
+    low, high = row.estimate.interval or (None, None)
+    values = {
+        **{"role": role, "unit": row.metric.unit, "metric": row.metric.key, "loss": row.name, "title": row.loss},
+        **{"seeds": row.estimate.n, "mean": row.estimate.mean, "low": low, "high": high},
+    }
+    compared = _long_comparison(row.comparison, summary.margin) if row.comparison else {}
+    return _long_start(summary) | values | compared
+
+
+def _long_confusion_rows(summary: Summary) -> Iterator[dict[str, Any]]:
+    names, titles = summary.experiment.classes, summary.experiment.titles
+    for name, matrix in summary.experiment.confusion.items():
+        seeds = len({run.seed for run in summary.experiment.runs[name]})
+        for true, predicted in np.argwhere(matrix):
+            values = {"metric": "confusion", "class": names[true], "predicted": names[predicted], "role": "confusion"}
+            of_loss = {"unit": "samples", "loss": name, "title": titles[name], "seeds": seeds}
+            yield _long_start(summary) | values | of_loss | {"mean": float(matrix[true, predicted])}
+
+
+def _long_comparison(comparison: PairedComparison, margin: float) -> dict[str, Any]:
     value = comparison.estimate
     low, high = value.interval or (None, None)
     return {
         **{"difference": value.mean, "difference_low": low, "difference_high": high, "pairs": value.n},
         **{"p": comparison.difference.p, "corrected_p": comparison.corrected_p, "comparisons": comparison.family_size},
-        **{"verdict": comparison.verdict, "seeds_needed": comparison.needed},
+        **{"verdict": comparison.verdict, "seeds_needed": comparison.needed, "effect": comparison.difference.effect},
+        **{"margin": None if comparison.equivalence_p is None else margin, "equivalence_p": comparison.equivalence_p},
     }
 
 

@@ -1,16 +1,19 @@
 """Summarise an experiment: means, paired differences to the reference, and verdicts."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cyclofocal.lab.metrics import METRICS, PRIMARY, Metric
+from cyclofocal.lab.metrics import METRICS, PRIMARY, Metric, default_margin
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import DECIMALS, Experiment, Values, fold_of, group_experiments
 from cyclofocal.lab.report.statistics import (
+    ALPHA,
     Difference,
     Estimate,
+    equivalence_p,
     estimate,
     holm,
     paired_difference,
@@ -19,6 +22,8 @@ from cyclofocal.lab.report.statistics import (
 )
 
 KEYS = [metric.key for metric in METRICS]
+CROSS_ENTROPIES = ("ce", "ce:tuned")
+"""Names of the default reference, the first that exists."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class PairedComparison:
         corrected_p: Holm-corrected over the comparisons of the family.
         family_size: number of these comparisons.
         verdict: one of :data:`~cyclofocal.lab.report.statistics.VERDICTS`.
-        needed: seeds required to detect a difference of this size; None if it is 0.
+        needed: seeds required to detect a difference of this size; None if it is 0, or if no number is enough.
+        equivalence_p: p of the difference lying within the margin, Holm-corrected; None if this was not tested.
     """
 
     metric: Metric
@@ -44,6 +50,12 @@ class PairedComparison:
     family_size: int
     verdict: str
     needed: int | None
+    equivalence_p: float | None = None
+
+    @property
+    def within_margin(self) -> bool:
+        """True if the difference lies within the margin of equivalence."""
+        return self.equivalence_p is not None and self.equivalence_p < ALPHA
 
     @property
     def estimate(self) -> Estimate:
@@ -87,7 +99,10 @@ class Summary:
     Attributes:
         reference: its title; "" if it has no runs.
         primary: metric declared in advance. Its verdicts are corrected over the losses; those of all other metrics are
-            corrected together.
+            corrected together, and those of further metrics too.
+        margin: largest difference in the primary metric that counts as none, in its unit.
+        adjusted: cross-entropy with the class prior taken out of its logits, in every metric; empty without.
+        against_adjusted: the other losses in the primary metric, compared with it, as another family.
         seeds: largest number of seeds of any loss.
         time: relative time of an epoch by name of the loss: median over pairs of the ratio of medians.
     """
@@ -96,9 +111,12 @@ class Summary:
     rows: tuple[LossResult, ...]
     reference: str
     primary: Metric
+    margin: float
     seeds: int
     time: dict[str, float]
     notes: tuple[str, ...]
+    adjusted: tuple[LossResult, ...] = ()
+    against_adjusted: tuple[LossResult, ...] = ()
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -112,7 +130,7 @@ class Summary:
     @property
     def class_results(self) -> list[ClassResult]:
         """Results of each class, described and not tested; empty if no loss has the accuracy in all its records."""
-        means = {name: seeds.mean(0).tolist() for name, seeds in self.experiment.class_accuracy.items()}
+        means = {name: runs.mean(0).tolist() for name, runs in self.experiment.class_accuracy.items()}
         if not means:
             return []
         tested: Sequence[int | None] = self.experiment.first.test_counts or [None] * len(self.train_counts)
@@ -122,11 +140,16 @@ class Summary:
     @property
     def folds(self) -> int:
         """Number of test folds per seed; 1 for a single test set."""
-        return max(1, len({fold_of(run) for runs in self.experiment.runs.values() for run in runs}))
+        return self.experiment.folds
 
     @property
     def metrics(self) -> list[Metric]:
         return list(dict.fromkeys(row.metric for row in self.rows))
+
+    @property
+    def main_metrics(self) -> list[Metric]:
+        """Metrics for short tables and figures: all but further ones, and the primary one in any case."""
+        return [metric for metric in self.metrics if not metric.further or metric == self.primary]
 
     def of_metric(self, metric: Metric) -> list[LossResult]:
         return [row for row in self.rows if row.metric == metric]
@@ -135,12 +158,19 @@ class Summary:
         """Comparisons of every loss with the reference in one metric."""
         return [row.comparison for row in self.of_metric(metric) if row.comparison]
 
-    def comparisons(self, secondary: bool = False) -> int:
+    def comparisons(self, secondary: bool = False, further: bool = False) -> int:
         """Number of differences in a family, which are corrected together."""
-        return sum(row.comparison is not None and (row.metric != self.primary) == secondary for row in self.rows)
+        kind = (secondary or further, further)
+        return sum(
+            row.comparison is not None
+            and (row.metric != self.primary, row.metric.further and row.metric != self.primary) == kind
+            for row in self.rows
+        )
 
 
-def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "") -> Summary:
+def summarise(
+    records: Sequence[RunRecord], reference: str = "", metric: str = "", margin: float | None = None
+) -> Summary:
     """Summarise one experiment.
 
     Args:
@@ -148,6 +178,8 @@ def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "
         reference: name of the loss that all others are compared with; default: "ce", else the first.
         metric: key of the primary metric, which must be chosen before the runs are seen; default: the one in the
             records, else balanced accuracy.
+        margin: of equivalence in this metric; default: the one in the records, else that of
+            :func:`~cyclofocal.lab.metrics.default_margin`.
 
     Raises:
         ValueError: no record, records of several recipes, or a metric that does not exist.
@@ -155,17 +187,20 @@ def summarise(records: Sequence[RunRecord], reference: str = "", metric: str = "
     found = group_experiments(records)
     if len(found) != 1:
         raise ValueError(f"records are of {len(found)} experiments; a summary is of one")
-    return summaries(found, reference, metric)[0]
+    return summaries(found, reference, metric, margin)[0]
 
 
-def summaries(found: Sequence[Experiment], reference: str = "", metric: str = "") -> list[Summary]:
+def summaries(
+    found: Sequence[Experiment], reference: str = "", metric: str = "", margin: float | None = None
+) -> list[Summary]:
     """:func:`summarise` of each experiment, all against one reference and in one primary metric."""
     declared = declared_metric(
         found
     )  # a later version of the lab may name one that is unknown here; the report mentions it
     primary = primary_metric(metric or (declared if declared in KEYS else PRIMARY))
     reference = reference or default_reference(found)
-    return [_summary(experiment, reference or next(iter(experiment.runs)), primary) for experiment in found]
+    margin = margin or (declared_margin(found) if declared == primary.key else None) or default_margin(primary.key)
+    return [_summary(experiment, reference or next(iter(experiment.runs)), primary, margin) for experiment in found]
 
 
 def primary_metric(key: str) -> Metric:
@@ -186,75 +221,132 @@ def declared_metric(found: Sequence[Experiment]) -> str:
     return named.pop() if len(named) == 1 else ""
 
 
+def declared_margin(found: Sequence[Experiment]) -> float | None:
+    """Margin of equivalence that the runs were started with; None if they name none, or several."""
+    named = {run.margin for experiment in found for runs in experiment.runs.values() for run in runs} - {None}
+    return named.pop() if len(named) == 1 else None
+
+
 def default_reference(found: Sequence[Experiment]) -> str:
     """Name of cross-entropy, untuned if both exist; "" without it, for the first loss of each experiment."""
     names = {name for experiment in found for name in experiment.runs}
-    return next((name for name in ("ce", "ce:tuned") if name in names), "")
+    return next((name for name in CROSS_ENTROPIES if name in names), "")
 
 
-def _summary(experiment: Experiment, reference: str, primary: Metric) -> Summary:
-    families = ([primary], [metric for metric in METRICS if metric != primary])
-    rows = tuple(row for family in families for row in _family_rows(experiment, reference, family))
+def _summary(experiment: Experiment, reference: str, primary: Metric, margin: float) -> Summary:
+    others = [metric for metric in METRICS if metric != primary]
+    families = ([primary], [m for m in others if not m.further], [m for m in others if m.further])
+    rows = [_family_rows(experiment, reference, family, margin if family == [primary] else None) for family in families]
     titles, there, notes = experiment.titles, reference in experiment.runs, list(experiment.notes)
     if not there:
         notes.append(f"No run of the reference {reference!r}: nothing to compare with.")
-    if not any(row.metric == primary for row in rows):
+    if not rows[0]:
         notes.append(f"No run has a {primary.title}: no verdict.")
     return Summary(
         experiment=experiment,
-        rows=rows,
+        rows=tuple(row for family in rows for row in family),
         reference=titles[reference] if there else "",
         primary=primary,
+        margin=margin,
         seeds=max(len({run.seed for run in runs}) for runs in experiment.runs.values()),
         time=_times(experiment, reference),
         notes=tuple(notes),
+        **_adjusted_results(experiment, reference, primary, margin),
     )
 
 
-def _family_rows(experiment: Experiment, reference: str, family: Sequence[Metric]) -> list[LossResult]:
+def _adjusted_results(
+    experiment: Experiment, reference: str, primary: Metric, margin: float
+) -> dict[str, tuple[LossResult, ...]]:
+    """Cross-entropy with the class prior taken out of its logits, and the other losses compared with it.
+
+    Without cross-entropy the reference takes its place.
+    """
+    own = next((name for name in (reference, *CROSS_ENTROPIES) if name in CROSS_ENTROPIES), reference)
+    own = own if own in experiment.runs else next((n for n in CROSS_ENTROPIES if n in experiment.runs), reference)
+    if not any(run.adjusted for run in experiment.runs.get(own, ())):
+        return {}
+    title = f"{experiment.titles[own]}, post-hoc adjusted"
+    found = {metric: experiment.values(own, metric, adjusted=True) for metric in METRICS}
+    rows = tuple(
+        LossResult(metric, title, own, _mean(experiment, values), None) for metric, values in found.items() if values
+    )
+    others = {(primary, name): experiment.values(name, primary) for name in experiment.runs if name != own}
+    compared = _compare(experiment, others, {primary: found[primary]}, margin)
+    against = [LossResult(primary, c.loss, c.name, _mean(experiment, others[key]), c) for key, c in compared.items()]
+    return {"adjusted": rows, "against_adjusted": tuple(against)}
+
+
+_Key = tuple[Metric, str]
+"""Metric, and name of a loss."""
+
+
+def _family_rows(
+    experiment: Experiment, reference: str, family: Sequence[Metric], margin: float | None
+) -> list[LossResult]:
     """Results of every loss in the metrics of a family, whose p values are corrected together."""
     names = sorted(experiment.runs, key=lambda name: name != reference)
     values = {(metric, name): experiment.values(name, metric) for metric in family for name in names}
     values = {key: found for key, found in values.items() if found}
-    pairs = {
-        (metric, name): _paired(found, values.get((metric, reference), {}))
+    others = {key: found for key, found in values.items() if key[1] != reference}
+    of_reference = {metric: values.get((metric, reference), {}) for metric in family}
+    compared = _compare(experiment, others, of_reference, margin)
+    return [
+        LossResult(metric, experiment.titles[name], name, _mean(experiment, found), compared.get((metric, name)))
         for (metric, name), found in values.items()
-        if name != reference
-    }
-    differences = {key: paired_difference(per_seed) for key, per_seed in pairs.items() if per_seed}
+    ]
+
+
+def _compare(
+    experiment: Experiment, others: dict[_Key, Values], reference: dict[Metric, Values], margin: float | None
+) -> dict[_Key, PairedComparison]:
+    """Compare losses with the reference, as one family; without a margin equivalence is not tested."""
+    every = {key: _paired(values, reference[key[0]]) for key, values in others.items()}
+    pairs = {key: found for key, found in every.items() if found}
+    runs = {key: [value for seed in found.values() for value in seed.values()] for key, found in pairs.items()}
+    overlap = experiment.overlap
+    differences = {key: paired_difference(runs[key], overlap, len(found)) for key, found in pairs.items()}
     corrected = holm([found.p for found in differences.values()])
-    comparison = {
+    equal = holm([equivalence_p(found, margin, overlap) for found in runs.values()]) if margin else [None] * len(runs)
+    return {
         (metric, name): PairedComparison(
             metric=metric,
             loss=experiment.titles[name],
             name=name,
             difference=found,
-            per_seed=pairs[metric, name],
+            per_seed=tuple(_per_seed(pairs[metric, name])),
             corrected_p=p,
             family_size=len(differences),
-            verdict=verdict(found, p, len(differences), metric.higher_is_better),
-            needed=required_pairs(pairs[metric, name], len(differences)),
+            verdict=verdict(found, p, len(differences), metric.higher_is_better, 1.0 if same is None else same),
+            needed=_seeds_needed(experiment, runs[metric, name], len(differences)),
+            equivalence_p=same,
         )
-        for ((metric, name), found), p in zip(differences.items(), corrected, strict=True)
+        for ((metric, name), found), p, same in zip(differences.items(), corrected, equal, strict=True)
     }
-    return [
-        LossResult(metric, experiment.titles[name], name, estimate(_per_seed(found)), comparison.get((metric, name)))
-        for (metric, name), found in values.items()
-    ]
+
+
+def _seeds_needed(experiment: Experiment, differences: Sequence[float], comparisons: int) -> int | None:
+    runs = required_pairs(differences, comparisons, experiment.overlap)
+    return None if runs is None else math.ceil(runs / experiment.folds)
+
+
+def _mean(experiment: Experiment, values: Values) -> Estimate:
+    """Mean over seeds of a loss, and its interval."""
+    runs = [value for seed in sorted(values) for value in values[seed].values()]
+    return estimate(runs, experiment.overlap, len(values))
 
 
 def _per_seed(values: Values) -> list[float]:
-    return [statistics.fmean(values[seed].values()) for seed in sorted(values)]
+    return [round(statistics.fmean(values[seed].values()), DECIMALS) for seed in sorted(values)]
 
 
-def _paired(values: Values, reference: Values) -> tuple[float, ...]:
-    """Mean difference of each seed over the folds that both have, rounded so that ties are exactly 0."""
-    found = []
+def _paired(values: Values, reference: Values) -> Values:
+    """Differences by seed over the folds that both have, rounded so that ties are exactly 0."""
+    found = Values()
     for seed in sorted(values.keys() & reference.keys()):
-        folds = sorted(values[seed].keys() & reference[seed].keys())
-        if folds:
-            found.append(round(statistics.fmean(values[seed][f] - reference[seed][f] for f in folds), DECIMALS))
-    return tuple(found)
+        for fold in sorted(values[seed].keys() & reference[seed].keys()):
+            found.setdefault(seed, {})[fold] = round(values[seed][fold] - reference[seed][fold], DECIMALS)
+    return found
 
 
 def _times(experiment: Experiment, reference: str) -> dict[str, float]:

@@ -81,8 +81,11 @@ def dot(x: float, y: float, radius: float, css: str) -> str:
     return f'<circle class="{css}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>'
 
 
-def rectangle(x: float, y: float, width: float, height: float, css: str) -> str:
-    return f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"/>'
+def rectangle(x: float, y: float, width: float, height: float, css: str, opacity: float | None = None) -> str:
+    """Rectangle; ``opacity`` of its filling in [0, 1], by default that of its class."""
+    filling = "" if opacity is None else f' fill-opacity="{opacity:.2f}"'
+    size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
+    return f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" {size}{filling}/>'
 
 
 def text(x: float, y: float, content: str, css: str = "", anchor: str = "start") -> str:
