@@ -19,6 +19,7 @@ from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import (
     METRICS,
     compute_metrics,
+    default_margin,
     expected_calibration_error,
     metrics_with,
     one_against_rest,
@@ -135,3 +136,7 @@ def test_what_has_no_meaning_is_refused():
         compute_metrics(np.eye(3), np.array([0, 1, 1]), [9, 9, 9], GROUPS)
     with pytest.raises(ValueError, match="not finite"):
         compute_metrics(np.array([[math.nan, 0.0]]), np.array([0]), [9, 9], GROUPS)
+
+
+def test_the_default_margin_is_in_the_unit_of_the_metric():
+    assert [default_margin(key) for key in ("balanced_accuracy", "ece", "nll", "mcc")] == [0.5, 0.5, 0.005, 0.005]

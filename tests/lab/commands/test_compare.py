@@ -54,6 +54,7 @@ def test_demo_shows_and_stores_and_a_rerun_reuses(tmp_path, monkeypatch, capsys)
         (name, seed) for name in ("ce", "weighted", "logit-adjusted", "focal", "cyclical") for seed in (0, 1)
     }
     assert all(len(r.epochs) == 2 and r.device == "cpu" and "torch" in r.versions for r in records)
+    assert {(r.primary_metric, r.margin) for r in records} == {("balanced_accuracy", 0.5)}
 
     monkeypatch.setattr(sys, "argv", ["cyclofocal", *map(str, command)])
     with pytest.raises(SystemExit):
