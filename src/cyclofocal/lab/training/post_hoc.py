@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from cyclofocal import adjust_logits
 from cyclofocal.lab.metrics import Array, LabelArray, probability_of
 
 TAUS = tuple(tau / 10 for tau in range(21))
@@ -47,18 +49,8 @@ def choose_post_hoc(logits: Array | None, target: LabelArray, counts: Sequence[i
 
 
 def without_prior(logits: Array, counts: Sequence[int], tau: float = 1.0) -> Array:
-    r"""Logits less the logarithm of the class prior, :math:`z_c - \tau \log \pi_c`, in float64.
-
-    A class without a training sample counts as one of a single sample.
-
-    Example:
-        >>> without_prior(np.log([[0.75, 0.25]]), [3, 1]).round(9).tolist()
-        [[0.0, 0.0]]
-
-    Reference: Menon et al., *Long-Tail Learning via Logit Adjustment*, ICLR 2021.
-    """
-    images = np.maximum(np.asarray(counts, dtype=np.float64), 1)
-    return logits.astype(np.float64) - tau * np.log(images / images.sum())
+    """Logits of :func:`cyclofocal.adjust_logits` in float64; a class without a training sample counts as one of one."""
+    return adjust_logits(torch.from_numpy(logits).double(), counts, tau, allow_absent=True).numpy()
 
 
 def best_tau(logits: Array, target: LabelArray, counts: Sequence[int]) -> float:
