@@ -35,6 +35,32 @@ def watch():
     return Watch()
 
 
+EFFECTIVE_BETA = 0.9999
+SCHEMES = {
+    None: np.ones_like,
+    "balanced": lambda n: 1 / n,
+    "sqrt": lambda n: n**-0.5,
+    "effective": lambda n: (1 - EFFECTIVE_BETA) / (1 - EFFECTIVE_BETA**n),
+}
+
+
+def shifted_cross_entropy(logits, target, counts, tau=0.0, scheme=None):
+    """Weighted mean of the cross-entropy of logits shifted by the prior, and its gradient, in float64 numpy."""
+    logits, target = np.asarray(logits, np.float64), np.asarray(target)
+    n = np.asarray(counts, np.float64)
+    shares = np.exp(logits) * (n / n.sum()) ** tau
+    p = shares / shares.sum(1, keepdims=True)
+    w = SCHEMES[scheme](n)[target]
+    true = np.eye(len(n))[target]
+    return -(w * np.log(p[true > 0])).sum() / w.sum(), w[:, None] * (p - true) / w.sum()
+
+
+@pytest.fixture(scope="session")
+def prior_loss():
+    """Independent value and gradient of the loss with a class prior, when all gammas are 0."""
+    return shifted_cross_entropy
+
+
 @pytest.fixture(scope="session")
 def binary_table():
     """Breast cancer with every sixth of the malignant cases: one in ten. x, x for testing, y, y for testing."""

@@ -124,9 +124,83 @@ def test_with_all_gammas_zero_it_is_timms_loss():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_counts_give_class_weights_and_the_prior(batches, prior_loss, scheme, tau):
+    """Train one step in timm's task: its loss and the gradient of the classifier's bias are the independent ones."""
+    (images, target), counts = batches[0], [500, 40, 9]
+    torch.manual_seed(0)
+    model = create_model("test_resnet", num_classes=3)
+    task = ClassificationTask(model, criterion=create_loss(counts=counts, class_weight=scheme, tau=tau, **PLAIN))
+    result = task(images, target)
+    result["loss"].backward()
+    value, gradient = prior_loss(result["output"].detach(), target, counts, tau, scheme)
+    assert result["loss"].item() == pytest.approx(value, rel=1e-5)
+    assert model.get_classifier().bias.grad.tolist() == pytest.approx(gradient.sum(0), abs=1e-6)
+
+
+def test_class_weights_start_late(batches, tmp_path):
+    """Deferred weights: the loss of an update before 80 % of the training is unweighted."""
+    criterion = create_loss(counts=[500, 40, 9], class_weight="balanced", weight_start=0.8, **PLAIN)
+    seen: list = []
+    logits, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    criterion.register_forward_pre_hook(lambda *_: seen.append(criterion._weight_now() is not None))
+    training = Training(tmp_path, criterion)
+    training.run(batches)
+    late = [EXPECTED[epoch * UPDATES + batch // 2] >= 0.8 for epoch in range(EPOCHS) for batch in range(BATCHES)]
+    assert seen == late
+    expected = nn.functional.cross_entropy(logits, target, 1 / torch.tensor([500.0, 40, 9]))
+    torch.testing.assert_close(criterion(logits, target), expected)
+
+
+def test_positives_and_samples_of_a_multi_label_task():
+    criterion = create_loss(multi_label=True, counts=[10, 50], samples=100, class_weight="balanced", tau=1.0, **PLAIN)
+    logits, target = torch.randn(6, 2).double(), torch.randint(2, (6, 2)).double()
+    share = torch.tensor([0.1, 0.5]).double()
+    p = (logits + (share / (1 - share)).log()).sigmoid()
+    expected = -2 * ((1 - share) * target * p.log() + share * (1 - target) * (1 - p).log()).mean()
+    torch.testing.assert_close(criterion(logits, target), expected, rtol=1e-6, atol=1e-6)
+
+
+REFUSED: dict = {
+    "class_weight is 'sqrt', but counts is None": {"class_weight": "sqrt"},
+    r"tau is 1\.0, but counts is None": {"tau": 1.0},
+    "samples is 9, but counts is None": {"samples": 9},
+    "samples is None; with multi_label": {"counts": [3, 4], "multi_label": True},
+    "samples is 9; it needs multi_label": {"counts": [3, 4], "samples": 9},
+    "class_weight is 'inverse'": {"counts": [3, 4], "class_weight": "inverse"},
+    "counts is 0 for class 1": {"counts": [3, 0]},
+    "counts is 0 for every class": {"counts": [0, 0]},
+    r"counts holds 0\.5 for class 0": {"counts": [0.5, 1]},
+    "counts holds -1 for class 1": {"counts": [3, -1]},
+    r"tau is -1\.0": {"counts": [3, 4], "tau": -1.0},
+    "tau is inf": {"counts": [3, 4], "tau": float("inf")},
+    "weight_start is 0.5, but there is no weight": {"weight_start": 0.5},
+    "pos_weight is given": {
+        "counts": [3, 4],
+        "samples": 9,
+        "multi_label": True,
+        "class_weight": "balanced",
+        "pos_weight": 2.0,
+    },
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_counts_that_do_not_fit_are_refused(message):
+    with pytest.raises(ValueError, match=message):
+        create_loss(**REFUSED[message])
+
+
+def test_counts_of_other_classes_are_refused(batches):
+    task = ClassificationTask(create_model("test_resnet", num_classes=3), criterion=create_loss(counts=[1, 2], tau=1.0))
+    with pytest.raises(ValueError, match=r"logit_offset has shape \(2,\); for logits of shape \(4, 3\)"):
+        task(*batches[0])
+
+
 def test_it_is_spelt_like_timms_factory():
+    """Arguments about the class counts are ours alone."""
     ours = {p.name for p in inspect.signature(create_loss).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    assert ours <= set(inspect.signature(create_classification_loss).parameters)
+    assert ours - {"counts", "samples", "tau"} <= set(inspect.signature(create_classification_loss).parameters)
 
 
 def test_a_wrong_call_is_refused():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cyclofocal.arguments import check_at_least
+from cyclofocal.imbalance import Counts, WeightScheme
 from cyclofocal.integrations.host import require_host
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
@@ -19,11 +20,14 @@ def create_loss(
     multi_label: bool = False,
     smoothing: float = 0.0,
     soft_targets: bool = False,
-    class_weight: Tensor | Sequence[float] | None = None,
+    class_weight: WeightScheme | Tensor | Sequence[float] | None = None,
     pos_weight: Tensor | Sequence[float] | float | None = None,
+    counts: Counts | None = None,
+    samples: Counts | None = None,
+    tau: float = 0.0,
     **settings: Any,
 ) -> Loss:
-    """Create the loss with the arguments of ``timm.loss.create_classification_loss``.
+    """Create the loss with the arguments of ``timm.loss.create_classification_loss``, and from class counts.
 
     With all gammas 0 it is timm's own ``LabelSmoothingCrossEntropy``, ``SoftTargetCrossEntropy`` or, for
     ``multi_label``, ``BinaryCrossEntropy``.
@@ -32,33 +36,57 @@ def create_loss(
         multi_label: True for targets (N, C) in [0, 1], one decision per class: the sigmoid loss; else the softmax loss.
         smoothing: label smoothing in [0, 1]; not applied if ``soft_targets`` is True.
         soft_targets: True for targets of Mixup or CutMix, which already contain the smoothing.
-        class_weight: one factor per class.
+        class_weight: one factor per class; or "balanced", "sqrt" or "effective", which take them from ``counts``.
         pos_weight: factor of the positive side, one or one per class; for ``multi_label`` only.
+        counts: training images per class (C,); for ``multi_label`` the positive ones of each class.
+        samples: for ``multi_label`` with ``counts``: all training images, one number or one per class.
+        tau: >= 0; ``tau * log(prior)`` of ``counts`` is added to the logits in training (1: logit adjustment).
         settings: further arguments of :class:`cyclofocal.CyclicalFocalLoss` or, for ``multi_label``,
-            :class:`cyclofocal.BinaryCyclicalFocalLoss`: gamma_pos, gamma_neg, gamma_hc, cyclical_factor and so on.
+            :class:`cyclofocal.BinaryCyclicalFocalLoss`: gamma_pos, gamma_hc, weight_start and so on; with ``counts``
+            those of its ``from_counts`` too.
 
     Returns:
         The criterion, to be moved to the device by timm's task or with ``.to(device)``; its progress is 0, and a
         :class:`LossScheduler` sets it.
 
     Raises:
-        ValueError: pos_weight without multi_label, or a setting out of its range.
+        ValueError: pos_weight or samples without multi_label, a scheme or tau without counts, counts that are no
+            counts, or a setting out of its range.
 
     Example:
         >>> create_loss(smoothing=0.1, gamma_hc=2.0)
         CyclicalFocalLoss(gamma_pos=2.0, gamma_neg=2.0, gamma_hc=2.0, cyclical_factor=4.0)
+        >>> create_loss(class_weight="sqrt", counts=[90, 10]).weight
+        tensor([0.5000, 1.5000])
     """
     settings["label_smoothing"] = 0.0 if soft_targets else smoothing
-    settings["weight"] = _as_weight(class_weight)
-    if multi_label:
-        return BinaryCyclicalFocalLoss(pos_weight=_as_weight(pos_weight), **settings)
-    if pos_weight is not None:
+    if pos_weight is not None and not multi_label:
         raise ValueError(f"pos_weight is {pos_weight}; it needs multi_label=True; for softmax targets use class_weight")
-    return CyclicalFocalLoss(**settings)
+    scheme = class_weight if isinstance(class_weight, str) else None
+    factors = {"weight": None if isinstance(class_weight, str) else class_weight, "pos_weight": pos_weight}
+    settings |= {name: _as_weight(value) for name, value in factors.items() if value is not None}
+    _check_counts(multi_label, counts, class_weight=scheme, tau=tau or None, samples=samples)
+    if counts is None:
+        return BinaryCyclicalFocalLoss(**settings) if multi_label else CyclicalFocalLoss(**settings)
+    settings |= {"class_weight": scheme, "tau": tau}
+    if multi_label:
+        return BinaryCyclicalFocalLoss.from_counts(counts, samples, **settings)
+    return CyclicalFocalLoss.from_counts(counts, **settings)
 
 
-def _as_weight(weight: Tensor | Sequence[float] | float | None) -> Tensor | None:
-    return None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
+def _check_counts(multi_label: bool, counts: Counts | None, **needing: Any) -> None:
+    """Refuse an option that needs the counts without them, and the samples where they say nothing or are missing."""
+    for name, value in needing.items():
+        if counts is None and value is not None:
+            raise ValueError(f"{name} is {value!r}, but counts is None; give counts, the training images per class")
+    if counts is not None and multi_label and needing["samples"] is None:
+        raise ValueError("samples is None; with multi_label counts are positives: give samples, all training images")
+    if needing["samples"] is not None and not multi_label:
+        raise ValueError(f"samples is {needing['samples']!r}; it needs multi_label=True; a softmax takes counts alone")
+
+
+def _as_weight(weight: Tensor | Sequence[float] | float) -> Tensor:
+    return torch.as_tensor(weight, dtype=torch.float32)
 
 
 class LossScheduler:
