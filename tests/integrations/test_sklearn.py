@@ -39,7 +39,8 @@ def test_a_rare_class_is_learnt_in_one_cycle(binary_table):
     criterion = model[-1].net_.criterion_
     assert criterion.progress == 1
     assert criterion.eta == 1
-    torch.testing.assert_close(criterion.weight, torch.from_numpy(len(y) / 2 / np.bincount(y)))
+    share = np.bincount(y)[::-1] / len(y)
+    torch.testing.assert_close(criterion.weight, torch.from_numpy(2 * share))  # their mean is 1
     assert recall_score(y_test, model.predict(x_test), average="macro") > 0.8  # chance: 0.5
 
 
@@ -61,7 +62,75 @@ def test_weighing_rows_is_weighing_classes(binary_table):
     assert np.abs(p - plain.predict_proba(x_test)).max() > 0.01
     balanced = CyclicalFocalClassifier(class_weight="balanced", **settings).fit(x, y, np.where(y == 1, 5.0, 1.0))
     mass = np.bincount(y) * [1, 5]
-    torch.testing.assert_close(balanced.net_.criterion_.weight, torch.from_numpy(mass.sum() / 2 / mass))
+    torch.testing.assert_close(balanced.net_.criterion_.weight, torch.from_numpy(2 * mass[::-1] / mass.sum()))
+
+
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
+
+
+def _first_step(x, y, sample_weight=None, **settings):
+    """Fit for one step on all rows; return logits, labels, row weights, loss and gradient of the step."""
+    seen = []
+    forward = CyclicalFocalLoss.forward
+
+    def watched(self, logits, *args):
+        logits.retain_grad()
+        seen.append((logits, *args, forward(self, logits, *args)))
+        return seen[-1][-1]
+
+    model = CyclicalFocalClassifier((8,), max_epochs=1, batch_size=len(y), random_state=0, **PLAIN | settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CyclicalFocalLoss, "forward", watched)
+        model.fit(x, y, sample_weight)
+    logits, target, weight, loss = seen[0]
+    return logits.detach().numpy(), target.numpy(), weight.numpy(), loss.item(), logits.grad.numpy()
+
+
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_class_weights_and_prior_are_those_of_y(digits_table, prior_loss, scheme, tau):
+    x, _, y, _ = digits_table
+    logits, target, _, loss, gradient = _first_step(x, y, class_weight=scheme, tau=tau)
+    value, expected = prior_loss(logits, target, np.bincount(y), tau, scheme)
+    assert loss == pytest.approx(value)
+    np.testing.assert_allclose(gradient, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("scheme", [None, "balanced", "sqrt"])
+def test_the_prior_of_weighted_rows_is_that_of_their_weights(binary_table, prior_loss, scheme):
+    """Fractions of a row count as such; repeating every row by its weight is the independent computation."""
+    x, _, y, _ = binary_table
+    weight = np.where(np.arange(len(y)) % 3, 0.25, 1.25)
+    logits, target, rows, loss, _ = _first_step(x, y, weight, class_weight=scheme, tau=1.0)
+    times = np.int64(4 * rows)
+    counts = np.bincount(y, 4 * weight)
+    value, _ = prior_loss(logits.repeat(times, 0), target.repeat(times), counts, 1.0, scheme)
+    assert loss == pytest.approx(value)
+
+
+def test_predictions_have_the_prior_taken_out():
+    """Features that say nothing: with tau 1 the classes come out equally likely, without it as frequent as in y."""
+    x, y = np.ones((120, 1)), np.repeat([0, 1], [100, 20])
+    settings = {"max_epochs": 40, "batch_size": 120, "random_state": 0, "learning_rate": 0.05, **PLAIN}
+    for tau, share in ((0.0, 1 / 6), (1.0, 1 / 2)):
+        p = CyclicalFocalClassifier((), tau=tau, **settings).fit(x, y).predict_proba(x)
+        assert p[0, 1] == pytest.approx(share, abs=0.02)
+
+
+def test_early_stopping_judges_by_the_prior_of_training():
+    """Held-out rows have the frequencies of y: their loss falls to the entropy of these, in place of rising."""
+    x, y = np.ones((600, 1)), np.repeat([0, 1], [500, 100])
+    settings = {"max_epochs": 60, "batch_size": 600, "random_state": 0, "learning_rate": 0.05, **PLAIN}
+    model = CyclicalFocalClassifier((), tau=1.0, early_stopping=True, **settings).fit(x, y)
+    entropy = -(np.log(5 / 6) * 5 + np.log(1 / 6)) / 6
+    assert min(epoch["valid_loss"] for epoch in model.net_.history) == pytest.approx(entropy, abs=1e-3)
+
+
+def test_class_weights_start_late(binary_table, prior_loss):
+    x, _, y, _ = binary_table
+    late = CyclicalFocalClassifier(class_weight="balanced", weight_start=0.5, max_epochs=4, random_state=0)
+    assert late.fit(x, y).net_.criterion_.weight_start == 0.5
+    logits, target, _, loss, _ = _first_step(x, y, class_weight="balanced", weight_start=0.5)
+    assert loss == pytest.approx(prior_loss(logits, target, np.bincount(y))[0])
 
 
 def test_a_pipeline_and_early_stopping_take_weights(binary_table):
@@ -159,8 +228,24 @@ def test_it_says_nothing_even_where_print_is_not_the_builtin(binary_table, monke
         ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes is \(8, 0\)"),
         ({"validation_fraction": 1.0}, r"validation_fraction is 1\.0"),
         ({"gamma_hc": -1.0}, r"gamma_hc is -1\.0"),
+        ({"tau": -1.0}, r"tau is -1\.0"),
+        ({"tau": np.inf}, "tau is inf"),
+        ({"class_weight": "inverse"}, "class_weight is 'inverse'; it must be one of"),
+        ({"class_weight": "effective", "beta": 1.0}, r"beta is 1\.0"),
+        ({"weight_start": 0.8}, r"weight_start is 0\.8, but there is no weight"),
+        (
+            {"class_weight": "sqrt", "weight_start": 0.8, "early_stopping": True},
+            r"weight_start is 0\.8 and early_stopping is True",
+        ),
+        ({"class_weight": "sqrt", "weight_start": 8}, "weight_start is 8; it must lie in"),
     ],
 )
 def test_a_wrong_setting_is_refused(settings, message, binary_table):
     with pytest.raises(ValueError, match=message):
         CyclicalFocalClassifier(**settings).fit(binary_table[0], binary_table[2])
+
+
+def test_the_effective_number_of_fractions_is_refused(binary_table):
+    x, _, y, _ = binary_table
+    with pytest.raises(ValueError, match=r"sample_weight sums to \[.*\] per class, but class_weight 'effective'"):
+        CyclicalFocalClassifier(class_weight="effective").fit(x, y, np.full(len(y), 0.3))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cyclofocal.arguments import check_at_least
+from cyclofocal.imbalance import check_tau, class_weights, log_prior
 from cyclofocal.integrations.host import require_host
 from cyclofocal.losses import CyclicalFocalLoss
 
@@ -37,14 +38,20 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
     Args:
         hidden_layer_sizes: units per hidden layer; () is logistic regression.
         gamma_pos, gamma_neg, gamma_hc, cyclical_factor, label_smoothing: as in :class:`cyclofocal.CyclicalFocalLoss`.
-        class_weight: None, "balanced", or a dict from class to factor.
+        class_weight: None; "balanced", "sqrt" or "effective" as in ``cyclofocal.imbalance.class_weights``; or a dict
+            from class to factor.
+        tau: >= 0; in training, ``tau * log(prior)`` is added to the logits, the prior being that of ``y``, or of the
+            sample weights. At 1 the net learns the logits of equally likely classes (logit adjustment).
+        beta: of class_weight "effective", in [0, 1).
+        weight_start: progress in [0, 1] before which all class weights are 1 (deferred re-weighting: 0.8).
         learning_rate: learning rate of AdamW.
         weight_decay: weight decay of AdamW.
         max_epochs: epochs per ``fit``, >= 1.
         batch_size: rows per step, >= 1.
         warm_start: start from the weights of the last ``fit``, in a new cycle; the classes must be the same.
-        early_stopping: hold out a part of the rows, stop when its plain cross-entropy has not fallen for
-            ``n_iter_no_change`` epochs, and restore the best weights. Allow many epochs: the hard phase raises it.
+        early_stopping: hold out a part of the rows, stop when its plain cross-entropy (with the prior of ``tau``, as
+            these rows have the class frequencies of ``y``) has not fallen for ``n_iter_no_change`` epochs, and restore
+            the best weights. Allow many epochs: the hard phase raises it.
         validation_fraction: fraction of rows held out, in (0, 1).
         n_iter_no_change: patience in epochs.
         random_state: random seed for weights, order and held-out rows: None, int or RandomState.
@@ -75,6 +82,9 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         cyclical_factor: float = 4.0,
         label_smoothing: float = 0.0,
         class_weight: dict[Any, float] | str | None = None,
+        tau: float = 0.0,
+        beta: float = 0.9999,
+        weight_start: float = 0.0,
         learning_rate: float = 0.01,
         weight_decay: float = 1e-4,
         max_epochs: int = 50,
@@ -93,6 +103,9 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         self.cyclical_factor = cyclical_factor
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
+        self.tau = tau
+        self.beta = beta
+        self.weight_start = weight_start
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.max_epochs = max_epochs
@@ -108,7 +121,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         """Train on features (N, F) and labels (N,) of any kind.
 
         ``sample_weight`` (N,), >= 0, multiplies a row's loss and weights the mean, like ``class_weight``; a row of
-        weight 0 is left out.
+        weight 2 counts as two, in class weights and prior as well, and a row of weight 0 is left out.
         """
         self._check_settings()
         x, y, weight = self._rows(X, y, sample_weight)
@@ -124,7 +137,11 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
-        """Return probabilities (N, C), columns in the order of ``classes_``."""
+        """Return probabilities (N, C), columns in the order of ``classes_``.
+
+        They are the softmax of the trained logits. With ``tau`` the logits are those without the training prior: at 1
+        the probabilities are for equally likely classes, not for the class frequencies of ``y``.
+        """
         check_is_fitted(self)
         x = torch.tensor(validate_data(self, X, dtype=np.float64, reset=False))  # a copy: frames are read-only
         module = copy.deepcopy(self.net_.module_).cpu()  # in float64: a row's result must not depend on other rows
@@ -132,7 +149,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             return module(x).softmax(-1).numpy()
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """Return the most probable class of every row."""
+        """Return the class of the largest probability of :meth:`predict_proba`, with ``tau`` the balanced choice."""
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(1)]
 
@@ -155,6 +172,12 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             check_at_least(name, getattr(self, name))
         if not all(units >= 1 for units in self._layers()):
             raise ValueError(f"hidden_layer_sizes is {self.hidden_layer_sizes}; every layer needs at least 1 unit")
+        check_tau(self.tau)
+        if self.early_stopping and self.weight_start:
+            raise ValueError(
+                f"weight_start is {self.weight_start} and early_stopping is True, which compares losses before and"
+                " after it, and may never reach it; leave one of the two out"
+            )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction is {self.validation_fraction}; it must lie in (0, 1)")
 
@@ -165,10 +188,10 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
     def _criterion(
         self, classes: NDArray[Any], index: NDArray[np.int64], sample_weight: NDArray[np.float64]
     ) -> CyclicalFocalLoss:
+        counts = _whole(np.bincount(index, sample_weight), self.class_weight)
         weight = None
-        if self.class_weight == "balanced":
-            mass = np.bincount(index, sample_weight)
-            weight = torch.as_tensor(mass.sum() / (len(classes) * mass), dtype=torch.float64)
+        if isinstance(self.class_weight, str):
+            weight = class_weights(counts, self.class_weight, beta=self.beta)  # type: ignore[arg-type]  # it checks
         elif self.class_weight is not None:
             factors = compute_class_weight(self.class_weight, classes=classes, y=classes)
             weight = torch.as_tensor(factors, dtype=torch.float64)
@@ -179,7 +202,8 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             gamma_hc=self.gamma_hc,
             cyclical_factor=self.cyclical_factor,
             label_smoothing=self.label_smoothing,
-            reduction="none",
+            weight_start=self.weight_start,
+            logit_offset=self.tau * log_prior(counts) if self.tau else None,
         )
 
     def _module(self, features: int, classes: NDArray[Any]) -> nn.Module:
@@ -220,11 +244,25 @@ class _WeightedNet(NeuralNetClassifier):
         return super().infer(x["x"] if isinstance(x, dict) else x, **fit_params)
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:  # noqa: N803
-        target = y_true.to(self.device)
-        weight = X["sample_weight"].to(self.device)
-        rows = self.criterion_(y_pred, target)
-        mass = weight if self.criterion_.weight is None else weight * self.criterion_.weight[target]
-        return (rows * weight).sum() / mass.sum()
+        offset = self.criterion_.logit_offset
+        if not training and offset is not None:  # the criterion adds it in training only
+            y_pred = y_pred + offset
+        return self.criterion_(y_pred, y_true.to(self.device), X["sample_weight"].to(self.device))
+
+
+def _whole(mass: NDArray[Any], class_weight: Any) -> NDArray[Any]:
+    """Return the sum of sample weights per class as whole counts, scaled if they are fractions.
+
+    Only "effective" depends on more than their ratios, and it is refused.
+    """
+    if (mass == mass.round()).all():
+        return mass
+    if class_weight == "effective":
+        raise ValueError(
+            f"sample_weight sums to {mass} per class, but class_weight 'effective' counts samples; give whole weights,"
+            " or 'sqrt' or 'balanced'"
+        )
+    return np.maximum((mass / mass.max() * 2**50).round(), 1)
 
 
 def _perceptron(features: int, hidden_layer_sizes: Sequence[int], classes: int) -> nn.Sequential:
