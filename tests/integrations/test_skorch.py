@@ -9,12 +9,14 @@ from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 from cyclofocal.schedules import cyclical_eta
 
 skorch = pytest.importorskip("skorch")
+from sklearn.base import clone
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import Callback, Checkpoint, LoadInitState
 
 from cyclofocal.integrations.skorch import CyclicalFocalCallback, probabilities
 
 EPOCHS, BATCHES = 4, 5
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 EXPECTED = [cyclical_eta(step / (EPOCHS * BATCHES - 1)) for step in range(EPOCHS * BATCHES)]
 
 
@@ -105,6 +107,55 @@ def test_the_binary_net(data):
     p = net.fit(data[0], (data[1] == 0).astype(np.float32)).predict_proba(data[0])
     assert p.shape == (len(data[0]), 2)
     np.testing.assert_allclose(p[:, 1], net.forward(data[0]).sigmoid(), rtol=1e-5)
+
+
+def _from_counts(counts, **settings):
+    """Make a net whose criterion is made from the counts, by skorch itself."""
+    settings = {f"criterion__{name}": value for name, value in {"counts": counts, **PLAIN, **settings}.items()}
+    return _net(CyclicalFocalCallback(), criterion=CyclicalFocalLoss.from_counts, **settings)
+
+
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_counts_give_class_weights_and_the_prior(data, prior_loss, scheme, tau):
+    """A step of gradient descent on all rows moves the bias by the independent gradient, also of a cloned net."""
+    net = clone(_from_counts([90, 9, 30], class_weight=scheme, tau=tau)).set_params(batch_size=40, max_epochs=1)
+    net.initialize()
+    logits, bias = net.forward(data[0]), net.module_.bias.detach().clone()
+    value, gradient = prior_loss(logits, data[1], [90, 9, 30], tau, scheme)
+    net.partial_fit(*data)
+    assert net.history[-1]["train_loss"] == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(net.module_.bias.detach(), bias.numpy() - 0.1 * gradient.sum(0), atol=1e-6)
+    logits = net.forward(data[0])
+    np.testing.assert_allclose(net.predict_proba(data[0]), logits.softmax(1), rtol=1e-6)  # without the prior
+
+
+def test_class_weights_start_late(data):
+    net = _from_counts([90, 9, 30], class_weight="balanced", weight_start=0.5)
+    weighted, forward = [], CyclicalFocalLoss.forward
+
+    def watched(self, *args):
+        weighted.append(self._weight_now() is not None)
+        return forward(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CyclicalFocalLoss, "forward", watched)
+        net.fit(*data)
+    assert weighted == [step / (EPOCHS * BATCHES - 1) >= 0.5 for step in range(EPOCHS * BATCHES)]
+
+
+def test_counts_that_do_not_fit_are_refused(data):
+    for message, settings in {
+        "counts is 0 for class 1": {"counts": [9, 0, 1]},
+        r"counts holds 0\.5 for class 0": {"counts": [0.5, 1, 1]},
+        r"tau is -1\.0": {"counts": [9, 1, 1], "tau": -1.0},
+        r"logit_offset has shape \(2,\); for logits of shape \(8, 3\)": {"counts": [9, 1], "tau": 1.0},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            _from_counts(**settings).fit(*data)
+    binary = {"kind": NeuralNetBinaryClassifier, "outputs": 1, "criterion": BinaryCyclicalFocalLoss.from_counts}
+    counts = {"criterion__counts": 5, "criterion__samples": 40, "criterion__tau": 1.0}
+    with pytest.raises(ValueError, match="NeuralNetBinaryClassifier gives it logits"):
+        _net(CyclicalFocalCallback(), **binary, **counts).fit(data[0], np.float32(data[1] == 0))
 
 
 def test_a_criterion_of_another_name_is_refused_with_its_name(data):
