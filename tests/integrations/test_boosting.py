@@ -7,6 +7,7 @@ import torch
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss, binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.integrations.boosting import BoostedLoss, probabilities, sigmoid_derivatives, softmax_derivatives
 
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 STEP = 1e-3  # of the finite differences; their error is of the order of its square
 SETTINGS = [
     {"eta": eta, "gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc, "label_smoothing": smoothing}
@@ -110,6 +111,58 @@ def test_rows_are_weighted_and_the_log_loss_is_plain():
     assert loss.log_loss(scores, labels, weights) == pytest.approx(np.average(expected, weights=weights), rel=1e-12)
 
 
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_class_weights_and_prior_enter_the_derivatives(prior_loss, scheme, tau):
+    counts, labels = [500, 40, 9, 100], np.arange(12) % 4
+    scores = np.random.default_rng(0).normal(size=(12, 4))
+    loss = BoostedLoss(CyclicalFocalLoss.from_counts(counts, class_weight=scheme, tau=tau, **PLAIN), 5)
+    loss.set_round(0)
+    value, expected = prior_loss(scores, labels, counts, tau, scheme)
+    gradient, hessian = loss.derivatives(scores, labels, None)
+    mass = gradient[:, 0].sum() / expected[:, 0].sum()  # a booster sums
+    np.testing.assert_allclose(gradient, expected * mass, rtol=1e-5)
+    shifted = np.exp(scores) * np.asarray(counts) ** tau
+    p = shifted / shifted.sum(1, keepdims=True)
+    np.testing.assert_allclose(hessian * (p - np.eye(4)[labels]), gradient * p * (1 - p), rtol=1e-5)
+    if scheme is None:
+        assert loss.log_loss(scores, labels, None) == pytest.approx(value, rel=1e-6)
+
+
+def test_both_sides_of_a_binary_loss_from_counts(prior_loss):
+    scores, labels = np.linspace(-3, 3, 8), np.arange(8) % 2
+    criterion = BinaryCyclicalFocalLoss.from_counts(9, 100, class_weight="balanced", tau=1.0, **PLAIN)
+    loss = BoostedLoss(criterion, 5)
+    loss.set_round(0)
+    rows = np.stack([0 * scores, scores], 1)
+    _, expected = prior_loss(rows, labels, [91, 9], 1.0, "balanced")
+    gradient, _ = loss.derivatives(scores, labels, None)
+    np.testing.assert_allclose(gradient / gradient[0], expected[:, 1] / expected[0, 1], rtol=1e-5)
+    weights = np.array([2 * 9 / 100, 2 * 91 / 100])[labels]  # 1 / n, of mean 1
+    p = 1 / (1 + 91 / 9 * np.exp(-scores))
+    np.testing.assert_allclose(gradient, weights * (p - labels), rtol=1e-5)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_class_weights_start_late(binary):
+    settings = {"class_weight": "balanced", "weight_start": 0.5}
+    plain = BinaryCyclicalFocalLoss() if binary else CyclicalFocalLoss()
+    late = (
+        BinaryCyclicalFocalLoss.from_counts(1, 4, **settings)
+        if binary
+        else CyclicalFocalLoss.from_counts([3, 1], **settings)
+    )
+    scores, labels = np.zeros(2) if binary else np.zeros((2, 2)), np.array([0.0, 1.0])
+    found = []
+    for round_ in range(5):
+        gradients = []
+        for criterion in (plain, late):
+            loss = BoostedLoss(criterion, 5)
+            loss.set_round(round_)
+            gradients.append(loss.derivatives(scores, labels, None)[0].reshape(2, -1)[:, -1])
+        found.append(gradients[1] / gradients[0])
+    np.testing.assert_allclose(found, [[1, 1]] * 2 + [[0.5, 1.5]] * 3, rtol=1e-6)
+
+
 def test_a_round_is_taken_once_by_each_booster():
     loss, scores = BoostedLoss(BinaryCyclicalFocalLoss(), 10), np.zeros(2)
     for round_, boosters in ((0, 1), (1, 3), (2, 1)):
@@ -129,6 +182,14 @@ def test_a_wrong_call_is_refused():
         BoostedLoss(CyclicalFocalLoss(), 0)
     with pytest.raises(ValueError, match=r"probability_margin=0\.05"):
         BoostedLoss(BinaryCyclicalFocalLoss(probability_margin=0.05), 10)
+    for name in ("weight", "pos_weight", "logit_offset"):
+        with pytest.raises(ValueError, match=rf"{name} has shape \(2,\), but a booster of two classes"):
+            BoostedLoss(BinaryCyclicalFocalLoss(**{name: torch.ones(2)}), 10)
+    for name in ("weight", "logit_offset"):
+        loss = BoostedLoss(CyclicalFocalLoss(**{name: torch.ones(2)}), 10)
+        loss.set_round(0)
+        with pytest.raises(ValueError, match=rf"{name} of the loss has shape \(2,\); num_class is 3"):
+            loss.derivatives(np.zeros((2, 3)), np.zeros(2), None)
     with pytest.raises(ValueError, match=r"scores have shape \(3, 1\)"):
         probabilities(np.zeros((3, 1)))
     binary, several = BoostedLoss(BinaryCyclicalFocalLoss(), 10), BoostedLoss(CyclicalFocalLoss(), 10)

@@ -136,6 +136,51 @@ def test_gammas_0_is_lightgbms_own_loss(binary_table, digits_table, objective):
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_prior_is_a_starting_score_that_is_not_predicted(binary_table, digits_table, binary):
+    """Gammas of 0 are LightGBM's built-in objective with an init_score, which its predictions lack, and weighted rows.
+
+    Early stopping is by the built-in log loss of these.
+    """
+    x, x_test, y, y_test = binary_table if binary else digits_table
+    n = np.bincount(y)
+    log_share = np.log(n / n.sum())
+    start = np.full(len(y), log_share[1] - log_share[0]) if binary else np.tile(log_share, (len(y), 1))
+    weight = n.sum() ** 0.5 / n**0.5
+    weight *= len(n) / weight.sum()
+    own = PARAMETERS | ({"objective": "binary"} if binary else {"objective": "multiclass", "num_class": 10})
+    data = lightgbm.Dataset(x, y, weight=weight[y], init_score=start)
+    history: dict = {}
+    test = lightgbm.Dataset(x_test, y_test, reference=data, init_score=start[:1].repeat(len(y_test), 0))
+    record = lightgbm.record_evaluation(history)
+    expected = lightgbm.train(own, data, 5, valid_sets=[test], callbacks=[record]).predict(x_test, raw_score=True)
+    if binary:
+        criterion = BinaryCyclicalFocalLoss.from_counts(n[1], n.sum(), class_weight="sqrt", tau=1.0, **PLAIN)
+    else:
+        criterion = CyclicalFocalLoss.from_counts(n, class_weight="sqrt", tau=1.0, **PLAIN)
+    ours: dict = {}
+    callbacks = [lightgbm.record_evaluation(ours)]
+    booster = _train((x, x_test, y, y_test), criterion, rounds=5, callbacks=callbacks)
+    np.testing.assert_allclose(booster.predict(x_test), expected, rtol=2e-3, atol=2e-3)
+    assert ours["valid_0"]["log_loss"] == pytest.approx(next(iter(history["valid_0"].values())), rel=1e-3)
+
+
+def test_class_weights_of_its_estimator_are_weights_of_rows(binary_table):
+    x, x_test, y, _ = binary_table
+    scores = []
+    for options, weight in (({"class_weight": "balanced"}, None), ({}, len(y) / 2 / np.bincount(y)[y])):
+        loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
+        settings = PARAMETERS | {"n_estimators": ROUNDS, "metric": "None"} | options
+        estimator = lightgbm.LGBMClassifier(objective=loss.sklearn_objective, **settings)
+        scores.append(estimator.fit(x, y, weight, callbacks=[loss.callback]).predict(x_test, raw_score=True))
+    np.testing.assert_allclose(*scores)
+
+
+def test_counts_of_other_classes_are_refused(digits_table):
+    with pytest.raises(ValueError, match=r"logit_offset of the loss has shape \(2,\); num_class is 10"):
+        _train(digits_table, CyclicalFocalLoss.from_counts([9, 1], tau=1.0))
+
+
 @pytest.mark.parametrize("balance", [{"scale_pos_weight": 4.0}, {"is_unbalance": True}])
 @pytest.mark.parametrize("entry", ["train", "cv", "sklearn"])
 def test_balancing_that_would_change_nothing_is_refused(binary_table, entry, balance):

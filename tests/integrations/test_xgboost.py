@@ -143,6 +143,41 @@ def test_gammas_0_is_xgboosts_own_loss(binary_table, digits_table, objective):
     np.testing.assert_allclose(got, expected.predict(xgboost.DMatrix(table[1])), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_prior_is_a_base_margin_that_is_not_predicted(binary_table, digits_table, binary):
+    """Gammas of 0 are XGBoost's built-in objective with a base_margin in training only, and weighted rows.
+
+    Early stopping is by the built-in log loss of these.
+    """
+    x, x_test, y, y_test = binary_table if binary else digits_table
+    n = np.bincount(y)
+    log_share = np.log(n / n.sum())
+    start = np.full(len(y), log_share[1] - log_share[0]) if binary else np.tile(log_share, (len(y), 1))
+    weight = n.sum() ** 0.5 / n**0.5
+    weight *= len(n) / weight.sum()
+    own = {"max_depth": 3, "nthread": 1, "base_score": 0.5}
+    own |= {"objective": "binary:logistic"} if binary else {"objective": "multi:softprob", "num_class": 10}
+    data = xgboost.DMatrix(x, y, weight=weight[y], base_margin=start)
+    test = xgboost.DMatrix(x_test, y_test, base_margin=start[:1].repeat(len(y_test), 0))
+    history: dict = {}
+    evals = {"evals": [(test, "test")], "evals_result": history, "verbose_eval": False}
+    expected = xgboost.train(own, data, 5, **evals).predict(xgboost.DMatrix(x_test))
+    if binary:
+        criterion = BinaryCyclicalFocalLoss.from_counts(n[1], n.sum(), class_weight="sqrt", tau=1.0, **PLAIN)
+    else:
+        criterion = CyclicalFocalLoss.from_counts(n, class_weight="sqrt", tau=1.0, **PLAIN)
+    ours: dict = {}
+    table = x, x_test, y, y_test
+    booster = _train(table, criterion, rounds=5, evals_result=ours)
+    np.testing.assert_allclose(probabilities(_scores(booster, table)), expected, rtol=1e-3, atol=1e-4)
+    assert ours["test"]["log_loss"] == pytest.approx(next(iter(history["test"].values())), rel=1e-3)
+
+
+def test_counts_of_other_classes_are_refused(digits_table):
+    with pytest.raises(ValueError, match=r"logit_offset of the loss has shape \(2,\); num_class is 10"):
+        _train(digits_table, CyclicalFocalLoss.from_counts([9, 1], tau=1.0))
+
+
 @pytest.mark.parametrize("entry", ["train", "cv", "sklearn"])
 def test_balancing_that_would_change_nothing_is_refused(binary_table, entry):
     loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)

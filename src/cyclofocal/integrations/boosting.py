@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
@@ -26,6 +27,7 @@ def sigmoid_derivatives(
     alpha: float | None = None,
     pos_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    weight: float = 1.0,
 ) -> tuple[Floats, Floats]:
     r"""Compute the derivatives of :func:`cyclofocal.binary_cyclical_focal_loss` by each score.
 
@@ -41,7 +43,7 @@ def sigmoid_derivatives(
         scores: raw scores (N,).
         target: (N,), in [0, 1].
         eta: mixing weight in [0, 1].
-        gamma_pos, gamma_neg, gamma_hc, alpha, pos_weight, label_smoothing: as in the loss.
+        gamma_pos, gamma_neg, gamma_hc, alpha, pos_weight, label_smoothing, weight: as in the loss.
 
     Returns:
         Gradient (N,) and Hessian (N,), the latter positive.
@@ -53,8 +55,8 @@ def sigmoid_derivatives(
     """
     scores, target = np.asarray(scores, np.float64), np.asarray(target, np.float64)
     target = target * (1 - label_smoothing) + label_smoothing / 2
-    pos = target * pos_weight * (1.0 if alpha is None else alpha)
-    neg = (1 - target) * (1.0 if alpha is None else 1 - alpha)
+    pos = weight * target * pos_weight * (1.0 if alpha is None else alpha)
+    neg = weight * (1 - target) * (1.0 if alpha is None else 1 - alpha)
     first_pos, second_pos, fixed_pos = _side(scores, eta, gamma_pos, gamma_hc)
     first_neg, second_neg, fixed_neg = _side(-scores, eta, gamma_neg, gamma_hc)
     hessian = np.maximum(pos * second_pos + neg * second_neg, pos * fixed_pos + neg * fixed_neg)
@@ -178,8 +180,8 @@ class BoostedLoss:
     """Loss of a booster, whose progress follows the rounds.
 
     Args:
-        criterion: ``CyclicalFocalLoss()``, or ``BinaryCyclicalFocalLoss()`` for two classes; its class weights are
-            used, its reduction is not: a booster sums.
+        criterion: ``CyclicalFocalLoss()``, or ``BinaryCyclicalFocalLoss()`` for two classes, also from ``from_counts``:
+            class weights, ``weight_start`` and ``logit_offset`` are used; reduction is not: a booster sums.
         num_boost_round: number of rounds of the whole training.
 
     Raises:
@@ -192,8 +194,10 @@ class BoostedLoss:
         check_at_least("num_boost_round", num_boost_round)
         self.criterion = criterion
         self.num_boost_round = num_boost_round
-        self._settings: dict[str, Any] = criterion.gammas | {"label_smoothing": criterion.label_smoothing}
-        self._settings |= _sides(criterion) if isinstance(criterion, BinaryCyclicalFocalLoss) else _weight(criterion)
+        self._settings: dict[str, Any] = {**criterion.gammas, "label_smoothing": criterion.label_smoothing}
+        if isinstance(criterion, BinaryCyclicalFocalLoss):
+            _check_one_score(criterion)
+            self._settings["alpha"] = criterion.alpha
         self._due = 0  # boosters that have not yet computed this round's derivatives
 
     def __deepcopy__(self, memo: object) -> "BoostedLoss":
@@ -220,24 +224,42 @@ class BoostedLoss:
             raise RuntimeError(
                 "progress of this loss is never set; train with its callback too, as in callbacks=[loss.callback]"
             )
-        labels = self._labels(scores, labels)
+        labels, scores = self._labels(scores, labels), self._with_prior(scores)
         self._due -= 1
         binary = isinstance(self.criterion, BinaryCyclicalFocalLoss)
         derive = sigmoid_derivatives if binary else softmax_derivatives
-        gradient, hessian = derive(scores, labels, eta=float(self.criterion.eta), **self._settings)
+        settings = self._settings | self._class_weights()
+        gradient, hessian = derive(scores, labels, eta=float(self.criterion.eta), **settings)
         if weights is None or not weights.size:
             return gradient, hessian
         rows = weights.reshape(-1, *[1] * (gradient.ndim - 1))
         return gradient * rows, hessian * rows
 
     def log_loss(self, scores: ArrayLike, labels: ArrayLike, weights: Floats | None) -> float:
-        """Return the plain cross-entropy, weighted mean over the rows: unlike the loss, comparable between rounds."""
-        labels, scores = self._labels(scores, labels), np.asarray(scores, np.float64)
+        """Return the plain cross-entropy, weighted mean over the rows: unlike the loss, comparable between rounds.
+
+        The prior is added as in training: early stopping compares rows of the same class frequencies.
+        """
+        labels, scores = self._labels(scores, labels), self._with_prior(scores)
         if scores.ndim == 1:
             rows = labels * np.logaddexp(0, -scores) + (1 - labels) * np.logaddexp(0, scores)
         else:
             rows = -np.take_along_axis(_log_softmax(scores)[0], labels.astype(np.int64)[:, None], 1)[:, 0]
         return float(np.average(rows, weights=None if weights is None or not weights.size else weights))
+
+    def _with_prior(self, scores: ArrayLike) -> Floats:
+        """Return the scores of the training form: with the loss's logit_offset, if it has one."""
+        offset = self.criterion.logit_offset
+        scores = np.asarray(scores, np.float64)
+        return scores if offset is None else scores + _floats(offset)
+
+    def _class_weights(self) -> dict[str, Any]:
+        """Return the class weights of this round, or none before ``weight_start``."""
+        if isinstance(self.criterion, BinaryCyclicalFocalLoss):
+            weights = {name: self.criterion._weight_now(name) for name in ("weight", "pos_weight")}
+            return {name: value.item() for name, value in weights.items() if value is not None}
+        weight = self.criterion._weight_now()
+        return {} if weight is None else {"weight": _floats(weight)}
 
     def _labels(self, scores: ArrayLike, labels: ArrayLike) -> Floats:
         """Check the labels against the scores and return them as floats."""
@@ -250,20 +272,30 @@ class BoostedLoss:
             return labels
         if dims != 2:
             raise ValueError("scores has one column; set num_class, or for two classes give a BinaryCyclicalFocalLoss")
-        if not np.isin(labels, np.arange(np.shape(scores)[1])).all():
-            raise ValueError(f"labels must be whole numbers from 0 to num_class - 1 = {np.shape(scores)[1] - 1}")
+        classes = np.shape(scores)[1]
+        for name in ("weight", "logit_offset"):
+            held = getattr(self.criterion, name)
+            if held is not None and held.shape != (classes,):
+                raise ValueError(
+                    f"{name} of the loss has shape {tuple(held.shape)}; num_class is {classes}, one for each"
+                )
+        if not np.isin(labels, np.arange(classes)).all():
+            raise ValueError(f"labels must be whole numbers from 0 to num_class - 1 = {classes - 1}")
         return labels
 
 
-def _sides(criterion: BinaryCyclicalFocalLoss) -> dict[str, Any]:
-    if criterion.probability_margin or criterion.weight is not None:
-        raise ValueError(
-            f"criterion has probability_margin={criterion.probability_margin}, weight={criterion.weight}; boosting"
-            " takes neither (weigh the rows of the data set, or give pos_weight)"
-        )
-    pos_weight = criterion.pos_weight
-    return {"alpha": criterion.alpha, "pos_weight": 1.0 if pos_weight is None else pos_weight.item()}
+def _check_one_score(criterion: BinaryCyclicalFocalLoss) -> None:
+    """Refuse settings that have no meaning for one raw score per row."""
+    if criterion.probability_margin:
+        raise ValueError(f"criterion has probability_margin={criterion.probability_margin}; boosting does not take it")
+    for name in ("weight", "pos_weight", "logit_offset"):
+        held = getattr(criterion, name)
+        if held is not None and held.numel() != 1:
+            raise ValueError(
+                f"{name} has shape {tuple(held.shape)}, but a booster of two classes has one score per row: give one"
+                " number, as BinaryCyclicalFocalLoss.from_counts(positives, samples) does"
+            )
 
 
-def _weight(criterion: Loss) -> dict[str, Any]:
-    return {"weight": None if criterion.weight is None else criterion.weight.double().cpu().numpy()}
+def _floats(tensor: Tensor) -> Floats:
+    return tensor.double().cpu().numpy()

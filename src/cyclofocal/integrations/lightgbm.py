@@ -21,6 +21,10 @@ class BoosterLoss:
     ``callbacks=[loss.callback]`` and, for early stopping, ``eval_metric=loss.sklearn_metric``; it predicts raw scores
     too, which LightGBM's built-in metrics would take for probabilities.
 
+    A loss from class counts (``BinaryCyclicalFocalLoss.from_counts(positives, rows, tau=1.0)``) adds its prior to the
+    scores in objective and metric, as an ``init_score`` would (give none then); the booster
+    predicts the scores without it, which its built-in metrics see too.
+
     All gammas 0 is LightGBM's ``binary`` (with ``boost_from_average=False``) or ``multiclass``, whose factor
     C / (C - 1) on the Hessian is applied too.
 

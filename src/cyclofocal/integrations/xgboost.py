@@ -23,6 +23,10 @@ class BoosterLoss:
     For ``XGBClassifier`` give ``objective=loss.sklearn_objective, callbacks=[loss.callback]``; its ``predict``,
     ``predict_proba`` and ``eval_metric`` then work as usual.
 
+    A loss from class counts (``BinaryCyclicalFocalLoss.from_counts(positives, rows, tau=1.0)``) adds its prior to the
+    scores in objective and metric, as a ``base_margin`` would (give none then); the booster
+    predicts the scores without it, which its built-in metrics see too.
+
     All gammas 0 is XGBoost's ``binary:logistic`` or ``multi:softprob``, whose factor 2 on the Hessian is applied too.
 
     Args:
