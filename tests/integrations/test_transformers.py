@@ -86,6 +86,80 @@ def samples(kind):
     return rows
 
 
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_counts_give_class_weights_and_the_prior(tmp_path, prior_loss, scheme, tau):
+    """The loss of the Trainer's step, divided by the items, and the gradient of the classifier's bias."""
+    settings = {"class_weight": scheme, "tau": tau, "reduction": "sum", **PLAIN}
+    criterion, seen = CyclicalFocalLoss.from_counts([500, 40, 9], **settings), []
+    criterion.register_forward_hook(lambda _, args, loss: seen.append((*args[:2], loss.item())))
+    options = {"max_steps": 1, "per_device_train_batch_size": 8, "max_grad_norm": 0.0}
+    _, watch = train(tmp_path, criterion=criterion, **options)
+    logits, target, loss = seen[0]
+    value, gradient = prior_loss(logits.detach(), target, [500, 40, 9], tau, scheme)
+    weights = 1.0 if criterion.weight is None else criterion.weight[target].sum().item() / 8  # the divisor: the items
+    assert loss / 8 == pytest.approx(value * weights, rel=1e-5)
+    assert watch.gradients[0][-LABELS:].tolist() == pytest.approx(gradient.sum(0) * weights, rel=1e-5)
+    assert logits.dtype is torch.float64
+
+
+def test_class_weights_start_late(tmp_path):
+    criterion = CyclicalFocalLoss.from_counts([9, 4, 1], class_weight="sqrt", weight_start=0.5, reduction="sum")
+    weighted: list = []
+    criterion.register_forward_pre_hook(lambda *_: weighted.append(criterion._weight_now() is not None))
+    train(tmp_path, criterion=criterion, max_steps=5, gradient_accumulation_steps=2)
+    assert weighted == [step / 4 >= 0.5 for step in range(5) for _ in range(2)]
+
+
+def test_counts_of_other_labels_are_refused(tmp_path):
+    criterion = CyclicalFocalLoss.from_counts([9, 1], tau=1.0, reduction="sum")
+    with pytest.raises(ValueError, match=r"logit_offset has shape \(2,\); for logits of shape \(2, 3\)"):
+        train(tmp_path, criterion=criterion)
+
+
+class WeightedTrainer(Trainer):
+    """Take the weights of tokens out of the inputs, as the documentation says."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels, weight = inputs.pop("labels"), inputs.pop("token_weight")
+        outputs = model(**inputs)
+        loss = self.compute_loss_func(outputs, labels, num_items_in_batch, weight)
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize("kind", ["token classification", "causal language model", "sequence classification"])
+def test_weights_of_tokens_follow_the_labels(kind, tmp_path):
+    loss = TrainerLoss(CyclicalFocalLoss(reduction="sum", **PLAIN))
+    data, seen = samples(kind), []
+    for sample in data:
+        sample["token_weight"] = torch.rand(sample["labels"].shape, dtype=torch.float64)
+    arguments = TrainingArguments(
+        str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=1, remove_unused_columns=False
+    )
+    trainer = WeightedTrainer(build(kind), arguments, train_dataset=data, compute_loss_func=loss, callbacks=[loss])
+    trainer.train()
+    batch = trainer.data_collator(data)
+    logits = trainer.model.train()(**{k: v for k, v in batch.items() if k not in ("labels", "token_weight")}).logits
+    labels, weight = batch["labels"], batch["token_weight"]
+    if kind.startswith("causal"):  # a token's logits predict the next one
+        logits, labels, weight = logits[:, :-1], labels[:, 1:], weight[:, 1:]
+    for row, label, factor in zip(
+        logits.reshape(-1, logits.shape[-1]), labels.flatten(), weight.flatten(), strict=True
+    ):
+        if label != -100:
+            seen.append(-factor * (row[label] - row.exp().sum().log()))
+    ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7)
+    torch.testing.assert_close(ours, sum(seen) / 7)
+    by_sample = torch.rand(len(data), dtype=torch.float64)
+    batch["token_weight"] = by_sample
+    once = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7)
+    wide = by_sample.view(-1, *[1] * (batch["labels"].dim() - 1)).expand(batch["labels"].shape)
+    batch["token_weight"] = wide
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7), once)
+    batch["token_weight"] = torch.ones(3, 2)
+    with pytest.raises(ValueError, match=r"sample_weight has shape \(3, 2\); for labels of shape"):
+        trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7)
+
+
 class Watch(TrainerCallback):
     """Gradients before every optimiser step, and eta in every batch."""
 

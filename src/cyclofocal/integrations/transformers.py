@@ -36,14 +36,18 @@ class TrainerLoss(TrainerCallback):
     For sequence, token and image classification, multi-label classification, masked and causal language models. The
     summed loss is divided by the Trainer's ``num_items_in_batch``, the labels (other than -100) of all batches and
     processes of one optimiser step, so that gradient accumulation and several processes give the gradient of one large
-    batch; class weights do not change the divisor. Labels are shifted for models whose built-in loss does so.
+    batch; class weights and sample weights do not change the divisor. Labels are shifted for models whose built-in
+    loss does so.
 
     Progress follows from the Trainer's ``global_step`` and ``max_steps``, which its checkpoints contain. In evaluation
     the loss is plain cross-entropy, smoothed if the criterion is.
 
+    For weights of samples or tokens override ``Trainer.compute_loss``, take them out of the inputs, and call
+    ``loss(outputs, labels, num_items_in_batch, sample_weight)``.
+
     Args:
         criterion: ``CyclicalFocalLoss(reduction="sum")``, or ``BinaryCyclicalFocalLoss(reduction="sum")`` for
-            multi-label classification.
+            multi-label classification; also from class counts, ``CyclicalFocalLoss.from_counts(..., reduction="sum")``.
         shift_labels: True or False for a model that Transformers does not know; None: inferred from the model.
 
     Raises:
@@ -71,8 +75,17 @@ class TrainerLoss(TrainerCallback):
         self._model_name = "the model"
         self._watch: Any = None
 
-    def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Compute the loss of a batch; without ``num_items_in_batch`` the items of this batch are counted."""
+    def __call__(
+        self,
+        outputs: Any,
+        labels: Tensor | None,
+        num_items_in_batch: Tensor | int | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss of a batch; without ``num_items_in_batch`` the items of this batch are counted.
+
+        ``sample_weight``: factor per sample (N,), or of the shape of ``labels``; shifted with them.
+        """
         if not self._is_callback:
             raise RuntimeError(NEVER_SET)
         self._is_loss = True
@@ -80,12 +93,17 @@ class TrainerLoss(TrainerCallback):
         if labels is None:
             raise ValueError("labels is None; every batch must have a field named labels")
         logits = self._logits(outputs)
-        logits, labels = self._rows(logits, labels.to(logits.device))
+        labels = labels.to(logits.device)
+        if sample_weight is not None:
+            sample_weight = self._row_weights(sample_weight.to(logits.device), logits, labels)
+        logits, labels = self._rows(logits, labels)
         criterion = self.criterion.to(logits.device).train(torch.is_grad_enabled())
         if num_items_in_batch is None:
             num_items_in_batch = labels.ne(IGNORE_INDEX).sum()
         # Under nn.DataParallel the count comes once per device and the Trainer multiplies by the devices: hence a sum.
-        loss = criterion(logits, labels) / torch.as_tensor(num_items_in_batch, device=logits.device).sum()
+        loss = (
+            criterion(logits, labels, sample_weight) / torch.as_tensor(num_items_in_batch, device=logits.device).sum()
+        )
         if loss.requires_grad and not self._in_step:
             loss.register_hook(_refuse)  # the loss may be evaluated at any time, but not trained with
         return loss
@@ -168,6 +186,21 @@ class TrainerLoss(TrainerCallback):
         if logits.dim() > 2 and self._shifts:
             labels = F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
         return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+
+    def _row_weights(self, sample_weight: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the weights with one number per row of logits, shifted like the labels."""
+        if sample_weight.shape not in (labels.shape, labels.shape[:1]):
+            raise ValueError(
+                f"sample_weight has shape {tuple(sample_weight.shape)}; for labels of shape {tuple(labels.shape)} it"
+                f" must be that, or {tuple(labels.shape[:1])}, one per sample"
+            )
+        if isinstance(self.criterion, BinaryCyclicalFocalLoss):
+            return sample_weight
+        sample_weight = sample_weight.view(sample_weight.shape + (1,) * (labels.dim() - sample_weight.dim()))
+        sample_weight = sample_weight.expand(labels.shape)
+        if logits.dim() > 2 and self._shifts:
+            sample_weight = F.pad(sample_weight[..., 1:], (0, 1))
+        return sample_weight.reshape(-1)
 
 
 def _refuse(gradient: Tensor) -> None:
