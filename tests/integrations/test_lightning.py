@@ -23,6 +23,7 @@ QUIET = {
     "enable_model_summary": False,
     "enable_checkpointing": False,
 }
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 RANGES = {"weight_decay": (0.1, 0.8), "temperature": (0.5, 2.0), "gradient_clip_val": (0.2, 1.0)}
 
 
@@ -193,6 +194,64 @@ def test_averaged_weights_leave_the_clock_alone(tmp_path, validates):
 def test_manual_optimisation_with_its_own_count():
     module = fit(Classifier(automatic=False), CyclicalFocalCallback(total_steps=4), data=loader(4), max_epochs=2)
     assert module.seen == pytest.approx(etas(4, repeat=2), abs=1e-6)
+
+
+class Counted(Classifier):
+    """A classifier whose loss is made from counts, a hyperparameter that checkpoints contain."""
+
+    def __init__(self, counts, **settings):
+        super().__init__(CyclicalFocalLoss.from_counts(counts, **PLAIN, **settings))
+        self.save_hyperparameters()
+        self.steps, self.weighted = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.weighted.append(self.criterion._weight_now() is not None)
+        logits = self.layer(batch[0])
+        loss = self.criterion(logits, batch[1])
+        self.steps.append((logits.detach(), batch[1], loss.item()))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer):
+        self.steps[-1] += (self.layer.bias.grad.tolist(),)
+
+
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_counts_give_class_weights_and_the_prior(prior_loss, scheme, tau):
+    module = fit(Counted([500, 40, 9], class_weight=scheme, tau=tau), max_epochs=2)
+    for logits, target, loss, gradient in module.steps:
+        value, expected = prior_loss(logits, target, [500, 40, 9], tau, scheme)
+        assert loss == pytest.approx(value, rel=1e-5)
+        assert gradient == pytest.approx(expected.sum(0), abs=1e-5)
+
+
+def test_class_weights_start_late_also_after_resuming(tmp_path):
+    settings = {"class_weight": "balanced", "weight_start": 0.5, "tau": 1.0}
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=5)
+    whole = fit(Counted([9, 4, 1], **settings), max_epochs=3, enable_checkpointing=True, callbacks=[keep])
+    assert whole.weighted == [step / 14 >= 0.5 for step in range(15)]
+    resumed = fit(Counted([9, 4, 1], **settings), max_epochs=3, ckpt_path=tmp_path / "step=5.ckpt")
+    assert resumed.weighted == whole.weighted[5:]
+    torch.testing.assert_close(resumed.layer.weight, whole.layer.weight)
+    loaded = Counted.load_from_checkpoint(tmp_path / "step=15.ckpt")
+    torch.testing.assert_close(loaded.criterion.logit_offset, torch.tensor([9, 4, 1]).div(14).log())
+
+
+def test_averaged_weights_leave_the_prior_alone():
+    callbacks = pytest.importorskip("lightning.pytorch.callbacks")
+    if not hasattr(callbacks, "WeightAveraging"):
+        pytest.skip("this release of Lightning has no WeightAveraging")
+    module = Counted([9, 4, 1], class_weight="sqrt", tau=1.0)
+    before = {name: buffer.clone() for name, buffer in module.criterion.named_buffers() if "weight" in name}
+    before["logit_offset"] = module.criterion.logit_offset.clone()
+    fit(module, max_epochs=2, callbacks=[callbacks.WeightAveraging()])
+    for name, value in before.items():
+        torch.testing.assert_close(getattr(module.criterion, name), value)
+
+
+def test_counts_of_other_classes_are_refused():
+    module = Counted([9, 1], tau=1.0)
+    with pytest.raises(ValueError, match=r"logit_offset has shape \(2,\); for logits of shape \(4, 3\)"):
+        fit(module, max_epochs=1)
 
 
 class Endless(IterableDataset):
