@@ -65,6 +65,54 @@ def test_sigmoid(seed, alpha, eta, options):
     )
 
 
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_the_prior_in_a_jitted_step(prior_loss, tau):
+    """Take one step of gradient descent on all rows; the offset may be traced."""
+    generator, counts = np.random.default_rng(0), [500, 40, 9]
+    x, y = generator.normal(size=(32, 4)).astype(np.float32), generator.integers(0, 3, 32)
+    offset = tau * cyclofocal.log_prior(counts).numpy()
+
+    def loss(weights, offset):
+        return ours.cyclical_focal_loss(x @ weights, y, eta=0.5, logit_offset=offset, **PLAIN).mean()
+
+    weights = jnp.asarray(generator.normal(size=(4, 3)), jnp.float32)
+    value, gradient = prior_loss(x @ weights, y, counts, tau)
+    closed_over = jax.jit(jax.value_and_grad(lambda weights: loss(weights, offset)))(weights)
+    for found in (jax.jit(jax.value_and_grad(loss))(weights, offset), closed_over):
+        assert found[0] == pytest.approx(value, rel=1e-5)
+        np.testing.assert_allclose(weights - found[1], weights - x.T @ gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_offset_is_that_of_torch(binary):
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(2, 6, 3)).astype(np.float32), generator.integers(0, 2, (2, 6, 3))
+    offset = np.array([0.5, -2.0, 3.0], np.float32)
+    if binary:
+        rows = ours.binary_cyclical_focal_loss(logits, labels, eta=0.3, alpha=0.25, logit_offset=offset)
+        shifted, soft = torch.from_numpy(logits + offset), torch.from_numpy(labels)
+        expected = cyclofocal.binary_cyclical_focal_loss(shifted, soft, eta=0.3, alpha=0.25, reduction="none")
+    else:
+        rows = ours.cyclical_focal_loss(logits, labels[..., 0], eta=0.3, label_smoothing=0.1, logit_offset=offset)
+        shifted, index = torch.from_numpy(logits + offset).movedim(-1, 1), torch.from_numpy(labels[..., 0])
+        expected = cyclofocal.cyclical_focal_loss(shifted, index, eta=0.3, label_smoothing=0.1, reduction="none")
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_offset_that_does_not_fit_is_refused():
+    logits, labels = jnp.zeros((4, 3)), jnp.zeros((4, 3))
+    for loss in (ours.cyclical_focal_loss, ours.binary_cyclical_focal_loss):
+        with pytest.raises(ValueError, match=r"logit_offset has shape \(2,\); for logits of shape \(4, 3\)"):
+            loss(logits, labels, eta=0.5, logit_offset=np.zeros(2))
+        with pytest.raises(ValueError, match="logit_offset holds a value that is not finite"):
+            loss(logits, labels, eta=0.5, logit_offset=[0.0, -np.inf, 1.0])
+        half = logits.astype(jnp.bfloat16)
+        assert loss(half, half, eta=0.5, logit_offset=np.array([0.5, 1.0, 2.0])).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_far_out_it_stays_finite(gamma):
     logits = jnp.array([[200.0, -200, 0], [0, 0, 1e4]])

@@ -9,6 +9,7 @@ require_host("jax", "0.4.30")
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
 from jax import Array  # noqa: E402
 from jax.typing import ArrayLike  # noqa: E402
 
@@ -46,6 +47,7 @@ def cyclical_focal_loss(
     gamma_neg: float = 2.0,
     gamma_hc: float = 3.0,
     label_smoothing: float = 0.0,
+    logit_offset: ArrayLike | None = None,
 ) -> Array:
     r"""Compute the softmax loss :func:`cyclofocal.cyclical_focal_loss` of every row.
 
@@ -57,13 +59,15 @@ def cyclical_focal_loss(
         labels: class indices (...), or probabilities s (..., C).
         eta: mixing weight in [0, 1], see :func:`cyclical_eta`; may be traced.
         gamma_pos, gamma_neg, gamma_hc, label_smoothing: as in the torch loss; static, so never traced.
+        logit_offset: (C,), added to the logits; may be traced. In training ``tau * log_prior(counts).numpy()``, of
+            ``cyclofocal``, is logit adjustment.
 
     Returns:
         (...); take the mean yourself. It is computed in the dtype of logits: cast half precision to float32 before. An
         index outside [0, C) counts as no class: 0 without label smoothing.
 
     Raises:
-        TypeError: a setting other than eta is traced.
+        TypeError: a setting other than eta and logit_offset is traced.
         ValueError: a shape or a setting does not fit; an eta that is a Python number outside [0, 1].
 
     Example:
@@ -73,7 +77,7 @@ def cyclical_focal_loss(
     Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
     """
     _check(eta, gamma_pos, gamma_neg, gamma_hc, label_smoothing)
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = _shifted(logits, logit_offset), jnp.asarray(labels)
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:-1]:
         labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     if labels.shape != logits.shape:
@@ -100,6 +104,7 @@ def binary_cyclical_focal_loss(
     gamma_hc: float = 3.0,
     alpha: float | None = None,
     label_smoothing: float = 0.0,
+    logit_offset: ArrayLike | None = None,
 ) -> Array:
     """Compute the sigmoid loss :func:`cyclofocal.binary_cyclical_focal_loss` of every element.
 
@@ -108,13 +113,15 @@ def binary_cyclical_focal_loss(
         labels: the same shape, in [0, 1].
         eta: mixing weight in [0, 1], see :func:`cyclical_eta`; may be traced.
         gamma_pos, gamma_neg, gamma_hc, alpha, label_smoothing: as in the torch loss; static, so never traced.
+        logit_offset: (C,), one number per entry of the last dimension, added to the logits, as for the softmax loss;
+            ``log_prior(positives, samples=n)`` is the prior here.
 
     Returns:
         The shape of logits; take the mean yourself. It is computed in the dtype of logits: cast half precision to
         float32 before.
 
     Raises:
-        TypeError: a setting other than eta is traced.
+        TypeError: a setting other than eta and logit_offset is traced.
         ValueError: a shape or a setting does not fit; an eta that is a Python number outside [0, 1].
 
     Example:
@@ -125,7 +132,7 @@ def binary_cyclical_focal_loss(
     _check_static(alpha=alpha)
     if alpha is not None:
         check_unit_interval("alpha", alpha)
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = _shifted(logits, logit_offset), jnp.asarray(labels)
     if labels.shape != logits.shape:
         raise ValueError(f"labels has shape {labels.shape}, logits {logits.shape}; they must agree")
     labels = labels * (1 - label_smoothing) + label_smoothing / 2
@@ -148,6 +155,21 @@ def _check(eta: Any, gamma_pos: float, gamma_neg: float, gamma_hc: float, label_
     check_unit_interval("label_smoothing", label_smoothing)
     if isinstance(eta, float | int):
         check_unit_interval("eta", eta)
+
+
+def _shifted(logits: ArrayLike, logit_offset: ArrayLike | None) -> Array:
+    """Add one number per class to the logits, in their dtype."""
+    logits = jnp.asarray(logits)
+    if logit_offset is None:
+        return logits
+    if logits.ndim == 0 or np.shape(logit_offset) != logits.shape[-1:]:
+        raise ValueError(
+            f"logit_offset has shape {np.shape(logit_offset)}; for logits of shape {logits.shape} it must hold one"
+            " number for each class, the last dimension"
+        )
+    if not isinstance(logit_offset, jax.core.Tracer) and not np.isfinite(np.asarray(logit_offset)).all():
+        raise ValueError("logit_offset holds a value that is not finite; for a class without samples see allow_absent")
+    return (logits + jnp.asarray(logit_offset)).astype(jnp.result_type(logits, 0.0))
 
 
 def _power(base: Array, exponent: float) -> Array:
