@@ -22,7 +22,7 @@ EXPECTED = [
 
 
 class Training:
-    def __init__(self):
+    def __init__(self, criterion=None):
         torch.manual_seed(0)
         self.accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATION)
         generator = torch.Generator().manual_seed(1)
@@ -32,7 +32,7 @@ class Training:
         self.model, self.optimizer, self.loader = self.accelerator.prepare(
             model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(TensorDataset(*data), batch_size=4)
         )
-        self.criterion = CyclicalFocalLoss(weight=torch.ones(3))
+        self.criterion = criterion or CyclicalFocalLoss(weight=torch.ones(3))
         total_steps = EPOCHS * math.ceil(len(self.loader) / ACCUMULATION)
         self.scheduler = LossScheduler(self.accelerator, self.criterion, total_steps)
         self.seen = []
@@ -64,6 +64,36 @@ def test_a_loaded_state_continues_it(tmp_path):
     resumed.run(EPOCHS - 1)
     assert halted.seen + resumed.seen == pytest.approx(whole.seen, abs=1e-6)
     torch.testing.assert_close(resumed.model.weight, whole.model.weight)
+
+
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_counts_give_class_weights_and_the_prior(prior_loss, scheme, tau):
+    settings = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0, "class_weight": scheme, "tau": tau}
+    training = Training(CyclicalFocalLoss.from_counts([500, 40, 9], **settings))
+    x, y = next(iter(training.loader))
+    logits = training.model(x)
+    loss = training.criterion(logits, y)
+    training.accelerator.backward(loss)
+    value, gradient = prior_loss(logits.detach(), y, [500, 40, 9], tau, scheme)
+    assert loss.item() == pytest.approx(value, rel=1e-5)
+    scale = training.accelerator.gradient_accumulation_steps
+    assert training.model.bias.grad.mul(scale).tolist() == pytest.approx(gradient.sum(0), abs=1e-6)
+
+
+def test_class_weights_start_late():
+    settings = {"class_weight": "balanced", "weight_start": 0.5}
+    training, weighted = Training(CyclicalFocalLoss.from_counts([500, 40, 9], **settings)), []
+    training.criterion.register_forward_pre_hook(
+        lambda criterion, _: weighted.append(criterion._weight_now() is not None)
+    )
+    training.run(EPOCHS)
+    done = [epoch * STEPS + batch // ACCUMULATION for epoch in range(EPOCHS) for batch in range(BATCHES)]
+    assert weighted == [step / (EPOCHS * STEPS - 1) >= 0.5 for step in done]
+
+
+def test_counts_of_other_classes_are_refused():
+    with pytest.raises(ValueError, match=r"logit_offset has shape \(2,\); for logits of shape \(4, 3\)"):
+        Training(CyclicalFocalLoss.from_counts([9, 1], tau=1.0)).run(1)
 
 
 def test_a_scheduler_that_is_never_stepped_warns():
