@@ -19,6 +19,7 @@ from cyclofocal.integrations.keras import (
 )
 
 EPOCHS, BATCHES = 4, 5
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 SETTINGS = [
     {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "gamma_hc": gamma_hc, "label_smoothing": smoothing}
     for gamma_pos, gamma_neg, gamma_hc in ((0.0, 0.0, 0.0), (2.0, 2.0, 3.0), (0.5, 4.0, 2.0))
@@ -204,6 +205,85 @@ def test_class_weights_of_fit_are_those_of_torch(data):
     assert seen.losses == pytest.approx([expected.item()], rel=1e-5)
 
 
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_counts_give_class_weights_and_the_prior(data, prior_loss, scheme, tau):
+    """Train one step on all rows: loss and step of the bias; evaluation has the weights, but not the prior."""
+    loss = CyclicalFocalLoss.from_counts([500, 40, 9], class_weight=scheme, tau=tau, **PLAIN)
+    still, _ = _fit(data, keras.optimizers.SGD(0.0), CyclicalFocalLoss(), epochs=1)
+    logits = keras.ops.convert_to_numpy(still(data[0]))
+    value, gradient = prior_loss(logits, data[1], [500, 40, 9], tau, scheme)
+    model, seen = _fit(data, loss=loss, epochs=1, batch_size=len(data[1]))
+    assert seen.losses == pytest.approx([value], rel=1e-5)
+    np.testing.assert_allclose(model.get_weights()[1], -0.1 * gradient.sum(0), atol=1e-6)
+    trained = keras.ops.convert_to_numpy(model(data[0]))
+    plain = prior_loss(trained, data[1], [500, 40, 9], 0.0, scheme)[0]
+    assert model.evaluate(*data, batch_size=64, verbose=0, return_dict=True)["loss"] == pytest.approx(plain, rel=1e-5)
+
+
+def test_class_weights_start_late(data):
+    """Use a learning rate of 0; the mean over an epoch's batches is known."""
+    loss = CyclicalFocalLoss.from_counts([500, 40, 9], class_weight="sqrt", weight_start=0.5, **PLAIN)
+    model, seen = _fit(data, keras.optimizers.SGD(0.0), loss)
+    logits = torch.from_numpy(keras.ops.convert_to_numpy(model(data[0])).copy())
+    values, target = [], torch.from_numpy(data[1])
+    for step in range(EPOCHS * BATCHES):
+        rows = slice(8 * (step % BATCHES), 8 * (step % BATCHES) + 8)
+        weight = 1 / torch.tensor([500.0, 40, 9]).sqrt() if step / (EPOCHS * BATCHES - 1) >= 0.5 else None
+        values.append(torch.nn.functional.cross_entropy(logits[rows], target[rows], weight).item())
+    means = [np.mean(values[step - step % BATCHES : step + 1]) for step in range(len(values))]
+    assert seen.losses == pytest.approx(means, rel=1e-4)
+
+
+def test_weights_of_rows_and_classes_multiply(data):
+    loss = CyclicalFocalLoss(weight=[0.5, 1.0, 4.0], ignore_class=1, **PLAIN)
+    loss.set_progress(0.5)
+    generator = np.random.default_rng(0)
+    logits, target = generator.normal(size=(6, 3)).astype(np.float32), np.array([0, 1, 2, 0, 1, 2])
+    rows = generator.uniform(0.5, 2, 6).astype(np.float32)
+    log_p = torch.from_numpy(logits).log_softmax(1).numpy()[np.arange(6), target]
+    factors = rows * np.array([0.5, 0.0, 4.0])[target]
+    assert float(loss(target, logits, rows)) == pytest.approx(-(factors * log_p).sum() / factors.sum(), rel=1e-5)
+
+
+def test_positives_and_samples_give_the_binary_loss(data):
+    settings = {"class_weight": "balanced", "tau": 1.0, **PLAIN}
+    loss = BinaryCyclicalFocalLoss.from_counts([9, 40, 50], 100, **settings)
+    target = np.eye(3, dtype=np.float32)[data[1]]
+    model, seen = _fit((data[0], target), keras.optimizers.SGD(0.0), loss, epochs=1, batch_size=len(target))
+    logits = keras.ops.convert_to_numpy(model(data[0])).astype(np.float64)
+    share = np.array([0.09, 0.4, 0.5])
+    p = 1 / (1 + (1 - share) / share * np.exp(-logits))
+    rows = 2 * (1 - share) * target * np.log(p) + 2 * share * (1 - target) * np.log(1 - p)
+    assert seen.losses == pytest.approx([-rows.mean()], rel=1e-5)
+
+
+REFUSED: dict = {
+    "counts is 0 for class 1": {"counts": [9, 0]},
+    r"counts holds 0\.5 for class 0": {"counts": [0.5, 1]},
+    "class_weight is 'inverse'": {"counts": [9, 1], "class_weight": "inverse"},
+    r"tau is -1\.0": {"counts": [9, 1], "tau": -1.0},
+    r"weight_start is 0\.8, but there is no class weight": {"counts": [9, 1], "weight_start": 0.8},
+    "weight_start is 8; it must lie": {"counts": [9, 1], "class_weight": "sqrt", "weight_start": 8},
+    r"pos_weight is \[2\]; a softmax has no positive side": {"counts": [9, 1], "pos_weight": [2]},
+    r"logit_offset is \[1, inf\]": {"counts": [9, 1], "logit_offset": [1, np.inf]},
+    "weight is 2; it must hold one finite number per class": {"counts": [9, 1], "weight": 2},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_counts_that_do_not_fit_are_refused(message):
+    with pytest.raises(ValueError, match=message):
+        CyclicalFocalLoss.from_counts(**REFUSED[message])
+
+
+@pytest.mark.parametrize("settings", [{"tau": 1.0}, {"class_weight": "sqrt"}])
+def test_counts_of_other_classes_are_refused(data, settings):
+    with pytest.raises(ValueError, match=r"holds 2 numbers for logits of 3 classes"):
+        _fit(data, loss=CyclicalFocalLoss.from_counts([9, 1], **settings))
+    with pytest.raises(ValueError, match=r"holds 2 numbers for logits of 3 classes"):
+        _fit((data[0], np.eye(3)[data[1]]), loss=BinaryCyclicalFocalLoss.from_counts([9, 1], 10, **settings))
+
+
 @pytest.mark.parametrize("steps", [2, 5])
 def test_every_step_of_an_execution_has_its_eta(data, steps):
     generator = np.random.default_rng(0)
@@ -246,6 +326,8 @@ def test_settings_survive_a_configuration():
     for loss in (
         CyclicalFocalLoss(gamma_hc=2.0, cyclical_factor=2.0, ignore_class=255),
         BinaryCyclicalFocalLoss(alpha=0.25),
+        CyclicalFocalLoss.from_counts([9, 1], class_weight="sqrt", tau=1.0, weight_start=0.8),
+        BinaryCyclicalFocalLoss.from_counts([9, 1], 10, class_weight="sqrt", tau=1.0),
     ):
         again = keras.losses.deserialize(keras.losses.serialize(loss))
         assert type(again) is type(loss)

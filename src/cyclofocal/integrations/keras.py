@@ -3,7 +3,11 @@
 import functools
 from typing import Any
 
+import numpy as np
+
+from cyclofocal import losses as torch_losses
 from cyclofocal.arguments import check_gammas, check_unit_interval
+from cyclofocal.imbalance import Counts, WeightScheme
 from cyclofocal.integrations.host import require_host
 from cyclofocal.schedules import cyclical_eta
 
@@ -35,11 +39,14 @@ class Clock(keras.metrics.Metric):
 
     def schedule(self) -> Any:
         """Return eta of the next step by :func:`cyclofocal.schedules.cyclical_eta`; exact at progress 0 and 1."""
-        factor = self.cyclical_factor
-        progress = ops.minimum(ops.convert_to_tensor(self.step) / ops.convert_to_tensor(self.last), 1)
+        factor, progress = self.cyclical_factor, self.progress()
         falling = 1 - factor * progress
         rising = ops.maximum(1 - (1 - progress) * (factor / max(factor - 1, 1e-9)), 0)
         return ops.where(falling >= 0, falling, rising)
+
+    def progress(self) -> Any:
+        """Return the fraction of training done at the next step."""
+        return ops.minimum(ops.convert_to_tensor(self.step) / ops.convert_to_tensor(self.last), 1)
 
     def move(self, step: float, last: float, pace: float) -> None:
         """Set the clock for training step ``step``, counted from 0, where ``last`` is the last one."""
@@ -67,6 +74,8 @@ class Clock(keras.metrics.Metric):
         return super().get_config() | {"cyclical_factor": self.cyclical_factor}
 
 
+ROUNDING = 1e-6
+"""Tolerance of a comparison with the progress, which is float32."""
 LARGEST_EXACT = {"bfloat16": 256, "float16": 2048}
 """Largest number up to which a half-precision dtype holds every whole number."""
 MISSING_CALLBACK = (
@@ -86,11 +95,18 @@ class _Clocked(keras.losses.Loss):
         gamma_hc: float = 3.0,
         cyclical_factor: float = 4.0,
         label_smoothing: float = 0.0,
+        weight: Any = None,
+        pos_weight: Any = None,
+        weight_start: float = 0.0,
+        logit_offset: Any = None,
         reduction: str = "mean_with_sample_weight",
         **options: Any,
     ) -> None:
         check_gammas(gamma_pos, gamma_neg, gamma_hc)
         check_unit_interval("label_smoothing", label_smoothing)
+        check_unit_interval("weight_start", weight_start)
+        if weight_start and weight is None and pos_weight is None:
+            raise ValueError(f"weight_start is {weight_start}, but there is no class weight that could start")
         cyclical_eta(0.0, cyclical_factor)  # raises if it does not fit
         super().__init__(reduction=reduction, **options)
         self.gamma_pos = gamma_pos
@@ -98,6 +114,10 @@ class _Clocked(keras.losses.Loss):
         self.gamma_hc = gamma_hc
         self.cyclical_factor = cyclical_factor
         self.label_smoothing = label_smoothing
+        self.weight = _per_class("weight", weight)
+        self.pos_weight = _per_class("pos_weight", pos_weight)
+        self.weight_start = weight_start
+        self.logit_offset = _per_class("logit_offset", logit_offset)
         self.clock = Clock(cyclical_factor=cyclical_factor)
         self.is_set = False
 
@@ -108,7 +128,8 @@ class _Clocked(keras.losses.Loss):
         self.is_set = True
 
     def get_config(self) -> dict[str, Any]:
-        names = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
+        names = ["gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing"]
+        names += ["weight", "weight_start", "logit_offset"]
         return super().get_config() | {name: getattr(self, name) for name in names}
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -124,6 +145,23 @@ class _Clocked(keras.losses.Loss):
         """Return the factor in training, otherwise 1."""
         return ops.where(ops.convert_to_tensor(self.clock.trains) > 0, factor, 1.0)
 
+    def _shift(self, y_pred: Any) -> Any:
+        """Add ``logit_offset`` in training."""
+        if self.logit_offset is None:
+            return y_pred
+        _check_classes("logit_offset", self.logit_offset, y_pred)
+        offset = ops.convert_to_tensor(self.logit_offset, dtype=self.dtype)
+        return y_pred + ops.where(ops.convert_to_tensor(self.clock.trains) > 0, offset, 0.0)
+
+    def _weight_now(self, name: str, y_pred: Any) -> Any:
+        """Return the numbers of this name, one per class: 1 without them and before ``weight_start``."""
+        numbers = getattr(self, name)
+        if numbers is None:
+            return 1.0
+        _check_classes(name, numbers, y_pred)
+        weight = ops.convert_to_tensor(numbers, dtype=self.dtype)
+        return ops.where(self.clock.progress() >= self.weight_start - ROUNDING, weight, 1.0)
+
     def _check_set(self) -> None:
         """Raise if progress was never set; a compiled step of the jax backend could not raise later."""
         if not self.is_set:
@@ -137,11 +175,14 @@ class CyclicalFocalLoss(_Clocked):
     ``model.compile(loss=loss, metrics=[loss.clock, ...])`` and ``fit(callbacks=[CyclicalFocalCallback(loss)])``. In
     validation and after training it is plain cross-entropy, with the same smoothing.
 
-    Give class weights as ``fit(class_weight=...)``, weights of rows or pixels as ``sample_weight``; the mean is
-    weighted as in torch, unlike Keras' default.
+    Give class weights here or, fixed ones, as ``fit(class_weight=...)``, weights of rows or pixels as
+    ``sample_weight``; the mean is weighted as in torch, unlike Keras' default.
 
     Args:
         ignore_class: label of the rows to ignore, such as 255, or None.
+        weight: class weights (C,): factors of the rows, for soft labels their mean over the labels.
+        weight_start: progress in [0, 1] before which all class weights are 1 (deferred re-weighting: 0.8).
+        logit_offset: (C,), added to the logits in training only; :meth:`from_counts` makes it from the counts.
         gamma_pos, gamma_neg, gamma_hc, cyclical_factor, label_smoothing: as in :class:`cyclofocal.CyclicalFocalLoss`.
         reduction, options: as in a Keras loss; options are ``name`` and ``dtype``.
 
@@ -162,8 +203,31 @@ class CyclicalFocalLoss(_Clocked):
     """
 
     def __init__(self, *, ignore_class: int | None = None, **settings: Any) -> None:
+        if settings.get("pos_weight") is not None:
+            raise ValueError(f"pos_weight is {settings['pos_weight']}; a softmax has no positive side: give weight")
         super().__init__(**settings)
         self.ignore_class = ignore_class
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Counts,
+        *,
+        class_weight: WeightScheme | None = None,
+        tau: float = 0.0,
+        beta: float = 0.9999,
+        allow_absent: bool = False,
+        **settings: Any,
+    ) -> "CyclicalFocalLoss":
+        """Make the loss from the training samples per class, as :meth:`cyclofocal.CyclicalFocalLoss.from_counts` does.
+
+        Example:
+            >>> loss = CyclicalFocalLoss.from_counts([90, 10], class_weight="sqrt", tau=1.0)
+            >>> loss.weight, [round(offset, 2) for offset in loss.logit_offset]
+            ([0.5, 1.5], [-0.11, -2.3])
+        """
+        prior: dict[str, Any] = {"class_weight": class_weight, "tau": tau, "beta": beta, "allow_absent": allow_absent}
+        return cls(**settings, **_made_from(torch_losses.CyclicalFocalLoss.from_counts(counts, **prior)))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"ignore_class": self.ignore_class}
@@ -173,7 +237,11 @@ class CyclicalFocalLoss(_Clocked):
             seen = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
             seen = _expand(seen, y_pred)
             sample_weight = seen if sample_weight is None else seen * _expand(sample_weight, y_pred)
-        return super().__call__(self._distribution(y_true, y_pred), y_pred, sample_weight)
+        y_true = self._distribution(y_true, y_pred)
+        if self.weight is not None:
+            rows = ops.sum(y_true * self._weight_now("weight", y_pred), -1)
+            sample_weight = rows if sample_weight is None else rows * _expand(sample_weight, y_pred)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def _distribution(self, y_true: Any, y_pred: Any) -> Any:
         """Return one-hot labels, made before Keras casts labels to the dtype of the loss, which may round an index."""
@@ -191,7 +259,7 @@ class CyclicalFocalLoss(_Clocked):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         self._check_set()
         classes = y_pred.shape[-1]
-        log_p = ops.log_softmax(y_pred, axis=-1)
+        log_p = ops.log_softmax(self._shift(y_pred), axis=-1)
         least = -6e4 if self.dtype == "float16" else -3e38
         finite = ops.maximum(log_p, least)  # a class may be masked with -inf: 0 * log 0 is 0
         log_p = ops.where(y_true == 0, finite, log_p)
@@ -210,6 +278,7 @@ class BinaryCyclicalFocalLoss(_Clocked):
 
     Args:
         alpha: None, or the share in [0, 1] of the positive side.
+        weight, pos_weight: factors of each label and of its positive side (C,).
         settings: as in :class:`CyclicalFocalLoss`.
 
     Shape: logits (N, ..., C), labels of the same shape in [0, 1], or (N, ...) for one logit.
@@ -232,8 +301,27 @@ class BinaryCyclicalFocalLoss(_Clocked):
         super().__init__(**settings)
         self.alpha = alpha
 
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Counts,
+        samples: Counts,
+        *,
+        class_weight: WeightScheme | None = None,
+        tau: float = 0.0,
+        beta: float = 0.9999,
+        allow_absent: bool = False,
+        **settings: Any,
+    ) -> "BinaryCyclicalFocalLoss":
+        """Make the loss from the positives of every label (C,) and the samples.
+
+        See :meth:`cyclofocal.BinaryCyclicalFocalLoss.from_counts`.
+        """
+        prior: dict[str, Any] = {"class_weight": class_weight, "tau": tau, "beta": beta, "allow_absent": allow_absent}
+        return cls(**settings, **_made_from(torch_losses.BinaryCyclicalFocalLoss.from_counts(counts, samples, **prior)))
+
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"alpha": self.alpha}
+        return super().get_config() | {"alpha": self.alpha, "pos_weight": self.pos_weight}
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         self._check_set()
@@ -241,12 +329,14 @@ class BinaryCyclicalFocalLoss(_Clocked):
             y_true = ops.expand_dims(y_true, -1)
         if len(y_true.shape) != len(y_pred.shape) or y_true.shape[1:] != y_pred.shape[1:]:
             raise ValueError(f"labels have shape {tuple(y_true.shape)}, logits {tuple(y_pred.shape)}; they must agree")
-        y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / 2
+        y_true, y_pred = y_true * (1 - self.label_smoothing) + self.label_smoothing / 2, self._shift(y_pred)
         log_p, log_not_p = ops.log_sigmoid(y_pred), ops.log_sigmoid(-y_pred)
         pos = self._weigh(ops.exp(self.gamma_pos * log_not_p), (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
         neg = self._weigh(ops.exp(self.gamma_neg * log_p), (1 + ops.exp(log_not_p)) ** self.gamma_hc) * log_not_p
         side_pos, side_neg = (1.0, 1.0) if self.alpha is None else map(self._in_training, (self.alpha, 1 - self.alpha))
-        return -ops.mean(side_pos * y_true * pos + side_neg * (1 - y_true) * neg, axis=-1)
+        side_pos = side_pos * self._weight_now("pos_weight", y_pred)
+        rows = side_pos * y_true * pos + side_neg * (1 - y_true) * neg
+        return -ops.mean(self._weight_now("weight", y_pred) * rows, axis=-1)
 
 
 class CyclicalFocalCallback(keras.callbacks.Callback):
@@ -312,6 +402,29 @@ class CyclicalFocalCallback(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         _ = self.model  # see _register
         self.loss.clock.trains.assign(0)
+
+
+def _per_class(name: str, numbers: Any) -> list[float] | None:
+    """Return one number per class as a list, which a configuration can hold."""
+    if numbers is None:
+        return None
+    values = np.asarray(numbers, np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError(f"{name} is {numbers}; it must hold one finite number per class, (C,)")
+    return [float(value) for value in values]
+
+
+def _check_classes(name: str, numbers: list[float], y_pred: Any) -> None:
+    if len(numbers) != y_pred.shape[-1]:
+        raise ValueError(
+            f"{name} holds {len(numbers)} numbers for logits of {y_pred.shape[-1]} classes; it must hold one per class"
+        )
+
+
+def _made_from(loss: torch_losses.CyclicalFocalLoss | torch_losses.BinaryCyclicalFocalLoss) -> dict[str, Any]:
+    """Return class weights and offset of a torch loss as settings."""
+    names = ("weight", "pos_weight", "logit_offset")
+    return {name: value.tolist() for name, value in loss.named_buffers() if name in names}
 
 
 def _expand(weight: Any, y_pred: Any) -> Any:
