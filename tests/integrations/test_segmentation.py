@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cyclofocal import CyclicalFocalLoss
+from cyclofocal import CyclicalFocalLoss, class_counts
 from cyclofocal.schedules import cyclical_eta
 
 IGNORE, STEPS = 255, 40
@@ -106,6 +106,43 @@ def test_eta_under_accumulation_and_after_loading_a_state(masks):
     resumed.load_state_dict(halted.state_dict())
     train(resumed, range(4, 10))
     assert seen == pytest.approx([cyclical_eta(batch // 2 / 4) for batch in range(10)], abs=1e-6)
+
+
+@pytest.mark.parametrize(("scheme", "tau"), [(None, 1.0), ("balanced", 0.0), ("sqrt", 0.5), ("effective", 1.0)])
+def test_pixels_of_a_loader_give_class_weights_and_the_prior(masks, prior_loss, scheme, tau):
+    """The loss of a network's batch is the independent one of its pixels, and so is the gradient of its last bias."""
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    images, target = masks
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, target), batch_size=48)
+    counts = class_counts((target for _, target in loader), 3, ignore_index=IGNORE)
+    assert counts.tolist() == [int((target == c).sum()) for c in range(3)]
+    options = {"encoder_weights": None, "encoder_depth": 3, "decoder_channels": (16, 8, 8), "in_channels": 1}
+    network = smp.Unet("mobilenet_v2", classes=3, **options)
+    settings = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0, "ignore_index": IGNORE}
+    criterion = CyclicalFocalLoss.from_counts(counts, class_weight=scheme, tau=tau, **settings)
+    logits = network(images[:4])
+    loss = criterion(logits, target[:4])
+    loss.backward()
+    seen = target[:4] != IGNORE
+    rows = logits.detach().movedim(1, -1)[seen]
+    value, gradient = prior_loss(rows, target[:4][seen], counts, tau, scheme)
+    assert loss.item() == pytest.approx(value, rel=1e-4)
+    bias = network.segmentation_head[0].bias.grad
+    assert bias.tolist() == pytest.approx(gradient.sum(0), abs=1e-5)
+
+
+def test_a_rare_class_is_segmented_with_the_prior_taken_out(masks):
+    networks = pytest.importorskip("monai.networks.nets")
+    images, target = masks
+    counts = class_counts(target, 3, ignore_index=IGNORE)
+    torch.manual_seed(0)
+    network = networks.UNet(spatial_dims=2, in_channels=1, out_channels=3, channels=(8, 16, 32), strides=(2, 2))
+    settings = {"class_weight": "sqrt", "weight_start": 0.8, "ignore_index": IGNORE, "total_steps": STEPS}
+    criterion = CyclicalFocalLoss.from_counts(counts, tau=1.0, **settings)
+    _, predicted = _train(network, images, target, criterion, lambda *_: 0)
+    recalls = [((predicted == c) & (target[64:] == c)).sum() / (target[64:] == c).sum() for c in range(3)]
+    assert sum(recalls) / 3 > 0.6  # chance: 0.33
+    assert criterion.progress == 1
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 3, 4, 6, 8)])
