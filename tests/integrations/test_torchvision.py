@@ -63,6 +63,22 @@ def test_at_eta_0_it_is_torchvisions_own(kind, scenes):
 
 
 @pytest.mark.parametrize("kind", [RetinaNet, FCOS])
+def test_the_prior_is_a_bias_of_the_head_in_training(kind, scenes):
+    """Torchvision's loss of a head whose bias contains the prior is the loss with that logit_offset."""
+    own = _detector(kind).double()
+    swapped = copy.deepcopy(own)
+    criterion = BinaryCyclicalFocalLoss.from_counts([9, 2, 30], 100, tau=0.5, alpha=0.25, reduction="sum")
+    criterion.set_progress(0.25)
+    swap_loss(swapped, criterion)
+    share = torch.tensor([0.09, 0.02, 0.3]).double()
+    with torch.no_grad():
+        own.head.classification_head.cls_logits.bias.view(-1, 3).add_(0.5 * (share / (1 - share)).log())
+    losses = swapped(*scenes)
+    for name, value in own(*scenes).items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [RetinaNet, FCOS])
 def test_the_clock_moves_the_classification_loss_alone(kind, scenes):
     model, criterion = _detector(kind).double(), _criterion(0.25)
     swap_loss(model, criterion)
