@@ -66,7 +66,7 @@ class CyclicalFocalCallback(Callback):
                 f" initialize_criterion set that attribute{' in place of ' if losses else ''}{', '.join(losses)}"
             )
         check_criterion(net.criterion_)
-        if isinstance(net, NeuralNetBinaryClassifier) and net.criterion_.logit_offset is not None:
+        if isinstance(net, NeuralNetBinaryClassifier) and getattr(net.criterion_, "logit_offset", None) is not None:
             raise ValueError(
                 "criterion has a logit_offset (tau), but NeuralNetBinaryClassifier gives it logits (N,) without a class"
                 " dimension; use NeuralNetClassifier, two outputs and CyclicalFocalLoss.from_counts"
