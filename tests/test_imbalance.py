@@ -124,6 +124,16 @@ def test_sigmoid_offset_is_per_last_dimension(backend, reduction):
     _assert_equal(ours, binary_cyclical_focal_loss(logits + offset, target, **call), logits)
 
 
+def test_a_single_offset_is_for_logits_of_one_label():
+    logits, target = torch.randn(5), torch.rand(5)
+    for z in (logits, logits.unsqueeze(1)):
+        t = target.view(z.shape)
+        ours = binary_cyclical_focal_loss(z, t, logit_offset=torch.tensor([-2.0]), **SETTINGS)
+        torch.testing.assert_close(ours, binary_cyclical_focal_loss(z - 2.0, t, **SETTINGS))
+    criterion = BinaryCyclicalFocalLoss.from_counts([10], 100, tau=1.0)
+    assert criterion(logits, target).isfinite()
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_offset_of_the_linear_form(backend, reduction, with_bias):

@@ -260,14 +260,16 @@ def add_offset(logits: Tensor, offset: Tensor, class_dim: int) -> Tensor:
     check_logits_dtype("logits", logits)
     _check_floating("logit_offset", offset)
     _check_device(logits, logit_offset=offset)
-    if logits.dim() == 0 or offset.shape != (logits.shape[class_dim],):
+    single = class_dim == -1 and offset.shape == (1,)  # one label, for which the logits may lack a dimension
+    if not single and (logits.dim() == 0 or offset.shape != (logits.shape[class_dim],)):
         raise ValueError(
             f"logit_offset has shape {tuple(offset.shape)}; for logits of shape {tuple(logits.shape)} it must hold one"
             f" number for each class, dimension {class_dim}"
         )
     dtype = compute_dtype(logits.dtype)
-    after = logits.dim() - 1 - class_dim % logits.dim()
-    return logits.to(dtype) + offset.to(dtype).view((-1,) + (1,) * after)
+    if class_dim >= 0:
+        offset = offset.view((-1,) + (1,) * (logits.dim() - 1 - class_dim))
+    return logits.to(dtype) + (offset[0] if single else offset).to(dtype)
 
 
 def check_sample_weight(sample_weight: Tensor, device: torch.device, shape: tuple[int, ...]) -> Tensor:

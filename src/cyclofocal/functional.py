@@ -150,8 +150,8 @@ def binary_cyclical_focal_loss(
             negatives drop out (ASL: 0.05).
         reduction: "mean" over all elements, "sum" or "none".
         label_smoothing: e in [0, 1]; y becomes y * (1 - e) + e / 2.
-        logit_offset: (C,), one number per entry of the last dimension, added to the logits: tau times
-            ``imbalance.log_prior(positives, samples=n)`` is logit adjustment.
+        logit_offset: (C,), one number per entry of the last dimension, or a single one (1,), added to the logits:
+            tau times ``imbalance.log_prior(positives, samples=n)`` is logit adjustment.
         sample_weight: factor per sample (N,), or of the logits' shape; the mean is divided by the sum of the weights
             of all elements.
 

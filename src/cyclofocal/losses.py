@@ -57,8 +57,8 @@ class _Loss(Clocked):
     def _offset_now(self) -> Tensor | None:
         return self._buffers["logit_offset"] if self._in_training_form() else None
 
-    def _weight_now(self, name: str = "weight") -> Tensor | None:
-        """Return a weight as it is at the present progress: None or ones before ``weight_start``."""
+    def weight_now(self, name: str = "weight") -> Tensor | None:
+        """Return a weight as it applies at the present progress: None, or ones, before ``weight_start``."""
         weight = self._buffers[name]
         if weight is None or not self.weight_start:
             return weight
@@ -224,7 +224,7 @@ class CyclicalFocalLoss(_Loss):
         loss = functional.cyclical_focal_loss(
             logits,
             target,
-            self._weight_now(),
+            self.weight_now(),
             eta=eta,
             **self._gammas_now(),
             ignore_index=self.ignore_index,
@@ -345,10 +345,10 @@ class BinaryCyclicalFocalLoss(_Loss):
         loss = functional.binary_cyclical_focal_loss(
             logits,
             target,
-            self._weight_now(),
+            self.weight_now(),
             eta=eta,
             **self._gammas_now(),
-            pos_weight=self._weight_now("pos_weight"),
+            pos_weight=self.weight_now("pos_weight"),
             alpha=self.alpha if training_form else None,
             probability_margin=self.probability_margin if training_form else 0.0,
             reduction=self.reduction,

@@ -84,7 +84,7 @@ def test_class_weights_start_late():
     settings = {"class_weight": "balanced", "weight_start": 0.5}
     training, weighted = Training(CyclicalFocalLoss.from_counts([500, 40, 9], **settings)), []
     training.criterion.register_forward_pre_hook(
-        lambda criterion, _: weighted.append(criterion._weight_now() is not None)
+        lambda criterion, _: weighted.append(criterion.weight_now() is not None)
     )
     training.run(EPOCHS)
     done = [epoch * STEPS + batch // ACCUMULATION for epoch in range(EPOCHS) for batch in range(BATCHES)]

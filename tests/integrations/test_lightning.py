@@ -205,7 +205,7 @@ class Counted(Classifier):
         self.steps, self.weighted = [], []
 
     def training_step(self, batch, batch_idx):
-        self.weighted.append(self.criterion._weight_now() is not None)
+        self.weighted.append(self.criterion.weight_now() is not None)
         logits = self.layer(batch[0])
         loss = self.criterion(logits, batch[1])
         self.steps.append((logits.detach(), batch[1], loss.item()))

@@ -134,7 +134,7 @@ def test_class_weights_start_late(data):
     weighted, forward = [], CyclicalFocalLoss.forward
 
     def watched(self, *args):
-        weighted.append(self._weight_now() is not None)
+        weighted.append(self.weight_now() is not None)
         return forward(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:

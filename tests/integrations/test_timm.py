@@ -143,7 +143,7 @@ def test_class_weights_start_late(batches, tmp_path):
     criterion = create_loss(counts=[500, 40, 9], class_weight="balanced", weight_start=0.8, **PLAIN)
     seen: list = []
     logits, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
-    criterion.register_forward_pre_hook(lambda *_: seen.append(criterion._weight_now() is not None))
+    criterion.register_forward_pre_hook(lambda *_: seen.append(criterion.weight_now() is not None))
     training = Training(tmp_path, criterion)
     training.run(batches)
     late = [EXPECTED[epoch * UPDATES + batch // 2] >= 0.8 for epoch in range(EPOCHS) for batch in range(BATCHES)]

@@ -105,7 +105,7 @@ def test_counts_give_class_weights_and_the_prior(tmp_path, prior_loss, scheme, t
 def test_class_weights_start_late(tmp_path):
     criterion = CyclicalFocalLoss.from_counts([9, 4, 1], class_weight="sqrt", weight_start=0.5, reduction="sum")
     weighted: list = []
-    criterion.register_forward_pre_hook(lambda *_: weighted.append(criterion._weight_now() is not None))
+    criterion.register_forward_pre_hook(lambda *_: weighted.append(criterion.weight_now() is not None))
     train(tmp_path, criterion=criterion, max_steps=5, gradient_accumulation_steps=2)
     assert weighted == [step / 4 >= 0.5 for step in range(5) for _ in range(2)]
 

@@ -256,9 +256,9 @@ class BoostedLoss:
     def _class_weights(self) -> dict[str, Any]:
         """Return the class weights of this round, or none before ``weight_start``."""
         if isinstance(self.criterion, BinaryCyclicalFocalLoss):
-            weights = {name: self.criterion._weight_now(name) for name in ("weight", "pos_weight")}
+            weights = {name: self.criterion.weight_now(name) for name in ("weight", "pos_weight")}
             return {name: value.item() for name, value in weights.items() if value is not None}
-        weight = self.criterion._weight_now()
+        weight = self.criterion.weight_now()
         return {} if weight is None else {"weight": _floats(weight)}
 
     def _labels(self, scores: ArrayLike, labels: ArrayLike) -> Floats:

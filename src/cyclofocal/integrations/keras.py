@@ -153,7 +153,7 @@ class _Clocked(keras.losses.Loss):
         offset = ops.convert_to_tensor(self.logit_offset, dtype=self.dtype)
         return y_pred + ops.where(ops.convert_to_tensor(self.clock.trains) > 0, offset, 0.0)
 
-    def _weight_now(self, name: str, y_pred: Any) -> Any:
+    def weight_now(self, name: str, y_pred: Any) -> Any:
         """Return the numbers of this name, one per class: 1 without them and before ``weight_start``."""
         numbers = getattr(self, name)
         if numbers is None:
@@ -239,7 +239,7 @@ class CyclicalFocalLoss(_Clocked):
             sample_weight = seen if sample_weight is None else seen * _expand(sample_weight, y_pred)
         y_true = self._distribution(y_true, y_pred)
         if self.weight is not None:
-            rows = ops.sum(y_true * self._weight_now("weight", y_pred), -1)
+            rows = ops.sum(y_true * self.weight_now("weight", y_pred), -1)
             sample_weight = rows if sample_weight is None else rows * _expand(sample_weight, y_pred)
         return super().__call__(y_true, y_pred, sample_weight)
 
@@ -334,9 +334,9 @@ class BinaryCyclicalFocalLoss(_Clocked):
         pos = self._weigh(ops.exp(self.gamma_pos * log_not_p), (1 + ops.exp(log_p)) ** self.gamma_hc) * log_p
         neg = self._weigh(ops.exp(self.gamma_neg * log_p), (1 + ops.exp(log_not_p)) ** self.gamma_hc) * log_not_p
         side_pos, side_neg = (1.0, 1.0) if self.alpha is None else map(self._in_training, (self.alpha, 1 - self.alpha))
-        side_pos = side_pos * self._weight_now("pos_weight", y_pred)
+        side_pos = side_pos * self.weight_now("pos_weight", y_pred)
         rows = side_pos * y_true * pos + side_neg * (1 - y_true) * neg
-        return -ops.mean(self._weight_now("weight", y_pred) * rows, axis=-1)
+        return -ops.mean(self.weight_now("weight", y_pred) * rows, axis=-1)
 
 
 class CyclicalFocalCallback(keras.callbacks.Callback):
