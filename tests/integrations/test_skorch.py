@@ -152,10 +152,23 @@ def test_counts_that_do_not_fit_are_refused(data):
     }.items():
         with pytest.raises(ValueError, match=message):
             _from_counts(**settings).fit(*data)
-    binary = {"kind": NeuralNetBinaryClassifier, "outputs": 1, "criterion": BinaryCyclicalFocalLoss.from_counts}
-    counts = {"criterion__counts": 5, "criterion__samples": 40, "criterion__tau": 1.0}
-    with pytest.raises(ValueError, match="NeuralNetBinaryClassifier gives it logits"):
-        _net(CyclicalFocalCallback(), **binary, **counts).fit(data[0], np.float32(data[1] == 0))
+
+
+def test_the_binary_net_with_a_prior_is_a_net_with_a_shifted_output(data):
+    labels = np.float32(data[1] == 0)
+    criterion = BinaryCyclicalFocalLoss.from_counts(5, 40, tau=1.0, **PLAIN)
+    settings = {
+        f"criterion__{name}": value for name, value in {"counts": 5, "samples": 40, "tau": 1.0, **PLAIN}.items()
+    }
+    net = _net(
+        CyclicalFocalCallback(),
+        kind=NeuralNetBinaryClassifier,
+        outputs=1,
+        criterion=BinaryCyclicalFocalLoss.from_counts,
+        **settings,
+    ).fit(data[0], labels)
+    assert torch.equal(net.criterion_.logit_offset, criterion.logit_offset)
+    np.testing.assert_allclose(net.predict_proba(data[0])[:, 1], net.forward(data[0]).sigmoid(), rtol=1e-5)
 
 
 def test_a_criterion_of_another_name_is_refused_with_its_name(data):

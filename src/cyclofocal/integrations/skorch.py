@@ -11,7 +11,6 @@ from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 
 require_host("skorch", "1.0")
 
-from skorch import NeuralNetBinaryClassifier  # noqa: E402
 from skorch.callbacks import Callback  # noqa: E402
 
 
@@ -33,10 +32,8 @@ class CyclicalFocalCallback(Callback):
     Use it with ``criterion=CyclicalFocalLoss`` (settings as in ``criterion__gamma_hc=2.0``) and
     ``predict_nonlinearity=probabilities``, as skorch would otherwise return logits as probabilities; or with
     ``criterion=CyclicalFocalLoss.from_counts, criterion__counts=counts, criterion__tau=1.0``, which trains with the
-    class prior and predicts without it (a loss of one logit per row, as in ``NeuralNetBinaryClassifier``, takes no tau:
-    give the net two outputs). Progress follows
-    from the epochs in the net's history, which skorch's checkpoints contain. Validation uses plain cross-entropy,
-    smoothed if the criterion is.
+    class prior and predicts without it. Progress follows from the epochs in the net's history, which skorch's
+    checkpoints contain. Validation uses plain cross-entropy, smoothed if the criterion is.
 
     Args:
         total_epochs: epochs of the whole training, so that a resumed one continues its cycle; None: one cycle takes the
@@ -44,7 +41,7 @@ class CyclicalFocalCallback(Callback):
 
     Raises:
         ValueError: total_epochs < 1; in training: the net has no ``criterion_``, the criterion counts steps
-            itself, probabilities would be logits, or a net of one logit per row has a prior.
+            itself, or probabilities would be logits.
         TypeError: in training: the criterion has no clock.
 
     Example:
@@ -66,11 +63,6 @@ class CyclicalFocalCallback(Callback):
                 f" initialize_criterion set that attribute{' in place of ' if losses else ''}{', '.join(losses)}"
             )
         check_criterion(net.criterion_)
-        if isinstance(net, NeuralNetBinaryClassifier) and getattr(net.criterion_, "logit_offset", None) is not None:
-            raise ValueError(
-                "criterion has a logit_offset (tau), but NeuralNetBinaryClassifier gives it logits (N,) without a class"
-                " dimension; use NeuralNetClassifier, two outputs and CyclicalFocalLoss.from_counts"
-            )
         if net.predict_nonlinearity == "auto":
             raise ValueError(
                 'predict_nonlinearity is "auto", so skorch would return logits as probabilities; it must be'
