@@ -68,7 +68,7 @@ def test_several_settings_and_none():
         ("channels=4", "channels is 4; it must be 1 (grey) or 3 (RGB)"),
         ("aug_splits=3", "aug_splits is 3 and augment is 'none'; it needs 'timm'"),
         ("random_erasing=0.5", "random_erasing is 0.5 and augment is 'none'"),
-        ("cutout=4", "cutout is 4 and augment is 'none'; it needs 'crop-flip'"),
+        ("cutout=4", "cutout is 4 and augment is 'none'; it needs 'crop' or 'crop-flip'"),
         ("folds=1", "folds is 1; it must be 0 (no cross-validation), or at least 2"),
         ("folds=-2", "folds is -2; it must be at least 0"),
         ("fold=1", "fold is 1 and folds is 0; it must be 0, or smaller than folds"),

@@ -166,6 +166,16 @@ def test_crops_and_flips_are_those_of_a_plain_loop(images):
     assert 0.2 < (drawn[:, 2] < 0.5).float().mean() < 0.8
 
 
+def test_a_crop_alone_flips_nothing(images):
+    recipe = replace(CROPPED, augment="crop")
+    drawn, flipped = (epoch_draws(r, 0, 0, len(images)) for r in (recipe, CROPPED))
+    assert drawn[:, 2].eq(0).all()
+    assert drawn[:, [0, 1, 3, 4]].equal(flipped[:, [0, 1, 3, 4]])
+    whole = replace(recipe, crop_padding=0, cutout=0)
+    for batch in epoch(images, whole):
+        torch.testing.assert_close(batch.images, images.inputs[batch.indices] / images.max_pixel)
+
+
 def test_cutout_blanks_one_square(images):
     drawn = torch.rand(23, DRAWS)
     blanked = cutout(torch.ones(23, 1, 12, 12), drawn, side=4)

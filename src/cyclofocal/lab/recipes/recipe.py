@@ -13,6 +13,9 @@ CycleRange = tuple[float, float]
 """Smallest and largest value of a cycling setting: the first at eta 1, the second at eta 0."""
 
 
+CROPS = ("crop", "crop-flip")
+"""Augmentations with a random crop, on the device."""
+
 NOT_STORED = ("data", "facts")
 """Fields of a recipe that a record holds in another form, or not at all."""
 
@@ -58,9 +61,10 @@ class Recipe:
         warmup_epochs: epochs of a linear warm-up, times the schedule.
         warmup_learning_rate: its initial value; None is one step of ``warmup_epochs + 1`` equal ones.
         clock: scheduled values change from "epoch" to epoch (as published) or from "step" to step.
-        augment: "none", "crop-flip", or "timm": random resized crop, flip, ``auto_augment``.
-        crop_padding: pixels around the image before a random crop of "crop-flip".
-        cutout: side in pixels of a square that "crop-flip" blanks; 0: none.
+        augment: "none"; "crop", for images whose mirror images are of other classes; "crop-flip"; or "timm": random
+            resized crop, flip, ``auto_augment``.
+        crop_padding: pixels around the image before a random crop of "crop" and "crop-flip".
+        cutout: side in pixels of a square that "crop" and "crop-flip" blank; 0: none.
         auto_augment: timm's name of a policy for "timm", such as "rand-m9-mstd0.5-inc1".
         random_erasing: probability of timm's random erasing (per pixel), for "timm".
         aug_splits: copies of every image in a batch, the first without ``auto_augment`` and erasing; 1: off.
@@ -110,7 +114,7 @@ class Recipe:
     warmup_learning_rate: float | None = None
     clock: Literal["epoch", "step"] = "epoch"
 
-    augment: Literal["none", "crop-flip", "timm"] = "none"
+    augment: Literal["none", "crop", "crop-flip", "timm"] = "none"
     crop_padding: int = 4
     cutout: int = 0
     auto_augment: str = ""
@@ -217,8 +221,8 @@ class Recipe:
         for name, off in of_timm.items():
             if self.augment != "timm" and getattr(self, name) != off:
                 raise ValueError(f"{name} is {getattr(self, name)!r} and augment is {self.augment!r}; it needs 'timm'")
-        if self.cutout and self.augment != "crop-flip":
-            raise ValueError(f"cutout is {self.cutout} and augment is {self.augment!r}; it needs 'crop-flip'")
+        if self.cutout and self.augment not in CROPS:
+            raise ValueError(f"cutout is {self.cutout} and augment is {self.augment!r}; it needs 'crop' or 'crop-flip'")
         if self.split_batch_norm and self.aug_splits < 2:
             raise ValueError(f"split_batch_norm needs aug_splits of 2 or more; it is {self.aug_splits}")
         if self.split_batch_norm and self.sync_batch_norm:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.recipe import CROPS, Recipe
 from cyclofocal.lab.training import rng
 
 DRAWS = 5
 """Per image: row and column of the crop, flip, row and column of the cutout."""
+
+FLIP = 2
+"""Place of the flip in these: an image is flipped from 0.5 on."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ def scale(recipe: Recipe, white: int, device: torch.device) -> Normalize:
 
 def epoch_draws(recipe: Recipe, seed: int, epoch: int, n_images: int) -> Tensor:
     """Random values that decide the augmentation of every image in an epoch, (n_images, DRAWS) in [0, 1)."""
-    return rng.uniform(seed, rng.AUGMENT, epoch, size=(n_images if recipe.augment == "crop-flip" else 0, DRAWS))
+    drawn = rng.uniform(seed, rng.AUGMENT, epoch, size=(n_images if recipe.augment in CROPS else 0, DRAWS))
+    if recipe.augment == "crop":
+        drawn[:, FLIP] = 0.0
+    return drawn
 
 
 def crop_flip(pixels: Tensor, drawn: Tensor, padding: int) -> Tensor:
@@ -52,7 +58,7 @@ def crop_flip(pixels: Tensor, drawn: Tensor, padding: int) -> Tensor:
     across = torch.arange(width, device=pixels.device)
     down = torch.arange(height, device=pixels.device)
     top, left = (drawn[:, :2] * (2 * padding + 1)).long().unbind(1)
-    columns = torch.where(drawn[:, 2:3] < 0.5, across, across.flip(0)) + left[:, None]
+    columns = torch.where(drawn[:, FLIP, None] < 0.5, across, across.flip(0)) + left[:, None]
     rows = down + top[:, None]
     padded = torch.nn.functional.pad(pixels, [padding] * 4).movedim(1, -1)
     sample = torch.arange(n, device=pixels.device)
@@ -78,7 +84,7 @@ def _within(drawn: Tensor, length: int, side: int) -> Tensor:
 
 def augment(pixels: Tensor, drawn: Tensor, recipe: Recipe, to_float: Callable[[Tensor], Tensor]) -> Tensor:
     """Images as the model sees them in training: augmented, if the recipe says so, and scaled."""
-    if recipe.augment != "crop-flip":
+    if recipe.augment not in CROPS:
         return to_float(pixels)
     images = to_float(crop_flip(pixels, drawn, recipe.crop_padding))
     return cutout(images, drawn, recipe.cutout) if recipe.cutout else images
