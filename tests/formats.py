@@ -118,6 +118,15 @@ def write_folder(folder: Path, classes: dict[str, int], seed: int = 0) -> Path:
     return folder
 
 
+def write_classes(folder: Path, n_classes: int, names: list[str], side: int, mode: str = "RGB") -> Path:
+    """Pictures of these names in each of ``n_classes`` folders, called 000, 001 and so on."""
+    for c in range(n_classes):
+        (folder / f"{c:03d}").mkdir(parents=True)
+        for i, name in enumerate(names):
+            picture(1000 * c + i, (side, side), mode).save(folder / f"{c:03d}" / name)
+    return folder
+
+
 def write_shard(path: Path, samples: dict[str, tuple[Image.Image, int]], extension: str = "png") -> Path:
     """A WebDataset shard: ``KEY.png``, ``KEY.cls`` and a ``KEY.json`` that need not be read, per sample."""
     path.parent.mkdir(parents=True, exist_ok=True)

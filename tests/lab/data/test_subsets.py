@@ -90,6 +90,24 @@ def test_the_long_tail_is_the_published_one(classes, imbalance):
     assert np.random.get_state()[1].tolist() == state
 
 
+@pytest.mark.parametrize(
+    ("classes", "imbalance", "images"),
+    [(10, 10, 20431), (10, 50, 13996), (10, 100, 12406), (100, 10, 19573), (100, 50, 12608), (100, 100, 10847)],
+)
+def test_long_tails_have_their_published_sizes(classes, imbalance, images):
+    assert len(subsets.long_tailed(LABELS[classes], classes, imbalance)) == images
+
+
+@pytest.mark.parametrize(("classes", "head_images"), [(10, 4800), (100, 480)])
+def test_a_smaller_head_keeps_the_first_of_each_class(classes, head_images):
+    labels = LABELS[classes]
+    whole, part = (subsets.long_tailed(labels, classes, 100, head) for head in (0, head_images))
+    for c in range(classes):
+        kept = part[labels[part] == c].tolist()
+        assert kept == whole[labels[whole] == c].tolist()[: len(kept)]
+        assert len(kept) == int(head_images * 0.01 ** (c / (classes - 1)))
+
+
 def test_a_long_tail_may_have_a_smaller_head():
     kept = subsets.long_tailed(LABELS[10], 10, 50, head_images=100)
     assert np.bincount(LABELS[10][kept]).tolist() == [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]

@@ -18,8 +18,25 @@ from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.models import MODELS, build_model, check_model
 from cyclofocal.lab.training.train import load_data, train
 
-CLASSES = {"digits": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
-SHAPES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
+CLASSES = {
+    "digits": 10,
+    "fashion-mnist": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "tiny-imagenet-lt": 200,
+    "plankton": 121,
+    "gtsrb": 43,
+    "imagenet": 1000,
+}
+SHAPES = {
+    "digits": (1, 8, 8),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "cifar100": (3, 32, 32),
+    "tiny-imagenet-lt": (3, 32, 32),
+    "plankton": (1, 48, 48),
+    "gtsrb": (3, 32, 32),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -84,16 +101,25 @@ def test_its_data_set_is_known(name, tmp_path):
 
 def test_all_that_was_promised_is_there():
     subsets = {"cifar10": ("4000", "5_3", "5_3-released", "6_2"), "cifar100": ("4000", "5_3", "6_2")}
-    expected = {"digits", "imagenet", "fashion-mnist"}
+    expected = {"digits", "imagenet", "fashion-mnist", "tiny-imagenet-lt", "plankton", "gtsrb"}
     expected |= {f"fashion-mnist-{kind}" for kind in ("4000", "imbalanced", "lt")}
     for source, kinds in subsets.items():
         expected |= {source, f"{source}-fast", *(f"{source}-{kind}" for kind in kinds)}
         expected |= {f"{source}-lt-{imbalance}" for imbalance in IMBALANCES}
+        expected |= {f"{source}-{kind}-small" for kind in ("4000", "5_3", "6_2", "lt-10", "lt-50", "lt-100")}
     assert set(RECIPES) == expected
     assert IMBALANCES == (10, 50, 100, 200)
     assert LOSSES[:5] == (CROSS_ENTROPY, SMOOTHED, FOCAL, ASYMMETRIC, CYCLICAL)
     others = {"weighted", "logit-adjusted", "balanced-softmax", "class-balanced-focal", "ldam-drw", "vs"}
     assert {loss.name for loss in LOSSES[5:]} == others
+
+
+def test_small_settings_train_on_the_published_images():
+    for name in (name for name in RECIPES if name.endswith("-small")):
+        published, recipe = RECIPES[name.removesuffix("-small")](), RECIPES[name]()
+        changed = {"validation_images": 2000, "head_images": recipe.data.flat()["head_images"]}
+        assert recipe.data.flat() == published.data.flat() | changed
+        assert changed["head_images"] in (0, 4800, 480)
 
 
 @pytest.mark.parametrize("name", RECIPES)

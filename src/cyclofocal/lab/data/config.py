@@ -18,7 +18,16 @@ KEEL = "keel:"
 SHARDS = "wds/"
 """Prefix of a folder of WebDataset shards below the folder of data sets."""
 
-NAMED_SOURCES = ("digits", "fashion-mnist", "cifar10", "cifar100", "imagenet")
+NAMED_SOURCES = (
+    "digits",
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "tiny-imagenet-lt",
+    "plankton",
+    "gtsrb",
+    "imagenet",
+)
 """Data sets that are found by their names."""
 
 
@@ -226,9 +235,9 @@ def data_config(source: str, **given: Any) -> DataConfig:
     """Build the configuration of a source from the flat fields of settings and records.
 
     Args:
-        source: "digits", "fashion-mnist", "cifar10", "cifar100" or "imagenet"; a path, or "path:PATH" if it looks like
-            a name: a folder of images or of shards, or a list file; "torch/NAME", "hfds/NAME" or "tfds/NAME" for what
-            timm reads; "wds/FOLDER" for WebDataset shards; a .csv or .parquet file with a ``target``, or "keel:NAME".
+        source: one of :data:`NAMED_SOURCES`; a path, or "path:PATH" if it looks like a name: a folder of images or of
+            shards, or a list file; "torch/NAME", "hfds/NAME" or "tfds/NAME" for what timm reads; "wds/FOLDER" for
+            WebDataset shards; a .csv or .parquet file with a ``target``, or "keel:NAME".
         given: any of :data:`DEFAULTS`. A field that this kind of source does not have must be at its default.
 
     Raises:

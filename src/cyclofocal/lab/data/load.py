@@ -27,13 +27,16 @@ from cyclofocal.lab.data.dataset import DataSet, Positions
 from cyclofocal.lab.data.digits import read_digits
 from cyclofocal.lab.data.fashion_mnist import read_fashion_mnist
 from cyclofocal.lab.data.folders import read_folder, read_imagenet
+from cyclofocal.lab.data.gtsrb import read_gtsrb
 from cyclofocal.lab.data.keel import keel_path, read_keel
 from cyclofocal.lab.data.lists import read_lists
+from cyclofocal.lab.data.plankton import read_plankton
 from cyclofocal.lab.data.preprocess import split_table
 from cyclofocal.lab.data.shards import read_shards
 from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.data.tables import SUFFIXES, Table, read_table
 from cyclofocal.lab.data.timm_datasets import read_host
+from cyclofocal.lab.data.tiny_imagenet import read_tiny_imagenet_lt
 from cyclofocal.lab.hashes import file_hash
 from cyclofocal.lab.longtail import draw_per_class, exponential_counts
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError
@@ -42,6 +45,9 @@ READERS = {
     "fashion-mnist": read_fashion_mnist,
     "cifar10": read_cifar10,
     "cifar100": read_cifar100,
+    "tiny-imagenet-lt": read_tiny_imagenet_lt,
+    "plankton": read_plankton,
+    "gtsrb": read_gtsrb,
     "imagenet": read_imagenet,
 }
 """Readers of the data sets that are searched for below the root."""

@@ -85,6 +85,31 @@ def split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
     return images.select(train), images.select(test)
 
 
+def split_off_groups(images: Samples, groups: Labels, fraction: float) -> tuple[Samples, Samples]:
+    """Split off a ``fraction`` of the groups of every class by a fixed seed; returns rest and fraction.
+
+    All images of a group stay together, so that images that belong to each other, such as the frames of one film, are
+    never on both sides.
+
+    Args:
+        images: images to split.
+        groups: number of each image's group within its class, (N,).
+        fraction: part of every class's groups, in (0, 1); rounded, at least one group.
+
+    Raises:
+        ValueError: a class has one group only, or ``fraction`` leaves it without any.
+    """
+    drawn = draw_groups(images.labels, groups, fraction, np.random.default_rng(FRACTION_SEED))
+    rest = np.setdiff1d(np.arange(len(images)), drawn)
+    emptied = np.setdiff1d(images.labels, images.labels[rest])
+    if len(emptied):
+        raise ValueError(
+            f"{images.title}: {fraction} of the groups of class {emptied[0]} leaves none to train on; a class must have"
+            " two groups or more"
+        )
+    return images.select(rest), images.select(drawn)
+
+
 def check_apart(title: str, splits: Mapping[str, Samples | None]) -> None:
     """Refuse a path in two splits, however it is written; reads no image.
 
@@ -117,6 +142,21 @@ def draw_fraction(labels: Labels, fraction: float, rng: np.random.Generator) -> 
         members = rng.permutation(np.flatnonzero(labels == c))
         drawn.append(members[: max(1, round(fraction * len(members)))])
     return np.sort(np.concatenate(drawn))
+
+
+def draw_groups(labels: Labels, groups: Labels, fraction: float, rng: np.random.Generator) -> Positions:
+    """Draw a ``fraction`` of the groups of every class, as :func:`draw_fraction` draws samples; ascending positions.
+
+    Groups are numbered within their class.
+
+    Example:
+        >>> labels, groups = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 0, 1, 1])
+        >>> draw_groups(labels, groups, 0.5, np.random.default_rng(0)).tolist()
+        [2, 3, 5, 6]
+    """
+    pairs, group = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)
+    drawn = draw_fraction(pairs[0], fraction, rng)
+    return np.flatnonzero(np.isin(group.reshape(-1), drawn))
 
 
 def _paths(images: Samples) -> set[str]:
