@@ -164,7 +164,7 @@ def test_what_is_not_there_is_named(tree):
     for arguments, message in (
         (("places-lt", "--lists", tree / "train"), "no such list file"),
         (("places-lt",), "needs the folder of its list files"),
-        (("place-lt",), "'place-lt' is none of places-lt, imagenet-lt, and no file or folder"),
+        (("place-lt",), "gtsrb, places-lt, imagenet-lt, and no file or folder"),
         ((tree / "list.txt", "--lists", tree), "is not a published data set"),
     ):
         result = run(*arguments)

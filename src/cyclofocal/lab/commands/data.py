@@ -1,17 +1,22 @@
-"""``cyclofocal data check``: compare a data set with its lists, and the lists with the published ones."""
+"""``cyclofocal data check``: compare a data set with its lists, and both with the published ones."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.commands.options import Images, Lists, refused
+from cyclofocal.lab.commands.options import Images, Lists, Root, check_source, refused
 from cyclofocal.lab.commands.output import ignored_warning
 from cyclofocal.lab.data.check import check_images, find_copies
+from cyclofocal.lab.data.cifar import CIFAR_MD5, compare_files
+from cyclofocal.lab.data.config import PublishedData
 from cyclofocal.lab.data.dataset import Samples
+from cyclofocal.lab.data.fingerprints import KNOWN, compare_fingerprints, fingerprint
 from cyclofocal.lab.data.folders import read_splits
 from cyclofocal.lab.data.lists import check_same_numbers, list_images
+from cyclofocal.lab.data.load import load
 from cyclofocal.lab.data.published import PUBLISHED, Published, list_differences, verified
 from cyclofocal.lab.messages import MissingDataError
 
@@ -21,7 +26,7 @@ def check_data(
         list[str],
         typer.Argument(
             metavar="DATA",
-            help=f"{', '.join(PUBLISHED)}; or your own image folder or list files, the training list first.",
+            help=f"{', '.join((*KNOWN, *PUBLISHED))}; or your own image folder or list files, the training list first.",
         ),
     ],
     lists: Lists = None,
@@ -29,13 +34,16 @@ def check_data(
     against: Annotated[
         Path | None, typer.Option(help="Other copy of the list or lists, to compare by file name and label.")
     ] = None,
+    root: Root = Path("data"),
     workers: Annotated[int, typer.Option(min=1, help="Number of threads that read images.")] = 8,
 ) -> None:
     """Count images, classes, missing and unreadable files, and byte-identical images.
 
-    The exit code is 1 if an image cannot be read, a list differs from the published one, or, in your own data, an image
-    is in two splits or classes.
+    The exit code is 1 if an image cannot be read, a list, a file or the labels of a published data set differ from the
+    published ones, or, in your own data, an image is in two splits or classes.
     """
+    if names[0] in KNOWN and len(names) == 1:
+        _check_known(names[0], root, workers, any((lists, images, against)))
     sound, checked = True, dict[str, Samples]()
     with refused(None, MissingDataError):
         for split, path, published in _splits(names, lists, images):
@@ -54,6 +62,29 @@ def check_data(
         if str(found := find_copies(checked, workers)):
             typer.echo(str(found))
         sound = sound and (names[0] in PUBLISHED or not found.problems)
+    raise typer.Exit(0 if sound else 1)
+
+
+def _check_known(name: str, root: Path, workers: int, has_lists: bool) -> None:
+    """Compare the splits of a data set below ``root`` with the known ones, and exit."""
+    if has_lists:
+        raise typer.BadParameter(f"{name} has no list files.", param_hint="--lists, --images, --against")
+    check_source(name, "NAME", root)
+    sound = True
+    try:
+        splits = load(PublishedData(name), root).splits
+        if name in CIFAR_MD5:
+            sound, said = compare_files(name, root)
+            typer.echo(said)
+        for split, known in KNOWN[name].items():
+            images = splits[split]
+            assert images is not None
+            report = check_images(replace(images, title=f"{name} {split}"), workers)
+            agrees, said = compare_fingerprints(fingerprint(images), known)
+            typer.echo(f"{report}\n  {said}")
+            sound = sound and report.sound and agrees
+    except (MissingDataError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
     raise typer.Exit(0 if sound else 1)
 
 
@@ -90,7 +121,7 @@ def _own_paths(names: list[str]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise typer.BadParameter(
-                f"{str(path)!r} is none of {', '.join(PUBLISHED)}, and no file or folder.", param_hint="DATA"
+                f"{str(path)!r} is none of {', '.join((*KNOWN, *PUBLISHED))}, and no file or folder.", param_hint="DATA"
             )
         if len(paths) > 1 and not path.is_file():
             raise typer.BadParameter(f"{path} is no list file; give one folder, or list files.", param_hint="DATA")

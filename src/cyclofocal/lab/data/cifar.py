@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 in their published form: pickles that Python 2 wrote."""
 
+import hashlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,34 @@ from numpy.typing import NDArray
 
 from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
 from cyclofocal.lab.data.files import find_dataset
-from cyclofocal.lab.messages import DamagedDataError, MissingDataError
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, preview
 
 CIFAR_SIDE = 32
 PIXELS = 3 * CIFAR_SIDE * CIFAR_SIDE
+
+LAYOUTS = {
+    "cifar10": ("cifar-10-batches-py", "data_batch_1", "CIFAR10"),
+    "cifar100": ("cifar-100-python", "train", "CIFAR100"),
+}
+"""Published folder, a file in it, and torchvision's name."""
+
+CIFAR_MD5 = {
+    "cifar10": {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+        "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    },
+    "cifar100": {
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "meta": "7973b15100ade9c7d40fb424638fde48",
+    },
+}
+"""MD5 sums of the published files."""
 
 
 def read_cifar10(root: Path) -> DataSet:
@@ -26,7 +51,7 @@ def read_cifar10(root: Path) -> DataSet:
 
     Reference: Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
     """
-    folder = _folder(root, "cifar10", "cifar-10-batches-py", "data_batch_1", "CIFAR10")
+    folder = _folder(root, "cifar10")
     classes = _names(folder / "batches.meta", "label_names", 10)
     train = _images(folder, [f"data_batch_{i}" for i in range(1, 6)], "labels", classes, "cifar10 train")
     return DataSet("cifar10", classes, train, None, _images(folder, ["test_batch"], "labels", classes, "cifar10 test"))
@@ -41,13 +66,34 @@ def read_cifar100(root: Path) -> DataSet:
 
     Reference: as for :func:`read_cifar10`.
     """
-    folder = _folder(root, "cifar100", "cifar-100-python", "train", "CIFAR100")
+    folder = _folder(root, "cifar100")
     classes = _names(folder / "meta", "fine_label_names", 100)
     train = _images(folder, ["train"], "fine_labels", classes, "cifar100 train")
     return DataSet("cifar100", classes, train, None, _images(folder, ["test"], "fine_labels", classes, "cifar100 test"))
 
 
-def _folder(root: Path, name: str, published: str, file: str, torchvision_name: str) -> Path:
+def compare_files(name: str, root: Path) -> tuple[bool, str]:
+    """Compare the files of "cifar10" or "cifar100" with the published ones; returns if all agree, and a sentence.
+
+    Raises:
+        MissingDataError: no such folder, or one of its files is missing.
+    """
+    folder = _folder(root, name)
+    other = [file for file, md5 in CIFAR_MD5[name].items() if _md5(folder / file) != md5]
+    if not other:
+        return True, f"{folder}: all {len(CIFAR_MD5[name])} files are the published ones (MD5)"
+    said = preview([f"{file} (MD5 {_md5(folder / file)}, published {CIFAR_MD5[name][file]})" for file in other])
+    return False, f"{folder}: {len(other)} of {len(CIFAR_MD5[name])} files are not the published ones: {said}"
+
+
+def _md5(path: Path) -> str:
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file, though others of the data set are there")
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _folder(root: Path, name: str) -> Path:
+    published, file, torchvision_name = LAYOUTS[name]
     return find_dataset(
         (file,),
         [root / published, root / name / published, root / name],
