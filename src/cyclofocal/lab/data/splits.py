@@ -152,7 +152,7 @@ def draw_groups(labels: Labels, groups: Labels, fraction: float, rng: np.random.
     Example:
         >>> labels, groups = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 0, 1, 1])
         >>> draw_groups(labels, groups, 0.5, np.random.default_rng(0)).tolist()
-        [2, 3, 5, 6]
+        [0, 1, 4]
     """
     pairs, group = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)
     drawn = draw_fraction(pairs[0], fraction, rng)
