@@ -56,6 +56,7 @@ def test_check_compares_published_files_and_labels(tmp_path, monkeypatch):
     assert "not the known labels in their order: 10000 images" in found.output
     md5 = {file: hashlib.md5((folder / file).read_bytes()).hexdigest() for file in cifar.CIFAR_MD5["cifar10"]}
     monkeypatch.setitem(cifar.CIFAR_MD5, "cifar10", md5)
+    assert check("cifar10", "--root", tmp_path).exit_code == 1  # for its labels
     splits = load("cifar10", root=tmp_path).splits
     monkeypatch.setitem(KNOWN, "cifar10", {split: _expected(splits[split]) for split in ("training", "test")})
     found = check("cifar10", "--root", tmp_path)
