@@ -17,12 +17,14 @@ def gtsrb() -> Recipe:
         width=8,
         mean=(0.338, 0.311, 0.319),
         std=(0.274, 0.264, 0.270),
-        epochs=30,
+        epochs=20,
         batch_size=128,
         learning_rate=0.1,
         warmup_epochs=2,
         augment="crop",
         crop_padding=2,
         channels_last=True,
-        facts=Facts(cost="2 minutes on one core"),
+        facts=Facts(
+            cost="about 1.5 minutes on one core", expected="98.5 % of validation images (cross-entropy, one seed)"
+        ),
     )
