@@ -11,7 +11,8 @@ from cyclofocal.lab.recipes.recipe import Facts, Recipe
 def tiny_imagenet_lt() -> Recipe:
     """Small residual network; a tenth of every class's training images for validation, the published ones for testing.
 
-    Results published as Tiny-ImageNet-LT have images of 64 pixels and are not comparable.
+    Results published as Tiny-ImageNet-LT have images of 64 pixels and are not comparable. In the time that two cores
+    have, cross-entropy does not fit the training images: its accuracy on them is 33 % after 20 epochs.
     """
     return Recipe(
         name="tiny-imagenet-lt",
@@ -27,5 +28,8 @@ def tiny_imagenet_lt() -> Recipe:
         warmup_epochs=2,
         augment="crop-flip",
         channels_last=True,
-        facts=Facts(cost="4 minutes on one core"),
+        facts=Facts(
+            cost="about 4 minutes on one core",
+            expected="28.5 % of validation images, 12.0 % balanced, after 20 epochs (cross-entropy, one seed)",
+        ),
     )
