@@ -154,7 +154,7 @@ def test_counts_that_do_not_fit_are_refused(data):
             _from_counts(**settings).fit(*data)
 
 
-def test_the_binary_net_with_a_prior_is_a_net_with_a_shifted_output(data):
+def test_the_binary_net_predicts_without_the_prior(data):
     labels = np.float32(data[1] == 0)
     criterion = BinaryCyclicalFocalLoss.from_counts(5, 40, tau=1.0, **PLAIN)
     settings = {

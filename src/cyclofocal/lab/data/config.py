@@ -65,7 +65,7 @@ class DataConfig:
     @property
     def is_custom(self) -> bool:
         """True for images of the user, whose files and labels are not known before they are read."""
-        return isinstance(self, FolderData | ListData | HostData)
+        return isinstance(self, FolderData | ListData | TimmData)
 
     @property
     def cross_validation(self) -> tuple[int, int] | None:
@@ -164,11 +164,11 @@ class ListData(ImageData):
 
 
 @dataclass(frozen=True)
-class HostData(ImageData):
+class TimmData(ImageData):
     """A data set that timm reads: "torch/NAME", "hfds/NAME" or "tfds/NAME".
 
     Attributes:
-        test_fraction: part of every class for the test set where the host has none, in (0, 1); else 0.
+        test_fraction: part of every class for the test set where the source has none, in (0, 1); else 0.
         image_key, label_key: fields of image and label of "hfds/" and "tfds/".
     """
 
@@ -228,7 +228,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Fields of all kinds but the source, in the order of records."""
 
-KINDS: tuple[type[DataConfig], ...] = (PublishedData, FolderData, ListData, HostData, TableData)
+KINDS: tuple[type[DataConfig], ...] = (PublishedData, FolderData, ListData, TimmData, TableData)
 
 
 def data_config(source: str, **given: Any) -> DataConfig:
@@ -304,7 +304,7 @@ def _kind(source: str, given: Mapping[str, Any]) -> type[DataConfig]:
     if source in NAMED_SOURCES:
         return PublishedData
     if source.startswith(PREFIXES):
-        return HostData
+        return TimmData
     path, listed = path_of(source), any(map(given.get, ("image_root", "validation_list", "test_list")))
     return ListData if path.is_file() or (listed and not path.is_dir()) else FolderData
 

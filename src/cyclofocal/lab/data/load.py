@@ -16,11 +16,11 @@ from cyclofocal.lab.data.config import (
     SHARDS,
     DataConfig,
     FolderData,
-    HostData,
     ImageData,
     ListData,
     PublishedData,
     TableData,
+    TimmData,
     path_of,
 )
 from cyclofocal.lab.data.dataset import DataSet, Positions
@@ -35,7 +35,7 @@ from cyclofocal.lab.data.preprocess import split_table
 from cyclofocal.lab.data.shards import read_shards
 from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.data.tables import SUFFIXES, Table, read_table
-from cyclofocal.lab.data.timm_datasets import read_host
+from cyclofocal.lab.data.timm_datasets import read_timm
 from cyclofocal.lab.data.tiny_imagenet import read_tiny_imagenet_lt
 from cyclofocal.lab.hashes import file_hash
 from cyclofocal.lab.longtail import draw_per_class, exponential_counts
@@ -147,8 +147,8 @@ def _read_images(data: ImageData, root: Path, rng: np.random.Generator) -> DataS
             return read_digits(data.test_per_class, rng)
         case PublishedData(name):
             return READERS[name](root)
-        case HostData():
-            return read_host(data, root)
+        case TimmData():
+            return read_timm(data, root)
         case ListData():
             return read_lists(data)
         case FolderData() if data.source.startswith(SHARDS):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from cyclofocal.lab.data.config import HostData
+from cyclofocal.lab.data.config import TimmData
 from cyclofocal.lab.data.dataset import DataSet, Samples, on_demand
 from cyclofocal.lab.data.files import decode
 from cyclofocal.lab.data.splits import make_splits
@@ -46,13 +46,13 @@ class HuggingFace:
     timm's data set is not used, because it replaces an unreadable image by the next one.
     """
 
-    host: Any
+    dataset: Any
     title: str
 
     def read(self, position: int) -> Image.Image:
         """Decode one image."""
         try:
-            file = self.host[position][0]
+            file = self.dataset[position][0]
         except Exception as error:  # a file that is gone, or a row without one
             raise UnreadableImageError(f"{self.name(position)}: its file cannot be opened ({error})") from error
         with file:
@@ -79,7 +79,7 @@ class MaterializedImages:
         return f"image {position} of {self.title}"
 
 
-def read_host(data: HostData, root: Path) -> DataSet:
+def read_timm(data: TimmData, root: Path) -> DataSet:
     """Read a data set through timm.
 
     ``torch/NAME`` and ``hfds/NAME`` are read image by image. ``tfds/NAME`` can only be streamed: it is read once, in
@@ -88,11 +88,11 @@ def read_host(data: HostData, root: Path) -> DataSet:
 
     Args:
         data: its source is such as "torch/mnist", "hfds/cifar10" or "tfds/beans".
-        root: folder where the host stores its data.
+        root: folder where the library stores its data.
 
     Raises:
-        MissingDataError: the host does not find it below ``root``, or its library is not installed.
-        ValueError: the host has no such data set, or it is better read without a host.
+        MissingDataError: the library does not find it below ``root``, or its library is not installed.
+        ValueError: the library has no such data set, or it is better read without timm.
     """
     source = data.source
     if source.lower() in ("torch/image_folder", "torch/folder"):
@@ -103,7 +103,7 @@ def read_host(data: HostData, root: Path) -> DataSet:
     train_host = _create(source, root, "train", keys)
     offered = _evaluation_splits(source, train_host)
     splits = {name: _create(source, root, split, keys) for name, split in offered.items()}
-    images = {name: _images(host, f"{source} {name}") for name, host in splits.items()}
+    images = {name: _images(dataset, f"{source} {name}") for name, dataset in splits.items()}
     train = _images(train_host, f"{source} train")
     return make_splits(
         source, _class_names(train_host, train), train, images.get("val"), images.get("test"), data.test_fraction
@@ -129,12 +129,12 @@ def _create(source: str, root: Path, split: str, keys: dict[str, Any]) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    """First line of a message; hosts list all their data sets in the others."""
+    """First line of a message; libraries list all their data sets in the others."""
     return str(error).partition("\n")[0]
 
 
 def _evaluation_splits(source: str, train_host: Any) -> dict[str, str]:
-    """Map our names of the evaluation splits to the host's."""
+    """Map our names of the evaluation splits to the library's."""
     if source.startswith("torch/"):
         return {"val": "validation"}
     reader = train_host.reader
@@ -143,20 +143,20 @@ def _evaluation_splits(source: str, train_host: Any) -> dict[str, str]:
     return {name: next(s for s in names if s in offered) for name, names in EVALUATION.items() if offered & set(names)}
 
 
-def _images(host: Any, title: str) -> Samples:
-    if isinstance(host, IterableDataset):
-        return _materialise(host, title)
-    if hasattr(host, "reader"):
-        return on_demand(HuggingFace(host.reader, title), _column(host.reader, title), title)
-    return on_demand(Torchvision(host, title), _targets(host), title)
+def _images(dataset: Any, title: str) -> Samples:
+    if isinstance(dataset, IterableDataset):
+        return _materialise(dataset, title)
+    if hasattr(dataset, "reader"):
+        return on_demand(HuggingFace(dataset.reader, title), _column(dataset.reader, title), title)
+    return on_demand(Torchvision(dataset, title), _targets(dataset), title)
 
 
-def _targets(host: Any) -> Any:
+def _targets(dataset: Any) -> Any:
     """Read the labels of a torchvision data set, from memory if possible."""
     for name in ("targets", "labels", "_labels"):
-        if hasattr(host, name):
-            return np.asarray(getattr(host, name))
-    return [host[i][1] for i in range(len(host))]
+        if hasattr(dataset, name):
+            return np.asarray(getattr(dataset, name))
+    return [dataset[i][1] for i in range(len(dataset))]
 
 
 def _column(reader: Any, title: str) -> Any:
@@ -173,11 +173,11 @@ def _column(reader: Any, title: str) -> Any:
     return labels
 
 
-def _materialise(host: Any, title: str) -> Samples:
+def _materialise(dataset: Any, title: str) -> Samples:
     # A reader made inside a process group would give every process a part of the stream.
-    host.reader.dist_rank, host.reader.dist_num_replicas = 0, 1
+    dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
     packed, labels = [], []
-    for image, label in host:
+    for image, label in dataset:
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         packed.append(file.getvalue())
@@ -185,9 +185,9 @@ def _materialise(host: Any, title: str) -> Samples:
     return on_demand(MaterializedImages(packed, title), labels, title)
 
 
-def _class_names(host: Any, train: Samples) -> tuple[str, ...]:
-    names = getattr(host, "classes", None)
+def _class_names(dataset: Any, train: Samples) -> tuple[str, ...]:
+    names = getattr(dataset, "classes", None)
     if names is None:
-        known = getattr(getattr(host, "reader", host), "class_to_idx", None) or {}
+        known = getattr(getattr(dataset, "reader", dataset), "class_to_idx", None) or {}
         names = sorted(known, key=known.__getitem__)
     return tuple(map(str, names)) if len(names) else tuple(map(str, range(int(train.labels.max()) + 1)))
