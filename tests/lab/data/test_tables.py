@@ -428,7 +428,10 @@ def test_a_resumed_run_on_a_table_equals_an_unbroken_one(csv, tmp_path):
 
 def test_images_are_for_image_models_and_rows_for_the_mlp(csv):
     recipe = table_recipe(str(csv), "label")
-    with pytest.raises(ValueError, match="model is 'small-resnet', which takes images; for a table it must be 'mlp'"):
+    with pytest.raises(
+        ValueError,
+        match="model is 'small-resnet', which takes images; for rows of numbers",
+    ):
         train(Job(replace(recipe, model="small-resnet"), CYCLICAL, 0, options=RunOptions(cpu=True)))
     with pytest.raises(ValueError, match="augment is 'crop-flip'"):
         train(Job(replace(recipe, augment="crop-flip"), CYCLICAL, 0, options=RunOptions(cpu=True)))

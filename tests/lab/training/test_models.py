@@ -33,5 +33,5 @@ def test_images_are_rows_of_their_pixels():
 
 @pytest.mark.parametrize("model", ["small-convnet", "resnet18"])
 def test_a_model_of_images_takes_no_rows(model):
-    with pytest.raises(ValueError, match=f"model is '{model}', which takes images; for a table it must be 'mlp'"):
+    with pytest.raises(ValueError, match=f"model is '{model}', which takes images; for rows of numbers"):
         build_model(replace(digits(), model=model, width=0), 3, inputs=5)

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -49,6 +49,9 @@ from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import check_name, resolve_recipes
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.training.job import Job, RunOptions
+
+if TYPE_CHECKING:
+    from cyclofocal.lab.commands.features import FrozenFeatures
 
 
 def _names(losses: Sequence[LossSettings]) -> str:
@@ -115,6 +118,15 @@ def compare(
     epochs: Annotated[
         int | None, typer.Option(help="Number of epochs; overrides the recipe's.", callback=at_least_one)
     ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Frozen network whose features a head is trained on, and nothing else: the folder of a finished run of"
+            " train or reproduce, a network that timm knows (resnet50.a1_in1k), or NAME=FILE for its weights in a"
+            " file.",
+        ),
+    ] = "",
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
@@ -151,7 +163,8 @@ def compare(
     models to keep use `cyclofocal train` or `cyclofocal reproduce`; this command stores the results, not the weights.
     """
     given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
-    found = _experiments(what, target, given, root)
+    frozen = _frozen(features, given, root, out)
+    found = _experiments(what, target, given, root, frozen)
     chosen = losses_of(losses) if losses else default_losses(found, root)
     if tune:
         chosen = _tuned(chosen, tune, found, root)
@@ -169,6 +182,8 @@ def compare(
     picture = picture or out / "comparison.png"
     make_folder(out, "--out")
     make_folder(picture.parent, "--picture")
+    if frozen:
+        frozen.compute(jobs, gpus_per_run)
     records, failed = _run_with_progress(jobs, backend)
     if records:
         from cyclofocal.lab.commands.output import print_comparison
@@ -191,7 +206,18 @@ def default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> lis
     return list(FOR_BALANCED)
 
 
-def _experiments(what: list[str], target: str, settings: list[str], root: Path) -> list[Recipe | TwoStages]:
+def _frozen(features: str, settings: list[str], root: Path, out: Path) -> "FrozenFeatures | None":
+    """The frozen network of ``--features``, if it is given."""
+    if not features:
+        return None
+    from cyclofocal.lab.commands.features import FrozenFeatures, backbone_of
+
+    return FrozenFeatures(backbone_of(features), settings, root, out)
+
+
+def _experiments(
+    what: list[str], target: str, settings: list[str], root: Path, frozen: "FrozenFeatures | None" = None
+) -> list[Recipe | TwoStages]:
     """Find the experiments of names separated by spaces or commas; a path may hold a comma."""
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -201,13 +227,19 @@ def _experiments(what: list[str], target: str, settings: list[str], root: Path) 
         warnings.showwarning = lambda message, *_, **__: warn(str(message))
         for name in names:
             check_name(name, root)
-        return [found for name in names for found in _experiment(name, target, settings, root)]
+        return [found for name in names for found in _experiment(name, target, settings, root, frozen)]
 
 
-def _experiment(name: str, target: str, settings: list[str], root: Path) -> Sequence[Recipe | TwoStages]:
+def _experiment(
+    name: str, target: str, settings: list[str], root: Path, frozen: "FrozenFeatures | None"
+) -> Sequence[Recipe | TwoStages]:
     """The recipes that a name means, or both stages of an experiment, with ``--set`` applied."""
     if name in TWO_STAGES and not target:
+        if frozen:
+            raise ValueError(f"{name} has two stages, which train the network; give it without --features")
         return [stages_of(name, settings)]
+    if frozen:
+        return [frozen.head(recipe) for recipe in resolve_recipes(name, target)]
     recipes = [apply_settings(recipe, settings) for recipe in resolve_recipes(name, target)]
     return [_pinned(recipe, root) if recipe.data.is_custom else recipe for recipe in recipes]
 

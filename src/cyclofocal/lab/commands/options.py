@@ -17,9 +17,8 @@ from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
-from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import check_name
-from cyclofocal.lab.recipes.settings import with_settings
+from cyclofocal.lab.recipes.settings import AnyRecipe, with_settings
 
 METRIC_KEYS = [metric.key for metric in METRICS]
 
@@ -96,7 +95,7 @@ def check_set_sources(settings: Sequence[str]) -> None:
             check_source(value, "--set")
 
 
-def apply_settings(recipe: Recipe, settings: list[str] | None) -> Recipe:
+def apply_settings(recipe: AnyRecipe, settings: list[str] | None) -> AnyRecipe:
     """Apply ``--set`` to the recipe."""
     check_set_sources(settings or [])
     with refused("--set"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
+from cyclofocal.lab.recipes.head import HeadRecipe
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import DamagedRecordError, RunRecord
@@ -101,12 +102,15 @@ def try_custom_losses(jobs: Iterable[Job]) -> None:
         MissingDataError, DamagedDataError, ValueError: the data cannot be read, or a loss cannot be used.
     """
     from cyclofocal.lab.oltr.stages import task_of
+    from cyclofocal.lab.training.train import load_data
     from cyclofocal.lab.training.train_state import try_custom_loss
 
     class_counts: dict[Recipe, Sequence[int]] = {}
     for job in {(job.recipe, job.loss): job for job in jobs if job.loss.file}.values():
         if job.recipe not in class_counts:
-            class_counts[job.recipe] = task_of(job.recipe).load(job.recipe, job.options.root, 0).counts
+            # The labels are those of the images; features may not be there yet.
+            load = load_data if isinstance(job.recipe, HeadRecipe) else task_of(job.recipe).load
+            class_counts[job.recipe] = load(job.recipe, job.options.root, 0).counts
         try_custom_loss(job.recipe, job.loss, class_counts[job.recipe])
 
 

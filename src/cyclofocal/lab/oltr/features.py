@@ -67,7 +67,7 @@ def features_of(folder: Path, options: RunOptions) -> Features:
         Stage1Error: no such run, one that has not ended or left no weights, a stage 2, or a run on a table.
         MissingDataError, DamagedDataError, ValueError: of its data.
     """
-    recipe, title, seed = _read(folder)
+    recipe, title, seed = read_run(folder)
     weights = last_weights(folder)
     accelerator = start_accelerator(recipe, options)
     with rng.preserve_rng_state():
@@ -95,14 +95,20 @@ def features_of(folder: Path, options: RunOptions) -> Features:
         )
 
 
-def _read(folder: Path) -> tuple[StageRecipe, str, int]:
-    """Recipe, title and seed of a run, from its folder."""
+def read_run(folder: Path) -> tuple[StageRecipe, str, int]:
+    """Recipe, title of the loss, and seed of a run, from its folder.
+
+    Raises:
+        Stage1Error: no such run, a stage 2, or a run on rows of numbers.
+    """
     if not (folder / "run.json").is_file():
         raise Stage1Error(f"{folder}: no run there; it must be a folder with a run.json")
     run = stored_identity(folder)
     said = fault(run.get("recipe"), flat_schema(StageRecipe), "recipe") or fault(run.get("loss"), LossSettings, "loss")
     if said or not isinstance(run.get("seed"), int):
         raise Stage1Error(f"{folder / 'run.json'}: {said or 'it has no seed'}")
+    if run["recipe"].get("backbone"):
+        raise Stage1Error(f"{folder}: a head on frozen features, which has no network of its own; give another run")
     try:
         recipe = StageRecipe.from_flat(run["recipe"] | {"precision": "no"})
     except (KeyError, TypeError):

@@ -22,9 +22,11 @@ from cyclofocal.lab.oltr.predictions import Predictions, write
 from cyclofocal.lab.oltr.sampler import class_aware_batches
 from cyclofocal.lab.oltr.stage1 import Stage1Error, stage1_model, stage1_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import WEIGHT, StageRecipe, TwoStages
+from cyclofocal.lab.recipes.head import HeadRecipe
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.batches import build_loader
+from cyclofocal.lab.training.features import HEAD
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.models import classifier_of
 from cyclofocal.lab.training.optim import optimizer_over, weight_groups
@@ -58,7 +60,9 @@ def with_stage1_digest(stages: TwoStages) -> StageRecipe:
 
 
 def task_of(recipe: Recipe) -> Task:
-    """The task of a recipe: a stage of open long-tailed recognition, or plain training."""
+    """The task of a recipe: a stage of open long-tailed recognition, a head on features, or plain training."""
+    if isinstance(recipe, HeadRecipe):
+        return HEAD
     if not isinstance(recipe, StageRecipe):
         return PLAIN
     return STAGE1 if recipe.stage == 1 else STAGE2

@@ -16,7 +16,7 @@ CycleRange = tuple[float, float]
 CROPS = ("crop", "crop-flip")
 """Augmentations with a random crop, on the device."""
 
-NOT_STORED = ("data", "facts")
+NOT_STORED = ("data", "facts", "features_folder")
 """Fields of a recipe that a record holds in another form, or not at all."""
 
 

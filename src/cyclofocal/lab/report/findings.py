@@ -194,6 +194,7 @@ def explanations(summary: Summary) -> list[str]:
     lines = [
         f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_counted(summary.recipe['epochs'], 'epoch', 'epochs')};"
         f" {_split(summary)}test set evaluated once, after the last epoch.",
+        *_head_only(summary),
         f"Training samples per class: {counts(summary)}.",
         f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}.",
         *_test_samples(summary),
@@ -282,6 +283,17 @@ def _adjustment(summary: Summary) -> list[str]:
     return [
         f"Post-hoc adjusted: logits less tau times the log of the class shares; tau {shown}, {chosen}.",
         f"Losses are compared with it in {summary.primary.title}, Holm-corrected over these comparisons.",
+    ]
+
+
+def _head_only(summary: Summary) -> list[str]:
+    """Note that the network was frozen, if it was."""
+    recipe = summary.recipe
+    if not (backbone := recipe.get("backbone")):
+        return []
+    return [
+        f"Only the head was trained ({recipe['model']}), on frozen features of {backbone}; SHA-256 of its weights:"
+        f" {recipe['backbone_digest']}."
     ]
 
 

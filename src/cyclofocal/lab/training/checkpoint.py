@@ -27,14 +27,19 @@ def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
     Args:
         content: what ``torch.load(weights_only=True)`` reads: tensors, numbers, strings, lists and dicts of them.
     """
-    payload = io.BytesIO()
-    torch.save(content, payload)
-    digest = hashlib.sha256(payload.getbuffer()).hexdigest().encode()
     path = folder / f"checkpoint-{epoch:05d}.pt"
-    write_atomically(path, _HEADER + digest + b"\n", payload.getbuffer())
+    write_checked(path, content)
     for older in checkpoints(folder)[KEEP_LAST:]:
         older.unlink()
     return path
+
+
+def write_checked(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` atomically with its SHA-256, for :func:`load_checkpoint`."""
+    payload = io.BytesIO()
+    torch.save(content, payload)
+    digest = hashlib.sha256(payload.getbuffer()).hexdigest().encode()
+    write_atomically(path, _HEADER + digest + b"\n", payload.getbuffer())
 
 
 def load_checkpoint(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cyclofocal.lab.recipes.head import HEADS
 from cyclofocal.lab.recipes.recipe import Recipe
 
 
@@ -132,6 +133,31 @@ class MLP(nn.Module):
         return self.classifier(self.features(rows))
 
 
+class LinearHead(nn.Module):
+    """A linear classifier of rows, or of the pixels of images.
+
+    Args:
+        classes: number of logits.
+        image_size: height and width of the input in pixels, if it is images.
+        channels: colour channels of the input, if it is images.
+        inputs: numbers in a row of a table; 0 for images.
+
+    Example:
+        >>> import torch
+        >>> LinearHead(classes=3, inputs=7)(torch.zeros(4, 7)).shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(self, classes: int, image_size: int = 8, channels: int = 1, inputs: int = 0) -> None:
+        super().__init__()
+        self.features = nn.Flatten()
+        self.classifier = nn.Linear(inputs or channels * image_size**2, classes)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits (N, classes) of rows (N, inputs), or of images (N, channels, image_size, image_size)."""
+        return self.classifier(self.features(rows))
+
+
 class CosineClassifier(nn.Module):
     r"""Logits by the angle to each class's weight, and by how long the features are.
 
@@ -246,6 +272,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cifar-resnet-32": CifarResNet,
     "resnet-10": resnet_10,
     "mlp": MLP,
+    "linear": LinearHead,
 }
 """Our own, by name; timm has none of these names."""
 
@@ -262,11 +289,14 @@ def build_model(recipe: Recipe, classes: int, inputs: int = 0) -> nn.Module:
         ValueError: neither of ours nor one of timm's; ``width`` or ``pretrained`` where the model has no such thing;
             a model of images for a table.
     """
-    if inputs and recipe.model != "mlp":
-        raise ValueError(f"model is {recipe.model!r}, which takes images; for a table it must be 'mlp'")
+    if inputs and recipe.model not in HEADS:
+        allowed = " or ".join(map(repr, HEADS))
+        raise ValueError(f"model is {recipe.model!r}, which takes images; for rows of numbers it must be {allowed}")
     if recipe.model in MODELS:
         if recipe.pretrained:
             raise ValueError(f"pretrained is true, but {recipe.model} has no weights to begin with; it must be false")
+        if recipe.width and recipe.model == "linear":
+            raise ValueError(f"width is {recipe.width}, but a linear model has no hidden layer; it must be 0")
         width = {"width": recipe.width} if recipe.width else {}
         shape = {"inputs": inputs} if inputs else {"image_size": recipe.image_size, "channels": recipe.channels}
         return MODELS[recipe.model](classes, **shape, **width)
@@ -307,6 +337,21 @@ def classifier_of(model: nn.Module) -> nn.Linear:
     if not isinstance(last, nn.Linear):
         raise ValueError(f"model ends in {type(last).__name__}; it must end in a linear classifier")
     return last
+
+
+def without_classifier(model: nn.Module) -> nn.Module:
+    """Take the classifier off, so that the network gives its features (N, D); the model itself.
+
+    Raises:
+        ValueError: the last layer of a network that is not timm's is not linear.
+    """
+    network: Any = model
+    if hasattr(network, "reset_classifier"):
+        network.reset_classifier(0)
+        return model
+    last = classifier_of(model)
+    model.set_submodule(next(name for name, layer in model.named_modules() if layer is last), nn.Identity())
+    return model
 
 
 def use_cosine_classifier(model: nn.Module, scale: float) -> nn.Module:

@@ -29,6 +29,7 @@ from cyclofocal.lab.metrics import (
 )
 from cyclofocal.lab.recipes.loss import COSINE_SCALE
 from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.settings import AnyRecipe
 from cyclofocal.lab.records import CONFUSION_CLASSES, RunRecord, system
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.accelerator import from_main, start_accelerator
@@ -261,7 +262,7 @@ def load_data(recipe: Recipe, root: Path, seed: int) -> DataSet:
     return load(recipe.data, root, seed)
 
 
-def with_data_digest(recipe: Recipe, root: Path) -> tuple[Recipe, DataSet]:
+def with_data_digest(recipe: AnyRecipe, root: Path) -> tuple[AnyRecipe, DataSet]:
     """Fix a recipe to the present content of its data by a digest; the recipe and the data.
 
     Raises:
