@@ -108,7 +108,7 @@ def read_run(folder: Path) -> tuple[StageRecipe, str, int]:
     if said or not isinstance(run.get("seed"), int):
         raise Stage1Error(f"{folder / 'run.json'}: {said or 'it has no seed'}")
     if run["recipe"].get("backbone"):
-        raise Stage1Error(f"{folder}: a head on frozen features, which has no network of its own; give another run")
+        raise Stage1Error(f"{folder}: a head on frozen features, without a network; give the run of a network")
     try:
         recipe = StageRecipe.from_flat(run["recipe"] | {"precision": "no"})
     except (KeyError, TypeError):

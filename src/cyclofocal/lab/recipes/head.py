@@ -1,6 +1,10 @@
 """Recipe of a head: a small classifier trained on the features that a frozen network gives once.
 
-Its settings were chosen for cross-entropy alone, on validation images; see :func:`head_recipe`.
+Settings were chosen for cross-entropy alone, by validation images (seeds 1000 and 1001, which no comparison uses) of
+three sets of features: long-tailed Fashion-MNIST by a network trained on other images of it (128 features) and by one
+trained on digits (512), and 1,200 of its images by an untrained ResNet-18 (512). Of 24 combinations of normalisation,
+epochs, learning rate and weight decay this one had the smallest mean NLL, 0.795; with the deviation of each feature in
+place of one for all it was 0.884. AdamW's steps do not grow with the gradient, as for tables.
 """
 
 from dataclasses import dataclass, field
@@ -72,8 +76,8 @@ def head_recipe(images: Recipe, backbone: str, backbone_digest: str, center_crop
         epochs=30,
         batch_size=128,
         optimizer="adamw",
-        learning_rate=0.003,
-        weight_decay=0.1,
+        learning_rate=0.01,
+        weight_decay=0.3,
         decay_norms=False,
         warmup_epochs=3,
         facts=Facts(cost="about a second per run and 1,000 images on one core, after the features"),

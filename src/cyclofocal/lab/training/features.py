@@ -1,6 +1,6 @@
 """Features of a frozen network: computed once, stored in checked files, and read as the rows that a head learns.
 
-A folder of features has a file for every :data:`PART` images of a split, as ``train-00000.pt``, and in the end
+A folder of features has a file for every :data:`PART_SIZE` images of a split, as ``train-00000.pt``, and in the end
 ``labels.pt`` with all labels. Each is written atomically with its SHA-256, so a computation that is killed continues
 with the file it was at.
 """
@@ -33,7 +33,7 @@ from cyclofocal.lab.training.predict import predict
 from cyclofocal.lab.training.run_folder import lock_run
 from cyclofocal.lab.training.train import PLAIN
 
-PART = 1024
+PART_SIZE = 1024
 """Number of images in a file of features."""
 
 BATCH_SIZE = 64
@@ -42,7 +42,7 @@ BATCH_SIZE = 64
 SUMMARY = "labels.pt"
 """File that is written last."""
 
-NAMES = {"training": "train", "validation": "validation", "test": "test"}
+FILE_NAMES = {"training": "train", "validation": "validation", "test": "test"}
 """Splits by their names in messages, and their names in files."""
 
 UNFINISHED = re.compile(r"\.[\w-]+\.pt-\w+\.tmp")
@@ -148,7 +148,7 @@ def store_features(
 
 
 def load_features(recipe: Recipe, root: Path, seed: int) -> DataSet:
-    """The stored features as rows; every feature has mean 0 and standard deviation 1 over the training rows.
+    """The stored features as rows, normalised: over the training rows each has mean 0, and all together variance 1.
 
     Raises:
         MissingDataError: features that are not stored.
@@ -159,7 +159,7 @@ def load_features(recipe: Recipe, root: Path, seed: int) -> DataSet:
     if not (folder / SUMMARY).is_file():
         raise MissingDataError(f"{folder}: no features there; `cyclofocal compare --features` computes them")
     try:
-        return _standardised(_read(folder))
+        return _normalised(_read(folder))
     except DamagedCheckpointError as error:
         raise DamagedDataError(f"{error}; run the same command again, which computes these features again") from None
 
@@ -200,16 +200,16 @@ def _images_hash(images: Samples) -> str:
 
 def _parts(data: DataSet, folder: Path) -> Iterator[Part]:
     for name, images in data.splits.items():
-        for number, first in enumerate(range(0, len(images), PART) if images else ()):
+        for number, first in enumerate(range(0, len(images), PART_SIZE) if images else ()):
             assert images is not None
-            own = images.select(np.arange(first, min(first + PART, len(images))))
-            yield Part(folder / f"{NAMES[name]}-{number:05d}.pt", own)
+            own = images.select(np.arange(first, min(first + PART_SIZE, len(images))))
+            yield Part(folder / f"{FILE_NAMES[name]}-{number:05d}.pt", own)
 
 
 def _summary(data: DataSet) -> dict[str, Any]:
     """Content of the file of labels."""
     splits = {
-        NAMES[name]: {
+        FILE_NAMES[name]: {
             "title": images.title,
             "labels": torch.from_numpy(images.labels),
             "positions": torch.from_numpy(images.positions),
@@ -226,7 +226,7 @@ def _read(folder: Path) -> DataSet:
 
     def rows(name: str) -> Samples:
         split = content["splits"][name]
-        paths = [folder / f"{name}-{number:05d}.pt" for number in range(-(-len(split["labels"]) // PART))]
+        paths = [folder / f"{name}-{number:05d}.pt" for number in range(-(-len(split["labels"]) // PART_SIZE))]
         features = torch.cat([load_checkpoint(path, ("features",))["features"] for path in paths])
         return Samples(split["labels"].numpy(), split["positions"].numpy(), split["title"], features)
 
@@ -234,18 +234,17 @@ def _read(folder: Path) -> DataSet:
     return DataSet(content["title"], tuple(content["classes"]), rows("train"), validation, rows("test"))
 
 
-def _standardised(data: DataSet) -> DataSet:
+def _normalised(data: DataSet) -> DataSet:
+    """Subtract each feature's mean, and divide all by one number, so that rarely active features stay small."""
     assert data.train.inputs is not None
-    scale, mean = torch.std_mean(data.train.inputs.double(), dim=0, correction=0)
-    scale[scale == 0] = 1  # a feature that is constant becomes 0
+    features = data.train.inputs.double()
+    mean = features.mean(0)
+    scale = (features - mean).square().mean().sqrt()
+    scale[scale == 0] = 1
 
     def of(rows: Samples) -> Samples:
         assert rows.inputs is not None
         return replace(rows, inputs=((rows.inputs - mean) / scale).float())
 
-    return replace(
-        data,
-        train=of(data.train),
-        validation=None if data.validation is None else of(data.validation),
-        test=of(data.test),
-    )
+    validation = None if data.validation is None else of(data.validation)
+    return replace(data, train=of(data.train), validation=validation, test=of(data.test))
