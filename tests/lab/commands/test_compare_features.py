@@ -130,6 +130,7 @@ def test_an_unreadable_image_is_named_and_nothing_is_trained(backbone, images, t
         ("IMAGES", "resnet18=no.pth", (), "no.pth: no such file"),
         ("IMAGES", "UNENDED", (), "this run has not ended; let it end first"),
         ("IMAGES", "RUN", ("--set", "channels=3"), "channels is 3, but small-convnet trained on digits"),
+        ("IMAGES", "RUN", ("--set", "image_size=1"), "image_size is 1; small-convnet trained on digits"),
         ("IMAGES", "RUN", ("--set", "model=resnet18"), "model is 'resnet18'; on features it must be linear or mlp"),
         ("IMAGES", "RUN", ("--set", "mixup=-1"), "mixup is -1.0; it must be at least 0"),
     ],

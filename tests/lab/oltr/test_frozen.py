@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import linear
 
-from cyclofocal.lab.messages import MissingDataError
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 from cyclofocal.lab.oltr.frozen import find_backbone
 from cyclofocal.lab.oltr.stage1 import Stage1Error
 from cyclofocal.lab.oltr.stages import STAGE1
@@ -73,6 +74,25 @@ def test_a_file_gives_a_network_of_timm_its_weights(tmp_path):
     assert found.preparation["mean"] == pytest.approx((0.485, 0.456, 0.406))
 
 
+@pytest.mark.parametrize("kind", ["model", "safetensors"])
+def test_files_of_other_programs_are_read(kind, tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3)
+    path = tmp_path / f"own.{kind}"
+    save_file(model.state_dict(), path) if kind == "safetensors" else torch.save({"model": model.state_dict()}, path)
+    found, images = find_backbone(f"vit_tiny_patch16_224={path}"), torch.rand(1, 3, 224, 224)
+    expected = model.eval().forward_head(model.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(found.network.eval()(images), expected)
+    found.check_size(224)
+    with pytest.raises(ValueError, match=r"image_size is 96; vit_tiny_patch16_224, .* takes 224, and not this size"):
+        found.check_size(96)
+
+
+def test_a_damaged_file_of_weights_is_named(tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(b"cut off")
+    with pytest.raises(DamagedDataError, match=r"cut\.safetensors: no weights that torch reads"):
+        find_backbone(f"resnet18={tmp_path / 'cut.safetensors'}")
+
+
 def test_the_digest_is_of_the_weights_and_not_of_the_path(tmp_path):
     model = timm.create_model("resnet18")
     for name in ("one", "other"):
@@ -98,7 +118,7 @@ def test_unknown_networks_are_refused(given, words):
 
 
 def test_weights_that_timm_does_not_have_ask_for_a_file(monkeypatch):
-    def fail(name, pretrained):
+    def fail(name, **options):
         raise RuntimeError("No pretrained weights exist")
 
     monkeypatch.setattr(timm, "create_model", fail)

@@ -58,6 +58,8 @@ class FrozenFeatures:
             raise typer.BadParameter(
                 f"channels is {head.channels}, but {frozen.title} takes {channels}; leave it out.", param_hint="--set"
             )
+        with refused("--set"):
+            frozen.check_size(head.image_size)
         if head.data.is_custom:
             head, data = with_data_digest(head, self.root)
             warn_of_images(head.data, data)

@@ -38,6 +38,24 @@ class FrozenBackbone:
     center_crop: bool
     preparation: dict[str, Any]
 
+    def check_size(self, image_size: int) -> None:
+        """Refuse images of a size that the network cannot take.
+
+        Raises:
+            ValueError: names its own size.
+        """
+        own, channels = self.preparation["image_size"], self.preparation["channels"]
+        if image_size == own:
+            return
+        try:
+            with torch.no_grad():
+                self.network.eval()(torch.zeros(1, channels, image_size, image_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"image_size is {image_size}; {self.title} takes {own}, and not this size ({said})"
+            ) from None
+
     def prepare(self, recipe: Recipe) -> Recipe:
         """A recipe with the images prepared for this network."""
         return replace(recipe, augment="none", auto_augment="", random_erasing=0.0, aug_splits=1, **self.preparation)
@@ -92,10 +110,9 @@ def _of_timm(name: str, file: str) -> FrozenBackbone:
             f" name that timm knows, or NAME=FILE for weights in a file.{hint}"
         )
     with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(name) if file else _pretrained(name)
+        network = without_classifier(timm.create_model(name) if file else _pretrained(name))
     if file:
-        load_weights(model, Path(file).expanduser())
-    network = without_classifier(model)
+        load_weights(network, Path(file).expanduser())
     settings = timm.data.resolve_data_config({}, model=network, verbose=False)
     channels, size, _ = settings["input_size"]
     return FrozenBackbone(
@@ -118,7 +135,7 @@ def _pretrained(name: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return timm.create_model(name, pretrained=True)
+            return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # of many kinds: no weights, no network, a full disk
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{name}: its pretrained weights are not available ({said}); give {name}=FILE") from None

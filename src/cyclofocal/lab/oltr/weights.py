@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     The file holds tensors by torchvision's names, which timm's residual networks share: ``conv1.weight``,
     ``bn1.running_mean``, ``layer1.0.conv1.weight``, ``layer1.0.downsample.0.weight`` and so on, on their own or below
-    ``state_dict``. Caffe's ResNet-152 is published so. As in OLTR it is loaded into the usual network, although it was
-    trained with BGR pixels in [0, 255] and strides elsewhere in a block; training bridges the gap.
+    ``state_dict`` or ``model``; it is one of ``torch.save`` or ``.safetensors``. Caffe's ResNet-152 is published so. As
+    in OLTR it is loaded into the usual network, although it was trained with BGR pixels in [0, 255] and strides elsewhere
+    in a block; training bridges the gap.
 
     Raises:
         MissingDataError: no such file.
@@ -28,7 +30,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ValueError: weights of another network; says which are missing or of another shape.
     """
     found, own = read_weights(path), model.state_dict()
-    head = {id(value) for value in classifier_of(model).state_dict(keep_vars=True).values()}
+    network: Any = model
+    last = network.get_classifier() if hasattr(model, "get_classifier") else classifier_of(model)
+    head = {id(value) for value in last.state_dict(keep_vars=True).values()}
     new = {name for name, value in model.state_dict(keep_vars=True).items() if id(value) in head}
     needed = [name for name in own if name not in new and not name.endswith(UNTRAINED)]
     missing = [name for name in needed if name not in found]
@@ -56,11 +60,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; weights_file must be one, or empty")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
-        raise DamagedDataError(f"{path}: no weights that torch.load reads ({str(error).splitlines()[0]})") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
+        stored = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        raise DamagedDataError(f"{path}: no weights that torch reads ({str(error).splitlines()[0]})") from error
+    content: Any = stored
+    for name in ("state_dict", "model"):
+        content = content.get(name, content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise DamagedDataError(f"{path}: holds no tensors by name")
     return {name.removeprefix("module."): value for name, value in content.items()}
