@@ -122,7 +122,7 @@ def test_an_unreadable_image_is_named_and_nothing_is_trained(backbone, images, t
 @pytest.mark.parametrize(
     ("what", "features", "more", "words"),
     [
-        ("keel:iris0", "RUN", (), "keel:iris0 is a table; a network gives features of images"),
+        ("TABLE", "RUN", ("--target", "y"), "people is a table; a network gives features of images"),
         ("fashion-mnist-open", "RUN", (), "fashion-mnist-open has two stages"),
         ("digits", "RUN", (), "digits draws another test set for every seed"),
         ("IMAGES", "resnet81", (), "'resnet81' is neither the folder of a run nor a network that timm knows"),
@@ -138,7 +138,9 @@ def test_an_unreadable_image_is_named_and_nothing_is_trained(backbone, images, t
 def test_what_has_no_features_is_refused(what, features, more, words, backbone, images, tmp_path, monkeypatch):
     monkeypatch.setattr(frozen, "_pretrained", None)  # the network is not asked
     RunFolder(tmp_path / "unended", identity(digits(), CROSS_ENTROPY, 0))
-    named = {"RUN": backbone, "UNENDED": tmp_path / "unended", "IMAGES": images}
+    table = tmp_path / "people.csv"
+    table.write_text("x,y\n" + "".join(f"{0.5 + n},{n % 2}\n" for n in range(40)))
+    named = {"TABLE": table, "RUN": backbone, "UNENDED": tmp_path / "unended", "IMAGES": images}
     code, _, err = compare(named.get(what, what), named.get(features, features), tmp_path / "runs", *more)
     assert code == 2
     assert words in err

@@ -8,6 +8,7 @@ from torch import nn
 from cyclofocal.lab.oltr.attention import ModulatedAttention
 from cyclofocal.lab.oltr.backbone import Backbone, BottleneckHead
 from cyclofocal.lab.oltr.network import OpenLongTailed
+from cyclofocal.lab.recipes.head import HEADS
 from cyclofocal.lab.training.models import MODELS, SmallResNet
 
 
@@ -15,7 +16,7 @@ def models():
     ours = [
         (name, lambda name=name: MODELS[name](5, width=8, image_size=32, channels=3))
         for name in MODELS
-        if name != "mlp"
+        if name not in HEADS
     ]
     narrowed = ("narrowed", lambda: BottleneckHead(MODELS["resnet-10"](5, width=4), 6, 5))
     return [*ours, narrowed, ("timm", lambda: timm.create_model("mobilenetv3_small_050", num_classes=5))]

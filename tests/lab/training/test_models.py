@@ -35,3 +35,14 @@ def test_images_are_rows_of_their_pixels():
 def test_a_model_of_images_takes_no_rows(model):
     with pytest.raises(ValueError, match=f"model is '{model}', which takes images; for rows of numbers"):
         build_model(replace(digits(), model=model, width=0), 3, inputs=5)
+
+
+def test_a_linear_model_is_one_layer_of_any_row():
+    recipe = replace(digits(), model="linear", width=0)
+    model = build_model(recipe, 3, inputs=5)
+    weight, bias = model.parameters()
+    rows = torch.randn(4, 5)
+    torch.testing.assert_close(model(rows), rows @ weight.T + bias)
+    assert build_model(recipe, 10)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(ValueError, match="width is 8, but a linear model has no hidden layer; it must be 0"):
+        build_model(replace(recipe, width=8), 3, inputs=5)

@@ -21,8 +21,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     The file holds tensors by torchvision's names, which timm's residual networks share: ``conv1.weight``,
     ``bn1.running_mean``, ``layer1.0.conv1.weight``, ``layer1.0.downsample.0.weight`` and so on, on their own or below
     ``state_dict`` or ``model``; it is one of ``torch.save`` or ``.safetensors``. Caffe's ResNet-152 is published so. As
-    in OLTR it is loaded into the usual network, although it was trained with BGR pixels in [0, 255] and strides elsewhere
-    in a block; training bridges the gap.
+    in OLTR it is loaded into the usual network, although it was trained with BGR pixels in [0, 255] and strides
+    elsewhere in a block; training bridges the gap.
 
     Raises:
         MissingDataError: no such file.

@@ -6,10 +6,11 @@ with the file it was at.
 """
 
 import hashlib
+import math
 import re
 import sys
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -235,16 +236,16 @@ def _read(folder: Path) -> DataSet:
 
 
 def _normalised(data: DataSet) -> DataSet:
-    """Subtract each feature's mean, and divide all by one number, so that rarely active features stay small."""
-    assert data.train.inputs is not None
-    features = data.train.inputs.double()
-    mean = features.mean(0)
-    scale = (features - mean).square().mean().sqrt()
-    scale[scale == 0] = 1
+    """Subtract each feature's mean, and divide all by one number, so that rarely active features stay small; in place.
 
-    def of(rows: Samples) -> Samples:
-        assert rows.inputs is not None
-        return replace(rows, inputs=((rows.inputs - mean) / scale).float())
-
-    validation = None if data.validation is None else of(data.validation)
-    return replace(data, train=of(data.train), validation=validation, test=of(data.test))
+    The mean and the number are those of the training rows.
+    """
+    splits = [rows.inputs for rows in (data.train, data.validation, data.test) if rows and rows.inputs is not None]
+    train = splits[0]
+    mean = train.mean(0, dtype=torch.float64).float()
+    for features in splits:
+        features -= mean
+    scale = torch.linalg.vector_norm(train, dtype=torch.float64).item() / math.sqrt(train.numel())
+    for features in splits:
+        features /= scale or 1.0  # 0 where all features are constant
+    return data

@@ -150,7 +150,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, classes: int, image_size: int = 8, channels: int = 1, inputs: int = 0) -> None:
         super().__init__()
-        self.features = nn.Flatten()
+        self.features = nn.Sequential(nn.Flatten())
         self.classifier = nn.Linear(inputs or channels * image_size**2, classes)
 
     def forward(self, rows: Tensor) -> Tensor:
