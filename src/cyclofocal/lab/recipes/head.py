@@ -1,7 +1,7 @@
 """Recipe of a head: a small classifier trained on the features that a frozen network gives once.
 
 Settings were chosen for cross-entropy alone, by validation images (seeds 1000 and 1001, which no comparison uses) of
-three sets of features: long-tailed Fashion-MNIST by a network trained on other images of it (128 features) and by one
+three sets of features: long-tailed Fashion-MNIST by a network trained on 4,000 of its images (128 features) and by one
 trained on digits (512), and 1,200 of its images by an untrained ResNet-18 (512). Of 24 combinations of normalisation,
 epochs, learning rate and weight decay this one had the smallest mean NLL, 0.795; with the deviation of each feature in
 place of one for all it was 0.884. AdamW's steps do not grow with the gradient, as for tables.
