@@ -14,6 +14,7 @@ from torch import nn
 
 from cyclofocal.lab.data.config import FolderData, TableData
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError
+from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.head import HeadRecipe, head_recipe
 from cyclofocal.lab.recipes.image_folder import image_recipe
@@ -26,6 +27,7 @@ from formats import picture, write_folder
 
 CPU = RunOptions(cpu=True)
 CLASSES = {"ant": 7, "bee": 5}
+FROZEN = {"backbone": "a network", "backbone_digest": "0" * 16, "image_size": 8, "mean": (0.5,), "std": (0.2,)}
 
 
 class Network(nn.Module):
@@ -51,8 +53,7 @@ def recipe(tmp_path):
 
 
 def pinned(tmp_path, **changes):
-    images = replace(image_recipe(str(tmp_path / "images")), image_size=8, augment="none", mean=(0.5,), std=(0.2,))
-    head = replace(head_recipe(images, "a network", "0" * 16, center_crop=False), **changes)
+    head = replace(head_recipe(image_recipe(str(tmp_path / "images")), **FROZEN), **changes)
     digest = features_digest(load_data(head, tmp_path, 0), head)
     return replace(head, features_digest=digest, features_folder=str(tmp_path / "features" / digest))
 
@@ -224,7 +225,15 @@ def test_settings_of_images_are_refused_on_features(changes, words, recipe):
 def test_tables_and_splits_by_seed_are_refused():
     table = Recipe("people", "people", TableData("people.csv", target="y"), epochs=1, learning_rate=0.1)
     with pytest.raises(ValueError, match="people is a table"):
-        head_recipe(table, "a network", "0", False)
+        head_recipe(table, **FROZEN)
     with pytest.raises(ValueError, match="digits draws another test set for every seed"):
-        head_recipe(digits(), "a network", "0", False)
-    assert head_recipe(replace(table, data=FolderData("x")), "a network", "0", False).name == "people-head"
+        head_recipe(digits(), **FROZEN)
+    assert head_recipe(replace(table, data=FolderData("x")), **FROZEN).name == "people-head"
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "digits"])
+def test_every_recipe_of_images_can_have_a_head(name):
+    """Cutout, split batch norm and the like stay with the network."""
+    images = RECIPES[name]()
+    head = head_recipe(images, **FROZEN)
+    assert (head.data, head.groups) == (images.data, images.groups)

@@ -52,7 +52,7 @@ class FrozenFeatures:
         """The recipe of a head on the features of a recipe's images, fixed to the content of these images."""
         frozen = self.backbone
         with refused("--features"):
-            head = head_recipe(frozen.prepare(recipe), frozen.title, frozen.digest, frozen.center_crop)
+            head = head_recipe(recipe, **frozen.fields)
         head = apply_settings(head, self.settings)
         if head.channels != (channels := frozen.preparation["channels"]):
             raise typer.BadParameter(

@@ -13,7 +13,6 @@ from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.oltr.features import read_run
 from cyclofocal.lab.oltr.stage1 import Stage1Error, last_weights, stage1_model
 from cyclofocal.lab.oltr.weights import load_weights
-from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.models import classifier_of, without_classifier
 
 CROPPED_BELOW = 0.95
@@ -56,9 +55,11 @@ class FrozenBackbone:
                 f"image_size is {image_size}; {self.title} takes {own}, and not this size ({said})"
             ) from None
 
-    def prepare(self, recipe: Recipe) -> Recipe:
-        """A recipe with the images prepared for this network."""
-        return replace(recipe, augment="none", auto_augment="", random_erasing=0.0, aug_splits=1, **self.preparation)
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the recipe of a head that this network decides."""
+        described = {"backbone": self.title, "backbone_digest": self.digest, "center_crop": self.center_crop}
+        return described | self.preparation
 
 
 def find_backbone(given: str) -> FrozenBackbone:

@@ -8,6 +8,7 @@ place of one for all it was 0.884. AdamW's steps do not grow with the gradient, 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
@@ -46,12 +47,12 @@ class HeadRecipe(Recipe):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is for images, and on features must be {off}")
 
 
-def head_recipe(images: Recipe, backbone: str, backbone_digest: str, center_crop: bool) -> HeadRecipe:
-    """A linear head on the features of the images of a recipe, prepared as that recipe says.
+def head_recipe(images: Recipe, **frozen: Any) -> HeadRecipe:
+    """A linear head on the features of the images of a recipe.
 
     Args:
-        images: data, shot groups and preparation of the images.
-        backbone, backbone_digest, center_crop: fields of the result.
+        images: data and shot groups.
+        frozen: ``backbone``, ``backbone_digest``, ``image_size`` and the other fields that the frozen network decides.
 
     Raises:
         ValueError: a table, which has no images, or data that draw another test set for every seed.
@@ -69,10 +70,6 @@ def head_recipe(images: Recipe, backbone: str, backbone_digest: str, center_crop
         data=images.data,
         groups=images.groups,
         model="linear",
-        image_size=images.image_size,
-        channels=images.channels,
-        mean=images.mean,
-        std=images.std,
         epochs=30,
         batch_size=128,
         optimizer="adamw",
@@ -81,7 +78,5 @@ def head_recipe(images: Recipe, backbone: str, backbone_digest: str, center_crop
         decay_norms=False,
         warmup_epochs=3,
         facts=Facts(cost="about a second per run and 1,000 images on one core, after the features"),
-        backbone=backbone,
-        backbone_digest=backbone_digest,
-        center_crop=center_crop,
+        **frozen,
     )
