@@ -286,17 +286,6 @@ def _adjustment(summary: Summary) -> list[str]:
     ]
 
 
-def _head_only(summary: Summary) -> list[str]:
-    """Note that the network was frozen, if it was."""
-    recipe = summary.recipe
-    if not (backbone := recipe.get("backbone")):
-        return []
-    return [
-        f"Only the head was trained ({recipe['model']}), on frozen features of {backbone}; SHA-256 of its weights:"
-        f" {recipe['backbone_digest']}."
-    ]
-
-
 def _split(summary: Summary) -> str:
     """Sizes of the splits in the first run; "" if the records do not contain them."""
     first = summary.experiment.first
@@ -339,6 +328,17 @@ def _tuned(summary: Summary) -> list[str]:
     folds = " and fold" if summary.folds > 1 else ""
     budget = " or ".join(map(str, sorted(budgets)))
     return [f"Tuned: settings chosen on validation data, {each}{folds}, from {budget} trials per loss."]
+
+
+def _head_only(summary: Summary) -> list[str]:
+    """Note that the network was frozen, if it was."""
+    recipe = summary.recipe
+    if not (backbone := recipe.get("backbone")):
+        return []
+    return [
+        f"Only the head was trained ({recipe['model']}), on frozen features of {backbone}; SHA-256 of its weights:"
+        f" {recipe['backbone_digest']}."
+    ]
 
 
 def counts(summary: Summary) -> str:
