@@ -38,12 +38,17 @@ def test_every_format_at_once_with_damaged_records(runs, tmp_path):
 def test_without_an_output_the_terminal_shows_the_report(runs):
     done = report(runs / "a.jsonl", "--metric", "nll", "--reference", "focal")
     assert "differences to focal" in done.output
-    assert "cyclical focal: significantly worse than focal; its negative log-likelihood is higher" in done.output
+    assert "Significantly worse: cyclical focal." in done.output
+    assert "accuracy, %" not in done.output
+    more = report(runs / "a.jsonl", "--metric", "nll", "--reference", "focal", "--all")
+    assert "cyclical focal: significantly worse than focal; its negative log-likelihood is higher" in more.output
+    assert "accuracy, %" in more.output
+    assert "NLL: negative log-likelihood." in more.output
 
 
 def test_margin_and_confusion(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in measured(grid(8))))
-    done = report(tmp_path, "--margin", "1.5", "--confusion", tmp_path / "confusion.png")
+    done = report(tmp_path, "--all", "--margin", "1.5", "--confusion", tmp_path / "confusion.png")
     assert "focal: equivalent to cross-entropy in balanced accuracy, within a margin of 1.5 points" in done.output
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(asdict(record)) + "\n" for record in data_sets(2)))
@@ -96,7 +101,7 @@ def test_a_comparison_of_many_data_sets_ends_with_ranks(capsys, tmp_path):
     print_comparison(list(data_sets(6)), picture=tmp_path / "a.png")
     said = capsys.readouterr().out
     assert "mean rank" in said
-    assert "Over 6 data sets" in said
+    assert said.startswith("Use cyclical focal: over 6 data sets")
     assert (tmp_path / "a.png").exists()
 
 

@@ -92,7 +92,8 @@ def test_names_of_classes_are_neither_tags_nor_commands():
 def test_ranks_and_problems_are_in_the_files():
     found = summaries(group_experiments(list(data_sets(6))))
     text = markdown_report(found, ranking(found), ["a.jsonl, line 3: not JSON; left out."])
-    assert text.startswith("## Left out\n\n* a.jsonl, line 3")
+    assert text.startswith("* Use cyclical focal: over 6 data sets")
+    assert "\n\n## Left out\n\n* a.jsonl, line 3" in text
     assert "## 6 data sets" in text
     assert "Mean ranks over 6 data sets" in latex_report(found, ranking(found))
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from cyclofocal.lab.commands.backends import BackendName, backend_of
 from cyclofocal.lab.commands.options import (
     METRIC_KEYS,
+    Everything,
     Out,
     Root,
     Settings,
@@ -134,6 +135,7 @@ def compare(
         Path | None,
         typer.Option(help="Figure to write, .png or .svg; default: OUT/comparison.png.", callback=picture_path),
     ] = None,
+    everything: Everything = False,
     on: Annotated[BackendName, typer.Option(help="Execution backend.")] = BackendName.local,
     workers: Annotated[
         int | None,
@@ -188,7 +190,7 @@ def compare(
     if records:
         from cyclofocal.lab.commands.output import print_comparison
 
-        print_comparison(records, metric=metric, picture=picture)
+        print_comparison(records, metric=metric, picture=picture, everything=everything)
     typer.echo(f"records  {out}")
     _report_failures(failed, len(jobs))
 

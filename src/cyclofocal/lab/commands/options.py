@@ -35,6 +35,9 @@ Images = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is available.")]
+Everything = Annotated[
+    bool, typer.Option("--all", help="Print the tables of all metrics, the findings and the explanations as well.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

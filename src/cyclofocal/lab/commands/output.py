@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 MIN_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
 PIPED_COLUMNS = 100
 LOOSE_COLUMNS = 110  # narrower results are set without padding
-MAX_FULL_TABLES = 3  # experiments shown with all their metrics; more are shown in the primary one alone
+MAX_FULL_TABLES = 3  # experiments shown one by one; of more there are ranks alone
+MAX_OVERVIEW = 10  # experiments listed in a line each without being asked for
+MAX_CALLS = 4  # settings of tuning shown without being asked for
+MORE = "All metrics, findings and explanations: cyclofocal report --all, or -o report.html."
 
 
 def print_comparison(
@@ -32,8 +35,9 @@ def print_comparison(
     metric: str = "",
     picture: Path | None = None,
     margin: float | None = None,
+    everything: bool = False,
 ) -> None:
-    """Print the tables and findings of a comparison, and draw its differences if a path is given.
+    """Print the answer and the primary table of a comparison, and draw its differences if a path is given.
 
     Args:
         records: runs of any number of experiments.
@@ -41,27 +45,36 @@ def print_comparison(
         metric: key of the primary metric; default: the one that the runs were started with.
         picture: .png or .svg file to write.
         margin: margin of equivalence; default: the one that the runs were started with.
+        everything: print the tables of all metrics, the findings and the explanations too.
     """
     from cyclofocal.lab.report.experiment import group_experiments
     from cyclofocal.lab.report.summary import summaries
 
     found = summaries(group_experiments(records), reference, metric, margin)
     console = table_console()
+    if len(found) > 1:
+        _print_overview(console, found, everything)
     if len(found) <= MAX_FULL_TABLES:
         for summary in found:
-            _print_full(console, summary)
-    if len(found) > 1:
-        _print_overview(console, found)
+            _print_lines(console, [""] if len(found) > 1 else [])
+            _print_answer(console, summary, everything)
+    if not everything:
+        _print_lines(console, ["", MORE])
     if picture is not None:
-        from cyclofocal.lab.report.figure import draw_differences
+        _draw(console, found, picture)
 
-        try:
-            draw_differences(found, picture)
-        except (OSError, ValueError) as error:
-            reason = one_line(error, picture) if isinstance(error, OSError) else error
-            console.print(f"\nno picture: {reason}", markup=False, soft_wrap=True)
-        else:
-            _print_lines(console, ["", f"picture  {picture}"])
+
+def _draw(console: Console, found: Sequence[Summary], picture: Path) -> None:
+    """Draw the differences, or print why not."""
+    from cyclofocal.lab.report.figure import draw_differences
+
+    try:
+        draw_differences(found, picture)
+    except (OSError, ValueError) as error:
+        reason = one_line(error, picture) if isinstance(error, OSError) else error
+        console.print(f"\nno picture: {reason}", markup=False, soft_wrap=True)
+    else:
+        _print_lines(console, ["", f"picture  {picture}"])
 
 
 def table_console(columns: int = PIPED_COLUMNS) -> Console:
@@ -71,36 +84,77 @@ def table_console(columns: int = PIPED_COLUMNS) -> Console:
     return console
 
 
-def _print_full(console: Console, summary: Summary) -> None:
+def _print_answer(console: Console, summary: Summary, everything: bool) -> None:
+    """Print one experiment: its answer, the primary table, and then either the remarks or all there is."""
+    from cyclofocal.lab.report.answer import answer, recommended
+    from cyclofocal.lab.report.constructors import chosen_settings
+    from cyclofocal.lab.report.findings import remarks
+    from cyclofocal.lab.report.result_tables import metric_table
+    from cyclofocal.lab.report.table import to_terminal
+
+    table = metric_table(summary, summary.primary)
+    notes = [*table.notes, *([f"differences to {summary.reference}"] if summary.reference else [])]
+    console.print(summary.experiment.title, style="bold", markup=False)
+    _print_lines(console, [*answer(summary), ""])
+    title, tight = f"{table.title} ({'; '.join(notes)})", console.width < LOOSE_COLUMNS
+    console.print(to_terminal(table, title=title, tight=tight))
+    if everything:
+        _print_rest(console, summary)
+        return
+    chosen = chosen_settings(summary, name := recommended(summary))
+    if chosen:
+        more = [f"... and {len(chosen) - MAX_CALLS} more, with --all"] if len(chosen) > MAX_CALLS else []
+        title = f"Settings chosen for {summary.experiment.titles[name]}:"
+        _print_lines(console, ["", title, *chosen[:MAX_CALLS], *more])
+    if notes := remarks(summary):
+        _print_lines(console, ["", *notes])
+
+
+def _print_rest(console: Console, summary: Summary) -> None:
+    """Print the tables of the other metrics, the findings, all tuned settings and the explanations."""
+    from cyclofocal.lab.report.constructors import chosen_settings
     from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions, explanations
     from cyclofocal.lab.report.result_tables import result_tables
     from cyclofocal.lab.report.table import to_terminal
 
-    comparison = f"; differences to {summary.reference}" if summary.reference else ""
-    title, tight = f"{summary.experiment.title}{comparison}", console.width < LOOSE_COLUMNS
-    console.print(to_terminal(*result_tables(summary), title=title, tight=tight))
-    _print_lines(
-        console, ["", *filter(None, (*conclusions(summary), adjusted_conclusion(summary))), "", *explanations(summary)]
-    )
+    _, *others = result_tables(summary)
+    if others:
+        console.print()
+        console.print(to_terminal(*others, title="Other metrics", tight=console.width < LOOSE_COLUMNS))
+    chosen = [call for name in summary.experiment.runs for call in chosen_settings(summary, name)]
+    findings = [*filter(None, (*conclusions(summary), adjusted_conclusion(summary)))]
+    for lines in (findings, chosen, explanations(summary)):
+        if lines:
+            _print_lines(console, ["", *lines])
 
 
-def _print_overview(console: Console, found: Sequence[Summary]) -> None:
+def _print_overview(console: Console, found: Sequence[Summary], everything: bool) -> None:
+    """Print several experiments: the answer over all, their ranks, and a line for each of a few."""
+    from cyclofocal.lab.report.answer import answer_over
     from cyclofocal.lab.report.findings import NOT_RANKED, ranking_conclusions
     from cyclofocal.lab.report.ranking import ranking
     from cyclofocal.lab.report.result_tables import overview_table, rank_table
     from cyclofocal.lab.report.table import to_terminal
 
-    console.print(to_terminal(overview_table(found), details=False))
     ranked = ranking(found)
-    if ranked is None:
-        _print_lines(console, ["", NOT_RANKED])
-    else:
-        console.print()
+    _print_lines(console, [*answer_over(found, ranked), ""])
+    if ranked is not None:
         console.print(to_terminal(rank_table(ranked)))
-        _print_lines(console, ["", *ranking_conclusions(ranked), *ranked.notes])
-    _print_lines(console, ["", "+ and -: significantly better and significantly worse than the reference."])
-    if len(found) > MAX_FULL_TABLES:
-        _print_lines(console, [f"{summary.experiment.title}: {note}" for summary in found for note in summary.notes])
+        _print_lines(console, ["", *ranked.notes] if ranked.notes else [])
+    if everything or len(found) <= MAX_OVERVIEW:
+        console.print()
+        console.print(to_terminal(overview_table(found), details=False))
+        _print_lines(console, ["", "+ and -: significantly better and significantly worse than the reference."])
+    if everything:
+        _print_lines(console, ["", *(ranking_conclusions(ranked) if ranked else [NOT_RANKED])])
+        if len(found) > MAX_FULL_TABLES:
+            _print_remarks(console, found)
+
+
+def _print_remarks(console: Console, found: Sequence[Summary]) -> None:
+    from cyclofocal.lab.report.findings import remarks
+
+    _print_lines(console, [f"{summary.experiment.title}: {note}" for summary in found for note in remarks(summary)])
 
 
 def _print_lines(console: Console, lines: Sequence[str]) -> None:

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from cyclofocal.lab.commands.options import check_choice, make_folder, margin_of, metric_key, picture_path, refused
+from cyclofocal.lab.commands.options import (
+    Everything,
+    check_choice,
+    make_folder,
+    margin_of,
+    metric_key,
+    picture_path,
+    refused,
+)
 from cyclofocal.lab.commands.output import print_comparison, warn
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.records import RunRecord
@@ -62,6 +70,7 @@ def report(
             callback=margin_of,
         ),
     ] = None,
+    everything: Everything = False,
     confusion: Annotated[
         Path | None,
         typer.Option(help="Figure of the confusion matrices to write, .png or .svg.", callback=picture_path),
@@ -82,7 +91,7 @@ def report(
         if confusion:
             _draw_confusion(records, confusion)
         if not out:
-            print_comparison(records, reference, metric, margin=margin)
+            print_comparison(records, reference, metric, margin=margin, everything=everything)
             return
         makers = _makers(records, problems, reference, metric, margin)
         for path in out:

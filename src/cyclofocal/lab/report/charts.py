@@ -22,6 +22,9 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 350, 28, 194
 HUES = 8
 """Number of colours and dash patterns in the style sheet; further losses repeat them."""
 
+LONGEST_LABEL = 56
+"""Most characters of a name in a forest plot, whose width they fill."""
+
 MAX_NUMBERED = 12
 """Largest number of classes of a confusion matrix with numbers in its cells."""
 
@@ -50,11 +53,13 @@ def forest(summary: Summary, metric: Metric) -> str:
     half = _axis_limit(compared)
     bottom = 10 + 38 * len(compared)
     scale = AxisScale(-half, half, 12, WIDTH - 12)
-    good = (scale(0), scale.end) if metric.higher_is_better else (scale.start, scale(0))
-    parts = [rectangle(good[0], 4, good[1] - good[0], bottom - 4, "good")]
-    parts.append(line([(scale(0), 4), (scale(0), bottom)], "axis"))
+    start, end = (scale(0), scale.end) if metric.higher_is_better else (scale.start, scale(0))
+    parts = []
     for place, comparison in enumerate(compared):
-        parts.append(_forest_row(summary, comparison, scale, 22 + 38 * place))
+        y = 22 + 38 * place
+        parts.append(rectangle(start, y - 2, end - start, 21, "good"))
+        parts.append(line([(scale(0), y - 2), (scale(0), y + 19)], "axis"))
+        parts.append(_forest_row(summary, comparison, scale, y))
     unit = f", {metric.unit_of_difference}" if metric.unit_of_difference else ""
     parts.append(x_axis(scale, bottom, f"difference to {summary.reference}{unit}"))
     description = "; ".join(map(_describe, compared))
@@ -69,7 +74,7 @@ def _axis_limit(compared: Sequence[PairedComparison]) -> float:
 
 def _forest_row(summary: Summary, comparison: PairedComparison, scale: AxisScale, y: float) -> str:
     value, css = comparison.estimate, css_class(summary, comparison.name)
-    parts = [text(14, y - 5, comparison.loss, "name")]
+    parts = [text(14, y - 6, shortened(comparison.loss, LONGEST_LABEL), "name")]
     parts += [dot(scale(seed), y + 13, 1.8, f"seed {css}") for seed in comparison.per_seed]
     if value.interval:
         parts.append(line([(scale(bound), y + 4) for bound in value.interval], f"interval {css}"))
@@ -197,7 +202,12 @@ def confusion_matrix(summary: Summary, name: str) -> str:
 
 def short_name(name: str) -> str:
     """Name of a class, cut to 12 characters."""
-    return name if len(name) <= 12 else f"{name[:11]}…"
+    return shortened(name, 12)
+
+
+def shortened(name: str, most: int) -> str:
+    """Name, cut to ``most`` characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def critical_difference_diagram(ranking: Ranking) -> str:

@@ -21,18 +21,6 @@ NOT_THE_RECIPE = ("fold",)
 DECIMALS = 11
 """Decimals of values and differences, few enough to remove rounding errors."""
 
-LEARNT_MARGIN = 0.95
-"""Fraction of the NLL of the class frequencies below which a model has certainly learnt."""
-
-THRESHOLD_ALONE = (
-    "Their NLL is below that of the class frequencies, so they have learnt, but no other class is ever the most"
-    " probable; compare them by NLL and Brier score, not by accuracy."
-)
-UNTRAINED_OR_THRESHOLD = (
-    "They may need longer training or another learning rate, the same for every loss; or they have learnt, and no other"
-    " class is ever the most probable: then compare them by NLL and Brier score."
-)
-
 Values = dict[int, dict[int, float]]
 """Values by seed and fold."""
 
@@ -182,7 +170,7 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
     if others:
         notes.append(f"Runs with another number of classes than the first run, left out: {others}.")
     notes += [*_mixed(ordered, shown), *_missing(ordered, shown), *_folds(ordered, shown)]
-    notes += [*_single_class(ordered, shown), *_never_focal(ordered, shown)]
+    notes += _never_focal(ordered, shown)
     return Experiment(recipe, title, ordered, shown, tuple(notes))
 
 
@@ -270,21 +258,6 @@ def _folds(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
     return notes
 
 
-def _single_class(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
-    """Note on runs that predict a single class, whose accuracies do not compare losses."""
-    found = {name: list(filter(_predicts_single_class, members)) for name, members in runs.items()}
-    same = [run for members in found.values() for run in members]
-    if not same:
-        return []
-    counts = ", ".join(f"{titles[name]} in {len(of)} of {len(runs[name])} runs" for name, of in found.items() if of)
-    reason = THRESHOLD_ALONE if all(map(_knows_more_than_shares, same)) else UNTRAINED_OR_THRESHOLD
-    return [f"Models that predict a single class for every test sample: {counts}. {reason}"]
-
-
-def _predicts_single_class(run: RunRecord) -> bool:
-    return len(run.per_class) > 1 and sorted(run.per_class)[-2:] == [0.0, 1.0]
-
-
 def _never_focal(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
     """Notes on cyclical losses that never cycled, because the runs had one or two epochs."""
     return [
@@ -297,12 +270,3 @@ def _never_focal(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> li
 def _stays_at_1(run: RunRecord) -> bool:
     by_epoch = run.recipe.get("clock", "epoch") == "epoch"  # else a row has only the eta of the first step
     return by_epoch and {row.get("eta") for row in run.epochs} == {1}
-
-
-def _knows_more_than_shares(run: RunRecord) -> bool:
-    """True if the NLL is clearly below that of predicting the class frequencies of the training set."""
-    trained, tested, nll = run.train_counts, run.test_counts, run.metrics.get("nll")
-    if nll is None or len(trained) != len(tested) or min(trained) < 1:
-        return False
-    of_shares = sum(t * -math.log(n / sum(trained)) for n, t in zip(trained, tested, strict=True)) / sum(tested)
-    return nll < LEARNT_MARGIN * of_shares

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from cyclofocal.lab.report.answer import answer, answer_over
+from cyclofocal.lab.report.constructors import tuned_calls
 from cyclofocal.lab.report.findings import (
-    NOT_RANKED,
     adjusted_conclusion,
     conclusions,
     explanations,
@@ -23,16 +24,18 @@ from cyclofocal.lab.report.table import escape_markdown, to_csv, to_latex, to_ma
 
 
 def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None, problems: Sequence[str] = ()) -> str:
-    """Problems, ranks, and the findings and tables of every experiment."""
-    parts = ["## Left out", _list(problems)] if problems else []
+    """Answers, problems, ranks, and the findings and tables of every experiment."""
+    parts = [_list(answer_over(summaries, ranking))] if len(summaries) > 1 else []
+    parts += ["## Left out", _list(problems)] if problems else []
     if ranking is not None:
         parts += [f"## {len(ranking.data_sets)} data sets", ranks_markdown(ranking)]
-    elif len(summaries) > 1:
-        parts.append(NOT_RANKED)
     for summary in summaries:
-        parts += [f"## {summary.experiment.title}", verdicts_markdown(summary)]
+        parts += [f"## {summary.experiment.title}", _list(answer(summary))]
+        parts += ["**Each loss**", verdicts_markdown(summary)]
         tables = [*result_tables(summary), adjusted_table(summary), class_table(summary)]
         parts += [f"**{entry.title}**\n\n{to_markdown(entry)}" for entry in tables if entry.rows]
+        if calls := tuned_calls(summary):
+            parts += ["**Settings chosen by tuning**", "```python\n" + "\n".join(calls) + "\n```"]
         encoding = column_encoding(summary)
         if encoding.rows:
             lines = [f"{name.text}: {how.text}" for name, how in encoding.rows]

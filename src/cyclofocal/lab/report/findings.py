@@ -1,14 +1,35 @@
 """Write numbers and findings as text."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from cyclofocal.lab.data.config import is_table
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric, default_margin
 from cyclofocal.lab.report.ranking import MIN_DATA_SETS, Ranking, WinTieLoss
 from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE, VERDICTS, Estimate, minimum_pairs
 from cyclofocal.lab.report.summary import PairedComparison, Summary, declared_margin, declared_metric
+from cyclofocal.lab.report.validity import Cause, LateGain, SingleClass, single_classes
 
 MAX_SEEDS = 10_000
 MAX_LISTED_CLASSES = 20
+
+ACCURACIES = {
+    "validation_balanced_accuracy": "balanced accuracy on validation data",
+    "validation_accuracy": "accuracy on validation data",
+    "train_accuracy": "training accuracy",
+}
+"""Accuracies of the epoch rows, in words."""
+
+CAUSES: dict[Cause, str] = {
+    "not trained": "They have not learnt: their training accuracy is no more than the share of the largest class; raise"
+    " --epochs or change the learning rate, for every loss alike",
+    "prior": "They have learnt, but another class is never the most probable: adjust the logits or the threshold, or"
+    " compare them by NLL",
+    "unknown": "They may need longer training or another learning rate, the same for every loss; or they have learnt,"
+    " and no other class is ever the most probable: then compare them by NLL",
+}
+"""Causes of one class for every sample, and their remedies."""
 
 NOT_RANKED = "The losses are not ranked: no two losses are in every experiment."
 
@@ -47,11 +68,15 @@ def format_effect(effect: float | None) -> str:
 
 def conclusions(summary: Summary) -> list[str]:
     """One finding per loss; a single one if there are too few seeds for all."""
-    compared = summary.compared(summary.primary)
-    reasons = {_too_few(comparison) for comparison in compared}
-    if len(reasons) == 1 and "" not in reasons:
-        return [f"Nothing can be concluded: {reasons.pop()}."]
-    return [conclusion(summary, comparison) for comparison in compared]
+    if few := nothing_concluded(summary):
+        return [few]
+    return [conclusion(summary, comparison) for comparison in summary.compared(summary.primary)]
+
+
+def nothing_concluded(summary: Summary) -> str:
+    """Sentence for a comparison with too few seeds for every loss; "" for any other."""
+    reasons = {_too_few(comparison) for comparison in summary.compared(summary.primary)}
+    return f"Nothing can be concluded: {reasons.pop()}." if len(reasons) == 1 and "" not in reasons else ""
 
 
 def conclusion(summary: Summary, comparison: PairedComparison) -> str:
@@ -63,24 +88,23 @@ def _primary(summary: Summary, comparison: PairedComparison) -> str:
     loss, metric, value = comparison.loss, comparison.metric, comparison.estimate
     if reason := _too_few(comparison):
         return f"{loss}: nothing can be concluded; {reason}."
-    size = f"{_amount(value.mean, metric, sign=True)} {format_interval(value, metric, sign=True)}".rstrip()
-    details = f"{size}, p {format_p(comparison.corrected_p)}"
+    details = difference_text(comparison)
     if value.n != summary.seeds:
         details += f", {_counted(value.n, 'seed', 'seeds')} of both"
     if comparison.verdict == "equivalent":
-        same = f"equivalent to {summary.reference} in {metric.title}, within {_margin(summary)}"
+        same = f"equivalent to {summary.reference} in {metric.title}, within {margin_text(summary)}"
         return f"{loss}: {same} ({details}){'' if any(comparison.per_seed) else '; the runs are equal'}."
     if not comparison.direction:
         none = f"no significant difference from {summary.reference} in {metric.title}"
-        return f"{loss}: {none} ({details}); {_needed(comparison)}."
+        return f"{loss}: {none} ({details}); {seeds_needed(comparison)}."
     tiny = _tiny(value.mean, metric)
     change = ("higher" if value.mean > 0 else "lower") + (f" by {tiny}" if tiny else "")
-    within = f", but within {_margin(summary)}" if comparison.within_margin else ""
+    within = f", but within {margin_text(summary)}" if comparison.within_margin else ""
     return f"{loss}: {comparison.verdict} than {summary.reference}{within}; its {metric.title} is {change} ({details})."
 
 
-def _margin(summary: Summary) -> str:
-    """Margin of equivalence with its unit."""
+def margin_text(summary: Summary) -> str:
+    """Margin of equivalence with its unit, as "a margin of 0.5 points"."""
     return f"a margin of {summary.margin:g} {summary.primary.unit_of_difference}".rstrip()
 
 
@@ -128,7 +152,8 @@ def _counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def _needed(comparison: PairedComparison) -> str:
+def seeds_needed(comparison: PairedComparison) -> str:
+    """Clause on the number of seeds that would detect the observed difference."""
     if comparison.needed is None:
         if not any(comparison.per_seed):
             return "the runs are equal"
@@ -143,6 +168,81 @@ def _needed(comparison: PairedComparison) -> str:
     return f"{seeds} seeds would be needed to detect a difference of this size"
 
 
+def difference_text(comparison: PairedComparison) -> str:
+    """Difference to the reference with its interval and p, as "+1.2 points [+0.8, +1.6], p 0.004"."""
+    value, metric = comparison.estimate, comparison.metric
+    size = f"{amount(value.mean, metric, sign=True)} {format_interval(value, metric, sign=True)}".rstrip()
+    return f"{size}, p {format_p(comparison.corrected_p)}"
+
+
+def joined(names: Sequence[str], most: int, last: str = "and") -> str:
+    """Names in a sentence, as "a, b and c"; beyond ``most`` the number of the others.
+
+    Example:
+        >>> joined(["a", "b", "c"], 3, "or"), joined(["a", "b", "c"], 2)
+        ('a, b or c', 'a, b and 1 more')
+    """
+    shown = [*names] if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+    return f" {last} ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
+
+
+def unconverged_sentence(gains: Sequence[LateGain], summary: Summary) -> str:
+    """Sentence on losses that had not converged; "" without any."""
+    if not gains:
+        return ""
+    who = "every loss" if len(gains) == len(summary.experiment.runs) > 1 else joined([g.loss for g in gains], 3)
+    low, high = min(g.points for g in gains), max(g.points for g in gains)
+    size = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
+    what = ACCURACIES[gains[0].key]
+    return f"Not converged: raise --epochs. At the end of the runs {who} still gained {size} points of {what}."
+
+
+def single_class_sentences(found: Sequence[SingleClass]) -> list[str]:
+    """Sentence for each cause of runs that predict one class for every test sample, with its remedy."""
+    sentences = []
+    for cause, remedy in CAUSES.items():
+        losses = [entry for entry in found if entry.cause == cause]
+        if losses:
+            counts = ", ".join(f"{entry.loss} in {entry.runs} of {entry.of} runs" for entry in losses)
+            levels = [entry.adjusted for entry in losses if entry.adjusted is not None]
+            level = f" (post-hoc adjusted, their balanced accuracy is {max(levels):.1f} %)" if levels else ""
+            shown = level if cause == "prior" else ""
+            sentences.append(f"Models that predict a single class for every test sample: {counts}. {remedy}{shown}.")
+    return sentences
+
+
+class AdjustedAmounts(NamedTuple):
+    """Result of cross-entropy with the class prior taken out of its logits, in the primary metric.
+
+    Attributes:
+        plain: title of the loss without the adjustment.
+        reached: its mean after the adjustment, with the unit.
+        gained: difference that the adjustment makes, with the unit.
+        gain: this difference, above 0 if it is better.
+        compared: the other losses against it.
+    """
+
+    plain: str
+    reached: str
+    gained: str
+    gain: float
+    compared: tuple[PairedComparison, ...]
+
+
+def adjusted_amounts(summary: Summary) -> AdjustedAmounts | None:
+    """Result of the adjustment; None if no record has it."""
+    metric = summary.primary
+    row = next((row for row in summary.adjusted if row.metric == metric), None)
+    own = next((found for found in summary.of_metric(metric) if row is not None and found.name == row.name), None)
+    if row is None or own is None:
+        return None
+    change = row.estimate.mean - own.estimate.mean
+    reached = format_value(row.estimate.mean, metric) + (f" {metric.unit}" if metric.unit else "")
+    compared = tuple(found.comparison for found in summary.against_adjusted if found.comparison)
+    gain = change if metric.higher_is_better else -change
+    return AdjustedAmounts(own.loss, reached, amount(change, metric, sign=True), gain, compared)
+
+
 def _tiny(value: float, metric: Metric) -> str:
     """Bound of a difference that is printed as 0; "" for a larger one."""
     if float(format_value(value, metric)):
@@ -150,7 +250,8 @@ def _tiny(value: float, metric: Metric) -> str:
     return f"less than {0.5 * 10 ** -_decimals(metric):g} {metric.unit_of_difference}".rstrip()
 
 
-def _amount(value: float, metric: Metric, sign: bool = False) -> str:
+def amount(value: float, metric: Metric, sign: bool = False) -> str:
+    """Value of a difference with its unit."""
     return f"{format_value(value, metric, sign)} {metric.unit_of_difference}".rstrip()
 
 
@@ -161,19 +262,23 @@ def ranking_conclusions(found: Ranking) -> list[str]:
 
 def _over_data_sets(found: Ranking) -> str:
     n = len(found.data_sets)
-    test = "Friedman" if len(found.ranks) > 2 else "Wilcoxon"
     if not found.enough:
         return f"{n} data sets are too few to conclude anything over data sets; {MIN_DATA_SETS} or more are needed."
     if found.p >= ALPHA:
-        return f"Over {n} data sets the losses' ranks do not differ significantly ({test}, p {format_p(found.p)})."
+        return f"Over {n} data sets the losses' ranks do not differ significantly{ranked_by(found)}."
     different = found.significant_pairs()
-    text = f"Over {n} data sets the losses' ranks differ significantly ({test}, p {format_p(found.p)})"
+    text = f"Over {n} data sets the losses' ranks differ significantly{ranked_by(found)}"
     if not different:
         return f"{text}, but no single pair of losses does (critical difference {found.critical_difference:.2f})."
     pairs = ", ".join(
         f"{one} ({found.ranks[one]:.2f}) before {other} ({found.ranks[other]:.2f})" for one, other in different
     )
     return f"{text}: {pairs}; critical difference {found.critical_difference:.2f}."
+
+
+def ranked_by(found: Ranking) -> str:
+    """Test of the ranks and its p, in brackets."""
+    return f" ({'Friedman' if len(found.ranks) > 2 else 'Wilcoxon'}, p {format_p(found.p)})"
 
 
 def _tallied(loss: str, tally: WinTieLoss, found: Ranking) -> str:
@@ -213,7 +318,12 @@ def explanations(summary: Summary) -> list[str]:
         lines.append(
             f"The runs were started with another primary metric, {declared}; one chosen afterwards is weaker evidence."
         )
-    return [*lines, *summary.notes]
+    return [*lines, *remarks(summary)]
+
+
+def remarks(summary: Summary) -> list[str]:
+    """Notes on the runs of this comparison, for a reader of its tables."""
+    return [*summary.notes, *single_class_sentences(single_classes(summary.experiment))]
 
 
 def _intervals(summary: Summary) -> list[str]:
@@ -255,7 +365,7 @@ def _equivalence(summary: Summary) -> list[str]:
     if not summary.compared(summary.primary):
         return []
     return [
-        f"Equivalent: not significant, and within {_margin(summary)} ({_origin(summary)}).",
+        f"Equivalent: not significant, and within {margin_text(summary)} ({_origin(summary)}).",
         "Equivalence is tested by two one-sided t tests, Holm-corrected over the same comparisons.",
         "Effect: mean of the differences over their standard deviation.",
     ]

@@ -6,8 +6,9 @@ from importlib.resources import files
 from typing import Any
 
 from cyclofocal.lab.report import charts
+from cyclofocal.lab.report.answer import answer, answer_over
+from cyclofocal.lab.report.constructors import tuned_calls
 from cyclofocal.lab.report.findings import (
-    NOT_RANKED,
     adjusted_conclusion,
     conclusions,
     explanations,
@@ -65,7 +66,7 @@ def page(summaries: Sequence[Summary], ranking: Ranking | None = None, problems:
         experiments=[_experiment(summary) for summary in summaries],
         overview=overview_table(summaries) if len(summaries) > 1 else None,
         ranking=None if ranking is None else _ranking(ranking),
-        not_ranked=NOT_RANKED,
+        answer=answer_over(summaries, ranking) if len(summaries) > 1 else [],
         problems=problems,
     )
 
@@ -80,7 +81,9 @@ def _experiment(summary: Summary) -> dict[str, Any]:
     titles, names = summary.experiment.titles, dict.fromkeys(row.name for row in summary.rows)
     return {
         "title": summary.experiment.title,
+        "answer": answer(summary),
         "findings": _findings(summary),
+        "tuned": tuned_calls(summary),
         "primary": primary_table(summary),
         "secondary": secondary_table(summary),
         "adjusted": adjusted_table(summary),

@@ -168,8 +168,19 @@ def loss_settings(summary: Summary) -> ReportTable:
 
 def recipe_settings(summary: Summary) -> ReportTable:
     """Settings of the recipe that are not at their defaults."""
-    changed = {k: v for k, v in summary.recipe.items() if RECIPE_DEFAULTS.get(k, v) != v or k not in RECIPE_DEFAULTS}
+    defaults = {name: _plain(value) for name, value in RECIPE_DEFAULTS.items()}
+    found = {name: _plain(value) for name, value in summary.recipe.items()}
+    changed = {name: value for name, value in found.items() if name not in defaults or defaults[name] != value}
     return _pairs("Recipe; settings not listed have their defaults", "setting", changed)
+
+
+def _plain(value: Any) -> str:
+    """Value of a setting in words; groups and lists by their members."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(member)}" for name, member in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or "none"
+    return str(value)
 
 
 def environment(summary: Summary) -> ReportTable:

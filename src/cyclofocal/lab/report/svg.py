@@ -7,6 +7,7 @@ from html import escape
 
 Point = tuple[float, float]
 NICE = (1, 2, 5, 10)
+MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,11 @@ def tick_label(value: float) -> str:
     """Text of a tick without rounding errors.
 
     Example:
-        >>> tick_label(0.30000000000000004), tick_label(2000.0), tick_label(-0.0)
-        ('0.3', '2,000', '0')
+        >>> tick_label(0.30000000000000004), tick_label(2000.0), tick_label(-0.0), tick_label(-2)
+        ('0.3', '2,000', '0', '−2')
     """
-    shown = f"{value:.10g}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else "0" if shown == "-0" else shown
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.10g}"
+    return "0" if shown == "-0" else shown.replace("-", MINUS)
 
 
 def _points(points: Iterable[Point]) -> str:

@@ -1,0 +1,210 @@
+"""Answer in a few sentences: which loss to use, by how much, and what matters more."""
+
+from collections.abc import Sequence
+
+from cyclofocal.lab.recipes.loss import IMBALANCE, IMBALANCED_FROM
+from cyclofocal.lab.report.findings import (
+    NOT_RANKED,
+    adjusted_amounts,
+    amount,
+    difference_text,
+    format_value,
+    joined,
+    margin_text,
+    nothing_concluded,
+    ranked_by,
+    ranking_conclusions,
+    seeds_needed,
+    single_class_sentences,
+    unconverged_sentence,
+)
+from cyclofocal.lab.report.ranking import Ranking
+from cyclofocal.lab.report.summary import PairedComparison, Summary
+from cyclofocal.lab.report.validity import late_gains, single_classes
+
+MOST_NAMED = 4
+"""Most losses that a sentence names."""
+
+
+def answer(summary: Summary) -> list[str]:
+    """Sentences that answer a comparison, those that void it first.
+
+    1. What voids the rest: too few seeds, runs that had not converged, models that predict one class for all.
+    2. The loss to use, with its difference to the reference. Losses whose intervals overlap that of the largest
+       difference are named with it, because their differences to each other are not tested.
+    3. Where nothing is better, the seeds that would settle the largest difference.
+    4. What matters more: the prior taken out after training, or the class counts in the loss.
+    """
+    if few := nothing_concluded(summary):
+        return [few, *_doubts(summary)]
+    sentences = (_choice(summary), _settling(summary), _after_training(summary), _counts_matter(summary))
+    return [*_doubts(summary), *filter(None, sentences)]
+
+
+def recommended(summary: Summary) -> str:
+    """Name of the loss that the answer recommends: the best significantly better one, else the reference."""
+    better = _better(summary)
+    if better:
+        return better[0].name
+    names = (row.name for row in summary.of_metric(summary.primary) if row.comparison is None)
+    return next(names, next(iter(summary.experiment.runs)))
+
+
+def _doubts(summary: Summary) -> list[str]:
+    void = [found for found in single_classes(summary.experiment) if found.voids]
+    return [
+        *filter(None, [unconverged_sentence(late_gains(summary.experiment), summary)]),
+        *single_class_sentences(void),
+    ]
+
+
+def _gain(comparison: PairedComparison) -> float:
+    """Difference to the reference, above 0 if the loss is better."""
+    mean = comparison.estimate.mean
+    return mean if comparison.metric.higher_is_better else -mean
+
+
+def _ordered(summary: Summary, direction: str) -> list[PairedComparison]:
+    """Comparisons of one direction, the largest gain first; those with too few seeds are left out."""
+    judged = [c for c in summary.compared(summary.primary) if c.verdict != "too few seeds"]
+    return sorted((c for c in judged if c.direction == direction), key=_gain, reverse=True)
+
+
+def _better(summary: Summary) -> list[PairedComparison]:
+    return _ordered(summary, "better")
+
+
+def _choice(summary: Summary) -> str:
+    """The loss to use."""
+    if not summary.compared(summary.primary):
+        return "No loss can be compared with the reference: there is no verdict."
+    better = _better(summary)
+    return _winners(summary, better) if better else _no_winner(summary)
+
+
+def _winners(summary: Summary, better: Sequence[PairedComparison]) -> str:
+    top, metric, reference = better[0], summary.primary.title, summary.reference
+    close = [found for found in better if _overlap(top, found)]
+    within = f", though within {margin_text(summary)}" if top.within_margin else ""
+    if len(close) == 1:
+        direction = "higher" if top.estimate.mean > 0 else "lower"
+        return f"Use {top.loss}: its {metric} is {direction} than that of {reference} ({difference_text(top)}){within}."
+    sizes = [format_value(found.estimate.mean, summary.primary, sign=True) for found in close[:MOST_NAMED]]
+    unit = f"{summary.primary.unit_of_difference} of {metric}".removeprefix(" of ")
+    return (
+        f"Use {joined([found.loss for found in close], MOST_NAMED, 'or')}: {joined(sizes, MOST_NAMED)} {unit} against"
+        f" {reference}{within}. Their order is open: the intervals overlap, and only differences to {reference}"
+        " are tested."
+    )
+
+
+def _overlap(one: PairedComparison, other: PairedComparison) -> bool:
+    first, second = one.estimate.interval, other.estimate.interval
+    return first is None or second is None or (first[0] <= second[1] and second[0] <= first[1])
+
+
+def _no_winner(summary: Summary) -> str:
+    """No loss is better: the reference stays; with the verdicts on the others."""
+    metric, reference = summary.primary.title, summary.reference
+    worse, even = _ordered(summary, "worse"), _ordered(summary, "")
+    equal = [found for found in even if found.verdict == "equivalent"]
+    if not worse and len(equal) == len(even):
+        return (
+            f"The loss makes no difference in {metric}: {joined([c.loss for c in equal], MOST_NAMED)}"
+            f" {'is' if len(equal) == 1 else 'are'} equivalent to {reference}, within {margin_text(summary)}."
+        )
+    if not even:
+        least = amount(abs(worse[0].estimate.mean), summary.primary)
+        return f"Use {reference}: every other loss is significantly worse in {metric} (by {least} or more)."
+    said = f"Keep {reference}: no other loss is significantly better in {metric}."
+    if equal:
+        said += f" Equivalent, within {margin_text(summary)}: {joined([c.loss for c in equal], MOST_NAMED)}."
+    return said + (f" Significantly worse: {joined([c.loss for c in worse], MOST_NAMED)}." if worse else "")
+
+
+def _settling(summary: Summary) -> str:
+    """Seeds that would settle the largest gain that is not significant; "" where a loss is better, or none gains."""
+    even = [c for c in _ordered(summary, "") if c.verdict == "not significant" and _gain(c) > 0]
+    if _better(summary) or not even:
+        return ""
+    return f"Closest to being better: {even[0].loss} ({difference_text(even[0])}); {seeds_needed(even[0])}."
+
+
+def _after_training(summary: Summary) -> str:
+    """Gain of the prior taken out of cross-entropy's logits, and the losses that beat it; "" where it gains nothing."""
+    found = adjusted_amounts(summary)
+    if found is None or found.gain <= 0 or all(c.verdict == "too few seeds" for c in found.compared):
+        return ""
+    better = [c.loss for c in sorted(found.compared, key=_gain, reverse=True) if c.direction == "better"]
+    largest = max((_gain(c) for c in summary.compared(summary.primary)), default=0.0)
+    reached = f"adjusting the logits of {found.plain} after training reaches {found.reached} ({found.gained})"
+    beaten = f"Significantly better than that: {joined(better, MOST_NAMED)}."
+    if found.gain > largest:
+        start = "What matters more than the loss"
+    else:
+        start = "Most of this needs no other loss" if 2 * found.gain > largest else "Without another loss"
+    return f"{start}: {reached}. {beaten if better else 'No loss is significantly better than that.'}"
+
+
+def _counts_matter(summary: Summary) -> str:
+    """Part of the class counts in the result, or that nothing compared uses them on imbalanced data."""
+    using = {name for name, runs in summary.experiment.runs.items() if any(runs[0].loss.get(k) for k in IMBALANCE)}
+    compared, better = summary.compared(summary.primary), _better(summary)
+    without = [c for c in compared if c.name not in using]
+    if better and without and all(c.name in using for c in better):
+        return "Every loss that is significantly better uses the class counts, and none of those without them is."
+    ratio = max(summary.train_counts) / max(min(summary.train_counts), 1)
+    if ratio < IMBALANCED_FROM or using or summary.adjusted or summary.primary.key == "accuracy":
+        return ""
+    return (
+        f"Not compared: losses that use the class counts (weighted, logit-adjusted), though the largest class has"
+        f" {ratio:.0f} times the samples of the smallest; add them with --losses."
+    )
+
+
+def answer_over(summaries: Sequence[Summary], ranking: Ranking | None) -> list[str]:
+    """Sentences that answer a comparison over several experiments, those that void it first."""
+    return [*_doubts_over(summaries), *_ranked(ranking), *_one_by_one(summaries)]
+
+
+def _doubts_over(summaries: Sequence[Summary]) -> list[str]:
+    kinds = {
+        "nothing can be concluded: there are too few seeds": [bool(nothing_concluded(s)) for s in summaries],
+        "some losses have not converged: raise --epochs": [bool(late_gains(s.experiment)) for s in summaries],
+        "some losses predict a single class for every test sample in half of their runs or more": [
+            any(found.voids for found in single_classes(s.experiment)) for s in summaries
+        ],
+    }
+    return [f"On {sum(them)} of {len(them)} experiments {what}." for what, them in kinds.items() if any(them)]
+
+
+def _ranked(ranking: Ranking | None) -> list[str]:
+    """The loss to use by ranks, or that they do not differ."""
+    if ranking is None or not ranking.enough:
+        return [NOT_RANKED if ranking is None else ranking_conclusions(ranking)[0]]
+    n, (best, rank), metric = len(ranking.data_sets), next(iter(ranking.ranks.items())), ranking.metric.title
+    behind = {other for one, other in ranking.significant_pairs() if one == best}
+    if not behind:
+        no_difference = f"The loss makes no significant difference over {n} data sets, by ranks in {metric}"
+        return [f"{no_difference}{ranked_by(ranking)}."]
+    level = [loss for loss in ranking.ranks if loss not in behind]
+    if len(level) == 1:
+        return [f"Use {best}: over {n} data sets its mean rank in {metric}, {rank:.2f}, is significantly the best."]
+    return [
+        f"Use {joined(level, MOST_NAMED, 'or')}: over {n} data sets their ranks in {metric} are the best, and do not"
+        f" differ significantly. Significantly behind {best}: {joined([x for x in ranking.ranks if x in behind], 4)}."
+    ]
+
+
+def _one_by_one(summaries: Sequence[Summary]) -> list[str]:
+    """Number of experiments on which each loss is significantly better or worse than the reference."""
+    compared = [c for s in summaries for c in s.compared(s.primary) if c.verdict != "too few seeds"]
+    if not compared:
+        return []
+    reference = next(s.reference for s in summaries if s.reference)
+    counts = []
+    for direction in ("better", "worse"):
+        losses = [c.loss for c in compared if c.direction == direction]
+        tally = ", ".join(f"{loss} on {losses.count(loss)}" for loss in dict.fromkeys(losses)) or "none"
+        counts.append(f"significantly {direction}: {tally}")
+    return [f"Against {reference}, experiment by experiment, {'; '.join(counts)}."]

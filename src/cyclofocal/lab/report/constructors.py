@@ -1,0 +1,68 @@
+"""Write the settings of losses as constructor calls to paste."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, fold_of
+from cyclofocal.lab.report.summary import Summary
+
+MOST_LISTED = 12
+"""Most runs that a call names."""
+
+
+def constructor_call(loss: LossSettings) -> str:
+    """Python expression that makes the loss; ``counts`` in it are the training samples per class.
+
+    Returns:
+        "" for a custom loss, and for a margin or vector scaling, which the library has no class for.
+
+    Example:
+        >>> constructor_call(LossSettings("focal", "focal", gamma_pos=2.0, gamma_neg=1.5))
+        'FocalLoss(gamma_pos=2.0, gamma_neg=1.5)'
+    """
+    if loss.file or loss.max_margin or loss.vs_gamma:
+        return ""
+    smoothing = {"label_smoothing": loss.label_smoothing} if loss.label_smoothing else {}
+    if loss.is_cross_entropy:
+        return _call("torch.nn.CrossEntropyLoss", smoothing)
+    gammas = {"gamma_pos": loss.gamma_pos, "gamma_neg": loss.gamma_neg}
+    kind = "FocalLoss"
+    if loss.cyclical_factor is not None:
+        kind = "CyclicalFocalLoss"
+        gammas |= {"gamma_hc": loss.gamma_hc, "cyclical_factor": loss.cyclical_factor}
+    if not loss.needs_counts:
+        return _call(kind, gammas | smoothing)
+    of_counts = {name: getattr(loss, name) for name in ("class_weight", "tau", "weight_start") if getattr(loss, name)}
+    return _call(f"{kind}.from_counts", of_counts | gammas | smoothing, "counts")
+
+
+def _call(name: str, settings: Mapping[str, Any], *positional: str) -> str:
+    return f"{name}({', '.join([*positional, *(f'{key}={value!r}' for key, value in settings.items())])})"
+
+
+def chosen_settings(summary: Summary, name: str) -> list[str]:
+    """Constructor calls of a tuned loss, each with the seeds (``seed.fold`` with folds) it was chosen for.
+
+    The call of most runs comes first. Empty for a loss that was not tuned, or has no call.
+    """
+    found: dict[str, list[str]] = {}
+    for run in summary.experiment.runs[name]:
+        loss = LossSettings(**(LOSS_DEFAULTS | run.loss))
+        if loss.trials and (call := constructor_call(loss)):
+            rate = f"learning rate x {loss.learning_rate_scale:g}, " if loss.learning_rate_scale != 1 else ""
+            cell = f"{run.seed}.{fold_of(run)}" if summary.folds > 1 else f"{run.seed}"
+            found.setdefault(f"{call}  # {rate}", []).append(cell)
+    return [f"{call}{_seeds(cells)}" for call, cells in sorted(found.items(), key=lambda item: -len(item[1]))]
+
+
+def tuned_calls(summary: Summary) -> list[str]:
+    """Lines of Python with the calls of every tuned loss, each loss under its title; empty without tuning."""
+    found = {name: chosen_settings(summary, name) for name in summary.experiment.runs}
+    titles = summary.experiment.titles
+    return [line for name, calls in found.items() if calls for line in (f"# {titles[name]}", *calls)]
+
+
+def _seeds(cells: list[str]) -> str:
+    more = f" and {len(cells) - MOST_LISTED} more" if len(cells) > MOST_LISTED else ""
+    return f"seed{'s' if len(cells) > 1 else ''} {', '.join(cells[:MOST_LISTED])}{more}"
