@@ -277,6 +277,29 @@ def test_names_with_one_meaning_are_not_refused(tmp_path, monkeypatch):
             check_name(name, root)
 
 
+def test_tables_and_other_folders_named_like_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    check_name("digits")  # empty
+    (tmp_path / "digits" / "notes.txt").touch()
+    with pytest.warns(
+        UserWarning, match=r"'digits' is taken for what cyclofocal knows by this name; the folder .* not read"
+    ):
+        check_name("digits")
+    (tmp_path / "digits" / "people.csv").touch()
+    with pytest.raises(ValueError, match=r"there are tables at .*digits; give ./digits/people.csv for that table"):
+        check_name("digits")
+
+
+def test_a_folder_that_is_not_read_is_warned_of_by_the_commands(lab, tmp_path):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "notes.txt").touch()
+    for command in (("train", "digits"), ("compare", "digits", "--losses", "ce,focal")):
+        code, _, err = lab(*command, "--set", "epochs=0")
+        assert code == 2
+        assert "'digits' is taken for what cyclofocal knows" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -48,6 +48,20 @@ def test_elsewhere_there_is_a_line_per_epoch(screen):
     )
 
 
+def test_elsewhere_a_long_epoch_has_an_early_line_once(screen, monkeypatch):
+    said = screen(terminal=False)
+    now = iter([0.0, 9.0, 20.0, 20.0, 20.0, 30.0, 40.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+    with RunProgress("digits ce seed 0", steps=100, done=0, shown=True) as bar:
+        assert not bar.step(32)
+        assert bar.step(32)
+        bar.show(0.5, 0.75)
+        assert not bar.step(32)
+    assert said.getvalue() == (
+        "digits ce seed 0: step 2/100, loss 0.5000, accuracy 75.00 %, 3 images/s, about 0:16:20 left\n"
+    )
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_process_that_is_not_asked_says_nothing(screen, terminal):
     said = screen(terminal)

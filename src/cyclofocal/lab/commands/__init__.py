@@ -1,5 +1,8 @@
 """Commands of ``cyclofocal``: one function each, whose arguments are checked before any work."""
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from cyclofocal.lab.commands.bench import bench
@@ -12,11 +15,28 @@ from cyclofocal.lab.commands.report import report
 from cyclofocal.lab.commands.train import reproduce, train_model
 
 app = typer.Typer(
-    help="Train with the cyclical focal loss and related losses, and compare them with statistics.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def print_version(asked: bool) -> None:
+    """Print the version of the package, and end."""
+    if asked:
+        typer.echo(version("cyclofocal"))
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train with the cyclical focal loss and related losses, and compare them with statistics."""
+
+
 app.command()(compare)
 app.command()(reproduce)
 app.command("train")(train_model)

@@ -16,12 +16,16 @@ from rich.console import Console
 from cyclofocal.lab.commands.backends import BackendName, backend_of
 from cyclofocal.lab.commands.options import (
     METRIC_KEYS,
+    Epochs,
     Everything,
     Out,
     Root,
     Settings,
+    Yes,
+    all_settings,
     apply_settings,
     at_least_one,
+    check_source,
     command_line,
     losses_of,
     make_folder,
@@ -31,6 +35,7 @@ from cyclofocal.lab.commands.options import (
     refused,
 )
 from cyclofocal.lab.commands.output import warn, warn_never_focal, warn_of_images
+from cyclofocal.lab.commands.plan import confirm_cpu, plan_lines
 from cyclofocal.lab.commands.two_stage import jobs_of_stages, stages_of
 from cyclofocal.lab.compare.display import GridProgress
 from cyclofocal.lab.compare.grid import (
@@ -47,7 +52,7 @@ from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.loss import FOR_BALANCED, FOR_IMBALANCED, IMBALANCED_FROM, LOSSES, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.recipes.resolve import check_name, resolve_recipes
+from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.training.job import Job, RunOptions
 
@@ -83,6 +88,8 @@ def compare(
     losses: Annotated[
         str,
         typer.Option(
+            "--losses",
+            "--loss",
             metavar="LOSS,LOSS,...",
             help=f"Losses, separated by commas: {_names(LOSSES)}, with settings after a colon"
             " (cyclical:gamma_hc=2,cyclical_factor=8), or your own (my_loss.py:function). The reference is ce, or else"
@@ -116,9 +123,7 @@ def compare(
             callback=margin_of,
         ),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Number of epochs; overrides the recipe's.", callback=at_least_one)
-    ] = None,
+    epochs: Epochs = None,
     features: Annotated[
         str,
         typer.Option(
@@ -136,6 +141,7 @@ def compare(
         typer.Option(help="Figure to write, .png or .svg; default: OUT/comparison.png.", callback=picture_path),
     ] = None,
     everything: Everything = False,
+    yes: Yes = False,
     on: Annotated[BackendName, typer.Option(help="Execution backend.")] = BackendName.local,
     workers: Annotated[
         int | None,
@@ -164,7 +170,7 @@ def compare(
     Runs are paired by seed. The same command resumes interrupted runs; finished runs are reused by every command. For
     models to keep use `cyclofocal train` or `cyclofocal reproduce`; this command stores the results, not the weights.
     """
-    given = [*(settings or []), *([f"epochs={epochs}"] if epochs else []), *([f"folds={folds}"] if folds else [])]
+    given = all_settings(settings, epochs=epochs, folds=folds)
     frozen = _frozen(features, given, root, out)
     found = _experiments(what, target, given, root, frozen)
     chosen = losses_of(losses) if losses else default_losses(found, root)
@@ -184,6 +190,7 @@ def compare(
     picture = picture or out / "comparison.png"
     make_folder(out, "--out")
     make_folder(picture.parent, "--picture")
+    _start(jobs, yes, on is BackendName.local, gpus_per_run == 0)
     if frozen:
         frozen.compute(jobs, gpus_per_run)
     records, failed = _run_with_progress(jobs, backend)
@@ -193,6 +200,15 @@ def compare(
         print_comparison(records, metric=metric, picture=picture, everything=everything)
     typer.echo(f"records  {out}")
     _report_failures(failed, len(jobs))
+
+
+def _start(jobs: list[Job], yes: bool, here: bool, cpu: bool) -> None:
+    """Print the plan, and ask before very long runs on this machine."""
+    for line in plan_lines(jobs):
+        typer.echo(line, err=True)
+    if here:
+        done, _ = finished(jobs)
+        confirm_cpu(jobs_of_stages([job for job in jobs if job not in done], None), yes, cpu)
 
 
 def default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> list[LossSettings]:
@@ -228,7 +244,7 @@ def _experiments(
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: warn(str(message))
         for name in names:
-            check_name(name, root)
+            check_source(name, "EXPERIMENT", root)
         return [found for name in names for found in _experiment(name, target, settings, root, frozen)]
 
 
@@ -247,13 +263,12 @@ def _experiment(
 
 
 def _pinned(recipe: Recipe, root: Path) -> Recipe:
-    """Fix a user's images to their digest, after one look through them; print the settings of the training."""
+    """Fix a user's images to their digest, after one look through them; print how to change the training."""
     from cyclofocal.lab.training.train import with_data_digest
 
     found, data = with_data_digest(recipe, root)
     warn_of_images(found.data, data)
-    how = f"{found.model}, {found.image_size} x {found.image_size} pixels, epochs {found.epochs}"
-    typer.echo(f"{found.title}: {how}; others by --set model=small-convnet --set image_size=32 --epochs 20", err=True)
+    typer.echo("other models and sizes: --set model=small-convnet --set image_size=32 --epochs 20", err=True)
     return found
 
 

@@ -35,7 +35,9 @@ def check_data(
         Path | None, typer.Option(help="Other copy of the list or lists, to compare by file name and label.")
     ] = None,
     root: Root = Path("data"),
-    workers: Annotated[int, typer.Option(min=1, help="Number of threads that read images.")] = 8,
+    data_workers: Annotated[
+        int, typer.Option("--data-workers", "--workers", min=1, help="Number of threads that read images.")
+    ] = 8,
 ) -> None:
     """Count images, classes, missing and unreadable files, and byte-identical images.
 
@@ -43,12 +45,12 @@ def check_data(
     published ones, or, in your own data, an image is in two splits or classes.
     """
     if names[0] in KNOWN and len(names) == 1:
-        _check_known(names[0], root, workers, any((lists, images, against)))
+        _check_known(names[0], root, data_workers, any((lists, images, against)))
     sound, checked = True, dict[str, Samples]()
     with refused(None, MissingDataError):
         for split, path, published in _splits(names, lists, images):
             checked[path.name if path.name not in checked else split.title] = split
-            report = check_images(split, workers)
+            report = check_images(split, data_workers)
             typer.echo(str(report))
             if len(report.missing) == report.n_images:
                 typer.echo("  none of these images exists: is the list of another layout than the images?")
@@ -59,7 +61,7 @@ def check_data(
                 sound = sound and as_published
             if against is not None and path.is_file():
                 typer.echo(f"  {list_differences(path, against / path.name if against.is_dir() else against)}")
-        if str(found := find_copies(checked, workers)):
+        if str(found := find_copies(checked, data_workers)):
             typer.echo(str(found))
         sound = sound and (names[0] in PUBLISHED or not found.problems)
     raise typer.Exit(0 if sound else 1)

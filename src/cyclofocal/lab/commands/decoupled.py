@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cyclofocal.lab.commands.evaluate import definition, format_metric
-from cyclofocal.lab.commands.options import Cpu, Root, Workers, check_choice
+from cyclofocal.lab.commands.options import Cpu, DataWorkers, Root, check_choice
 from cyclofocal.lab.commands.output import one_line_errors, table_console
 from cyclofocal.lab.oltr.evaluation import ALL_METRICS, Evaluation
 from cyclofocal.lab.oltr.methods import METHODS
@@ -49,7 +49,7 @@ def decoupled(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of samples per batch.")] = 512,
     learning_rate: Annotated[float, typer.Option(help="Initial learning rate, with cosine decay.")] = 0.2,
     root: Root = Path("data"),
-    workers: Workers = 0,
+    data_workers: DataWorkers = 0,
     cpu: Cpu = False,
 ) -> None:
     """Fit other classifiers to the features of a run, and show the many-, medium- and few-shot accuracy of each.
@@ -65,7 +65,7 @@ def decoupled(
         from cyclofocal.lab.training.job import RunOptions
 
         fit = FitConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
-        features = features_of(folder, RunOptions(root, workers, cpu))
+        features = features_of(folder, RunOptions(root, data_workers, cpu))
         evaluations = []
         for name in method.split(","):
             logits, title = logits_of(name, features, fit, tau)

@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from cyclofocal.lab.commands.output import warn
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
@@ -21,6 +23,14 @@ from cyclofocal.lab.recipes.resolve import check_name
 from cyclofocal.lab.recipes.settings import AnyRecipe, with_settings
 
 METRIC_KEYS = [metric.key for metric in METRICS]
+
+
+def at_least_one(count: int | None) -> int | None:
+    """Refuse counts below 1."""
+    if count is not None and count < 1:
+        raise typer.BadParameter(f"{count} is too few; it must be 1 or more.")
+    return count
+
 
 Root = Annotated[Path, typer.Option(file_okay=False, help="Folder that contains the data sets.")]
 Out = Annotated[
@@ -33,7 +43,20 @@ Images = Annotated[
         file_okay=False, help="Folder that the paths in the lists are relative to; default: that of the lists."
     ),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images from disk.")]
+DataWorkers = Annotated[
+    int,
+    typer.Option("--data-workers", "--workers", min=0, help="Number of processes that read images from disk."),
+]
+Epochs = Annotated[int | None, typer.Option(help="Number of epochs; overrides the recipe's.", callback=at_least_one)]
+Yes = Annotated[
+    bool,
+    typer.Option(
+        "--yes",
+        "-y",
+        help="Train a large network on large images on the CPU without asking. Without it, and without a terminal to"
+        " ask at, that is an error.",
+    ),
+]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is available.")]
 Everything = Annotated[
     bool, typer.Option("--all", help="Print the tables of all metrics, the findings and the explanations as well.")
@@ -85,9 +108,17 @@ def losses_of(names: str) -> list[LossSettings]:
 
 
 def check_source(source: str, option: str, root: Path = Path("data")) -> None:
-    """Refuse a source whose name is ambiguous; see :func:`~cyclofocal.lab.recipes.resolve.check_name`."""
-    with refused(option):
+    """Refuse a source whose name is ambiguous, or warn; see :func:`~cyclofocal.lab.recipes.resolve.check_name`."""
+    with warnings.catch_warnings(record=True) as said, refused(option):
+        warnings.simplefilter("always", UserWarning)
         check_name(source, root)
+    for warning in said:
+        warn(str(warning.message))
+
+
+def all_settings(settings: Sequence[str] | None, **options: int | None) -> list[str]:
+    """``--set`` together with options for single fields, such as ``--epochs``, which count last."""
+    return [*(settings or []), *(f"{name}={value}" for name, value in options.items() if value is not None)]
 
 
 def check_set_sources(settings: Sequence[str]) -> None:
@@ -103,13 +134,6 @@ def apply_settings(recipe: AnyRecipe, settings: list[str] | None) -> AnyRecipe:
     check_set_sources(settings or [])
     with refused("--set"):
         return with_settings(recipe, settings or [])
-
-
-def at_least_one(count: int | None) -> int | None:
-    """Refuse counts below 1."""
-    if count is not None and count < 1:
-        raise typer.BadParameter(f"{count} is too few; it must be 1 or more.")
-    return count
 
 
 def check_choice(given: str, allowed: list[str], what: str, option: str | None = None) -> str:

@@ -8,12 +8,15 @@ import typer
 
 from cyclofocal.lab.commands.options import (
     Cpu,
+    DataWorkers,
+    Epochs,
     Images,
     Lists,
     Out,
     Root,
     Settings,
-    Workers,
+    Yes,
+    all_settings,
     apply_settings,
     at_least_one,
     check_choice,
@@ -26,6 +29,7 @@ from cyclofocal.lab.commands.options import (
     recipe_name,
 )
 from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_images
+from cyclofocal.lab.commands.plan import confirm_cpu, plan_lines, time_left
 from cyclofocal.lab.commands.two_stage import check_stage1, jobs_of_stages, stage_line, stages_of, warn_of_images_of
 from cyclofocal.lab.compare.grid import finished, grid, run_job, try_custom_losses
 from cyclofocal.lab.data.config import is_table
@@ -55,9 +59,11 @@ def reproduce(
         str, typer.Argument(metavar="RECIPE", help="Name from `cyclofocal recipes`.", callback=experiment_name)
     ],
     *,
-    loss: Annotated[
+    losses: Annotated[
         str,
         typer.Option(
+            "--losses",
+            "--loss",
             metavar="LOSS,LOSS,...",
             help=f"Losses, separated by commas: {', '.join(entry.name for entry in LOSSES)}.",
             callback=loss_names,
@@ -69,13 +75,15 @@ def reproduce(
     ] = None,
     lists: Lists = None,
     images: Images = None,
+    epochs: Epochs = None,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
-    workers: Workers = 0,
+    data_workers: DataWorkers = 0,
     cpu: Cpu = False,
     tensorboard: TensorBoard = False,
     tracker: Trackers = None,
+    yes: Yes = False,
 ) -> None:
     """Reproduce one recipe with one or more losses and seeds, one run after the other, and keep the weights.
 
@@ -83,20 +91,20 @@ def reproduce(
     `cyclofocal compare`. The same command resumes an interrupted run and skips finished ones. Under `accelerate launch`
     or torchrun every run uses all their processes.
     """
-    options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
+    options = RunOptions(root, data_workers, cpu, True, _trackers(tensorboard, tracker), command_line())
     if name not in TWO_STAGES:
         if stage is not None or lists is not None or images is not None:
             raise typer.BadParameter(f"{name} has one stage and no lists.", param_hint="--stage, --lists, --images")
-        recipe = apply_settings(RECIPES[name](), settings)
-        _run_all(grid([recipe], losses_of(loss), range(seeds), out, options), out)
+        recipe = apply_settings(RECIPES[name](), all_settings(settings, epochs=epochs))
+        _run_all(grid([recipe], losses_of(losses), range(seeds), out, options), out, yes)
         return
-    stages = stages_of(name, settings or [], lists, images)
-    jobs = jobs_of_stages(grid([stages], losses_of(loss), range(seeds), out, options), stage)
+    stages = stages_of(name, all_settings(settings, epochs=epochs), lists, images)
+    jobs = jobs_of_stages(grid([stages], losses_of(losses), range(seeds), out, options), stage)
     with one_line_errors(out):
         warn_of_images_of(stages, root)
         if stage == 2:
             check_stage1(jobs)
-    _run_all(jobs, out)
+    _run_all(jobs, out, yes)
 
 
 def train_model(
@@ -123,19 +131,25 @@ def train_model(
     loss: Annotated[
         str,
         typer.Option(
-            metavar="LOSS", help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}.", callback=loss_names
+            "--loss",
+            "--losses",
+            metavar="LOSS",
+            help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}.",
+            callback=loss_names,
         ),
     ] = "cyclical",
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed for split, initialisation, data order and augmentation.")
     ] = 0,
+    epochs: Epochs = None,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
-    workers: Workers = 0,
+    data_workers: DataWorkers = 0,
     cpu: Cpu = False,
     tensorboard: TensorBoard = False,
     tracker: Trackers = None,
+    yes: Yes = False,
 ) -> None:
     """Train one model with one loss and one seed, on the data of a recipe or your own, and keep its weights.
 
@@ -143,10 +157,10 @@ def train_model(
     """
     if (name is None) == (data is None):
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="RECIPE")
-    options = RunOptions(root, workers, cpu, True, _trackers(tensorboard, tracker), command_line())
+    options = RunOptions(root, data_workers, cpu, True, _trackers(tensorboard, tracker), command_line())
     check_source(data or name or "", "--data" if data else "RECIPE", root)
     recipe = _recipe_of(data, settings or []) if data is not None else RECIPES[name or ""]()
-    recipe = apply_settings(recipe, settings)
+    recipe = apply_settings(recipe, all_settings(settings, epochs=epochs))
     if model is not None:
         gives_width = any(setting.startswith("width=") for setting in settings or [])
         recipe = replace(recipe, model=model, width=recipe.width if gives_width else 0)
@@ -157,17 +171,22 @@ def train_model(
             recipe, images = with_data_digest(recipe, root)
             if not images.train.n_features:
                 warn_of_images(recipe.data, images)
-    _run_all(grid([recipe], losses_of(loss), [seed], out, options), out)
+    _run_all(grid([recipe], losses_of(loss), [seed], out, options), out, yes)
 
 
-def _run_all(jobs: list[Job], out: Path) -> None:
+def _run_all(jobs: list[Job], out: Path, yes: bool) -> None:
     """Run the jobs one after the other, then compare their losses; report what goes wrong in one line."""
     make_folder(out, "--out")
     done, damaged = finished(jobs)
     if is_main():
         for error in damaged:
             typer.echo(f"damaged record, will run again: {error}", err=True)
-    warn_never_focal((job.recipe, job.loss) for job in jobs if job not in done)
+    missing = [job for job in jobs if job not in done]
+    if is_main() and missing:
+        for line in plan_lines(jobs):
+            typer.echo(line, err=True)
+        confirm_cpu(missing, yes, jobs[0].options.cpu)
+    warn_never_focal((job.recipe, job.loss) for job in missing)
     with one_line_errors(out):
         try_custom_losses(jobs)
     records = dict[Job, RunRecord]()
@@ -180,11 +199,19 @@ def _run_all(jobs: list[Job], out: Path) -> None:
         if is_main():
             line = stage_line(record) if isinstance(job.recipe, StageRecipe) else _result_line(record, job.folder)
             typer.echo(line + (" (ended before, not run again)" if job in done else ""))
+            _print_time_left(missing, records)
     shown = [record for job, record in records.items() if job.recipe.name == jobs[-1].recipe.name]  # of the last stage
     if len({record.loss["name"] for record in shown}) > 1 and is_main():
         from cyclofocal.lab.commands.output import print_comparison
 
         print_comparison(shown)
+
+
+def _print_time_left(missing: list[Job], records: dict[Job, RunRecord]) -> None:
+    """Print the time of the runs that are left, once the first of this command has ended."""
+    ended = [job for job in missing if job in records]
+    if len(ended) == 1 and (said := time_left([records[ended[0]].seconds], len(missing) - 1)):
+        typer.echo(said, err=True)
 
 
 def _recipe_of(data: str, settings: list[str]) -> Recipe:

@@ -12,7 +12,7 @@ from cyclofocal.lab.compare.grid import Job, JobError, Outcome
 from cyclofocal.lab.records import RunRecord
 
 LINE_SECONDS = 30.0
-"""Time between two lines, where there is no terminal."""
+"""Time between two lines, where there is no terminal; the first comes with the first run, with the time left."""
 
 
 class EtaEstimator:
@@ -74,7 +74,8 @@ class GridProgress:
         until = None if left is None else now + left
         failed = f"{self.failed} failed" if self.failed else ""
         self.bar.update(self.task, advance=1, failed=failed, until=until)
-        if not self.console.is_terminal and now - self.printed > LINE_SECONDS:
+        first = len(self.estimator.worked) == 1 and isinstance(outcome, RunRecord) and bool(self.estimator.left)
+        if not self.console.is_terminal and (first or now - self.printed > LINE_SECONDS):
             self.printed = now
             ended = f"{self.total - len(self.estimator.left)} of {self.total} runs"
             self.console.print(", ".join(filter(None, (ended, failed, _clock(left) + " left"))), markup=False)

@@ -7,7 +7,8 @@ from cyclofocal.lab.recipes.recipe import Facts, Recipe
 def imagenet() -> Recipe:
     """Published command: tresnet_m, RandAugment, mixup, moving average, on 4 GPUs with 384 images each.
 
-    Run it on all of them with ``accelerate launch --multi_gpu $(which cyclofocal) reproduce imagenet --workers 8``.
+    Run it on all of them with
+    ``accelerate launch --multi_gpu $(which cyclofocal) reproduce imagenet --data-workers 8``.
     """
     return Recipe(
         name="imagenet",

@@ -1,5 +1,6 @@
 """Resolve command-line names to recipes: built-in recipes, tables, custom images and tables of KEEL."""
 
+import warnings
 from pathlib import Path
 
 from cyclofocal.lab.data.config import KEEL, PREFIXES, SHARDS
@@ -51,7 +52,9 @@ def resolve_recipes(name: str, target: str = "") -> list[Recipe]:
 
 
 def check_name(name: str, root: Path = Path("data")) -> None:
-    """Refuse the name of a recipe or a published data set if images in the working folder also have it.
+    """Refuse the name of a recipe or a published data set if images or tables in the working folder also have it.
+
+    Another folder of that name that is not empty and holds no runs is warned of (UserWarning), for it is not read.
 
     Args:
         name: name from the command line; a path such as "./digits" is unambiguous.
@@ -63,11 +66,34 @@ def check_name(name: str, root: Path = Path("data")) -> None:
     path = Path(name)
     published = name in READERS and (root / name).resolve() == path.resolve()
     known = name in RECIPES or name in READERS or name.startswith((*PREFIXES, SHARDS))
-    if known and not published and _holds_images(path):
+    if not known or published:
+        return
+    if _holds_images(path):
         raise ValueError(
             f"{name!r} is a name that cyclofocal knows, and there are images at {path.resolve()}; give ./{name} for"
             " these images, or run the command in another folder for what cyclofocal knows"
         )
+    if table := next((entry for entry in _entries(path) if entry.suffix.lower() in SUFFIXES), None):
+        raise ValueError(
+            f"{name!r} is a name that cyclofocal knows, and there are tables at {path.resolve()}; give ./{table} for"
+            " that table, or run the command in another folder for what cyclofocal knows"
+        )
+    if _entries(path) and not _holds_runs(path):
+        warnings.warn(
+            f"{name!r} is taken for what cyclofocal knows by this name; the folder {path.resolve()} is not read",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _entries(path: Path) -> list[Path]:
+    """Visible entries of a folder; none for anything else."""
+    return sorted(entry for entry in path.glob("*") if not entry.name.startswith("."))
+
+
+def _holds_runs(path: Path) -> bool:
+    """True for a folder of runs, which an earlier command has written."""
+    return any(path.glob("*/run.json")) or any(path.glob("*/record.jsonl"))
 
 
 def _holds_images(path: Path) -> bool:

@@ -1,6 +1,7 @@
-"""Progress of a run: a bar on a terminal, lines elsewhere."""
+"""Progress of a run: a bar on a terminal, lines elsewhere, the first of them within the first epoch."""
 
 import time
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +9,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 SECONDS = 0.25
 """Time between two updates, whose numbers must be fetched from the device."""
+
+
+EARLY_SECONDS = 10.0
+"""Time to the one line within an epoch, where there is no terminal."""
 
 
 class RunProgress:
@@ -22,6 +27,7 @@ class RunProgress:
         self.title = title
         self.task = self.bar.add_task(title, total=steps, completed=done, numbers="")
         self.steps, self.looked = done, time.perf_counter()
+        self.total, self.done, self.started, self.early = steps, done, self.looked, self.lines is not None
         self.n_images = 0
 
     def __enter__(self) -> "RunProgress":
@@ -35,6 +41,8 @@ class RunProgress:
         """Count a step of ``n_images``; True if it is time to ``show``."""
         self.steps += 1
         self.n_images += n_images
+        if self.early and time.perf_counter() - self.started > EARLY_SECONDS:
+            return True
         return not self.bar.disable and time.perf_counter() - self.looked > SECONDS
 
     def show(self, loss: float, accuracy: float) -> None:
@@ -42,13 +50,29 @@ class RunProgress:
         now = time.perf_counter()
         rate = self.n_images / (now - self.looked)
         self.n_images, self.looked = 0, now
+        if self.lines is not None:
+            self._show_early(loss, accuracy, rate)
+            return
         numbers = f"loss {loss:.3f}  accuracy {100 * accuracy:.1f} %  {rate:,.0f} images/s"
         self.bar.update(self.task, completed=self.steps, numbers=numbers)
+
+    def _show_early(self, loss: float, accuracy: float, rate: float) -> None:
+        """Print one line before the end of the first epoch, with the time that is left at this rate."""
+        assert self.lines is not None
+        self.early = False
+        seconds = (time.perf_counter() - self.started) / (self.steps - self.done) * (self.total - self.steps)
+        self.lines.print(
+            f"{self.title}: step {self.steps}/{self.total}, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %,"
+            f" {rate:,.0f} images/s, about {timedelta(seconds=round(seconds))} left",
+            markup=False,
+            soft_wrap=True,
+        )
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Print a line at the end of an epoch, where there is no bar."""
         if self.lines is None:
             return
+        self.early = False
         validation = row.get("validation_accuracy")
         accuracy = f", validation {100 * validation:.2f} %" if validation is not None else ""
         self.lines.print(

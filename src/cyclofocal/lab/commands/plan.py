@@ -1,0 +1,81 @@
+"""Print what will be trained before the first run, the time it will take after it, and ask before very long runs."""
+
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+
+import typer
+
+from cyclofocal.lab.commands.output import warn
+from cyclofocal.lab.data.config import TableData
+from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.training.job import Job
+
+LARGE_IMAGE = 128
+"""Pixels from which an epoch of a network of timm takes minutes to hours on a CPU."""
+
+MOST_PLANNED = 3
+"""Most experiments that a plan describes one by one."""
+
+
+def plan_lines(jobs: Sequence[Job]) -> list[str]:
+    """Describe data, model and epochs of each experiment, and the losses and seeds of all."""
+    recipes = list({job.recipe.name: job.recipe for job in jobs}.values())
+    described = [_description(recipe) for recipe in recipes[:MOST_PLANNED]]
+    if len(recipes) > MOST_PLANNED:
+        described = [f"{len(recipes)} experiments, from {recipes[0].title} to {recipes[-1].title}"]
+    losses, seeds = dict.fromkeys(job.loss.title for job in jobs), {job.seed for job in jobs}
+    sides = f"{_counted(len(losses), 'loss', 'losses')} ({', '.join(losses)}), {_counted(len(seeds), 'seed', 'seeds')}"
+    folds = max(recipe.data.cross_validation[1] if recipe.data.cross_validation else 1 for recipe in recipes)
+    return [*described, sides + (f", {folds} folds each" if folds > 1 else "")]
+
+
+def _description(recipe: Recipe) -> str:
+    pixels = "" if isinstance(recipe.data, TableData) else f", {recipe.image_size} x {recipe.image_size} pixels"
+    return f"{recipe.title}: {recipe.model}{pixels}, {_counted(recipe.total_epochs, 'epoch', 'epochs')}"
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def time_left(seconds: Sequence[float], left: int) -> str:
+    """Time of the runs that are left, at the mean time of those that ended; "" if none is left or none has ended."""
+    if not left or not seconds:
+        return ""
+    about = timedelta(seconds=round(left * sum(seconds) / len(seconds)))
+    return f"about {about} for {_counted(left, 'run', 'runs')} more"
+
+
+def confirm_cpu(jobs: Sequence[Job], yes: bool, cpu: bool) -> None:
+    """Ask before a network of timm is trained on large images without an accelerator; exit if the answer is no.
+
+    Where nobody can answer, because input or messages are no terminal, it is an error, so that a script neither waits
+    for ever nor computes for days unnoticed.
+
+    Args:
+        jobs: runs that are still to be trained.
+        yes: the user has agreed already.
+        cpu: the runs stay on the CPU even if there is an accelerator.
+    """
+    large = next((job.recipe for job in jobs if _is_large(job.recipe)), None)
+    if yes or large is None or not (cpu or _without_accelerator()):
+        return
+    slow = f"{large.title}: {large.model} with {large.image_size} x {large.image_size} pixels is slow on a CPU"
+    remedy = "--set model=small-convnet --set image_size=32 is faster"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise typer.BadParameter(f"{slow}; give --yes to train it all the same. {remedy}.", param_hint="--yes")
+    warn(f"{slow}, hours or days for {_counted(len(jobs), 'run', 'runs')}; {remedy}")
+    typer.confirm("Train on the CPU?", abort=True, err=True)
+
+
+def _is_large(recipe: Recipe) -> bool:
+    from cyclofocal.lab.training.models import MODELS
+
+    return recipe.image_size >= LARGE_IMAGE and recipe.model not in MODELS and not isinstance(recipe.data, TableData)
+
+
+def _without_accelerator() -> bool:
+    import torch
+
+    return not torch.accelerator.is_available()
