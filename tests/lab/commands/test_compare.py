@@ -50,7 +50,7 @@ def test_demo_shows_and_stores_and_a_rerun_reuses(tmp_path, monkeypatch, capsys)
     plan = "handwritten digits, long-tailed 50:1: small-convnet, 8 x 8 pixels, 2 epochs"
     losses = "cross-entropy, label smoothing, weighted cross-entropy, logit-adjusted, focal, cyclical focal"
     assert f"{plan}\n6 losses ({losses}), 2 seeds\n12 runs, 0 of them finished before" in err
-    assert re.search(r"\n1 of 12 runs, \d:\d\d:\d\d left\n", err)
+    assert re.search(r"\n1 of 12 runs, about \d:\d\d:\d\d left\n", err)
     assert "\x1b" not in out
     assert (tmp_path / "comparison.png").stat().st_size > 20_000
     records = stored(tmp_path)

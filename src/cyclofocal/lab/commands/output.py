@@ -26,7 +26,7 @@ LOOSE_COLUMNS = 110  # narrower results are set without padding
 MAX_FULL_TABLES = 3  # experiments shown one by one; of more there are ranks alone
 MAX_OVERVIEW = 10  # experiments listed in a line each without being asked for
 MAX_CALLS = 4  # settings of tuning shown without being asked for
-MORE = "All metrics, findings and explanations: cyclofocal report --all, or -o report.html."
+MORE = "Other metrics, findings and explanations: --all, or `cyclofocal report RUNS -o report.html`."
 
 
 def print_comparison(

@@ -78,7 +78,7 @@ class GridProgress:
         if not self.console.is_terminal and (first or now - self.printed > LINE_SECONDS):
             self.printed = now
             ended = f"{self.total - len(self.estimator.left)} of {self.total} runs"
-            self.console.print(", ".join(filter(None, (ended, failed, _clock(left) + " left"))), markup=False)
+            self.console.print(", ".join(filter(None, (ended, failed, f"about {_clock(left)} left"))), markup=False)
 
 
 class _Left(ProgressColumn):
