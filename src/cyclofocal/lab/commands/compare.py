@@ -35,7 +35,7 @@ from cyclofocal.lab.commands.options import (
     refused,
 )
 from cyclofocal.lab.commands.output import warn, warn_never_focal, warn_of_images
-from cyclofocal.lab.commands.plan import confirm_cpu, plan_lines
+from cyclofocal.lab.commands.plan import confirm_cpu, is_large, plan_lines
 from cyclofocal.lab.commands.two_stage import jobs_of_stages, stages_of
 from cyclofocal.lab.compare.display import GridProgress
 from cyclofocal.lab.compare.grid import (
@@ -207,8 +207,9 @@ def _start(jobs: list[Job], yes: bool, here: bool, cpu: bool) -> None:
     for line in plan_lines(jobs):
         typer.echo(line, err=True)
     if here:
-        done, _ = finished(jobs)
-        confirm_cpu(jobs_of_stages([job for job in jobs if job not in done], None), yes, cpu)
+        large = [job for job in jobs_of_stages(jobs, None) if is_large(job.recipe)]
+        done, _ = finished(large)
+        confirm_cpu([job for job in large if job not in done], yes, cpu)
 
 
 def default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> list[LossSettings]:

@@ -58,7 +58,7 @@ def confirm_cpu(jobs: Sequence[Job], yes: bool, cpu: bool) -> None:
         yes: the user has agreed already.
         cpu: the runs stay on the CPU even if there is an accelerator.
     """
-    large = next((job.recipe for job in jobs if _is_large(job.recipe)), None)
+    large = next((job.recipe for job in jobs if is_large(job.recipe)), None)
     if yes or large is None or not (cpu or _without_accelerator()):
         return
     slow = f"{large.title}: {large.model} with {large.image_size} x {large.image_size} pixels is slow on a CPU"
@@ -69,7 +69,8 @@ def confirm_cpu(jobs: Sequence[Job], yes: bool, cpu: bool) -> None:
     typer.confirm("Train on the CPU?", abort=True, err=True)
 
 
-def _is_large(recipe: Recipe) -> bool:
+def is_large(recipe: Recipe) -> bool:
+    """True for a network of timm on images of :data:`LARGE_IMAGE` pixels or more."""
     from cyclofocal.lab.training.models import MODELS
 
     return recipe.image_size >= LARGE_IMAGE and recipe.model not in MODELS and not isinstance(recipe.data, TableData)

@@ -22,6 +22,9 @@ from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.summary import PairedComparison, Summary
 from cyclofocal.lab.report.validity import late_gains, single_classes
 
+MOST_SENTENCES = 4
+"""Sentences from which an answer is long enough without a hint at losses that were not compared."""
+
 MOST_NAMED = 4
 """Most losses that a sentence names."""
 
@@ -38,7 +41,8 @@ def answer(summary: Summary) -> list[str]:
     if few := nothing_concluded(summary):
         return [few, *_doubts(summary)]
     sentences = (_choice(summary), _settling(summary), _after_training(summary), _counts_matter(summary))
-    return [*_doubts(summary), *filter(None, sentences)]
+    said = [*_doubts(summary), *filter(None, sentences)]
+    return said if len(said) >= MOST_SENTENCES else [*said, *filter(None, [_counts_missing(summary)])]
 
 
 def recommended(summary: Summary) -> str:
@@ -146,15 +150,25 @@ def _after_training(summary: Summary) -> str:
     return f"{start}: {reached}. {beaten if better else 'No loss is significantly better than that.'}"
 
 
+def _using_counts(summary: Summary) -> set[str]:
+    """Names of the losses whose settings follow from the class counts."""
+    runs = summary.experiment.runs
+    return {name for name, members in runs.items() if any(members[0].loss.get(setting) for setting in IMBALANCE)}
+
+
 def _counts_matter(summary: Summary) -> str:
-    """Part of the class counts in the result, or that nothing compared uses them on imbalanced data."""
-    using = {name for name, runs in summary.experiment.runs.items() if any(runs[0].loss.get(k) for k in IMBALANCE)}
-    compared, better = summary.compared(summary.primary), _better(summary)
-    without = [c for c in compared if c.name not in using]
-    if better and without and all(c.name in using for c in better):
-        return "Every loss that is significantly better uses the class counts, and none of those without them is."
+    """Sentence where the class counts decide; "" elsewhere."""
+    using, better = _using_counts(summary), _better(summary)
+    without = [found for found in summary.compared(summary.primary) if found.name not in using]
+    if not better or not without or any(found.name not in using for found in better):
+        return ""
+    return "Every loss that is significantly better uses the class counts, and none of those without them is."
+
+
+def _counts_missing(summary: Summary) -> str:
+    """Hint where nothing compared uses the class counts of imbalanced data; "" elsewhere."""
     ratio = max(summary.train_counts) / max(min(summary.train_counts), 1)
-    if ratio < IMBALANCED_FROM or using or summary.adjusted or summary.primary.key == "accuracy":
+    if ratio < IMBALANCED_FROM or _using_counts(summary) or summary.adjusted or summary.primary.key == "accuracy":
         return ""
     return (
         f"Not compared: losses that use the class counts (weighted, logit-adjusted), though the largest class has"

@@ -322,8 +322,9 @@ def explanations(summary: Summary) -> list[str]:
 
 
 def remarks(summary: Summary) -> list[str]:
-    """Notes on the runs of this comparison, for a reader of its tables."""
-    return [*summary.notes, *single_class_sentences(single_classes(summary.experiment))]
+    """Notes on the runs of this comparison that do not void it."""
+    few = [found for found in single_classes(summary.experiment) if not found.voids]
+    return [*summary.notes, *single_class_sentences(few)]
 
 
 def _intervals(summary: Summary) -> list[str]:
