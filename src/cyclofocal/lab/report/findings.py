@@ -176,13 +176,15 @@ def difference_text(comparison: PairedComparison) -> str:
 
 
 def joined(names: Sequence[str], most: int, last: str = "and") -> str:
-    """Names in a sentence, as "a, b and c"; beyond ``most`` the number of the others.
+    """Names in a sentence, as "a, b and c"; beyond ``most`` the number of the others; with commas inside, semicolons.
 
     Example:
-        >>> joined(["a", "b", "c"], 3, "or"), joined(["a", "b", "c"], 2)
-        ('a, b or c', 'a, b and 1 more')
+        >>> joined(["a", "b", "c"], 3, "or"), joined(["a", "b", "c"], 2), joined(["a, tuned", "b", "c"], 3)
+        ('a, b or c', 'a, b and 1 more', 'a, tuned; b; and c')
     """
     shown = [*names] if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+    if len(shown) > 2 and any("," in name for name in shown):
+        return f"{'; '.join(shown[:-1])}; {last} {shown[-1]}"
     return f" {last} ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
 
 
