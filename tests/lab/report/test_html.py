@@ -10,11 +10,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cyclofocal.lab.report.charts import learning_curves
+from cyclofocal.lab.report.charts import forest, learning_curves
 from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.findings import conclusions
 from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.ranking import ranking
+from cyclofocal.lab.report.result_tables import recipe_settings
 from cyclofocal.lab.report.summary import summaries
 from evidence import data_sets, grid, measured
 
@@ -145,6 +146,33 @@ def test_settings_can_be_copied_and_numbers_have_minus_signs():
     assert ">2.5e-05<" in text
     assert "−0.0" in text
     assert 'data-key=""' in text  # a missing value, which stays last
+
+
+def test_labels_of_a_forest_plot_do_not_cross_its_zero_line():
+    (summary,) = summaries(group_experiments(list(grid(8))))
+    svg = forest(summary, summary.primary)
+    labels = [float(y) for y in re.findall(r'<text class="name" x="[^"]+" y="([^"]+)"', svg)]
+    lines = re.findall(r'<polyline class="axis" points="([\d.]+),([\d.]+) ([\d.]+),([\d.]+)"', svg)
+    vertical = [(float(top), float(bottom)) for left, top, right, bottom in lines if left == right]
+    marks = [place for place in vertical if place[1] - place[0] > 5]  # ticks are 4 pixels high
+    assert (len(labels), len(marks)) == (2, 2)
+    assert not any(top < y + 2 and y - 9 < bottom for y in labels for top, bottom in marks)  # 11 pixels of letters
+
+
+def test_axes_have_minus_signs():
+    (summary,) = summaries(group_experiments(list(grid(8))))
+    ticks = re.findall(r'class="tick"[^>]*>([^<]+)<', forest(summary, summary.primary))
+    assert any(tick.startswith("\N{MINUS SIGN}") for tick in ticks)
+    assert not any("-" in tick for tick in ticks)
+
+
+def test_settings_of_a_recipe_are_words():
+    (summary,) = summaries(group_experiments([replace(r, recipe=r.recipe | {"milestones": []}) for r in grid(2)]))
+    found = {name.text: value.text for name, value in recipe_settings(summary).rows}
+    assert "milestones" not in found
+    assert sorted(found["groups"].split(", ")) == ["few_up_to 10", "many_from 40", "name digits"]
+    (stepped,) = summaries(group_experiments([replace(r, recipe=r.recipe | {"milestones": [3, 5]}) for r in grid(2)]))
+    assert [value.text for name, value in recipe_settings(stepped).rows if name.text == "milestones"] == ["3, 5"]
 
 
 def test_the_encoding_of_columns_is_shown_if_there_is_any():
