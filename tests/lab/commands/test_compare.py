@@ -12,8 +12,10 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from cyclofocal.lab import cli
+from cyclofocal.lab.commands import app
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.records import RunRecord, read_records
@@ -209,3 +211,22 @@ def test_a_list_of_names_longer_than_a_path_can_be_is_a_list(monkeypatch, capsys
         cli.main()
     assert stop.value.code == 2
     assert "nothing0" in capsys.readouterr().err
+
+
+def test_stored_records_are_reused(tmp_path):
+    first = ["digits", "--losses", "ce,focal", "--seeds", "2", "--epochs", "1", "--out", str(tmp_path / "first")]
+    assert invoke(first).exit_code == 0
+    for file in (tmp_path / "first").glob("*/*/record.jsonl"):
+        with (tmp_path / "all.jsonl").open("a") as records:
+            records.write(file.read_text())
+    again = ["digits", "--losses", "ce,focal,cyclical", "--seeds", "2", "--epochs", "1"]
+    result = invoke([*again, "--reuse", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "second")])
+    assert result.exit_code == 0
+    assert "4 runs reused from" in result.output
+    assert "6 runs, 4 of them finished before" in result.output
+    other = invoke([*again[:-1], "2", "--reuse", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "third")])
+    assert "0 runs reused from" in other.output
+
+
+def invoke(arguments):
+    return CliRunner().invoke(app, ["compare", *arguments], env={"COLUMNS": "200"})

@@ -45,6 +45,7 @@ from cyclofocal.lab.compare.grid import (
     JobError,
     finished,
     grid,
+    reuse,
     try_custom_losses,
 )
 from cyclofocal.lab.metrics import PRIMARY, default_margin
@@ -140,6 +141,15 @@ def compare(
         Path | None,
         typer.Option(help="Figure to write, .png or .svg; default: OUT/comparison.png.", callback=picture_path),
     ] = None,
+    stored: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reuse",
+            metavar="RECORDS",
+            exists=True,
+            help="Record files (.jsonl, .jsonl.gz) or folders whose finished runs are not repeated; repeatable.",
+        ),
+    ] = None,
     everything: Everything = False,
     yes: Yes = False,
     on: Annotated[BackendName, typer.Option(help="Execution backend.")] = BackendName.local,
@@ -190,6 +200,8 @@ def compare(
     picture = picture or out / "comparison.png"
     make_folder(out, "--out")
     make_folder(picture.parent, "--picture")
+    if stored:
+        _reuse(jobs, stored)
     _start(jobs, yes, on is BackendName.local, gpus_per_run == 0)
     if frozen:
         frozen.compute(jobs, gpus_per_run)
@@ -200,6 +212,13 @@ def compare(
         print_comparison(records, metric=metric, picture=picture, everything=everything)
     typer.echo(f"records  {out}")
     _report_failures(failed, len(jobs))
+
+
+def _reuse(jobs: list[Job], paths: list[Path]) -> None:
+    """Copy the records of finished runs into their folders, and print their number."""
+    from cyclofocal.lab.report.load import read_runs
+
+    typer.echo(f"{reuse(jobs, read_runs(paths)[0])} runs reused from {', '.join(map(str, paths))}", err=True)
 
 
 def _start(jobs: list[Job], yes: bool, here: bool, cpu: bool) -> None:

@@ -9,7 +9,7 @@ from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.head import HeadRecipe
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.records import DamagedRecordError, RunRecord
+from cyclofocal.lab.records import DamagedRecordError, RunRecord, write_record
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.run_folder import DamagedRunError, RunMismatchError, lock_run, run_folder
 
@@ -93,6 +93,20 @@ def finished(jobs: Iterable[Job]) -> tuple[dict[Job, RunRecord], list[DamagedRec
         else:
             records[job] = record
     return records, damaged
+
+
+def reuse(jobs: Iterable[Job], records: Iterable[RunRecord]) -> int:
+    """Write records into the folders of the jobs that they are of, if these have none; return their number."""
+    by_run: dict[tuple[str, str, int], list[RunRecord]] = {}
+    for record in records:
+        by_run.setdefault((record.recipe["name"], record.loss["name"], record.seed), []).append(record)
+    found = 0
+    for job in jobs:
+        same = [r for r in by_run.get((job.recipe.name, job.loss.name, job.seed), []) if job.is_run_of(r)]
+        if same and not job.record_path.exists():
+            write_record(same[0], job.record_path)
+            found += 1
+    return found
 
 
 def try_custom_losses(jobs: Iterable[Job]) -> None:

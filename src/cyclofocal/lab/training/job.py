@@ -92,9 +92,17 @@ class Job:
             return None, []
         record, damaged = stored_record(self.record_path)
         if record is not None:
-            asked = self.identity
-            asked["versions"] = record.versions  # of the node that ran it; a report says where they are mixed
-            if self.loss.trials:
-                asked["loss"] = record.loss | {name: asked["loss"][name] for name in NOT_TUNED}
-            check_same(self.record_path, identity_of(record), asked)
+            check_same(self.record_path, identity_of(record), self._identity_beside(record))
         return record, damaged
+
+    def is_run_of(self, record: RunRecord) -> bool:
+        """True if the record is one of this job."""
+        return record.seed == self.seed and identity_of(record) == self._identity_beside(record)
+
+    def _identity_beside(self, record: RunRecord) -> dict[str, Any]:
+        """The identity that a record of this job has, whose versions may differ, and whose loss may be tuned."""
+        asked = self.identity
+        asked["versions"] = record.versions  # of the node that ran it; a report says where they are mixed
+        if self.loss.trials:
+            asked["loss"] = record.loss | {name: asked["loss"][name] for name in NOT_TUNED}
+        return asked
