@@ -31,6 +31,7 @@ ORDER = [  # a module may import from rooms above its own line only
     "lab.training",
     "lab.report",
     "lab.oltr",
+    "lab.predict",
     "lab.compare",
     "lab.bench",
     "lab.commands",

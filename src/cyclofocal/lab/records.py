@@ -9,11 +9,12 @@ import re
 import secrets
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -153,11 +154,18 @@ def write_record(record: RunRecord, path: Path) -> None:
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Write atomically: after a kill at any moment ``path`` holds all the parts, or its previous content."""
+    with atomic_file(path) as file:
+        for part in parts:
+            file.write(part)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces ``path`` at the end of the block; an error or a kill leaves ``path`` as it was."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            for part in parts:
-                file.write(part)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

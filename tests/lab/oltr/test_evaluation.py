@@ -13,7 +13,7 @@ from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.metrics import compute_metrics as closed
 from cyclofocal.lab.oltr.evaluation import OPEN_METRICS, evaluate_file, evaluate_logits
-from cyclofocal.lab.oltr.predictions import DamagedPredictionsError, Predictions, read, write
+from cyclofocal.lab.training.predictions import DamagedPredictionsError, Predictions, read, write
 
 COUNTS = np.array([500, 100, 20, 3])
 # two images of each class with their confidence in what is predicted, then two unknown ones

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cyclofocal.lab.oltr import figures as picture
 from cyclofocal.lab.oltr.evaluation import evaluate_logits
-from cyclofocal.lab.oltr.predictions import Predictions
+from cyclofocal.lab.training.predictions import Predictions
 
 COUNTS = np.array([30, 400, 5])
 

@@ -10,6 +10,7 @@ from cyclofocal.lab.commands.compare import compare
 from cyclofocal.lab.commands.data import check_data
 from cyclofocal.lab.commands.decoupled import decoupled
 from cyclofocal.lab.commands.evaluate import evaluate
+from cyclofocal.lab.commands.predict import export_run, predict_new
 from cyclofocal.lab.commands.recipes import recipes
 from cyclofocal.lab.commands.report import report
 from cyclofocal.lab.commands.train import reproduce, train_model
@@ -40,6 +41,8 @@ def main_options(
 app.command()(compare)
 app.command()(reproduce)
 app.command("train")(train_model)
+app.command("predict")(predict_new)
+app.command("export")(export_run)
 for command in (report, recipes, evaluate, decoupled, bench):
     app.command()(command)
 

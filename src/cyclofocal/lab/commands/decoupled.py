@@ -61,8 +61,8 @@ def decoupled(
         from cyclofocal.lab.oltr.evaluation import evaluate_logits
         from cyclofocal.lab.oltr.features import features_of
         from cyclofocal.lab.oltr.methods import logits_of
-        from cyclofocal.lab.oltr.predictions import write
         from cyclofocal.lab.training.job import RunOptions
+        from cyclofocal.lab.training.predictions import write
 
         fit = FitConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         features = features_of(folder, RunOptions(root, data_workers, cpu))

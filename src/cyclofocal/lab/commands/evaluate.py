@@ -14,10 +14,10 @@ from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.oltr.evaluation import ALL_METRICS, Evaluation, evaluate_file
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
-from cyclofocal.lab.oltr.predictions import Predictions, read
 from cyclofocal.lab.recipes.settings import SHOT_GROUPS
 from cyclofocal.lab.report.findings import format_value
 from cyclofocal.lab.report.table import Column, ReportTable, TableCell, to_terminal
+from cyclofocal.lab.training.predictions import Predictions, read
 
 
 def shot_groups(text: str) -> ShotGroups:

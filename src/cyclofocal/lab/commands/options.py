@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from cyclofocal.lab.commands.output import warn
+from cyclofocal.lab.data.config import PREFIXES, SHARDS, is_table
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
@@ -81,9 +82,13 @@ def refused(option: str | None = None, *errors: type[Exception]) -> Iterator[Non
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def recipe_name(name: str | None) -> str | None:
-    """Refuse a name that is not a recipe."""
-    return None if name is None else check_choice(name, list(RECIPES), "recipe")
+def recipe_or_path(name: str | None) -> str | None:
+    """Refuse a name that is neither a recipe nor a source of data."""
+    if name is None or is_table(name, "") or name.startswith((*PREFIXES, SHARDS)) or os.path.lexists(name):
+        return name
+    if Path(name).suffix:
+        raise typer.BadParameter(f"{name}: no such file, and no recipe.{did_you_mean(name, RECIPES)}")
+    return check_choice(name, list(RECIPES), "recipe")
 
 
 def experiment_name(name: str) -> str:

@@ -1,5 +1,6 @@
 """``cyclofocal reproduce`` and ``cyclofocal train``: runs that resume after any interruption."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +27,9 @@ from cyclofocal.lab.commands.options import (
     loss_names,
     losses_of,
     make_folder,
-    recipe_name,
+    recipe_or_path,
 )
-from cyclofocal.lab.commands.output import is_main, one_line_errors, warn_never_focal, warn_of_images
+from cyclofocal.lab.commands.output import is_main, one_line_errors, warn, warn_never_focal, warn_of_images
 from cyclofocal.lab.commands.plan import confirm_cpu, plan_lines, time_left
 from cyclofocal.lab.commands.two_stage import check_stage1, jobs_of_stages, stage_line, stages_of, warn_of_images_of
 from cyclofocal.lab.compare.grid import finished, grid, run_job, try_custom_losses
@@ -51,6 +52,9 @@ Trackers = Annotated[
         metavar="TRACKER",
         help="Experiment tracker supported by Accelerate, such as wandb or mlflow; repeatable.",
     ),
+]
+KeepModels = Annotated[
+    bool, typer.Option(help="Store the model at the end, for `cyclofocal predict`, `export` and `lab.load`.")
 ]
 
 
@@ -84,6 +88,7 @@ def reproduce(
     tensorboard: TensorBoard = False,
     tracker: Trackers = None,
     yes: Yes = False,
+    keep_models: KeepModels = True,
 ) -> None:
     """Reproduce one recipe with one or more losses and seeds, one run after the other, and keep the weights.
 
@@ -91,7 +96,9 @@ def reproduce(
     `cyclofocal compare`. The same command resumes an interrupted run and skips finished ones. Under `accelerate launch`
     or torchrun every run uses all their processes.
     """
-    options = RunOptions(root, data_workers, cpu, True, _trackers(tensorboard, tracker), command_line())
+    options = RunOptions(
+        root, data_workers, cpu, True, _trackers(tensorboard, tracker), command_line(), keep_models=keep_models
+    )
     if name not in TWO_STAGES:
         if stage is not None or lists is not None or images is not None:
             raise typer.BadParameter(f"{name} has one stage and no lists.", param_hint="--stage, --lists, --images")
@@ -111,7 +118,9 @@ def train_model(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="RECIPE", help="Name from `cyclofocal recipes`; omit it with --data.", callback=recipe_name
+            metavar="RECIPE",
+            help="Name from `cyclofocal recipes`, a table (.csv, .parquet) or another source as of --data.",
+            callback=recipe_or_path,
         ),
     ] = None,
     *,
@@ -142,6 +151,7 @@ def train_model(
         int, typer.Option(min=0, help="Random seed for split, initialisation, data order and augmentation.")
     ] = 0,
     epochs: Epochs = None,
+    target: Annotated[str, typer.Option(metavar="COLUMN", help="Target column of a table.")] = "",
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
@@ -150,19 +160,30 @@ def train_model(
     tensorboard: TensorBoard = False,
     tracker: Trackers = None,
     yes: Yes = False,
+    keep_models: KeepModels = True,
+    all_data: Annotated[
+        bool, typer.Option("--all-data", help="Train on the test samples too, for a last model; nothing is evaluated.")
+    ] = False,
 ) -> None:
     """Train one model with one loss and one seed, on the data of a recipe or your own, and keep its weights.
 
     It is evaluated once, after the last epoch. The same command resumes an interrupted run.
     """
+    if name is not None and name not in RECIPES and data is None:
+        name, data = None, name
     if (name is None) == (data is None):
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="RECIPE")
-    options = RunOptions(root, data_workers, cpu, True, _trackers(tensorboard, tracker), command_line())
+    if all_data and not keep_models:
+        raise typer.BadParameter("a model of all data is not evaluated; it must be stored.", param_hint="--all-data")
+    options = RunOptions(
+        root, data_workers, cpu, True, _trackers(tensorboard, tracker), command_line(), keep_models=keep_models
+    )
+    settings = all_settings([*([f"target={target}"] if target else []), *(settings or [])], epochs=epochs)
     check_source(data or name or "", "--data" if data else "RECIPE", root)
-    recipe = _recipe_of(data, settings or []) if data is not None else RECIPES[name or ""]()
-    recipe = apply_settings(recipe, all_settings(settings, epochs=epochs))
+    recipe = _recipe_of(data, settings) if data is not None else RECIPES[name or ""]()
+    recipe = apply_settings(recipe, settings)
     if model is not None:
-        gives_width = any(setting.startswith("width=") for setting in settings or [])
+        gives_width = any(setting.startswith("width=") for setting in settings)
         recipe = replace(recipe, model=model, width=recipe.width if gives_width else 0)
     if data is not None:
         from cyclofocal.lab.training.train import with_data_digest
@@ -171,7 +192,13 @@ def train_model(
             recipe, images = with_data_digest(recipe, root)
             if not images.train.n_features:
                 warn_of_images(recipe.data, images)
-    _run_all(grid([recipe], losses_of(loss), [seed], out, options), out, yes)
+    jobs = grid([recipe], losses_of(loss), [seed], out, options)
+    _run_all([_on_all_data(job) for job in jobs[:1]] if all_data else jobs, out, yes)
+
+
+def _on_all_data(job: Job) -> Job:
+    assert job.folder is not None
+    return replace(job, all_data=True, folder=job.folder.with_name(f"all-data-{job.folder.name}"))
 
 
 def _run_all(jobs: list[Job], out: Path, yes: bool) -> None:
@@ -219,7 +246,9 @@ def _recipe_of(data: str, settings: list[str]) -> Recipe:
     target = next((setting.partition("=")[2] for setting in settings if setting.startswith("target=")), "")
     if not is_table(data, target):
         return image_recipe(data)
-    with one_line_errors(Path(data)):
+    with one_line_errors(Path(data)), warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: warn(str(message))
         found = resolve_recipes(data, target)
     if len(found) > 1:
         raise typer.BadParameter(f"{data} is {len(found)} tables; give the name of one.", param_hint="--data")
@@ -227,6 +256,11 @@ def _recipe_of(data: str, settings: list[str]) -> Recipe:
 
 
 def _result_line(record: RunRecord, folder: Path) -> str:
+    if not record.metrics:
+        return (
+            f"{record.loss['title']}, seed {record.seed}: trained on all {sum(record.train_counts)} samples but"
+            f" {record.validation_samples} for validation, not evaluated, {record.seconds:.0f} s, {folder}"
+        )
     accuracy, nll, ece = (record.metrics.get(key) for key in ("accuracy", "nll", "ece"))
     return (
         f"{record.loss['title']}, seed {record.seed}: accuracy {_percent(accuracy)},"

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from cyclofocal.lab.data.encoder import TableEncoder
+
 Labels = NDArray[np.int64]
 Positions = NDArray[np.intp]
 
@@ -139,6 +141,35 @@ def on_demand(reader: Reader, labels: ArrayLike, title: str) -> Samples:
     return Samples(known, np.arange(len(known)), title, reader=reader)
 
 
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """Read the images of several splits, numbered through."""
+
+    parts: tuple[Samples, ...]
+
+    def read(self, position: int) -> Image.Image:
+        return self._part(position)[0].image(self._part(position)[1])
+
+    def name(self, position: int) -> str:
+        return self._part(position)[0].name(self._part(position)[1])
+
+    def _part(self, position: int) -> tuple[Samples, int]:
+        for part in self.parts:
+            if position < len(part):
+                return part, position
+            position -= len(part)
+        raise IndexError(f"position {position} behind the last image")
+
+
+def join(first: Samples, second: Samples) -> Samples:
+    """Samples of two splits, one after the other; costs no decoding."""
+    title, labels = f"{first.title} and {second.title}", np.concatenate([first.labels, second.labels])
+    if first.inputs is None or second.inputs is None:
+        return on_demand(_Joined((first, second)), labels, title)
+    positions, inputs = np.concatenate([first.positions, second.positions]), torch.cat([first.inputs, second.inputs])
+    return Samples(labels, positions, title, inputs, first.max_pixel)
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Training, validation and test samples of one experiment.
@@ -150,6 +181,7 @@ class DataSet:
         validation: samples to choose settings by; None without such a split.
         test: samples that are evaluated once, after the last epoch.
         columns: of a table, a description of how each column is encoded; empty for images.
+        encoder: encoder of a table, fitted to the training rows; None for images.
     """
 
     title: str
@@ -158,6 +190,7 @@ class DataSet:
     validation: Samples | None
     test: Samples
     columns: dict[str, str] = field(default_factory=dict)
+    encoder: TableEncoder | None = None
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def read_csv(path: Path, target: str) -> Sheet:
     from pandas.errors import ParserError
 
     try:
-        separator, names, skipped = _header(path, target)
+        separator, names, skipped = find_header(path, target)
         check_columns(named(names, target), target, str(path))
         places, place = list(range(len(names))), names.index(target)
         rows = partial(read_rows, path, sep=separator, skiprows=skipped, header=0, names=places, low_memory=False)
@@ -77,8 +77,16 @@ def read_rows(path: Path, **how: Any) -> "DataFrame":
     return frame
 
 
-def _header(path: Path, target: str) -> tuple[str, list[str], int]:
-    """Find the separator, the names of the columns, and the number of lines before them."""
+def find_header(path: Path, target: str) -> tuple[str, list[str], int]:
+    """Find the separator, the names of the columns, and the number of lines before them.
+
+    Args:
+        path: path of a CSV file.
+        target: name of a column that decides between separators.
+
+    Raises:
+        DamagedDataError, ValueError: no names of columns.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         skipped, declared = 0, None
         for line in file:

@@ -23,7 +23,7 @@ from cyclofocal.lab.data.config import (
     TimmData,
     path_of,
 )
-from cyclofocal.lab.data.dataset import DataSet, Positions
+from cyclofocal.lab.data.dataset import DataSet, Positions, join
 from cyclofocal.lab.data.digits import read_digits
 from cyclofocal.lab.data.fashion_mnist import read_fashion_mnist
 from cyclofocal.lab.data.folders import read_folder, read_imagenet
@@ -53,7 +53,7 @@ READERS = {
 """Readers of the data sets that are searched for below the root."""
 
 
-def load(data: DataConfig, root: Path = Path("data"), seed: int = 0) -> DataSet:
+def load(data: DataConfig, root: Path = Path("data"), seed: int = 0, test_too: bool = False) -> DataSet:
     """Find, read and check a data set, and reduce its training images to a subset.
 
     Args:
@@ -62,6 +62,7 @@ def load(data: DataConfig, root: Path = Path("data"), seed: int = 0) -> DataSet:
         root: folder of data sets.
         seed: seed of the run. It draws the test set and the long tail of the digits, and the splits of a table; nothing
             else depends on it.
+        test_too: add the test samples to the training samples, for a last model that is not evaluated.
 
     Returns:
         The three splits; validation is None where neither the source nor ``validation_images`` gives one.
@@ -78,7 +79,7 @@ def load(data: DataConfig, root: Path = Path("data"), seed: int = 0) -> DataSet:
         (100, 64, 41, 27, 17, 11, 7, 4, 3, 2)
     """
     if isinstance(data, TableData):
-        return split_table(load_table(data), data, seed)
+        return split_table(load_table(data), data, seed, test_too)
     assert isinstance(data, ImageData)
     rng = np.random.default_rng(seed)
     full = _read_images(data, root, rng)
@@ -86,7 +87,7 @@ def load(data: DataConfig, root: Path = Path("data"), seed: int = 0) -> DataSet:
     check_apart(subset.title, subset.splits)
     if data.digest:
         _check_digest(data.source, subset.digest_with_test, data.digest)
-    return subset
+    return replace(subset, train=join(subset.train, subset.test)) if test_too else subset
 
 
 def load_table(data: TableData) -> Table:

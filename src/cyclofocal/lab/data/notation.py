@@ -76,6 +76,19 @@ def read_numbers(texts: Collection[str], point_is_decimal: bool) -> Notation | N
     return Notation(numbers | {text: float("nan") for text in texts if text in ABSENT}, fitting[0])
 
 
+def number_of(text: str, decimal: str) -> float | None:
+    """Read a number in the notation with this decimal mark; NaN for a missing one, None for other texts.
+
+    Example:
+        >>> number_of("1.250,5 %", ",")
+        1250.5
+    """
+    if text in ABSENT:
+        return float("nan")
+    found = _number(text)
+    return None if found is None else found.values.get(decimal)
+
+
 def has_decimal_point(texts: Collection[str]) -> bool:
     """True if the point of a text can only be the decimal one, as in "1.5"."""
     return any("." in text and (number := _number(text)) is not None and "," not in number.values for text in texts)

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
+from cyclofocal.lab.data.encoder import Scaling, TableEncoder, category_texts, fit_scaling
 from cyclofocal.lab.data.splits import draw_fraction
 from cyclofocal.lab.data.tables import Table
 from cyclofocal.lab.messages import MissingDataError, preview
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+    from pandas import DataFrame
 
 
-def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
+def split_table(table: Table, data: TableData, seed: int = 0, test_too: bool = False) -> DataSet:
     """Split a table into training, validation and test rows, stratified by class, and encode them.
 
     Args:
@@ -27,6 +28,7 @@ def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
         data: configuration of the split. The test set is fold ``fold`` of a stratified cross-validation, or
             ``test_fraction`` of every class; validation is ``validation_fraction`` of every class of the rest.
         seed: seed that shuffles the rows.
+        test_too: add the test rows to the training rows.
 
     Raises:
         ValueError: neither folds nor a test_fraction, or a class with too few rows.
@@ -48,6 +50,7 @@ def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
         validation = train[draw_fraction(table.labels[train], validation_fraction, rng)]
         train = np.setdiff1d(train, validation)
     _check_kept(table, train, data)
+    train = np.union1d(train, test) if test_too else train
     encoded = encode(table, train)
     rows = Samples(table.labels, everything, table.title, encoded.inputs)
     return DataSet(
@@ -57,6 +60,7 @@ def split_table(table: Table, data: TableData, seed: int = 0) -> DataSet:
         rows.select(validation) if validation_fraction else None,
         rows.select(test),
         encoded.columns,
+        encoded.encoder,
     )
 
 
@@ -66,10 +70,12 @@ class Encoded(NamedTuple):
     Attributes:
         inputs: float32 (N, features).
         columns: by column of the table, a description of how it is encoded.
+        encoder: encoder that was fitted to the training rows.
     """
 
     inputs: Tensor
     columns: dict[str, str]
+    encoder: TableEncoder
 
 
 def encode(table: Table, train: Positions) -> Encoded:
@@ -83,27 +89,38 @@ def encode(table: Table, train: Positions) -> Encoded:
         MissingDataError: a column of dates or free text, and skrub is not installed.
         ValueError: numbers so large that they are infinite afterwards.
     """
-    from sklearn.compose import ColumnTransformer
-    from sklearn.preprocessing import OneHotEncoder
-
-    numbers = list(table.features.select_dtypes("float64").columns)
-    categories = list(table.features.columns.difference([*numbers, *table.vectorized], sort=False))
-    parts = [
-        ("numbers", _scale(), numbers),
-        ("categories", OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories),
-    ]
-    if table.vectorized:
-        parts.append(("vectorized", _vectorize(table), list(table.vectorized)))
-    transformer = ColumnTransformer(parts)
-    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # skrub's, of texts with few different parts
-        transformer.fit(table.features.iloc[train])
-        inputs = torch.from_numpy(np.asarray(transformer.transform(table.features), dtype=np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        encoder = _fit(table, table.features.iloc[train])
+        inputs = torch.from_numpy(encoder.transform(table.features))
     if not inputs.isfinite().all():
-        largest = table.features[numbers].abs().max().sort_values(ascending=False)
+        largest = table.features[encoder.numbers].abs().max().sort_values(ascending=False)
         raise ValueError(f"{table.title}: column {largest.index[0]!r} reaches {largest.iloc[0]:g}; rescale it")
-    found = _describe(transformer.named_transformers_, numbers, categories)
-    return Encoded(inputs, {name: found[name] for name in table.features} | dict.fromkeys(table.dropped, "dropped"))
+    found = _describe(encoder)
+    columns = {name: found[name] for name in table.features} | dict.fromkeys(table.dropped, "dropped")
+    return Encoded(inputs, columns, encoder)
+
+
+def _fit(table: Table, rows: "DataFrame") -> TableEncoder:
+    """Fit the encoder of a table to some of its rows."""
+    numbers = list(rows.select_dtypes("float64").columns)
+    categories = list(rows.columns.difference([*numbers, *table.vectorized], sort=False))
+    vectorizer, scaling = None, Scaling([], [], [], [])
+    if table.vectorized:
+        vectorizer = _vectorizer(table)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # skrub's, of texts with few different parts
+            scaling = fit_scaling(np.asarray(vectorizer.fit_transform(rows[list(table.vectorized)])))
+    return TableEncoder(
+        target=table.target,
+        numbers=numbers,
+        decimals=table.decimals,
+        scaling=fit_scaling(rows[numbers].to_numpy()),
+        categories={name: category_texts(rows[name]) for name in categories},
+        vectorized={name: str(rows[name].dtype) for name in table.vectorized},
+        vectorizer=vectorizer,
+        vectorized_scaling=scaling,
+        dropped=list(table.dropped),
+    )
 
 
 def column_summary(columns: Mapping[str, str]) -> str:
@@ -114,44 +131,29 @@ def column_summary(columns: Mapping[str, str]) -> str:
     return "; ".join(f"{preview(of_kind)}: {how}" for how, of_kind in names.items())
 
 
-def _scale() -> "Pipeline":
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-    return make_pipeline(impute, StandardScaler())
-
-
-def _vectorize(table: Table) -> "Pipeline":
-    """Build skrub's encoder, with scaling. It is not used for numbers, which it would round to float32 first."""
+def _vectorizer(table: Table) -> Any:
+    """Build skrub's encoder. It is not used for numbers, which it would round to float32 first."""
     if find_spec("skrub") is None:
         raise MissingDataError(
             f"{table.title}: column {table.vectorized[0]!r} holds dates or free text; encoding them needs skrub."
             " Install with: pip install skrub"
         )
-    from sklearn.pipeline import make_pipeline
     from skrub import StringEncoder, TableVectorizer
 
     text = StringEncoder(random_state=0)
-    encoder = TableVectorizer(cardinality_threshold=0, high_cardinality=text, drop_null_fraction=None)
-    return make_pipeline(encoder, *(step for _, step in _scale().steps))
+    return TableVectorizer(cardinality_threshold=0, high_cardinality=text, drop_null_fraction=None)
 
 
-def _describe(fitted: Mapping[str, Any], numbers: Sequence[str], categories: Sequence[str]) -> dict[str, str]:
+def _describe(encoder: TableEncoder) -> dict[str, str]:
     """Describe the encoding of each column."""
-    found = dict.fromkeys(numbers, "number")
-    if numbers and (indicator := fitted["numbers"][0].indicator_) is not None:
-        found |= {numbers[place]: "number, missing values marked" for place in indicator.features_}
-    if categories:
-        encoder = fitted["categories"]
-        found |= {n: f"{len(c)} categories" for n, c in zip(categories, encoder.categories_, strict=True)}
-    if "vectorized" in fitted:
-        encoder = fitted["vectorized"][0]
-        for name, kind in encoder.column_to_kind_.items():
-            formats = [step.format_ for step in encoder.all_processing_steps_[name] if getattr(step, "format_", None)]
+    found = dict.fromkeys(encoder.numbers, "number")
+    found |= {encoder.numbers[place]: "number, missing values marked" for place in encoder.scaling.marked}
+    found |= {name: f"{len(texts)} categories" for name, texts in encoder.categories.items()}
+    if (fitted := encoder.vectorizer) is not None:
+        for name, kind in fitted.column_to_kind_.items():
+            formats = [step.format_ for step in fitted.all_processing_steps_[name] if getattr(step, "format_", None)]
             found[name] = _KINDS[kind].format(
-                size=len(encoder.input_to_outputs_[name]), format=f" ({formats[0]})" if formats else ""
+                size=len(fitted.input_to_outputs_[name]), format=f" ({formats[0]})" if formats else ""
             )
     return found
 

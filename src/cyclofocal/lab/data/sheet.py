@@ -41,11 +41,13 @@ class Sheet:
         frame: numbers, and texts as in the file.
         notes: by column, a sentence on its removal or conversion.
         changes: by column, one word, if its data differ from those of ``pandas.read_csv`` or ``read_parquet``.
+        decimals: by column, the decimal mark of its texts, if they were replaced by numbers.
     """
 
     frame: "DataFrame"
     notes: dict[str, str] = field(default_factory=dict)
     changes: dict[str, str] = field(default_factory=dict)
+    decimals: dict[str, str] = field(default_factory=dict)
 
     def drop(self, name: str, why: str) -> None:
         """Remove the columns of that name."""
@@ -98,6 +100,7 @@ def read_notations(sheet: Sheet, target: str, title: str, point_is_decimal: bool
         if found := numbers_of(column, point_is_decimal, f"{title}: column {name!r}"):
             sheet.convert(name, column.str.strip().map(found.numbers).astype("float64"), _example(found.numbers))
             marks.add(found.decimal)
+            sheet.decimals[name] = found.decimal
     return marks
 
 

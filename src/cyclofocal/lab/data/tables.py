@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,8 @@ class Table:
         changes: columns whose data differ from those that pandas alone reads; part of the digest of the table.
         vectorized: names of the columns of dates, durations and free text, which a vectorizer encodes.
         dropped: names of the columns of the file that are not features.
+        target: name of the column of the classes.
+        decimals: by column, the decimal mark of numbers that pandas alone does not read.
     """
 
     title: str
@@ -50,6 +52,8 @@ class Table:
     changes: tuple[str, ...] = ()
     vectorized: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    target: str = ""
+    decimals: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,7 +90,8 @@ def read_table(path: Path, target: str) -> Table:
     notes = tuple(f"{path}: {note}" for note in [*sheet.notes.values(), *remarks])
     changes = tuple(sorted(f"{how} {name}" for name, how in sheet.changes.items()))
     dropped = tuple(name for name in sheet.changes if name != target and name not in table.features)
-    return replace(table, notes=notes, changes=changes, dropped=dropped)
+    decimals = {name: mark for name, mark in sheet.decimals.items() if name in table.features}
+    return replace(table, notes=notes, changes=changes, dropped=dropped, decimals=decimals)
 
 
 def checked(frame: "DataFrame", target: str, title: str) -> Table:
@@ -107,7 +112,7 @@ def checked(frame: "DataFrame", target: str, title: str) -> Table:
     if not features:
         raise ValueError(f"{title}: it has no column but {target!r}, so nothing to predict it from")
     vectorized = tuple(name for name, column in features.items() if _needs_vectorizer(column, title))
-    return Table(title, DataFrame(features), labels, classes, vectorized=vectorized)
+    return Table(title, DataFrame(features), labels, classes, vectorized=vectorized, target=target)
 
 
 def _classes(column: "Series", title: str) -> tuple[Labels, tuple[str, ...]]:
@@ -181,7 +186,7 @@ def _column(column: "Series", title: str) -> "Series":
     if is_datetime64_any_dtype(column) or is_timedelta64_dtype(column):
         return column
     if not is_numeric_dtype(column) and not _is_number(column):
-        return _as_texts(column)
+        return as_texts(column)
     numbers = column.astype("float64") if not column.isna().any() else _with_nan(column)
     infinite = np.flatnonzero(np.isinf(numbers))
     if len(infinite):
@@ -196,7 +201,7 @@ def _with_nan(column: "Series") -> "Series":
     return Series(column.to_numpy(dtype="float64", na_value=np.nan), name=column.name)
 
 
-def _as_texts(column: "Series") -> "Series":
+def as_texts(column: "Series") -> "Series":
     """Convert values to texts, each distinct value once; NaN stays."""
     from pandas import Series, factorize
 

@@ -9,7 +9,7 @@ from cyclofocal.lab import metrics
 from cyclofocal.lab.longtail import OLTR, ShotGroups
 from cyclofocal.lab.metrics import METRICS, Metric
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD, auroc, confidence, f_measure, fpr_at_95, predict_or_reject
-from cyclofocal.lab.oltr.predictions import Predictions, read
+from cyclofocal.lab.training.predictions import Predictions, read
 
 OPEN_METRICS = (
     Metric("open_accuracy", "accuracy, open set", "open accuracy"),
@@ -54,7 +54,7 @@ class Evaluation:
 
 
 def evaluate_file(path: Path, threshold: float = THRESHOLD, groups: ShotGroups = OLTR) -> Evaluation:
-    """The numbers of a file of logits; see :mod:`~cyclofocal.lab.oltr.predictions` for its format.
+    """The numbers of a file of logits; see :mod:`~cyclofocal.lab.training.predictions` for its format.
 
     Raises:
         FileNotFoundError, DamagedPredictionsError: of reading it.

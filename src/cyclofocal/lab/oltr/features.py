@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from cyclofocal.lab.data import Samples
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.oltr.backbone import Backbone
-from cyclofocal.lab.oltr.predictions import Predictions
 from cyclofocal.lab.oltr.stage1 import Stage1Error, last_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.stages import load_open
@@ -22,6 +21,7 @@ from cyclofocal.lab.training.accelerator import start_accelerator
 from cyclofocal.lab.training.batches import build_loader
 from cyclofocal.lab.training.job import RunOptions
 from cyclofocal.lab.training.predict import predict
+from cyclofocal.lab.training.predictions import Predictions
 from cyclofocal.lab.training.run_folder import stored_identity
 
 Featured = tuple[Tensor, Tensor]

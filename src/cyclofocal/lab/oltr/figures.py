@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.oltr.evaluation import Evaluation
 from cyclofocal.lab.oltr.open_set_metrics import auroc, confidence
-from cyclofocal.lab.oltr.predictions import Predictions
 from cyclofocal.lab.report.figure import COLOURS, GREY, STYLE
+from cyclofocal.lab.training.predictions import Predictions
 
 PALE = "#E2E2E2"
 DOTS = 30

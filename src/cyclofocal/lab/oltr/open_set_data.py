@@ -9,7 +9,7 @@ from cyclofocal.lab.data import DataSet, MissingDataError, Samples
 from cyclofocal.lab.data.dataset import on_demand
 from cyclofocal.lab.data.files import EXTENSIONS, files
 from cyclofocal.lab.data.lists import check_present, list_images
-from cyclofocal.lab.oltr.open_set_metrics import UNKNOWN
+from cyclofocal.lab.training.predictions import UNKNOWN
 
 
 @dataclass(frozen=True)

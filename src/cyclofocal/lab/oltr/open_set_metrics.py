@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Array, LabelArray, log_softmax
-
-UNKNOWN = -1
-"""The target of an image of no known class, and the prediction of one that is rejected."""
+from cyclofocal.lab.training.predictions import UNKNOWN
 
 THRESHOLD = 0.1
 """Threshold of the published figures of OLTR."""

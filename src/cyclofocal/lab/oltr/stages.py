@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.data import DataSet, Samples
+from cyclofocal.lab.data import DataSet
 from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.metrics import Array
@@ -18,7 +17,6 @@ from cyclofocal.lab.oltr.backbone import Backbone
 from cyclofocal.lab.oltr.evaluation import evaluate_logits
 from cyclofocal.lab.oltr.network import OpenLongTailed
 from cyclofocal.lab.oltr.open_set_data import OpenData, hold_out, open_images, with_unknown
-from cyclofocal.lab.oltr.predictions import Predictions, write
 from cyclofocal.lab.oltr.sampler import class_aware_batches
 from cyclofocal.lab.oltr.stage1 import Stage1Error, stage1_model, stage1_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import WEIGHT, StageRecipe, TwoStages
@@ -30,17 +28,21 @@ from cyclofocal.lab.training.features import HEAD
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.models import classifier_of
 from cyclofocal.lab.training.optim import optimizer_over, weight_groups
-from cyclofocal.lab.training.predict import predict
 from cyclofocal.lab.training.run_folder import run_folder
 from cyclofocal.lab.training.schedule import ScheduledValues
-from cyclofocal.lab.training.train import PLAIN, Metrics, Task, Training, load_data
+from cyclofocal.lab.training.train import (
+    PLAIN,
+    Metrics,
+    Task,
+    Training,
+    load_data,
+    predictions_of,
+    write_predictions,
+)
 from cyclofocal.lab.training.train_state import TrainState, build_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-PREDICTIONS = "predictions.npz"
-"""In the folder of a run: the logits of the test set, for ``cyclofocal evaluate``."""
 
 
 def stage2_job(stages: TwoStages, loss: LossSettings, seed: int, out: Path, options: RunOptions) -> Job:
@@ -163,29 +165,13 @@ def class_aware(job: Job, data: DataSet, epoch: int) -> tuple[Tensor, ...]:
 
 def evaluate_open(training: Training) -> tuple[Array, Metrics]:
     """Logits of the known test images, and the metrics of known and unknown ones; all logits are written."""
-    recipe, folder = training.job.recipe, training.job.folder
-    assert isinstance(recipe, StageRecipe)
-    found = predictions_of(training)
-    if folder and training.state.accelerator.is_main_process:
-        write(found, folder / PREDICTIONS)
-    return found.logits[found.known], evaluate_logits(found, recipe.threshold, recipe.groups).numbers
-
-
-def predictions_of(training: Training) -> Predictions:
-    """Logits of the known test images, and of the unknown ones after them."""
-    job, data, accelerator = training.job, training.data, training.state.accelerator
-    recipe = job.recipe
+    recipe, data = training.job.recipe, training.data
     assert isinstance(recipe, StageRecipe)
     assert isinstance(data, OpenData)
-    splits = [split for split in (data.test, data.unknown) if split is not None]
-
-    def logits_of(images: Samples) -> Tensor:
-        loader = build_loader(images, recipe, accelerator.device, job.options.workers)
-        return predict(training.state.eval_model, loader, len(images), recipe.batch_size, accelerator)
-
-    logits = torch.cat([logits_of(split) for split in splits]).numpy()
-    labels = np.concatenate([split.labels for split in splits])
-    return Predictions(logits, labels, np.array(data.counts), f"{job.loss.title}, stage {recipe.stage}")
+    found = predictions_of(training, *(split for split in (data.test, data.unknown) if split is not None))
+    found = replace(found, title=f"{found.title}, stage {recipe.stage}")
+    write_predictions(training, found)
+    return found.logits[found.known], evaluate_logits(found, recipe.threshold, recipe.groups).numbers
 
 
 def _refuse_margin(loss: LossSettings) -> None:
@@ -211,7 +197,5 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return optimizer_over(groups, recipe)
 
 
-STAGE1 = PLAIN._replace(
-    load=load_open, build=build_stage1, evaluate=evaluate_open, files=(PREDICTIONS,), keeps_weights=True
-)
+STAGE1 = PLAIN._replace(load=load_open, build=build_stage1, evaluate=evaluate_open, keeps_weights=True)
 STAGE2 = STAGE1._replace(build=build_stage2, batches=class_aware, begin=fill_memory, keeps_weights=False)

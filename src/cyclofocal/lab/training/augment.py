@@ -38,6 +38,11 @@ def scale(recipe: Recipe, white: int, device: torch.device) -> Normalize:
     return Normalize(mean.view(1, -1, 1, 1), factor.view(1, -1, 1, 1))
 
 
+def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """A mean or standard deviation per channel; one for all is repeated."""
+    return values if len(values) == channels else values * channels
+
+
 def epoch_draws(recipe: Recipe, seed: int, epoch: int, n_images: int) -> Tensor:
     """Random values that decide the augmentation of every image in an epoch, (n_images, DRAWS) in [0, 1)."""
     drawn = rng.uniform(seed, rng.AUGMENT, epoch, size=(n_images if recipe.augment in CROPS else 0, DRAWS))

@@ -9,6 +9,7 @@ from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import DamagedRecordError, RunRecord
 from cyclofocal.lab.training.run_folder import check_same, identity, identity_of, stored_record
+from cyclofocal.lab.training.saved_model import has_model
 
 NOT_TUNED = ("name", "title", "file", "digest", "trials")
 """Fields of a loss that tuning leaves as they are."""
@@ -28,6 +29,7 @@ class RunOptions:
         checkpoint_seconds: see :class:`~cyclofocal.lab.training.run_folder.RunFolder`; 0 saves one every epoch.
         primary_metric: metric for the verdicts, for the record.
         margin: margin of equivalence in that metric, for the record.
+        keep_models: store the model at the end, for ``cyclofocal predict``; a finished run without it runs again.
     """
 
     root: Path = Path("data")
@@ -39,6 +41,7 @@ class RunOptions:
     checkpoint_seconds: float = 0
     primary_metric: str = PRIMARY
     margin: float | None = None
+    keep_models: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Job:
         stage1: job whose final weights this one begins with; None for all but the second of two stages.
         test: False never touches the test set, as the choice of settings must not; the record's ``metrics``,
             ``per_class`` and ``reliability`` are then empty.
+        all_data: train on the test samples too; such a model is stored and not evaluated.
     """
 
     recipe: Recipe
@@ -61,18 +65,31 @@ class Job:
     options: RunOptions = RunOptions()
     stage1: "Job | None" = None
     test: bool = True
+    all_data: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
         """Identity of the run as in ``run.json``: everything that determines its numbers."""
         found = identity(self.recipe, self.loss, self.seed)
-        return found if self.test else found | {"test": False}
+        if self.all_data:
+            return found | {"test": False, "all_data": True}
+        return found if self.evaluates else found | {"test": False}
 
     @property
     def record_path(self) -> Path:
         """File of the record, once the run has finished."""
         assert self.folder is not None
         return self.folder / "record.jsonl"
+
+    @property
+    def keeps_model(self) -> bool:
+        """True if the run leaves a model."""
+        return self.options.keep_models and self.folder is not None and (self.test or self.all_data)
+
+    @property
+    def evaluates(self) -> bool:
+        """True if the run ends with the test set."""
+        return self.test and not self.all_data
 
     @property
     def title(self) -> str:
@@ -84,6 +101,8 @@ class Job:
     def stored(self) -> tuple[RunRecord | None, list[DamagedRecordError]]:
         """Record of a finished run, None if missing or damaged; and the problems found.
 
+        A run whose model is asked for and missing has not finished.
+
         Raises:
             RunMismatchError: the folder holds the record of another run.
             DamagedRunError: something else than a file lies in the record's place.
@@ -93,6 +112,8 @@ class Job:
         record, damaged = stored_record(self.record_path)
         if record is not None:
             check_same(self.record_path, identity_of(record), self._identity_beside(record))
+            if self.keeps_model and not has_model(self.folder):
+                return None, damaged
         return record, damaged
 
     def is_run_of(self, record: RunRecord) -> bool:
@@ -102,6 +123,7 @@ class Job:
     def _identity_beside(self, record: RunRecord) -> dict[str, Any]:
         """The identity that a record of this job has, whose versions may differ, and whose loss may be tuned."""
         asked = self.identity
+        asked.pop("all_data", None)  # which the record says by its training samples
         asked["versions"] = record.versions  # of the node that ran it; a report says where they are mixed
         if self.loss.trials:
             asked["loss"] = record.loss | {name: asked["loss"][name] for name in NOT_TUNED}

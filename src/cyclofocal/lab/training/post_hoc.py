@@ -41,11 +41,16 @@ def choose_post_hoc(logits: Array | None, target: LabelArray, counts: Sequence[i
         target: (N,) class indices.
         counts: training samples per class, length C.
     """
-    positive = 0 if counts[0] < counts[-1] else 1
+    positive = rarer_class(counts)
     if logits is None or not len(target):
         return PostHoc(1.0, None, positive, None)
     threshold = best_threshold(logits, target, positive) if len(counts) == len(set(target.tolist())) == 2 else None
     return PostHoc(best_tau(logits, target, counts), fit_temperature(logits, target), positive, threshold)
+
+
+def rarer_class(counts: Sequence[int]) -> int:
+    """The rarer of two classes in training, and the second if both are as frequent."""
+    return 0 if counts[0] < counts[-1] else 1
 
 
 def without_prior(logits: Array, counts: Sequence[int], tau: float = 1.0) -> Array:

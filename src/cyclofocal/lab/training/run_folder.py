@@ -35,7 +35,10 @@ MAX_NAME_LENGTH = 80
 FILES = ("run.json", "epochs.jsonl", "record.jsonl")
 """Files of a run; its checkpoints are the others."""
 
-LEFTOVER = re.compile(r"\.(run\.json|epochs\.jsonl|record\.jsonl|checkpoint-\d+\.pt)-\w+\.tmp")
+LEFTOVER = re.compile(
+    r"\.(run\.json|epochs\.jsonl|record\.jsonl|checkpoint-\d+\.pt|predictions\.npz|model\.json|model\.safetensors"
+    r"|vectorizer\.skops)-\w+\.tmp"
+)
 """Name of a file that a killed process was writing."""
 
 

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclofocal.lab.data import DataSet, load
+from cyclofocal.lab.data import DataSet, Samples, load
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.data.load import load_table, table_digest
@@ -38,10 +38,19 @@ from cyclofocal.lab.training.epoch import TrainContext, run_epoch
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.mixup import build_mixer
 from cyclofocal.lab.training.models import check_model
-from cyclofocal.lab.training.post_hoc import choose_post_hoc, without_prior
+from cyclofocal.lab.training.post_hoc import PostHoc, choose_post_hoc, rarer_class, without_prior
 from cyclofocal.lab.training.predict import predict
+from cyclofocal.lab.training.predictions import PREDICTIONS, Predictions, sample_ids, write
 from cyclofocal.lab.training.progress import RunProgress
-from cyclofocal.lab.training.run_folder import DamagedRunError, Row, RunFolder, RunMismatchError, refuse_obstacle
+from cyclofocal.lab.training.run_folder import (
+    DamagedRunError,
+    Row,
+    RunFolder,
+    RunMismatchError,
+    refuse_obstacle,
+    stored_record,
+)
+from cyclofocal.lab.training.saved_model import MODEL_FILES, check_can_be_saved, save_model
 from cyclofocal.lab.training.schedule import never_focal
 from cyclofocal.lab.training.train_state import TrainState, build_state, initial_model, try_custom_loss
 
@@ -52,6 +61,8 @@ if TYPE_CHECKING:
 RESUMED = ("rows", "seconds", "data", "model", "optimizer", "criterion", "average")
 """Names in a checkpoint that a run is resumed from."""
 
+DECLARED_AT_START = ("command", "primary_metric", "margin")
+"""Fields of a record that were declared when its run was first started."""
 
 Metrics = dict[str, float | None]
 
@@ -95,7 +106,6 @@ class Task(NamedTuple):
         batches: gives the indices of every batch of an epoch, in all processes together.
         evaluate: predicts the test set; gives its logits and metrics, and writes the task's files.
         begin: called once, before the first epoch.
-        files: names of the task's files in the run's folder.
         keeps_weights: the last checkpoint is stored for good, whatever the job's options, for a later stage needs it.
     """
 
@@ -104,7 +114,6 @@ class Task(NamedTuple):
     batches: Callable[[Job, DataSet, int], tuple[Tensor, ...]]
     evaluate: Callable[[Training], tuple[Array, Metrics]]
     begin: Callable[[Training], None] = lambda training: None
-    files: tuple[str, ...] = ()
     keeps_weights: bool = False
 
 
@@ -133,10 +142,12 @@ def train(job: Job, task: Task | None = None) -> RunRecord:
     if done := from_main(job.stored()[0] if accelerator.is_main_process else None):
         return done
     with rng.preserve_rng_state():
-        data = task.load(job.recipe, job.options.root, job.seed)
+        data = _load_all(job) if job.all_data else task.load(job.recipe, job.options.root, job.seed)
         check_last_batch(len(data.train), job.recipe.batch_size, accelerator.num_processes)
-        if job.test:
+        if job.evaluates:
             check_every_class_is_tested(data)
+        if job.keeps_model:
+            check_can_be_saved(data)
         try_custom_loss(job.recipe, job.loss, data.counts)
         state = task.build(job, data, accelerator)
         rows, previous_seconds = resume(state, folder, data) if folder else ([], 0.0)
@@ -144,7 +155,7 @@ def train(job: Job, task: Task | None = None) -> RunRecord:
         if not rows:
             task.begin(training)
         fit(training)
-        results = evaluate_run(training) if job.test else {"metrics": {}}
+        results = evaluate_run(training) if job.evaluates else {"metrics": {}} | _chosen(training)
     return finish_run(training, results)
 
 
@@ -172,7 +183,7 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
     """
     job, data, rows, accelerator = training.job, training.data, training.rows, training.state.accelerator
     record = RunRecord(
-        **{name: value for name, value in job.identity.items() if name != "test"},
+        **{name: value for name, value in job.identity.items() if name not in ("test", "all_data")},
         device=_device_name(accelerator.device),
         train_counts=list(data.counts),
         epochs=[{name: value for name, value in row.items() if name != "seconds"} for row in rows],
@@ -192,11 +203,29 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
         **results,
     )
     if training.folder and accelerator.is_main_process:
-        training.folder.finish(record)
+        if job.keeps_model:
+            _save_model(training, record)
+        training.folder.finish(_as_declared(record, training.folder))
     for tracker in accelerator.trackers:
         tracker.finish()
     accelerator.wait_for_everyone()
     return record
+
+
+def _save_model(training: Training, record: RunRecord) -> None:
+    job, data = training.job, training.data
+    assert job.folder is not None
+    chosen = {name: getattr(record, name) for name in ("tau", "temperature", "threshold")}
+    chosen["positive"] = rarer_class(data.counts)
+    save_model(job.folder, training.state.eval_model, data, job.recipe, job.identity, chosen)
+
+
+def _as_declared(record: RunRecord, folder: RunFolder) -> RunRecord:
+    """The record with the declarations of an earlier one, of a run that is repeated for its model alone."""
+    earlier, _ = stored_record(folder.record_path)
+    if earlier is None:
+        return record
+    return replace(record, **{name: getattr(earlier, name) for name in DECLARED_AT_START})
 
 
 def fit(training: Training) -> None:
@@ -281,13 +310,18 @@ def _open_folder(job: Job, task: Task, accelerator: "Accelerator") -> RunFolder 
         return None
     last = job.recipe.total_epochs - 1 if task.keeps_weights else None
     folder = RunFolder(job.folder, job.identity, accelerator.is_main_process, job.options.checkpoint_seconds, last)
-    for name in task.files:
+    for name in (PREDICTIONS, *MODEL_FILES):
         refuse_obstacle(job.folder / name)
     return folder
 
 
 def _load(recipe: Recipe, root: Path, seed: int) -> DataSet:
     return load_data(recipe, root, seed)
+
+
+def _load_all(job: Job) -> DataSet:
+    """The data set with its test samples among the training samples."""
+    return load(job.recipe.data, job.options.root, job.seed, test_too=True)
 
 
 def _build(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainState:
@@ -301,10 +335,34 @@ def _batches(job: Job, data: DataSet, epoch: int) -> tuple[Tensor, ...]:
 
 
 def _evaluate(training: Training) -> tuple[Array, Metrics]:
+    job, data = training.job, training.data
+    found = predictions_of(training, data.test)
+    write_predictions(training, found)
+    return found.logits, compute_metrics(found.logits, data.test.labels, data.counts, job.recipe.groups)
+
+
+def predictions_of(training: Training, *splits: Samples) -> Predictions:
+    """Logits of all samples of the splits."""
     job, data, accelerator = training.job, training.data, training.state.accelerator
-    test = build_loader(data.test, job.recipe, accelerator.device, job.options.workers)
-    logits = predict(training.state.eval_model, test, len(data.test), job.recipe.batch_size, accelerator).numpy()
-    return logits, compute_metrics(logits, data.test.labels, data.counts, job.recipe.groups)
+
+    def logits_of(samples: Samples) -> Array:
+        loader = build_loader(samples, job.recipe, accelerator.device, job.options.workers)
+        return predict(training.state.eval_model, loader, len(samples), job.recipe.batch_size, accelerator).numpy()
+
+    return Predictions(
+        np.concatenate([logits_of(split) for split in splits]),
+        np.concatenate([split.labels for split in splits]),
+        np.array(data.counts),
+        job.loss.title,
+        np.concatenate([sample_ids(split) for split in splits]),
+        data.classes,
+    )
+
+
+def write_predictions(training: Training, predictions: Predictions) -> None:
+    """Write predictions into the folder of the run."""
+    if training.folder and training.state.accelerator.is_main_process:
+        write(predictions, training.folder.folder / PREDICTIONS)
 
 
 PLAIN = Task(_load, _build, _batches, _evaluate)
@@ -341,16 +399,27 @@ def evaluate_run(training: Training) -> dict[str, Any]:
     data, groups = training.data, training.job.recipe.groups
     logits, metrics = training.task.evaluate(training)
     target = data.test.labels
-    chosen = choose_post_hoc(*_validation_logits(training), data.counts)
+    chosen = _post_hoc(training)
     tuned = metrics_with(logits, target, chosen.positive, chosen.temperature, chosen.threshold)
     return {
         "metrics": metrics | tuned,
-        "tau": chosen.tau,
-        "temperature": chosen.temperature,
-        "threshold": chosen.threshold,
+        **_fields(chosen),
         "adjusted": compute_metrics(without_prior(logits, data.counts, chosen.tau), target, data.counts, groups),
         **_details(logits, target, len(data.classes)),
     }
+
+
+def _chosen(training: Training) -> dict[str, float | None]:
+    """Fields of a record about choices on validation data; none where the model is not for use."""
+    return _fields(_post_hoc(training)) if training.job.all_data else {}
+
+
+def _post_hoc(training: Training) -> PostHoc:
+    return choose_post_hoc(*_validation_logits(training), training.data.counts)
+
+
+def _fields(chosen: PostHoc) -> dict[str, float | None]:
+    return {name: getattr(chosen, name) for name in ("tau", "temperature", "threshold")}
 
 
 def _validation_logits(training: Training) -> tuple[Array | None, Labels]:

@@ -9,12 +9,18 @@ from torch import Tensor
 
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import rng
+from cyclofocal.lab.training.augment import per_channel
 
 Key = tuple[int, int, int]
 """Seed, epoch and index of an image: all that its augmentation depends on."""
 
 CROP = 0.875
 """Part of the image's shorter side, for evaluation where training uses random resized crops; timm's default."""
+
+
+def crop_fraction(recipe: Recipe) -> float:
+    """Part of the image's shorter side that evaluation sees."""
+    return CROP if recipe.augment == "timm" else 1.0
 
 
 class EvalTransform:
@@ -25,7 +31,7 @@ class EvalTransform:
 
         self.mode = "RGB" if recipe.channels == 3 else "L"
         self.transform: Callable[[Image.Image], Tensor] = create_transform(
-            recipe.image_size, crop_pct=CROP if recipe.augment == "timm" else 1.0, normalize=False
+            recipe.image_size, crop_pct=crop_fraction(recipe), normalize=False
         )
 
     def __call__(self, image: Image.Image, key: Key) -> Tensor:
@@ -50,8 +56,8 @@ class TimmTransform:
             is_training=True,
             auto_augment=recipe.auto_augment or None,
             interpolation="random",
-            mean=_per_channel(recipe.mean, recipe.channels),
-            std=_per_channel(recipe.std, recipe.channels),
+            mean=per_channel(recipe.mean, recipe.channels),
+            std=per_channel(recipe.std, recipe.channels),
             separate=True,
         )
         for operation in _operations(self.policy):
@@ -80,7 +86,3 @@ def _operations(policy: Any) -> Iterator[Any]:
     for transform in policy.transforms:
         for entry in getattr(transform, "policy", getattr(transform, "ops", ())):
             yield from entry if isinstance(entry, list) else [entry]
-
-
-def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values if len(values) == channels else values * channels

@@ -1,16 +1,25 @@
 """Save and load test logits, to recompute metrics without retraining."""
 
+import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclofocal.lab.data import Samples
 from cyclofocal.lab.metrics import Array, LabelArray
-from cyclofocal.lab.oltr.open_set_metrics import UNKNOWN
+from cyclofocal.lab.records import write_atomically
 
-ARRAY_NAMES = ("logits", "target", "train_counts", "title")
+PREDICTIONS = "predictions.npz"
+"""File in the folder of every run: the logits of the test set, for ``cyclofocal evaluate``."""
+
+UNKNOWN = -1
+"""Target of an image of no known class, and prediction of one that is rejected."""
+
+ARRAY_NAMES = ("logits", "target", "train_counts", "title", "ids", "classes")
 
 
 class DamagedPredictionsError(ValueError):
@@ -19,13 +28,15 @@ class DamagedPredictionsError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits of test images, what they are, and what the model was trained on.
+    """Logits of test samples, their classes, and the training samples per class.
 
     Attributes:
         logits: (N, C), finite.
         target: (N,), class indices, -1 for images of no known class.
-        train_counts: training images per class, (C,).
-        title: of the run, for tables and pictures.
+        train_counts: training samples per class, (C,).
+        title: title of the run, for tables and pictures.
+        ids: (N,), paths of images, or positions in the source, counted from 0; empty if not known.
+        classes: names of the classes; empty if not known.
 
     Raises:
         ValueError: shapes, types or values that do not fit.
@@ -35,6 +46,8 @@ class Predictions:
     target: LabelArray
     train_counts: NDArray[np.integer]
     title: str = ""
+    ids: NDArray[Any] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, kind, dimensions in (("logits", "f", 2), ("target", "iu", 1), ("train_counts", "iu", 1)):
@@ -48,6 +61,9 @@ class Predictions:
         n_images, classes = self.logits.shape
         for name, length, of in (("target", n_images, "images"), ("train_counts", classes, "classes")):
             if len(getattr(self, name)) != length:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries; logits have {length} {of}")
+        for name, length, of in (("ids", n_images, "images"), ("classes", classes, "classes")):
+            if len(getattr(self, name)) not in (0, length):
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries; logits have {length} {of}")
         if not n_images:
             raise ValueError("logits is empty; it needs at least one image")
@@ -65,8 +81,15 @@ class Predictions:
         return self.target != UNKNOWN
 
 
+def sample_ids(samples: Samples) -> NDArray[Any]:
+    """Paths of images that are read one by one; positions in the source of others, counted from 0."""
+    if samples.reader is None:
+        return samples.positions
+    return np.array([samples.name(index) for index in range(len(samples))], dtype=np.str_)
+
+
 def write(predictions: Predictions, path: Path) -> None:
-    """Write a compressed ``.npz`` of the arrays ``logits``, ``target``, ``train_counts`` and the text ``title``.
+    """Write a compressed ``.npz`` of the fields of :class:`Predictions`, atomically.
 
     Raises:
         ValueError: ``path`` does not end in ``.npz``.
@@ -74,17 +97,21 @@ def write(predictions: Predictions, path: Path) -> None:
     if path.suffix != ".npz":
         raise ValueError(f"path is {path}; it must end in .npz")
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
     np.savez_compressed(
-        path,
+        content,
         logits=predictions.logits,
         target=predictions.target,
         train_counts=predictions.train_counts,
         title=np.array(predictions.title),
+        ids=predictions.ids,
+        classes=np.array(predictions.classes, dtype=np.str_),
     )
+    write_atomically(path, content.getbuffer())
 
 
 def read(path: Path) -> Predictions:
-    """Predictions of a file that :func:`write` wrote, or anybody with numpy; ``title`` may be absent.
+    """Predictions of a file of :func:`write` or of numpy; the last three of :data:`ARRAY_NAMES` may be absent.
 
     Raises:
         FileNotFoundError: no such file.
@@ -108,6 +135,11 @@ def read(path: Path) -> Predictions:
     if missing:
         raise DamagedPredictionsError(f"{path}: no {' and no '.join(missing)} in it")
     try:
-        return Predictions(**{**found, "title": str(found.get("title", path.stem)) or path.stem})
+        texts = {"title": str(found.get("title", path.stem)) or path.stem, "classes": _texts(found.get("classes"))}
+        return Predictions(**{**found, **texts})
     except ValueError as error:
         raise DamagedPredictionsError(f"{path}: {error}") from None
+
+
+def _texts(names: NDArray[Any] | None) -> tuple[str, ...]:
+    return () if names is None else tuple(map(str, names.tolist()))

@@ -1,0 +1,115 @@
+"""``cyclofocal predict`` and ``cyclofocal export``: finished models on new data, and in other programs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cyclofocal.lab.commands.options import Cpu, DataWorkers, make_folder
+from cyclofocal.lab.commands.output import one_line_errors, warn
+from cyclofocal.lab.messages import preview
+
+FinishedRun = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="Folder of a finished run of train or reproduce: OUT/RECIPE/LOSS-seedK-HASH."),
+]
+
+
+class FormatName(StrEnum):
+    """Formats of an exported model."""
+
+    pt2 = "pt2"
+    onnx = "onnx"
+
+
+def csv_path(path: Path) -> Path:
+    """Refuse an output file in an unsupported format."""
+    if path.suffix.lower() != ".csv":
+        raise typer.BadParameter(f"{str(path)!r} must end in .csv.")
+    return path
+
+
+def predict_new(
+    run: FinishedRun,
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA",
+            help="New data: a table (.csv, .parquet) for a model of a table; image files, folders of images or list"
+            " files for a model of images.",
+        ),
+    ],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write, a .csv.", callback=csv_path, dir_okay=False)
+    ] = Path("predictions.csv"),
+    top: Annotated[
+        bool, typer.Option("--top", help="Write the probability of the predicted class alone, not of every class.")
+    ] = False,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Divide the logits by the temperature that was fitted to validation data."),
+    ] = False,
+    balanced: Annotated[
+        bool,
+        typer.Option(
+            "--balanced", help="Take the class prior of the training data out, as for data with equally many of each."
+        ),
+    ] = False,
+    tuned_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--tuned-threshold", help="Predict the rarer of two classes from the threshold that validation data chose."
+        ),
+    ] = False,
+    id_column: Annotated[
+        str, typer.Option("--id", metavar="COLUMN", help="Column of the table to copy into the output.")
+    ] = "",
+    data_workers: DataWorkers = 0,
+    cpu: Cpu = False,
+) -> None:
+    """Predict new images or rows with the model of a finished run, and write a CSV file.
+
+    Tables are read in parts, so they may exceed the memory. Columns that are missing, values of another kind than in
+    training and classes that the model does not know are refused by name; then nothing is written.
+    """
+    make_folder(output.parent, "--output")
+    with one_line_errors(run):
+        from cyclofocal.lab.predict.load import load_model
+        from cyclofocal.lab.predict.stream import Output, predict_file
+
+        model = load_model(run, _device(cpu))
+        contents = Output(calibrated, balanced, tuned_threshold, top, id_column)
+        found = predict_file(model, data, output, contents, data_workers)
+    if found.unused:
+        warn(f"columns not used, for the model was trained without them: {preview(found.unused)}")
+    for name, texts in found.unknown.items():
+        warn(f"column {name!r}: not seen in training, so encoded as none of its categories: {preview(sorted(texts))}")
+    accuracy = f", accuracy {found.right / found.labelled:.2%} of {found.labelled} labelled" if found.labelled else ""
+    typer.echo(f"{found.samples} predictions{accuracy}: {output}")
+
+
+def export_run(
+    run: FinishedRun,
+    *,
+    kind: Annotated[FormatName, typer.Option("--format", help="Format: torch.export's pt2, or ONNX.")] = FormatName.pt2,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: model.pt2 or model.onnx.")
+    ] = None,
+) -> None:
+    """Export the network of a finished run, compare its logits with those of the model, and report the difference."""
+    path = output or Path(f"model.{kind}")
+    make_folder(path.parent, "--output")
+    with one_line_errors(run):
+        from cyclofocal.lab.predict.export import export_model
+        from cyclofocal.lab.predict.load import load_model
+
+        difference = export_model(load_model(run), path, kind.value)
+    typer.echo(f"{path}: largest difference to the logits of the model {difference:.2g}")
+
+
+def _device(cpu: bool) -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and not cpu else "cpu"

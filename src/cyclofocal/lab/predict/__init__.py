@@ -1,0 +1,1 @@
+"""Finished models on new data: load, predict, export."""
