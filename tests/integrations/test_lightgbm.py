@@ -1,16 +1,28 @@
 """Promise: LightGBM trains real tables with the loss; eta follows its rounds, also through init_model."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, log_loss, recall_score
+from sklearn.base import clone
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    log_loss,
+    recall_score,
+    roc_auc_score,
+)
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 from cyclofocal.integrations.boosting import probabilities
 from cyclofocal.schedules import cyclical_eta
 
 lightgbm = pytest.importorskip("lightgbm")
-from cyclofocal.integrations.lightgbm import BoosterLoss
+from cyclofocal.integrations.lightgbm import BoosterLoss, CyclicalFocalLGBMClassifier
 
 ROUNDS = 20
 PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
@@ -233,3 +245,106 @@ def test_a_missing_callback_warns(binary_table):
         lightgbm.train(
             PARAMETERS | {"objective": loss.objective}, lightgbm.Dataset(binary_table[0], binary_table[2]), 2
         )
+
+
+SETTINGS = PARAMETERS | {"n_estimators": ROUNDS}
+NAMES = np.array([f"class {number}" for number in range(10)])
+
+
+@parametrize_with_checks([CyclicalFocalLGBMClassifier(n_estimators=5, n_jobs=1, verbose=-1)])
+def test_the_classifier_passes_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_gammas_0_is_the_classifier_of_lightgbm(binary_table, digits_table, binary):
+    """LightGBM starts at the class frequencies too, weighted by rows and classes."""
+    x, x_test, y, _ = binary_table if binary else digits_table
+    weight, settings = np.random.default_rng(0).uniform(0.5, 2, len(y)), SETTINGS | {"class_weight": "balanced"}
+    plain = lightgbm.LGBMClassifier(**settings).fit(x, NAMES[y], weight)
+    ours = CyclicalFocalLGBMClassifier(**settings, **PLAIN).fit(x, NAMES[y], weight)
+    np.testing.assert_allclose(ours.predict_proba(x_test), plain.predict_proba(x_test), rtol=0.01, atol=1e-3)
+    scores = plain.predict(x_test, raw_score=True)
+    np.testing.assert_allclose(ours.predict(x_test, raw_score=True), scores, rtol=0.01, atol=0.01)
+    assert (ours.predict(x_test) == plain.predict(x_test)).mean() > 0.99
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_classifier_starts_at_the_frequencies(binary_table, digits_table, binary):
+    x, x_test, y, _ = binary_table if binary else digits_table
+    model = CyclicalFocalLGBMClassifier(**SETTINGS | {"n_estimators": 1, "learning_rate": 1e-9}).fit(x, y)
+    np.testing.assert_allclose(model.predict_proba(x_test)[0], np.bincount(y) / len(y), rtol=1e-6)
+
+
+def test_one_fit_of_the_classifier_is_one_cycle(binary_table, monkeypatch):
+    seen, original = [], BinaryCyclicalFocalLoss.set_progress
+    watched = lambda self, p: seen.append(p) or original(self, p)  # noqa: E731
+    monkeypatch.setattr(BinaryCyclicalFocalLoss, "set_progress", watched)
+    x, _, y, _ = binary_table
+    half = CyclicalFocalLGBMClassifier(**SETTINGS | {"n_estimators": 8}).fit(x, y)
+    assert seen == pytest.approx([round_ / 7 for round_ in range(8)])
+    seen.clear()
+    rest = CyclicalFocalLGBMClassifier(**SETTINGS | {"n_estimators": ROUNDS - 8}).fit(x[:200], y[:200], init_model=half)
+    assert seen == pytest.approx([round_ / (ROUNDS - 1) for round_ in range(8, ROUNDS)])
+    np.testing.assert_array_equal(rest.prior_, half.prior_)  # that of the first trees
+
+
+def test_the_classifier_measures_probabilities(binary_table):
+    """Metrics by name and of the user see what predict_proba gives; early stopping is by the first."""
+    x, x_test, y, y_test = binary_table
+
+    def brier(y_true, p):
+        return "brier", brier_score_loss(y_true, p), False
+
+    model = CyclicalFocalLGBMClassifier(**SETTINGS | {"n_estimators": 300})
+    stop = lightgbm.early_stopping(3, first_metric_only=True, verbose=False)
+    metrics = ["logloss", "error", "auc", brier]
+    model.fit(x, y, eval_X=x_test, eval_y=y_test, eval_metric=metrics, callbacks=[stop])
+    p = model.predict_proba(x_test)
+    assert 0 < model.best_iteration_ < 300
+    assert model.best_score_["valid_0"] == pytest.approx(
+        {
+            "binary_logloss": log_loss(y_test, p),
+            "binary_error": 1 - accuracy_score(y_test, model.predict(x_test)),
+            "auc": roc_auc_score(y_test, p[:, 1]),
+            "brier": brier_score_loss(y_test, p[:, 1]),
+        }
+    )
+
+
+def test_the_default_metric_of_several_classes(digits_table):
+    x, x_test, y, y_test = digits_table
+    model = CyclicalFocalLGBMClassifier(**SETTINGS, early_stopping_round=3, label_smoothing=0.1)
+    model.fit(x, NAMES[y], eval_X=x_test, eval_y=NAMES[y_test])
+    expected = log_loss(y_test, model.predict_proba(x_test))
+    assert model.best_score_["valid_0"] == pytest.approx({"multi_logloss": expected})
+    assert set(model.predict(x_test)) <= set(NAMES)
+
+
+def test_the_classifier_is_cloned_searched_and_pickled(binary_table):
+    x, x_test, y, _ = binary_table
+    model = CyclicalFocalLGBMClassifier(**SETTINGS, gamma_hc=1.0)
+    assert clone(model).get_params() == model.get_params()
+    search = GridSearchCV(model, {"gamma_pos": [1.0, 2.0], "num_leaves": [3]}, cv=2).fit(x, y)
+    assert search.best_estimator_.get_params()["num_leaves"] == 3
+    again = pickle.loads(pickle.dumps(search.best_estimator_))
+    np.testing.assert_array_equal(again.predict_proba(x_test), search.predict_proba(x_test))
+
+
+def test_the_classifier_says_nothing_of_its_settings(binary_table, capfd):
+    CyclicalFocalLGBMClassifier(n_estimators=1, n_jobs=1).fit(binary_table[0], binary_table[2])
+    assert "gamma" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({"objective": "binary"}, {}, "objective is 'binary'; it must be None"),
+        ({"scale_pos_weight": 4.0}, {}, "scale_pos_weight is 4"),
+        ({"gamma_pos": -1.0}, {}, r"gamma_pos is -1\.0"),
+        ({}, {"eval_metric": "multi_logloss"}, "eval_metric is 'multi_logloss'; it must be one of logloss, error"),
+    ],
+)
+def test_the_classifier_refuses_what_does_not_fit(binary_table, settings, options, message):
+    with pytest.raises(ValueError, match=message):
+        CyclicalFocalLGBMClassifier(**SETTINGS | settings).fit(binary_table[0], binary_table[2], **options)

@@ -156,7 +156,7 @@ def test_weights_that_mean_nothing_are_refused(weight, message, binary_table):
 def test_a_grid_search_over_the_loss(digits_table):
     x, x_test, y, y_test = digits_table
     grid = {"cyclicalfocalclassifier__gamma_hc": [2.0, 3.0], "cyclicalfocalclassifier__hidden_layer_sizes": [(), (32,)]}
-    search = GridSearchCV(_model(label_smoothing=0.1), grid, cv=2).fit(x, y)
+    search = GridSearchCV(_model(label_smoothing=0.1, batch_size=64), grid, cv=2).fit(x, y)
     assert len(search.cv_results_["params"]) == 4
     assert search.score(x_test, y_test) > 0.7  # chance: 0.1
 
@@ -222,7 +222,7 @@ def test_a_training_is_that_of_a_plain_loop_of_torch(digits_table, loss, gamma):
     """AdamW on the weights, half a cosine of learning rate, and cross-entropy times the weight of the loss."""
     x, _, y, _ = digits_table
     settings = {"loss": loss, "warm_start": True, "random_state": 0, "max_epochs": EPOCHS, "batch_size": len(y)}
-    model = CyclicalFocalClassifier((16,), learning_rate=0.0, weight_decay=0.5, **settings).fit(x, y)
+    model = CyclicalFocalClassifier((16,), learning_rate=0.0, weight_decay=0.5 * EPOCHS**0.5, **settings).fit(x, y)
     module = copy.deepcopy(model.module_)
     model.set_params(learning_rate=0.02).fit(x, y)
     decayed = [{"params": [layer.weight], "weight_decay": 0.5} for layer in (module[0], module[2])]

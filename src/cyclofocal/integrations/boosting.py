@@ -3,12 +3,13 @@
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
-from cyclofocal.losses import BinaryCyclicalFocalLoss
+from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 
 Floats = NDArray[np.float64]
 
@@ -176,6 +177,59 @@ def probabilities(scores: ArrayLike) -> Floats:
     return np.exp(-np.logaddexp(0, -scores)) if scores.ndim == 1 else np.exp(_log_softmax(scores)[0])
 
 
+LOSS_SETTINGS = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
+"""Settings of the loss in the estimators."""
+
+
+def class_indices(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the classes of labels of any kind, and the labels as indices of these.
+
+    Raises:
+        ValueError: fewer than two classes, or no labels of classes.
+    """
+    from sklearn.utils.multiclass import check_classification_targets  # both boosters need it for their estimators
+    from sklearn.utils.validation import column_or_1d
+
+    y = column_or_1d(y, warn=True)
+    check_classification_targets(y)
+    classes, indices = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y has {len(classes)} class, {classes.tolist()}; a classifier needs at least two classes")
+    return classes, indices
+
+
+def starting_scores(labels: NDArray[np.int64], weights: ArrayLike | None) -> Floats:
+    """Return the scores of the weighted class frequencies: log odds (1,) of two classes, log shares (C,) of more.
+
+    Raises:
+        ValueError: a class whose rows all have weight 0, or a negative weight.
+
+    Example:
+        >>> probabilities(starting_scores(np.array([0, 0, 0, 1]), None))
+        array([0.25])
+    """
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+    if weights.shape != labels.shape or (weights < 0).any():
+        raise ValueError(f"sample_weight of shape {weights.shape} must be >= 0, one for each of {len(labels)} rows")
+    mass = np.bincount(labels, weights)
+    if not mass.all():
+        raise ValueError(f"sample_weight is zero in every row of class number {mass.argmin()}; leave these rows out")
+    log_shares = np.log(mass / mass.sum())
+    return log_shares[1:] - log_shares[:1] if len(mass) == 2 else log_shares
+
+
+def class_probabilities(scores: Floats) -> Floats:
+    """Convert raw scores to one column per class: both sides of the sigmoid of (N,), or the softmax of (N, C).
+
+    Example:
+        >>> class_probabilities(np.zeros(1))
+        array([[0.5, 0.5]])
+    """
+    if scores.ndim > 1:
+        return probabilities(scores)
+    return np.stack([probabilities(-scores), probabilities(scores)], 1)
+
+
 class BoostedLoss:
     """Loss of a booster, whose progress follows the rounds.
 
@@ -282,6 +336,22 @@ class BoostedLoss:
         if not np.isin(labels, np.arange(classes)).all():
             raise ValueError(f"labels must be whole numbers from 0 to num_class - 1 = {classes - 1}")
         return labels
+
+
+def loss_of_classes(classes: int, offset: Floats | None = None, **settings: float) -> Loss:
+    """Make the loss of a booster: over a sigmoid for two classes, otherwise over a softmax.
+
+    Args:
+        classes: number of classes, >= 2.
+        offset: scores that are added in training, from :func:`starting_scores`.
+        settings: of the loss.
+
+    Example:
+        >>> type(loss_of_classes(2)).__name__, type(loss_of_classes(3)).__name__
+        ('BinaryCyclicalFocalLoss', 'CyclicalFocalLoss')
+    """
+    criterion = BinaryCyclicalFocalLoss if classes == 2 else CyclicalFocalLoss
+    return criterion(logit_offset=None if offset is None else torch.from_numpy(offset), **settings)  # type: ignore[arg-type]
 
 
 def _check_one_score(criterion: BinaryCyclicalFocalLoss) -> None:

@@ -30,14 +30,9 @@ def _linear(features: int, units: int, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
-def adamw(module: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """Make the optimizer; biases do not decay, as they hold the class frequencies."""
+def adam(module: nn.Module) -> torch.optim.Adam:
     parameters = list(module.parameters())
-    groups = [
-        {"params": [value for value in parameters if value.dim() > 1], "weight_decay": weight_decay},
-        {"params": [value for value in parameters if value.dim() == 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, fused=parameters[0].device.type in ("cpu", "cuda"))
+    return torch.optim.Adam(parameters, fused=parameters[0].device.type in ("cpu", "cuda"))
 
 
 class Rows(NamedTuple):
@@ -73,32 +68,44 @@ class Training:
 
     module: nn.Module
     criterion: CyclicalFocalLoss
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Adam
     generator: torch.Generator
     epochs_done: int = 0
 
-    def run_epoch(self, rows: Rows, batch_size: int, learning_rate: float, max_epochs: int) -> float:
+    def run_epoch(
+        self, rows: Rows, *, batch_size: int, learning_rate: float, weight_decay: float, max_epochs: int
+    ) -> float:
         """Train on every row once, in random order, as the next epoch of a cycle; return the mean loss.
 
-        The learning rate falls to 0 over the cycle, as half a cosine.
+        The learning rate falls to 0 over the cycle, as half a cosine. The decay of weights is decoupled and normalized
+        by the root of the steps, so that a longer training needs no other value; biases, which hold the class
+        frequencies, do not decay.
+
+        Reference: I. Loshchilov and F. Hutter, *Decoupled Weight Decay Regularization*, arXiv 1711.05101.
         """
         order = torch.randperm(len(rows), generator=self.generator)
         steps = -(-len(rows) // batch_size)
+        total_steps = max_epochs * steps
+        weights = [value for value in self.module.parameters() if value.dim() > 1]
         losses, mass = [], []
         for number, batch in enumerate(rows.batches(order, batch_size), self.epochs_done * steps):
-            set_clock(self.criterion, number, max_epochs * steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate * cosine(1 - number / (max_epochs * steps))
-            losses.append(self._step(*batch))
+            set_clock(self.criterion, number, total_steps)
+            rate = learning_rate * cosine(1 - number / total_steps)
+            losses.append(self._backward(*batch))
+            with torch.no_grad():
+                for value in weights:  # AdamW with a second group for the biases would take longer
+                    value.mul_(1 - rate * weight_decay / total_steps**0.5)
+            self.optimizer.param_groups[0]["lr"] = rate
+            self.optimizer.step()
             mass.append(len(batch[0]) if batch[2] is None else batch[2].sum())
         self.epochs_done += 1
         return _average(losses, mass)
 
-    def _step(self, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+    def _backward(self, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """Compute the loss of a batch and its gradient."""
         loss = self.criterion(self.module(x), y, weight)
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
         return loss.detach()
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cyclofocal.arguments import check_at_least
 from cyclofocal.imbalance import check_tau, class_weights, log_prior
 from cyclofocal.integrations.host import require_host
-from cyclofocal.integrations.perceptron import Rows, Training, adamw, dense, perceptron
+from cyclofocal.integrations.perceptron import Rows, Training, adam, dense, perceptron
 from cyclofocal.losses import CyclicalFocalLoss, FocalLoss
 
 require_host("scikit-learn", "1.6")
@@ -50,8 +50,9 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             sample weights. At 1 the net learns the logits of equally likely classes (logit adjustment).
         beta: of class_weight "effective", in [0, 1).
         weight_start: progress in [0, 1] before which all class weights are 1 (deferred re-weighting: 0.8).
-        learning_rate: learning rate of AdamW at the start; it falls to 0 over the cycle, as half a cosine.
-        weight_decay: weight decay of AdamW, per unit of learning rate; biases do not decay.
+        learning_rate: learning rate of Adam at the start; it falls to 0 over the cycle, as half a cosine.
+        weight_decay: decoupled weight decay, normalized: of a step it is ``learning_rate * weight_decay`` over the root
+            of the number of steps. Biases do not decay.
         max_epochs: epochs per ``fit``, or calls of ``partial_fit`` per cycle, >= 1.
         batch_size: rows per step, >= 1.
         warm_start: start from the weights of the last ``fit``, in a new cycle; the classes must be the same.
@@ -102,7 +103,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         beta: float = 0.9999,
         weight_start: float = 0.0,
         learning_rate: float = 0.01,
-        weight_decay: float = 1.0,
+        weight_decay: float = 25.0,
         max_epochs: int = 100,
         batch_size: int = 200,
         warm_start: bool = False,
@@ -187,7 +188,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
             criterion = self._criterion(self.classes_, index, weight)
             self._start(x.shape[1], self.classes_, criterion, check_random_state(self.random_state).randint(2**31 - 1))
         elif self._training.epochs_done >= self.max_epochs:
-            self._training.epochs_done, self._training.optimizer = 0, adamw(self.module_, self.weight_decay)
+            self._training.epochs_done, self._training.optimizer = 0, adam(self.module_)
         self._run_epoch(self._tensors(x, index, weight))
         return self
 
@@ -288,7 +289,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         self.module_, self.criterion_, self.classes_ = module, criterion.to(self.device), classes
         self.loss_curve_: list[float] = []
         self.n_iter_ = 0
-        self._training = Training(module, self.criterion_, adamw(self.module_, self.weight_decay), generator)
+        self._training = Training(module, self.criterion_, adam(module), generator)
 
     def _module(self, features: int, classes: NDArray[Any], generator: torch.Generator) -> nn.Module:
         if not (self.warm_start and hasattr(self, "module_")):
@@ -298,7 +299,8 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         return self.module_
 
     def _run_epoch(self, rows: Rows) -> None:
-        loss = self._training.run_epoch(rows, self.batch_size, self.learning_rate, self.max_epochs)
+        names = ("batch_size", "learning_rate", "weight_decay", "max_epochs")
+        loss = self._training.run_epoch(rows, **{name: getattr(self, name) for name in names})
         self.loss_curve_.append(loss)
         self.n_iter_ += 1
         if self.verbose:
