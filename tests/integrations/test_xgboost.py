@@ -5,15 +5,17 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.metrics import average_precision_score, log_loss, recall_score
 from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 from cyclofocal.integrations.boosting import probabilities
 from cyclofocal.schedules import cyclical_eta
 
 xgboost = pytest.importorskip("xgboost")
-from cyclofocal.integrations.xgboost import BoosterLoss
+from cyclofocal.integrations.xgboost import BoosterLoss, CyclicalFocalXGBClassifier
 
 ROUNDS = 20
 PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
@@ -229,3 +231,99 @@ def test_a_missing_callback_warns(binary_table):
     loss = BoosterLoss(BinaryCyclicalFocalLoss(), ROUNDS)
     with pytest.raises(RuntimeError, match="progress of this loss is never set"):
         xgboost.train(PARAMETERS, xgboost.DMatrix(binary_table[0], binary_table[2]), 2, obj=loss.objective)
+
+
+SETTINGS = {"n_estimators": ROUNDS, "max_depth": 3, "n_jobs": 1}
+NAMES = np.array([f"class {number}" for number in range(10)])
+
+
+def _expected_failures(_):
+    reason = "sums of float32 depend on their order"
+    return {f"check_sample_weight_equivalence_on_{kind}_data": reason for kind in ("dense", "sparse")}
+
+
+@parametrize_with_checks(
+    [CyclicalFocalXGBClassifier(n_estimators=5, n_jobs=1)], expected_failed_checks=_expected_failures
+)
+def test_the_classifier_passes_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_gammas_0_is_the_classifier_of_xgboost(binary_table, digits_table, binary):
+    """XGBoost starts at the same scores if it is told them."""
+    x, x_test, y, _ = binary_table if binary else digits_table
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(y))
+    shares = np.bincount(y, weight) / weight.sum()
+    start = float(shares[1]) if binary else np.log(shares).tolist()
+    plain = xgboost.XGBClassifier(**SETTINGS, base_score=start).fit(x, y, sample_weight=weight)
+    ours = CyclicalFocalXGBClassifier(**SETTINGS, **PLAIN).fit(x, NAMES[y], sample_weight=weight)
+    np.testing.assert_allclose(ours.predict_proba(x_test), plain.predict_proba(x_test), rtol=0.01, atol=1e-3)
+    assert (ours.predict(x_test) == NAMES[plain.predict(x_test)]).mean() > 0.99
+    assert list(ours.classes_) == list(NAMES[: len(shares)])
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_classifier_starts_at_the_frequencies(binary_table, digits_table, binary, tmp_path):
+    x, x_test, y, _ = binary_table if binary else digits_table
+    model = CyclicalFocalXGBClassifier(n_estimators=1, learning_rate=1e-9, n_jobs=1).fit(x, y)
+    np.testing.assert_allclose(model.predict_proba(x_test)[0], np.bincount(y) / len(y), rtol=1e-5)
+    model.save_model(tmp_path / "model.json")
+    plain = xgboost.XGBClassifier()
+    plain.load_model(tmp_path / "model.json")
+    np.testing.assert_allclose(plain.predict_proba(x_test), model.predict_proba(x_test), rtol=1e-6)
+
+
+def test_one_fit_of_the_classifier_is_one_cycle(binary_table, monkeypatch):
+    seen, original = [], BinaryCyclicalFocalLoss.set_progress
+    watched = lambda self, p: seen.append(p) or original(self, p)  # noqa: E731
+    monkeypatch.setattr(BinaryCyclicalFocalLoss, "set_progress", watched)
+    x, x_test, y, _ = binary_table
+    half = CyclicalFocalXGBClassifier(**SETTINGS | {"n_estimators": 8}, **PLAIN).fit(x, y)
+    assert seen == pytest.approx([round_ / 7 for round_ in range(8)])
+    seen.clear()
+    rest = CyclicalFocalXGBClassifier(**SETTINGS | {"n_estimators": ROUNDS - 8}, **PLAIN).fit(x, y, xgb_model=half)
+    assert seen == pytest.approx([round_ / (ROUNDS - 1) for round_ in range(8, ROUNDS)])
+    whole = CyclicalFocalXGBClassifier(**SETTINGS, **PLAIN).fit(x, y)
+    np.testing.assert_allclose(rest.predict_proba(x_test), whole.predict_proba(x_test), rtol=1e-4)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_early_stopping_and_metrics_of_the_classifier(binary_table, digits_table, binary):
+    x, x_test, y, y_test = binary_table if binary else digits_table
+    settings = SETTINGS | {"n_estimators": 300, "early_stopping_rounds": 3, "learning_rate": 0.5}
+    model = CyclicalFocalXGBClassifier(**settings).fit(x, NAMES[y], eval_set=[(x_test, NAMES[y_test])], verbose=False)
+    assert 0 < model.best_iteration < 299
+    history = model.evals_result()["validation_0"]["logloss" if binary else "mlogloss"]
+    assert history[model.best_iteration] == pytest.approx(log_loss(y_test, model.predict_proba(x_test)), rel=1e-4)
+
+
+def test_the_classifier_is_cloned_searched_and_pickled(binary_table):
+    x, x_test, y, _ = binary_table
+    model = CyclicalFocalXGBClassifier(**SETTINGS, gamma_hc=1.0)
+    before = model.get_params()
+    assert clone(model).get_params().keys() == before.keys()
+    search = GridSearchCV(model, {"gamma_pos": [1.0, 2.0], "max_depth": [2]}, cv=2).fit(x, y)
+    assert search.best_estimator_.get_params()["max_depth"] == 2
+    again = pickle.loads(pickle.dumps(search.best_estimator_))
+    np.testing.assert_array_equal(again.predict_proba(x_test), search.predict_proba(x_test))
+    model.fit(x, y)
+    after = model.get_params()
+    assert {name: after[name] for name in ("objective", "callbacks", "base_score")} == {
+        name: before[name] for name in ("objective", "callbacks", "base_score")
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({"objective": "binary:logitraw"}, {}, "objective is 'binary:logitraw'; leave it out"),
+        ({"scale_pos_weight": 4.0}, {}, "scale_pos_weight is 4"),
+        ({"gamma_pos": -1.0}, {}, r"gamma_pos is -1\.0"),
+        ({}, {"eval_set": [([[0.0] * 30], [7])]}, r"eval_set has labels that are not in y: .*7"),
+        ({}, {"sample_weight": [0.0] * 235}, "sample_weight is zero in every row of class number 0"),
+    ],
+)
+def test_the_classifier_refuses_what_does_not_fit(binary_table, settings, options, message):
+    with pytest.raises(ValueError, match=message):
+        CyclicalFocalXGBClassifier(**SETTINGS | settings).fit(binary_table[0], binary_table[2], **options)

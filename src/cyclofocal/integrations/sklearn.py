@@ -103,7 +103,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         beta: float = 0.9999,
         weight_start: float = 0.0,
         learning_rate: float = 0.01,
-        weight_decay: float = 25.0,
+        weight_decay: float = 20.0,
         max_epochs: int = 100,
         batch_size: int = 200,
         warm_start: bool = False,
