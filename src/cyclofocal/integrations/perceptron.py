@@ -63,7 +63,7 @@ def dense(x: Any, index: Tensor) -> Tensor:
 
 
 @dataclass
-class Training:
+class PerceptronTraining:
     """Training that can be continued: network, loss, optimizer, random order, and the epochs of its cycle."""
 
     module: nn.Module

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cyclofocal.arguments import check_at_least
 from cyclofocal.imbalance import check_tau, class_weights, log_prior
 from cyclofocal.integrations.host import require_host
-from cyclofocal.integrations.perceptron import Rows, Training, adam, dense, perceptron
+from cyclofocal.integrations.perceptron import PerceptronTraining, Rows, adam, dense, perceptron
 from cyclofocal.losses import CyclicalFocalLoss, FocalLoss
 
 require_host("scikit-learn", "1.6")
@@ -23,7 +23,7 @@ from sklearn.utils import check_random_state, compute_class_weight  # noqa: E402
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets  # noqa: E402
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data  # noqa: E402
 
-LOSSES = ("cyclical", "focal", "ce")
+LOSS_NAMES = ("cyclical", "focal", "ce")
 
 ROWS_AT_ONCE = 1024
 """Rows of one prediction step; of a sparse matrix no more are dense at a time."""
@@ -243,8 +243,8 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
     def _check_settings(self) -> None:
         for name in ("max_epochs", "batch_size", "n_iter_no_change"):
             check_at_least(name, getattr(self, name))
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss is {self.loss!r}; it must be one of {', '.join(LOSSES)}")
+        if self.loss not in LOSS_NAMES:
+            raise ValueError(f"loss is {self.loss!r}; it must be one of {', '.join(LOSS_NAMES)}")
         if not all(units >= 1 for units in self._layers()):
             raise ValueError(f"hidden_layer_sizes is {self.hidden_layer_sizes}; every layer needs at least 1 unit")
         check_tau(self.tau)
@@ -289,7 +289,7 @@ class CyclicalFocalClassifier(ClassifierMixin, BaseEstimator):
         self.module_, self.criterion_, self.classes_ = module, criterion.to(self.device), classes
         self.loss_curve_: list[float] = []
         self.n_iter_ = 0
-        self._training = Training(module, self.criterion_, adam(module), generator)
+        self._training = PerceptronTraining(module, self.criterion_, adam(module), generator)
 
     def _module(self, features: int, classes: NDArray[Any], generator: torch.Generator) -> nn.Module:
         if not (self.warm_start and hasattr(self, "module_")):
