@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import torch.nn.functional as F
@@ -452,6 +453,29 @@ def test_offsets_and_sample_weights_that_do_not_fit(call, message):
         binary_cyclical_focal_loss(logits, torch.zeros(2, 3), **SETTINGS, **call)
     with pytest.raises(ValueError, match=message.split(";")[0]):
         linear_cyclical_focal_loss(torch.zeros(2, 4), torch.zeros(3, 4), target, **SETTINGS, **call)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: adjust_logits(torch.tensor([[5, 4]]), [3, 1]), "logits has dtype torch.int64"),
+        (lambda: adjust_logits(np.zeros((1, 2)), [3, 1]), "logits is a ndarray"),
+        (lambda: adjust_logits(torch.zeros(1, 2), [3, 1], "1"), "tau is '1'; it must be a number"),
+        (lambda: class_weights({0: 3, 1: 1}), "counts is a dict; give a sequence"),
+        (lambda: class_weights(pandas.Series(["a", "a", "b"]).value_counts()), "counts is a Series"),
+        (lambda: class_counts(["a", "b"]), "labels hold the text 'a'"),
+        (lambda: cyclical_focal_loss(torch.zeros(1, 2), torch.tensor([0]), eta=0.0, logit_offset=[0.0, 0.0]), "a list"),
+    ],
+)
+def test_values_of_another_type_are_refused(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_negative_sample_weights_are_refused():
+    for value in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="sample_weight holds .*; it must be at least 0"):
+            cyclical_focal_loss(torch.zeros(2, 2), torch.tensor([0, 1]), eta=0.0, sample_weight=torch.full((2,), value))
 
 
 def test_labels_that_are_not_integers_are_refused():

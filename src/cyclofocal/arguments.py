@@ -212,7 +212,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def check_logits_dtype(name: str, tensor: Tensor) -> None:
     """Refuse a dtype in which the losses are not computed."""
-    _check_floating(name, tensor)
+    check_floating(name, tensor)
     if tensor.dtype not in LOGITS_DTYPES:
         raise TypeError(
             f"{name} has dtype {tensor.dtype}; it must be float16, bfloat16, float32 or float64: pass {name}.float()"
@@ -235,7 +235,10 @@ def check_memory(name: str, tensor: Tensor, device: torch.device, dtype: torch.d
     )
 
 
-def _check_floating(name: str, tensor: Tensor) -> None:
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Refuse what is no floating-point tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; it must be a floating-point tensor")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} has dtype {tensor.dtype}; it must be a floating-point tensor")
 
@@ -250,7 +253,7 @@ def check_class_weight(name: str, weight: Tensor | None, classes: int) -> None:
     """Refuse a class weight that is not one floating-point factor per class."""
     if weight is None:
         return
-    _check_floating(name, weight)
+    check_floating(name, weight)
     if weight.shape != (classes,):
         raise ValueError(f"{name} has shape {tuple(weight.shape)}; it must be ({classes},), one per class")
 
@@ -258,7 +261,7 @@ def check_class_weight(name: str, weight: Tensor | None, classes: int) -> None:
 def add_offset(logits: Tensor, offset: Tensor, class_dim: int) -> Tensor:
     """Add one number per class to the logits, in the dtype of the loss, after checking it."""
     check_logits_dtype("logits", logits)
-    _check_floating("logit_offset", offset)
+    check_floating("logit_offset", offset)
     _check_device(logits, logit_offset=offset)
     single = class_dim == -1 and offset.shape == (1,)  # one label, for which the logits may lack a dimension
     if not single and (logits.dim() == 0 or offset.shape != (logits.shape[class_dim],)):
@@ -274,19 +277,21 @@ def add_offset(logits: Tensor, offset: Tensor, class_dim: int) -> Tensor:
 
 def check_sample_weight(sample_weight: Tensor, device: torch.device, shape: tuple[int, ...]) -> Tensor:
     """Return the weight of every element of an unreduced loss of this shape; refuse what is not one per sample."""
-    _check_floating("sample_weight", sample_weight)
+    check_floating("sample_weight", sample_weight)
     if sample_weight.device != device:
         raise ValueError(f"sample_weight is on {sample_weight.device}, logits on {device}; move them to one device")
     if sample_weight.shape not in (shape, shape[:1]):
         both = " or ".join(dict.fromkeys((str(tuple(shape[:1])), str(tuple(shape)))))
         raise ValueError(f"sample_weight has shape {tuple(sample_weight.shape)}; it must be {both}")
+    if can_read(sample_weight) and not bool((sample_weight >= 0).all()):
+        raise ValueError(f"sample_weight holds {sample_weight.min().item():g}; it must be at least 0")
     return sample_weight.view(sample_weight.shape + (1,) * (len(shape) - sample_weight.dim())).expand(shape)
 
 
 def _check_broadcast(name: str, weight: Tensor | None, logits: Tensor) -> None:
     if weight is None:
         return
-    _check_floating(name, weight)
+    check_floating(name, weight)
     shape, sizes = tuple(weight.shape), tuple(logits.shape)
     last = sizes[max(len(sizes) - len(shape), 0) :]
     fits = len(shape) == len(last) and all(a in (1, b) for a, b in zip(shape, last, strict=True))

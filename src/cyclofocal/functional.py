@@ -64,8 +64,8 @@ def cyclical_focal_loss(
             "sum" or "none".
         label_smoothing: e in [0, 1].
         logit_offset: (C,), added to the logits: tau times ``imbalance.log_prior(counts)`` is logit adjustment.
-        sample_weight: factor per sample (N,), or of the shape of the loss without reduction; the mean is divided by
-            the weights of the samples that count.
+        sample_weight: factor >= 0 per sample (N,), or of the shape of the loss without reduction; the mean is divided
+            by the weights of the samples that count.
 
     Returns:
         A scalar, or for "none" the logits' shape without C; float64 for float64 logits, otherwise float32 (also for
@@ -152,8 +152,8 @@ def binary_cyclical_focal_loss(
         label_smoothing: e in [0, 1]; y becomes y * (1 - e) + e / 2.
         logit_offset: (C,), one number per entry of the last dimension, or a single one (1,), added to the logits:
             tau times ``imbalance.log_prior(positives, samples=n)`` is logit adjustment.
-        sample_weight: factor per sample (N,), or of the logits' shape; the mean is divided by the sum of the weights
-            of all elements.
+        sample_weight: factor >= 0 per sample (N,), or of the logits' shape; the mean is divided by the sum of the
+            weights of all elements.
 
     Returns:
         A scalar, or for "none" the logits' shape; float64 for float64 logits, otherwise float32.

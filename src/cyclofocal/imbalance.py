@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_at_least
+from cyclofocal.arguments import check_at_least, check_floating
 
 Counts = Sequence[float] | Tensor | Any  # the last is a numpy array, which the library does not import
 WeightScheme = Literal["balanced", "sqrt", "effective"]
@@ -160,7 +160,7 @@ def adjust_logits(
     classes that are equally likely.
 
     Args:
-        logits: (C,), (N, C) or (N, C, d1, ...); with ``samples`` (..., C), one binary decision per logit.
+        logits: a floating-point tensor, (C,), (N, C) or (N, C, d1, ...); with ``samples`` (..., C), one binary decision per logit.
         counts: training samples per class, length C.
         tau: >= 0; 0 changes nothing.
         samples, allow_absent: as in :func:`log_prior`.
@@ -169,6 +169,7 @@ def adjust_logits(
         The shape and dtype of ``logits``.
 
     Raises:
+        TypeError: logits are no floating-point tensor.
         ValueError: tau out of its range, counts that are no counts, or of another number of classes.
 
     Example:
@@ -178,6 +179,7 @@ def adjust_logits(
     Reference: Menon et al., *Long-Tail Learning via Logit Adjustment*, ICLR 2021.
     """
     check_tau(tau)
+    check_floating("logits", logits)
     prior = log_prior(counts, samples=samples, allow_absent=allow_absent)
     dim = logits.dim() - 1 if samples is not None or logits.dim() == 1 else 1
     if logits.dim() == 0 or logits.shape[dim] != len(prior):
@@ -188,6 +190,8 @@ def adjust_logits(
 
 def check_tau(tau: float) -> None:
     """Refuse a tau that is negative or not finite."""
+    if not isinstance(tau, numbers.Real):
+        raise TypeError(f"tau is {tau!r}; it must be a number")
     check_at_least("tau", tau, 0)
     if tau == float("inf"):
         raise ValueError("tau is inf; it must be finite (1 takes the whole prior out)")
@@ -198,6 +202,8 @@ def _label_parts(labels: Any) -> Iterable[Tensor]:
     if hasattr(labels, "__array__") or isinstance(labels, Tensor) or _is_numbers(labels):
         labels = [labels]
     for part in labels:
+        if isinstance(part, str):
+            raise TypeError(f"labels hold the text {part!r}; they must be class indices, integers from 0")
         tensor = torch.as_tensor(part)
         if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
             raise TypeError(f"labels have dtype {tensor.dtype}; they must be class indices, integers from 0")
@@ -210,6 +216,13 @@ def _is_numbers(labels: Any) -> bool:
 
 def _checked_counts(counts: Counts, allow_absent: bool, name: str = "counts") -> Tensor:
     """Counts as float64 on the CPU, at least one-dimensional."""
+    if not (isinstance(counts, Tensor | Sequence | numbers.Number) or hasattr(counts, "__array__")) or hasattr(
+        counts, "iloc"
+    ):
+        raise TypeError(
+            f"{name} is a {type(counts).__name__}; give a sequence, array or tensor of numbers in the order of the class"
+            " indices, such as class_counts(labels)"
+        )
     n = torch.atleast_1d(torch.as_tensor(counts).detach().to("cpu", torch.float64))
     if not n.numel():
         raise ValueError(f"{name} is empty; it must hold the samples of every class")

@@ -222,10 +222,21 @@ def test_stored_records_are_reused(tmp_path):
     again = ["digits", "--losses", "ce,focal,cyclical", "--seeds", "2", "--epochs", "1"]
     result = invoke([*again, "--reuse", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "second")])
     assert result.exit_code == 0
-    assert "4 runs reused from" in result.output
+    assert "4 of 4 stored runs belong to this comparison" in result.output
     assert "6 runs, 4 of them finished before" in result.output
     other = invoke([*again[:-1], "2", "--reuse", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "third")])
-    assert "0 runs reused from" in other.output
+    assert "0 of 4 stored runs belong" in other.output
+    (tmp_path / "no.csv").write_text("a,b\n1,2\n")
+    nothing = invoke([*again, "--reuse", str(tmp_path / "no.csv")])
+    assert nothing.exit_code == 2
+    assert "no record in" in nothing.output
+
+
+def test_an_unknown_model_is_refused_before_any_run(tmp_path):
+    result = invoke(["digits", "--set", "model=small-convnt", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "model is 'small-convnt'" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def invoke(arguments):

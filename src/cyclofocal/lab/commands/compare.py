@@ -56,6 +56,7 @@ from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.models import check_model
 
 if TYPE_CHECKING:
     from cyclofocal.lab.commands.features import FrozenFeatures
@@ -183,6 +184,9 @@ def compare(
     given = all_settings(settings, epochs=epochs, folds=folds)
     frozen = _frozen(features, given, root, out)
     found = _experiments(what, target, given, root, frozen)
+    with refused("--set"):
+        for experiment in found:
+            check_model(experiment.second if isinstance(experiment, TwoStages) else experiment)
     chosen = losses_of(losses) if losses else default_losses(found, root)
     if tune:
         chosen = _tuned(chosen, tune, found, root)
@@ -218,7 +222,11 @@ def _reuse(jobs: list[Job], paths: list[Path]) -> None:
     """Copy the records of finished runs into their folders, and print their number."""
     from cyclofocal.lab.report.load import read_runs
 
-    typer.echo(f"{reuse(jobs, read_runs(paths)[0])} runs reused from {', '.join(map(str, paths))}", err=True)
+    records, problems = read_runs(paths)
+    if not records:
+        reason = "; ".join(problems) or "give files that end in .jsonl or .jsonl.gz, or folders of runs"
+        raise typer.BadParameter(f"no record in {', '.join(map(str, paths))}: {reason}.", param_hint="--reuse")
+    typer.echo(f"{reuse(jobs, records)} of {len(records)} stored runs belong to this comparison", err=True)
 
 
 def _start(jobs: list[Job], yes: bool, here: bool, cpu: bool) -> None:
