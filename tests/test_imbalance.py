@@ -474,7 +474,7 @@ def test_values_of_another_type_are_refused(call, message):
 
 def test_negative_sample_weights_are_refused():
     for value in (-1.0, math.nan):
-        with pytest.raises(ValueError, match="sample_weight holds .*; it must be at least 0"):
+        with pytest.raises(ValueError, match=r"sample_weight holds .*; it must be at least 0"):
             cyclical_focal_loss(torch.zeros(2, 2), torch.tensor([0, 1]), eta=0.0, sample_weight=torch.full((2,), value))
 
 

@@ -160,7 +160,8 @@ def adjust_logits(
     classes that are equally likely.
 
     Args:
-        logits: a floating-point tensor, (C,), (N, C) or (N, C, d1, ...); with ``samples`` (..., C), one binary decision per logit.
+        logits: a floating-point tensor, (C,), (N, C) or (N, C, d1, ...); with ``samples`` (..., C), one binary decision
+            per logit.
         counts: training samples per class, length C.
         tau: >= 0; 0 changes nothing.
         samples, allow_absent: as in :func:`log_prior`.
@@ -216,12 +217,11 @@ def _is_numbers(labels: Any) -> bool:
 
 def _checked_counts(counts: Counts, allow_absent: bool, name: str = "counts") -> Tensor:
     """Counts as float64 on the CPU, at least one-dimensional."""
-    if not (isinstance(counts, Tensor | Sequence | numbers.Number) or hasattr(counts, "__array__")) or hasattr(
-        counts, "iloc"
-    ):
+    is_array = isinstance(counts, Tensor | Sequence | numbers.Number) or hasattr(counts, "__array__")
+    if not is_array or hasattr(counts, "iloc"):  # a Series of value_counts is not in the order of the classes
         raise TypeError(
-            f"{name} is a {type(counts).__name__}; give a sequence, array or tensor of numbers in the order of the class"
-            " indices, such as class_counts(labels)"
+            f"{name} is a {type(counts).__name__}; give a sequence, array or tensor of numbers in the order of the"
+            " class indices, such as class_counts(labels)"
         )
     n = torch.atleast_1d(torch.as_tensor(counts).detach().to("cpu", torch.float64))
     if not n.numel():
