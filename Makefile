@@ -1,4 +1,4 @@
-# make demo   set up, compare four losses on scikit-learn's digits, draw the picture
+# make demo   set up, compare six losses on scikit-learn's digits, draw the picture
 # make test   set up, check style and types, run the whole suite
 # Needs Python >= 3.11 with venv and pip; everything else goes into .venv
 PYTHON ?= python3
