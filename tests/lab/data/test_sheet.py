@@ -138,6 +138,33 @@ def test_columns_that_only_resemble_row_numbers_remain(read, name, numbers):
     assert (table.notes, table.changes) == ((), ())
 
 
+def test_a_text_that_differs_in_every_row_is_an_identifier(read):
+    numbers = np.random.default_rng(1).permutation(4000)[:40]
+    for texts in ([f"u{n}@x.org" for n in numbers], [f"{n:x}-{n % 7}" for n in numbers]):
+        table = read(sorted_rows().assign(contact=texts), index=False)
+        assert list(table.features) == ["noise"]
+        assert "column 'contact' has another text without spaces in every row, as an identifier has" in table.notes[-1]
+        assert table.changes == ("dropped contact",)
+
+
+def test_dates_and_sentences_are_no_identifiers(read):
+    days = pd.date_range("1990-01-05", periods=40, freq="9D")
+    for texts in (days.strftime("%Y-%m-%d"), days.strftime("%d/%m/%Y"), [f"{i * 7 % 41} words" for i in range(40)]):
+        table = read(sorted_rows().assign(said=texts), index=False)
+        assert list(table.features) == ["noise", "said"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("UK", "is 'UK' in every row"), (1.5, "is '1.5' in every row"), (None, "has no value in any row")],
+)
+def test_a_constant_column_is_no_feature(read, tmp_path, value, words):
+    table = read(sorted_rows().assign(c=value), index=False)
+    assert list(table.features) == ["noise"]
+    assert table.notes == (f"{tmp_path / 't.csv'}: column 'c' {words}: dropped",)
+    assert list(read(sorted_rows().assign(c=["UK"] * 39 + [None]), index=False).features) == ["noise", "c"]
+
+
 def test_few_rows_may_count_by_chance(read):
     assert list(read(sorted_rows(8).assign(n=np.arange(8)), index=False).features) == ["noise", "n"]
 

@@ -171,8 +171,8 @@ def test_numbers_as_classes_keep_their_order():
     [
         ("", "empty; its first line must name the columns"),
         ("x,label\n", "it has no row"),
-        ("x,label\n1,a,3\n2,b,3\n", "its rows have more values than there are names"),
-        ("x,label\n1,a\n2,b,3\n", "not a CSV in UTF-8"),
+        ("x,label\n1,a,3\n2,b,3\n", "2 of its lines have more values than there are names"),
+        ("x,label\n1,a\n2,b,3\n", "line 3 has 3 values for 2 names"),
     ],
 )
 def test_a_damaged_csv_is_named(tmp_path, text, words):

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import cyclofocal.lab as lab
+from cyclofocal.lab.commands import app
 from cyclofocal.lab.predict import stream
 from cyclofocal.lab.predict.stream import Output, predict_file
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
@@ -156,6 +158,24 @@ def test_an_identifier_is_copied_and_top_leaves_one_probability(run, tmp_path):
     assert list(found) == ["row", "id", "class", "probability"]
     assert found["id"].tolist() == frame["id"].tolist()
     assert found["probability"].min() >= 0.5
+
+
+def test_a_new_table_need_not_have_columns_left_out(tmp_path):
+    """What --drop and --id name has no part in a prediction, whether the new table has it or not."""
+    frame = people().assign(extra=people(1)["age"].fillna(0))
+    arguments = ["train", str(write(frame, tmp_path / "people.csv")), "--target", "label", "--drop", "income, extra"]
+    arguments += ["--id", "id", "--epochs", "4", "--cpu", "--out", str(tmp_path / "runs")]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0, said.output
+    (folder,) = (path.parent for path in tmp_path.glob("runs/*/*/model.json"))
+    assert sorted(lab.load(folder).encoder.columns) == ["age", "code", "member", "town"]
+
+    summary, without = predicted(folder, frame.drop(columns=["income", "extra", "id"]), tmp_path)
+    assert (summary.samples, summary.right, summary.unused) == (N, (without["class"] == frame["label"]).sum(), [])
+    changed = frame.assign(income="unknown", extra=np.nan)
+    summary, found = predicted(folder, changed, tmp_path, Output(id_column="id"))
+    assert (found.pop("id").tolist(), summary.unused) == (frame["id"].tolist(), [])
+    pd.testing.assert_frame_equal(found, without)
 
 
 def test_stored_choices_are_applied(run):

@@ -2,13 +2,12 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,11 +15,15 @@ from rich.console import Console
 from cyclofocal.lab.commands.backends import BackendName, backend_of
 from cyclofocal.lab.commands.options import (
     METRIC_KEYS,
+    Drop,
     Epochs,
     Everything,
+    Group,
+    Identifier,
     Out,
     Root,
     Settings,
+    Time,
     Yes,
     all_settings,
     apply_settings,
@@ -33,8 +36,9 @@ from cyclofocal.lab.commands.options import (
     metric_key,
     picture_path,
     refused,
+    role_fields,
 )
-from cyclofocal.lab.commands.output import warn, warn_never_focal, warn_of_images
+from cyclofocal.lab.commands.output import shown_warnings, warn, warn_never_focal, warn_of_images, warn_of_rows
 from cyclofocal.lab.commands.plan import confirm_cpu, is_large, plan_lines
 from cyclofocal.lab.commands.two_stage import jobs_of_stages, stages_of
 from cyclofocal.lab.compare.display import GridProgress
@@ -48,6 +52,7 @@ from cyclofocal.lab.compare.grid import (
     reuse,
     try_custom_losses,
 )
+from cyclofocal.lab.data.config import KEEL, is_table
 from cyclofocal.lab.metrics import PRIMARY, default_margin
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
@@ -102,6 +107,10 @@ def compare(
     ] = "",
     seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 10,
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Target column of a table.")] = "",
+    drop: Drop = "",
+    group: Group = "",
+    time: Time = "",
+    identifier: Identifier = "",
     folds: Annotated[int | None, typer.Option(min=2, help="Number of cross-validation folds per seed.")] = None,
     tune: Annotated[
         int | None,
@@ -183,7 +192,8 @@ def compare(
     """
     given = all_settings(settings, epochs=epochs, folds=folds)
     frozen = _frozen(features, given, root, out)
-    found = _experiments(what, target, given, root, frozen)
+    fields = role_fields(drop, group, time, identifier) | ({"folds": folds} if folds else {})
+    found = _experiments(what, target, fields, given, root, frozen)
     with refused("--set"):
         for experiment in found:
             check_model(experiment.second if isinstance(experiment, TwoStages) else experiment)
@@ -262,32 +272,46 @@ def _frozen(features: str, settings: list[str], root: Path, out: Path) -> "Froze
 
 
 def _experiments(
-    what: list[str], target: str, settings: list[str], root: Path, frozen: "FrozenFeatures | None" = None
+    what: list[str],
+    target: str,
+    fields: dict[str, Any],
+    settings: list[str],
+    root: Path,
+    frozen: "FrozenFeatures | None" = None,
 ) -> list[Recipe | TwoStages]:
     """Find the experiments of names separated by spaces or commas; a path may hold a comma."""
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise typer.BadParameter(f"{repeated[0]!r} is given {names.count(repeated[0])} times; give each once.")
-    with warnings.catch_warnings(), refused("EXPERIMENT", ImportError, OSError):
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: warn(str(message))
+    with shown_warnings(), refused("EXPERIMENT", ImportError, OSError):
         for name in names:
             check_source(name, "EXPERIMENT", root)
-        return [found for name in names for found in _experiment(name, target, settings, root, frozen)]
+        return [found for name in names for found in _experiment(name, target, fields, settings, root, frozen)]
 
 
 def _experiment(
-    name: str, target: str, settings: list[str], root: Path, frozen: "FrozenFeatures | None"
+    name: str, target: str, fields: dict[str, Any], settings: list[str], root: Path, frozen: "FrozenFeatures | None"
 ) -> Sequence[Recipe | TwoStages]:
     """The recipes that a name means, or both stages of an experiment, with ``--set`` applied."""
-    if name in TWO_STAGES and not target:
+    if name in TWO_STAGES and not (target or fields.keys() - {"folds"}):
         if frozen:
             raise ValueError(f"{name} has two stages, which train the network; give it without --features")
         return [stages_of(name, settings)]
     if frozen:
-        return [frozen.head(recipe) for recipe in resolve_recipes(name, target)]
-    recipes = [apply_settings(recipe, settings) for recipe in resolve_recipes(name, target)]
+        return [frozen.head(recipe) for recipe in resolve_recipes(name, target, fields)]
+    recipes = [apply_settings(recipe, settings) for recipe in resolve_recipes(name, target, fields)]
+    if is_table(name, target):
+        _look_for_copies(recipes, root)
     return [_pinned(recipe, root) if recipe.data.is_custom else recipe for recipe in recipes]
+
+
+def _look_for_copies(tables: Sequence[Recipe], root: Path) -> None:
+    """Warn of rows on both sides of a split of a user's tables."""
+    from cyclofocal.lab.training.train import load_data
+
+    for recipe in tables:
+        if not recipe.data.source.startswith(KEEL):
+            warn_of_rows(load_data(recipe, root, 0))
 
 
 def _pinned(recipe: Recipe, root: Path) -> Recipe:

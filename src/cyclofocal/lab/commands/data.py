@@ -3,22 +3,36 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cyclofocal.lab.commands.options import Images, Lists, Root, check_source, refused
-from cyclofocal.lab.commands.output import ignored_warning
+from cyclofocal.lab.commands.options import (
+    Drop,
+    Group,
+    Identifier,
+    Images,
+    Lists,
+    Root,
+    Time,
+    check_source,
+    refused,
+    role_fields,
+)
+from cyclofocal.lab.commands.output import ignored_warning, one_line_errors
 from cyclofocal.lab.data.check import check_images, find_copies
+from cyclofocal.lab.data.check_table import check_table
 from cyclofocal.lab.data.cifar import CIFAR_MD5, compare_files
-from cyclofocal.lab.data.config import PublishedData
+from cyclofocal.lab.data.config import KEEL, PublishedData, TableData, is_table
 from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.data.fingerprints import KNOWN, compare_fingerprints, fingerprint
 from cyclofocal.lab.data.folders import read_splits
 from cyclofocal.lab.data.lists import check_same_numbers, list_images
-from cyclofocal.lab.data.load import load
+from cyclofocal.lab.data.load import load, load_table
 from cyclofocal.lab.data.published import PUBLISHED, Published, list_differences, verified
+from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.messages import MissingDataError
+from cyclofocal.lab.recipes.tabular import FOLDS
 
 
 def check_data(
@@ -26,9 +40,15 @@ def check_data(
         list[str],
         typer.Argument(
             metavar="DATA",
-            help=f"{', '.join((*KNOWN, *PUBLISHED))}; or your own image folder or list files, the training list first.",
+            help=f"{', '.join((*KNOWN, *PUBLISHED))}; your own image folder or list files, the training list first; or"
+            " a table, with --target.",
         ),
     ],
+    target: Annotated[str, typer.Option(metavar="COLUMN", help="Target column of a table.")] = "",
+    drop: Drop = "",
+    group: Group = "",
+    time: Time = "",
+    identifier: Identifier = "",
     lists: Lists = None,
     images: Images = None,
     against: Annotated[
@@ -39,11 +59,16 @@ def check_data(
         int, typer.Option("--data-workers", "--workers", min=1, help="Number of threads that read images.")
     ] = 8,
 ) -> None:
-    """Count images, classes, missing and unreadable files, and byte-identical images.
+    """Count images, classes, missing and unreadable files, and byte-identical images; or describe a table on one page.
 
-    The exit code is 1 if an image cannot be read, a list, a file or the labels of a published data set differ from the
-    published ones, or, in your own data, an image is in two splits or classes.
+    The page has the classes, the encoding and missing values of every column, identifiers, constants, columns that
+    predict the target alone, and equal rows, as `compare` and `train` see them. The exit code is 1 if an image or a
+    table cannot be read, a list, a file or the labels of a published data set differ from the published ones, a column
+    predicts the target alone, or, in your own data, an image is in two splits or classes.
     """
+    roles = role_fields(drop, group, time, identifier)
+    if is_table(names[0], target) or roles or Path(names[0]).suffix.lower() in SUFFIXES:
+        _check_table(names, target, roles)
     if names[0] in KNOWN and len(names) == 1:
         _check_known(names[0], root, data_workers, any((lists, images, against)))
     sound, checked = True, dict[str, Samples]()
@@ -65,6 +90,20 @@ def check_data(
             typer.echo(str(found))
         sound = sound and (names[0] in PUBLISHED or not found.problems)
     raise typer.Exit(0 if sound else 1)
+
+
+def _check_table(names: list[str], target: str, roles: dict[str, Any]) -> None:
+    """Print the page of a table, and exit."""
+    if len(names) > 1:
+        raise typer.BadParameter(f"{', '.join(names)} are {len(names)}; give one table.", param_hint="DATA")
+    if not target and not names[0].startswith(KEEL):
+        raise typer.BadParameter(f"{names[0]} is a table; name the column to predict.", param_hint="--target")
+    split = {"folds": FOLDS} if names[0].startswith(KEEL) else {"test_fraction": 0.2}
+    with one_line_errors(Path(names[0])):
+        data = TableData(names[0], target=target, validation_fraction=0.2, **split, **roles)
+        report = check_table(load_table(data), data)
+    typer.echo(str(report))
+    raise typer.Exit(1 if report.leaks else 0)
 
 
 def _check_known(name: str, root: Path, workers: int, has_lists: bool) -> None:

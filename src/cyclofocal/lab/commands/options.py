@@ -1,5 +1,6 @@
 """Options that several commands share, and their checks."""
 
+import csv
 import math
 import os
 import shlex
@@ -8,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,6 +71,31 @@ Settings = Annotated[
         help="Override a field of the recipe, such as batch_size=64; repeatable. `--set fields=` lists all fields.",
     ),
 ]
+Drop = Annotated[
+    str, typer.Option("--drop", metavar="COLUMN,...", help="Columns of a table to leave out, separated by commas.")
+]
+Group = Annotated[
+    str,
+    typer.Option(
+        "--group", metavar="COLUMN", help="Column of a table whose rows of equal value stay on one side of every split."
+    ),
+]
+Time = Annotated[
+    str,
+    typer.Option(
+        "--time",
+        metavar="COLUMN",
+        help="Column of dates or numbers of a table: the latest rows are the test set, those before them validation.",
+    ),
+]
+Identifier = Annotated[str, typer.Option("--id", metavar="COLUMN", help="Column of a table that names its rows.")]
+
+
+def role_fields(drop: str, group: str, time: str, identifier: str) -> dict[str, Any]:
+    """Fields of the data of a table from ``--drop``, ``--group``, ``--time`` and ``--id``, as far as they are given."""
+    dropped = tuple(name.strip() for name in next(csv.reader([drop], skipinitialspace=True), []) if name.strip())
+    fields = {"drop_columns": dropped, "group_column": group, "time_column": time, "id_column": identifier}
+    return {name: value for name, value in fields.items() if value}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Print to the terminal: results, warnings, and errors on one line; from the main process only."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,6 +171,30 @@ def is_main() -> bool:
 def warn(message: str, colour: str = "yellow") -> None:
     """Print a message to the standard error, on one line however narrow the terminal is."""
     Console(stderr=True, highlight=False).print(message, style=colour, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Print each UserWarning on one line, in the main process; those of leaks in red."""
+    from cyclofocal.lab.data.check_table import LeakWarning
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if is_main():
+            warn(str(message), "bold red" if issubclass(category, LeakWarning) else "yellow")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def warn_of_rows(data: "DataSet") -> None:
+    """Warn, in the main process, of rows of a table that equal a training row."""
+    from cyclofocal.lab.data.check_table import shared_rows
+
+    if is_main():
+        for sentence in shared_rows(data):
+            warn(f"warning: {sentence}")
 
 
 def warn_never_focal(pairs: Iterable[tuple[Recipe, LossSettings]]) -> None:

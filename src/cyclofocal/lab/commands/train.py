@@ -1,21 +1,24 @@
 """``cyclofocal reproduce`` and ``cyclofocal train``: runs that resume after any interruption."""
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cyclofocal.lab.commands.options import (
     Cpu,
     DataWorkers,
+    Drop,
     Epochs,
+    Group,
+    Identifier,
     Images,
     Lists,
     Out,
     Root,
     Settings,
+    Time,
     Yes,
     all_settings,
     apply_settings,
@@ -28,8 +31,16 @@ from cyclofocal.lab.commands.options import (
     losses_of,
     make_folder,
     recipe_or_path,
+    role_fields,
 )
-from cyclofocal.lab.commands.output import is_main, one_line_errors, warn, warn_never_focal, warn_of_images
+from cyclofocal.lab.commands.output import (
+    is_main,
+    one_line_errors,
+    shown_warnings,
+    warn_never_focal,
+    warn_of_images,
+    warn_of_rows,
+)
 from cyclofocal.lab.commands.plan import confirm_cpu, plan_lines, time_left
 from cyclofocal.lab.commands.two_stage import check_stage1, jobs_of_stages, stage_line, stages_of, warn_of_images_of
 from cyclofocal.lab.compare.grid import finished, grid, run_job, try_custom_losses
@@ -137,6 +148,10 @@ def train_model(
         str | None,
         typer.Option(metavar="MODEL", help="Model: one of cyclofocal's, or any name that timm knows."),
     ] = None,
+    drop: Drop = "",
+    group: Group = "",
+    time: Time = "",
+    identifier: Identifier = "",
     loss: Annotated[
         str,
         typer.Option(
@@ -173,6 +188,9 @@ def train_model(
         name, data = None, name
     if (name is None) == (data is None):
         raise typer.BadParameter("give either the name of a recipe or --data, and not both.", param_hint="RECIPE")
+    roles = role_fields(drop, group, time, identifier)
+    if roles and data is None:
+        raise typer.BadParameter(f"{name} is no table; omit them.", param_hint="--drop, --group, --time, --id")
     if all_data and not keep_models:
         raise typer.BadParameter("a model of all data is not evaluated; it must be stored.", param_hint="--all-data")
     options = RunOptions(
@@ -180,7 +198,7 @@ def train_model(
     )
     settings = all_settings([*([f"target={target}"] if target else []), *(settings or [])], epochs=epochs)
     check_source(data or name or "", "--data" if data else "RECIPE", root)
-    recipe = _recipe_of(data, settings) if data is not None else RECIPES[name or ""]()
+    recipe = _recipe_of(data, settings, roles) if data is not None else RECIPES[name or ""]()
     recipe = apply_settings(recipe, settings)
     if model is not None:
         gives_width = any(setting.startswith("width=") for setting in settings)
@@ -190,7 +208,9 @@ def train_model(
 
         with one_line_errors(out):
             recipe, images = with_data_digest(recipe, root)
-            if not images.train.n_features:
+            if images.train.n_features:
+                warn_of_rows(images)
+            else:
                 warn_of_images(recipe.data, images)
     jobs = grid([recipe], losses_of(loss), [seed], out, options)
     _run_all([_on_all_data(job) for job in jobs[:1]] if all_data else jobs, out, yes)
@@ -241,15 +261,13 @@ def _print_time_left(missing: list[Job], records: dict[Job, RunRecord]) -> None:
         typer.echo(said, err=True)
 
 
-def _recipe_of(data: str, settings: list[str]) -> Recipe:
+def _recipe_of(data: str, settings: list[str], roles: dict[str, Any]) -> Recipe:
     """The recipe of a user's images, or of a table whose target is among the settings."""
     target = next((setting.partition("=")[2] for setting in settings if setting.startswith("target=")), "")
-    if not is_table(data, target):
+    if not is_table(data, target) and not roles:
         return image_recipe(data)
-    with one_line_errors(Path(data)), warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: warn(str(message))
-        found = resolve_recipes(data, target)
+    with one_line_errors(Path(data)), shown_warnings():
+        found = resolve_recipes(data, target, roles)
     if len(found) > 1:
         raise typer.BadParameter(f"{data} is {len(found)} tables; give the name of one.", param_hint="--data")
     return found[0]

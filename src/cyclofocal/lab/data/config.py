@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.data import subsets
@@ -73,8 +73,12 @@ class DataConfig:
         return None
 
     def flat(self) -> dict[str, Any]:
-        """Fields of all kinds of sources; those that this kind does not have are at their defaults."""
-        return {"source": self.source, **DEFAULTS, **asdict(self)}
+        """Fields of all kinds of sources; those that this kind does not have are at their defaults.
+
+        Those of :data:`ROLES` are left out at their defaults, so that earlier records keep their identity.
+        """
+        content = {"source": self.source, **DEFAULTS, **asdict(self)}
+        return {name: value for name, value in content.items() if name not in ROLES or value != DEFAULTS[name]}
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,12 @@ class TableData(DataConfig):
         folds, fold: number of folds of a stratified cross-validation, and the one that is the test set; 0: none.
         test_fraction: part of every class for the test set without cross-validation, in (0, 1).
         validation_fraction: part of every class of the rest for validation, in [0, 1).
+        drop_columns: columns that are left out.
+        group_column: column whose rows of equal value are always in the same part; the fractions are then those of the
+            groups. It is no feature.
+        time_column: column of dates or numbers; the latest rows are the test set, and those before them are for
+            validation, by the fractions of all rows. It is no feature.
+        id_column: column that names the rows. It is no feature.
     """
 
     target: str = ""
@@ -195,13 +205,40 @@ class TableData(DataConfig):
     fold: int = 0
     test_fraction: float = 0.0
     validation_fraction: float = 0.0
+    drop_columns: tuple[str, ...] = ()
+    group_column: str = ""
+    time_column: str = ""
+    id_column: str = ""
 
     kind: ClassVar[str] = "a table"
     validation_field: ClassVar[str] = "validation_fraction"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = {name: value for name in ROLES if (value := getattr(self, name))}
+        if given and self.source.startswith(KEEL):
+            said = ", ".join(f"{name} is {value!r}" for name, value in given.items())
+            raise ValueError(f"{said}, but {self.source} is split as published; omit it")
+        if self.time_column and self.folds:
+            raise ValueError(
+                f"time_column is {self.time_column!r} and folds is {self.folds}; the latest rows are one test set, so"
+                " omit one of them"
+            )
+        if self.time_column and self.group_column:
+            raise ValueError(
+                f"time_column is {self.time_column!r} and group_column is {self.group_column!r}; rows are split by one"
+                " of them, so omit the other"
+            )
+
     @property
     def draws_test_set(self) -> bool:
-        return True
+        return not self.time_column
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Roles of the columns that are no features, in words, by column."""
+        named = {self.group_column: "group", self.time_column: "time", self.id_column: "identifier"}
+        return dict.fromkeys(self.drop_columns, "left out") | {name: role for name, role in named.items() if name}
 
     @property
     def cross_validation(self) -> tuple[int, int] | None:
@@ -225,10 +262,22 @@ DEFAULTS: dict[str, Any] = {
     "folds": 0,
     "fold": 0,
     "validation_fraction": 0.0,
+    "drop_columns": (),
+    "group_column": "",
+    "time_column": "",
+    "id_column": "",
 }
 """Fields of all kinds but the source, in the order of records."""
 
+ROLES = ("drop_columns", "group_column", "time_column", "id_column")
+"""Fields of columns of a table that are no features."""
+
 KINDS: tuple[type[DataConfig], ...] = (PublishedData, FolderData, ListData, TimmData, TableData)
+
+FIELD_TYPES: dict[str, Any] = {
+    name: hint for kind in KINDS for name, hint in get_type_hints(kind).items() if name in DEFAULTS
+}
+"""Types of :data:`DEFAULTS`."""
 
 
 def data_config(source: str, **given: Any) -> DataConfig:

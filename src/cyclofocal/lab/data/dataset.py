@@ -49,6 +49,7 @@ class Samples:
             (N, features); None for images that ``reader`` reads.
         max_pixel: largest value of a pixel; ``inputs / max_pixel`` lies in [0, 1].
         reader: reader of images that are not in memory.
+        names: names of all samples in the source, by position; None numbers them.
     """
 
     labels: Labels
@@ -57,6 +58,7 @@ class Samples:
     inputs: Tensor | None = None
     max_pixel: int = 255
     reader: Reader | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.inputs is None) == (self.reader is None):
@@ -102,11 +104,12 @@ class Samples:
         return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
     def name(self, index: int) -> str:
-        """Name of a sample in messages: its path, or "image 17 of cifar10 train"."""
+        """Name of a sample in messages: its path, "image 17 of cifar10 train", or "row P031 of people.csv"."""
         position = self._position(index)
         if self.reader is not None:
             return self.reader.name(position)
-        return f"{'row' if self.n_features else 'image'} {position} of {self.title}"
+        known = position if self.names is None else self.names[position]
+        return f"{'row' if self.n_features else 'image'} {known} of {self.title}"
 
     def select(self, indices: ArrayLike) -> "Samples":
         """Select the samples at ``indices``, in this order.

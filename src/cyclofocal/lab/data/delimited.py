@@ -3,6 +3,7 @@
 import csv
 import re
 import warnings
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from math import isfinite
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cyclofocal.lab.data.config import TableData
+from cyclofocal.lab.data.faults import Faults
 from cyclofocal.lab.data.notation import has_decimal_point
 from cyclofocal.lab.data.sheet import Sheet, check_columns, named, numbers_of, read_notations, without_unnamed
-from cyclofocal.lab.messages import DamagedDataError
+from cyclofocal.lab.messages import DamagedDataError, preview
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,37 +30,101 @@ DECLARED = re.compile(r'"?sep=([^\s"]|\t)"?\s*', re.IGNORECASE)
 """First line of Excel, which names the separator."""
 
 
-def read_csv(path: Path, target: str) -> Sheet:
-    """Read the columns of a CSV file; the target as text, or as numbers if every text is the plain form of one.
+def read_csv(path: Path, target: str, faults: Faults, data: TableData, on_bad_text: str = "strict") -> Sheet:
+    """Read the columns of a CSV file, and note faults; the target as text, or as numbers if each is written plainly.
 
     Raises:
-        DamagedDataError: empty, not in UTF-8, or with rows longer than the line of names.
-        ValueError: no such target, two columns of one name, numbers in a notation that is not clear; names the column.
+        DamagedDataError: empty, mostly not in UTF-8, or all rows longer than the line of names.
+        ValueError: two columns of one name.
     """
     from pandas.errors import ParserError
 
     try:
-        separator, names, skipped = find_header(path, target)
-        check_columns(named(names, target), target, str(path))
-        places, place = list(range(len(names))), names.index(target)
-        rows = partial(read_rows, path, sep=separator, skiprows=skipped, header=0, names=places, low_memory=False)
+        return _read_columns(path, target, faults, data, on_bad_text)
+    except UnicodeDecodeError as error:
+        wrong, count = _undecodable(path)
+        said = f"not a CSV in UTF-8 ({error}): {len(wrong)} of its lines (number {preview(wrong)}); save it as UTF-8"
+        faults.add(said, DamagedDataError)
+        if len(wrong) > count / 2:
+            faults.refuse()
+        return read_csv(path, target, faults, data, "replace")
+    except (csv.Error, ParserError) as error:
+        faults.add(f"not a CSV in UTF-8 ({error})", DamagedDataError)
+        faults.refuse()
+        raise
+
+
+def _read_columns(path: Path, target: str, faults: Faults, data: TableData, on_bad_text: str) -> Sheet:
+    from pandas.errors import ParserError
+
+    separator, names, skipped = find_header(path, target, on_bad_text)
+    kept = {target, *data.roles}
+    check_columns(named(names, kept), target, faults, data)
+    how = {"sep": separator, "skiprows": skipped, "header": 0, "names": list(range(len(names)))}
+    rows: Callable[..., DataFrame] = partial(read_rows, path, **how, low_memory=False, encoding_errors=on_bad_text)
+    try:
         frame = rows(na_values=MISSING_TEXTS)
-        # Read apart, as pandas takes NA and the like for missing in every column or in none.
-        wanted = sorted({place, *frame.select_dtypes("number")})
-        texts = rows(usecols=wanted, dtype=str, keep_default_na=False, na_values=[""])
-        texts.columns = [names[column] for column in wanted]
-        frame.columns = names
+    except (ParserError, DamagedDataError):
+        rows = partial(rows, skiprows=_note_long_lines(path, faults, (separator, skipped, len(names)), on_bad_text))
+        frame = rows(na_values=MISSING_TEXTS)
+    # Read apart, as pandas takes NA and the like for missing in every column or in none.
+    wanted = sorted({names.index(name) for name in kept if name in names} | {*frame.select_dtypes("number")})
+    texts = rows(usecols=wanted, dtype=str, keep_default_na=False, na_values=[""])
+    texts.columns = [names[column] for column in wanted]
+    frame.columns = names
+    apart = {name: texts.pop(name).str.strip() for name in data.roles if name in names and name != target}
+    if target in names:
         frame[target] = texts.pop(target)
-        sheet = without_unnamed(frame, target)
-        texts = texts[[name for name in texts if name in sheet.frame]].where(frame.notna())
+    sheet = without_unnamed(frame.drop(columns=list(apart)), kept)
+    sheet.apart = apart
+    texts = texts[[name for name in texts if name in sheet.frame]].where(frame.notna())
+    if target in names:
         _read_target(sheet, target)
-        _restore_zeros(sheet, texts)
-        marks = read_notations(sheet, target, str(path), separator == ",")
-        if separator != ",":
-            _check_points(texts[[name for name in texts if frame[name].dtype == "float64"]], str(path), "," in marks)
-    except (UnicodeDecodeError, csv.Error, ParserError) as error:
-        raise DamagedDataError(f"{path}: not a CSV in UTF-8 ({error})") from error
+    _restore_zeros(sheet, texts)
+    marks = read_notations(sheet, target, faults, separator == ",")
+    if separator != ",":
+        _check_points(texts[[name for name in texts if frame[name].dtype == "float64"]], faults, "," in marks)
     return sheet
+
+
+def _note_long_lines(path: Path, faults: Faults, form: tuple[str, int, int], on_bad_text: str) -> list[int]:
+    """Note the lines that have more values than there are names; returns lines to leave out, counted from 0.
+
+    Args:
+        path: file in which pandas found a fault, perhaps another.
+        faults: faults of the file.
+        form: separator, number of lines before the names, and number of names.
+        on_bad_text: treatment of bytes that are not UTF-8.
+    """
+    long, count = _long_lines(path, *form, on_bad_text)
+    if not long:
+        return list(range(form[1]))
+    number, values = next(iter(long.items()))
+    said = f"{len(long)} of its lines have more values than there are names of columns (number {preview(list(long))})"
+    faults.add(f"{said}; line {number} has {values} values for {form[2]} names", DamagedDataError)
+    if len(long) == count:
+        faults.refuse()
+    return [*range(form[1]), *(line - 1 for line in long)]
+
+
+def _long_lines(path: Path, separator: str, skipped: int, width: int, on_bad_text: str) -> tuple[dict[int, int], int]:
+    """Find the lines that have more values than there are names; returns values by line, and the number of rows."""
+    with path.open(encoding="utf-8-sig", newline="", errors=on_bad_text) as file:
+        rows = csv.reader(islice(file, skipped, None), delimiter=separator, skipinitialspace=True)
+        next(rows, None)
+        ends = [(skipped + rows.line_num, len(row)) for row in rows if row]
+    return {line: length for line, length in ends if length > width}, len(ends)
+
+
+def _undecodable(path: Path) -> tuple[list[int], int]:
+    """Find the lines that are not in UTF-8; returns their numbers, and the number of all lines."""
+    wrong, count = [], 0
+    for count, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            wrong.append(count)
+    return wrong, count
 
 
 def read_rows(path: Path, **how: Any) -> "DataFrame":
@@ -77,23 +144,25 @@ def read_rows(path: Path, **how: Any) -> "DataFrame":
     return frame
 
 
-def find_header(path: Path, target: str) -> tuple[str, list[str], int]:
+def find_header(path: Path, target: str, on_bad_text: str = "strict") -> tuple[str, list[str], int]:
     """Find the separator, the names of the columns, and the number of lines before them.
 
     Args:
         path: path of a CSV file.
         target: name of a column that decides between separators.
+        on_bad_text: treatment of bytes that are not UTF-8, as of ``open``.
 
     Raises:
         DamagedDataError, ValueError: no names of columns.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="", errors=on_bad_text) as file:
         skipped, declared = 0, None
         for line in file:
             if line.strip() and (declared or not (declared := DECLARED.fullmatch(line))):
                 break
             skipped += 1
-    names = {separator: _names(path, separator, skipped) for separator in (declared[1] if declared else SEPARATORS)}
+    separators = declared[1] if declared else SEPARATORS
+    names = {separator: _names(path, separator, skipped, on_bad_text) for separator in separators}
     separator = max(names, key=lambda separator: (target in names[separator], len(names[separator])))
     if not any(names[separator]):
         raise DamagedDataError(f"{path}: empty; its first line must name the columns")
@@ -102,8 +171,8 @@ def find_header(path: Path, target: str) -> tuple[str, list[str], int]:
     return separator, names[separator], skipped
 
 
-def _names(path: Path, separator: str, skipped: int) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _names(path: Path, separator: str, skipped: int, on_bad_text: str) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="", errors=on_bad_text) as file:
         rows = csv.reader(islice(file, skipped, None), delimiter=separator, skipinitialspace=True)
         return [name.strip() for name in next(rows, [])]
 
@@ -147,8 +216,9 @@ def _restore_zeros(sheet: Sheet, texts: "DataFrame") -> None:
             sheet.changes[name] = "text"
 
 
-def _check_points(texts: "DataFrame", title: str, has_commas: bool) -> None:
+def _check_points(texts: "DataFrame", faults: Faults, has_commas: bool) -> None:
     """Refuse 1.234, which may be 1234, unless no column has a decimal comma and one has a decimal point."""
     if has_commas or not any(has_decimal_point(column.dropna().str.strip().unique()) for _, column in texts.items()):
         for name, column in texts.items():
-            numbers_of(column, False, f"{title}: column {name!r}")
+            with faults.noted():
+                numbers_of(column, False, f"{faults.title}: column {name!r}")

@@ -96,13 +96,14 @@ def load_table(data: TableData) -> Table:
     Raises:
         MissingDataError, DamagedDataError, ValueError: as :func:`load` raises them.
     """
-    table = _read_table(data.source, data.target)
+    table = _read_table(data)
     if data.digest:
         _check_digest(data.source, table_digest(data.source, table.changes), data.digest)
     return table
 
 
-def _read_table(source: str, target: str) -> Table:
+def _read_table(data: TableData) -> Table:
+    source, target = data.source, data.target
     if source.startswith(KEEL):
         if target:
             raise ValueError(f"target is {target!r}, but {source} names its target itself; it must be ''")
@@ -112,7 +113,7 @@ def _read_table(source: str, target: str) -> Table:
         raise ValueError(
             f"target is {target!r}, but {source} is no table; its name must end in {' or '.join(SUFFIXES)}"
         )
-    return read_table(path, target)
+    return read_table(path, target, data)
 
 
 def table_digest(source: str, changes: Sequence[str] = ()) -> str:

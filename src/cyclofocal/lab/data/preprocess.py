@@ -1,7 +1,7 @@
 """Encode a table as numbers and split it; all statistics are of the training rows alone."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
 from cyclofocal.lab.data.encoder import Scaling, TableEncoder, category_texts, fit_scaling
-from cyclofocal.lab.data.splits import draw_fraction
-from cyclofocal.lab.data.tables import Table
+from cyclofocal.lab.data.splits import draw_fraction, draw_whole_groups
+from cyclofocal.lab.data.tables import Table, class_sizes, few_rows
 from cyclofocal.lab.messages import MissingDataError, preview
 
 if TYPE_CHECKING:
@@ -33,31 +33,26 @@ def split_table(table: Table, data: TableData, seed: int = 0, test_too: bool = F
     Raises:
         ValueError: neither folds nor a test_fraction, or a class with too few rows.
     """
-    folds, validation_fraction = data.folds, data.validation_fraction
-    if not folds and not data.test_fraction:
+    if not data.folds and not data.test_fraction:
         raise ValueError(
             f"test_fraction is {data.test_fraction} for {table.title}; it must be between 0 and 1, or give folds"
         )
-    _check_counts(table, max(folds, 3 if validation_fraction else 2), folds, validation_fraction)
+    if said := few_rows(table.labels, table.classes, data):
+        raise ValueError(f"{table.title}: {said}")
     everything = np.arange(len(table))
-    rng = np.random.default_rng((seed, data.fold))
-    if folds:
-        test = _fold(table.labels, seed, folds, data.fold)
-    else:
-        test = draw_fraction(table.labels, data.test_fraction, rng)
-    train, validation = np.setdiff1d(everything, test), everything[:0]
-    if validation_fraction:
-        validation = train[draw_fraction(table.labels[train], validation_fraction, rng)]
-        train = np.setdiff1d(train, validation)
-    _check_kept(table, train, data)
+    train, validation, test = _split_rows(table, data, seed)
+    for part, drawn in {"train on": train, "validate on": validation, "test": test}.items():
+        if len(drawn) or part != "validate on":
+            _check_kept(table, drawn, data, part)
     train = np.union1d(train, test) if test_too else train
     encoded = encode(table, train)
-    rows = Samples(table.labels, everything, table.title, encoded.inputs)
+    names = tuple(map(str, table.apart[data.id_column])) if data.id_column else None
+    rows = Samples(table.labels, everything, table.title, encoded.inputs, names=names)
     return DataSet(
         table.title,
         table.classes,
         rows.select(train),
-        rows.select(validation) if validation_fraction else None,
+        rows.select(validation) if len(validation) else None,
         rows.select(test),
         encoded.columns,
         encoded.encoder,
@@ -96,7 +91,7 @@ def encode(table: Table, train: Positions) -> Encoded:
         largest = table.features[encoder.numbers].abs().max().sort_values(ascending=False)
         raise ValueError(f"{table.title}: column {largest.index[0]!r} reaches {largest.iloc[0]:g}; rescale it")
     found = _describe(encoder)
-    columns = {name: found[name] for name in table.features} | dict.fromkeys(table.dropped, "dropped")
+    columns = {name: found[name] for name in table.features} | dict(table.omitted)
     return Encoded(inputs, columns, encoder)
 
 
@@ -119,7 +114,7 @@ def _fit(table: Table, rows: "DataFrame") -> TableEncoder:
         vectorized={name: str(rows[name].dtype) for name in table.vectorized},
         vectorizer=vectorizer,
         vectorized_scaling=scaling,
-        dropped=list(table.dropped),
+        dropped=list(table.omitted),
     )
 
 
@@ -166,32 +161,56 @@ _KINDS = {
 """Descriptions of skrub's kinds of columns."""
 
 
-def _fold(labels: Labels, seed: int, folds: int, fold: int) -> Positions:
-    from sklearn.model_selection import StratifiedKFold
+def _split_rows(table: Table, data: TableData, seed: int) -> tuple[Positions, Positions, Positions]:
+    """Draw the rows for training, validation and test."""
+    everything = np.arange(len(table))
+    if data.time_column:
+        past, test = _latest(everything, table.apart[data.time_column], len(table) * data.test_fraction)
+        wanted = len(past) * data.validation_fraction
+        train, validation = _latest(past, table.apart[data.time_column], wanted) if wanted else (past, everything[:0])
+        return train, validation, test
+    rng = np.random.default_rng((seed, data.fold))
+    groups = table.apart.get(data.group_column)
 
-    parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels)
-    return np.asarray(list(parts)[fold][1], dtype=np.intp)
+    def draw(rows: Positions, fraction: float) -> Positions:
+        labels = table.labels[rows]
+        return rows[
+            draw_fraction(labels, fraction, rng)
+            if groups is None
+            else draw_whole_groups(labels, groups[rows], fraction, rng)
+        ]
+
+    test = _fold(table.labels, groups, data, seed) if data.folds else draw(everything, data.test_fraction)
+    train, validation = np.setdiff1d(everything, test), everything[:0]
+    if data.validation_fraction:
+        validation = draw(train, data.validation_fraction)
+    return np.setdiff1d(train, validation), validation, test
 
 
-def _check_counts(table: Table, least: int, folds: int, validation_fraction: float) -> None:
-    small = [c for c, count in enumerate(table.counts) if count < least]
-    if small:
-        parts = f"{folds} folds" if folds else "a test part"
-        more = " and a validation part" if validation_fraction else ""
-        raise ValueError(
-            f"{table.title}: {parts}{more} need {least} rows or more of every class, but {_few(table, small)}; join"
-            " rare classes, remove them, or take fewer folds"
-        )
+def _latest(rows: Positions, times: np.ndarray, wanted: float) -> tuple[Positions, Positions]:
+    """Separate the latest of some rows, about ``wanted``, from those before; rows of one time stay together."""
+    ordered = np.sort(times[rows])
+    first = ordered[len(rows) - max(1, round(wanted))]
+    return rows[times[rows] < first], rows[times[rows] >= first]
 
 
-def _check_kept(table: Table, train: Positions, data: TableData) -> None:
-    emptied = np.setdiff1d(np.arange(len(table.classes)), table.labels[train])
+def _fold(labels: Labels, groups: Labels | None, data: TableData, seed: int) -> Positions:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    parts = kind(data.folds, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, groups)
+    return np.asarray(list(parts)[data.fold][1], dtype=np.intp)
+
+
+def _check_kept(table: Table, rows: Positions, data: TableData, part: str) -> None:
+    emptied = np.setdiff1d(np.arange(len(table.classes)), table.labels[rows])
     if len(emptied):
-        raise ValueError(
-            f"{table.title}: test_fraction {data.test_fraction} and validation_fraction {data.validation_fraction}"
-            f" leave no row to train on of a class: {_few(table, emptied.tolist())}"
+        sizes = {table.classes[c]: table.counts[c] for c in emptied.tolist()}
+        by = "".join(
+            f" by {field} {name!r}" for field in ("group_column", "time_column") if (name := getattr(data, field))
         )
-
-
-def _few(table: Table, classes: Sequence[int]) -> str:
-    return preview([f"{table.classes[c]!r} has {table.counts[c]}" for c in classes])
+        how = f"{data.folds} folds" if data.folds else f"test_fraction {data.test_fraction}"
+        raise ValueError(
+            f"{table.title}: {how} and validation_fraction {data.validation_fraction}{by} leave no row to {part} of a"
+            f" class: {class_sizes(sizes)}"
+        )

@@ -1,10 +1,12 @@
 """Columns of a file as numbers and texts, without row numbers, with a note on each changed column."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cyclofocal.lab.data.config import ROLES, TableData
+from cyclofocal.lab.data.faults import Faults
 from cyclofocal.lab.data.notation import ABSENT, Notation, read_numbers
 from cyclofocal.lab.messages import did_you_mean, preview
 
@@ -23,14 +25,24 @@ IDENTIFIER = re.compile(
 NUMBERED = re.compile(r"([^\W\d_]\D*|#\s*|)([0-9]{1,40})")
 """Texts of digits, or of words and digits such as "S0012"."""
 
+DATE = re.compile(r"\d{1,4}[-/. ](?:\d{1,2}|[A-Za-z]{3,9})[-/. ]\d{1,4}(?:[T ].*)?|\d{1,2}:\d\d(?::\d\d(?:\.\d+)?)?")
+"""Texts such as "2026-01-31", "31/1/2026", "31-Jan-2026", "2026-01-31T12:00" and "12:00"."""
+
 FEW_ROWS = 10
 """Smallest number of rows in which numbers that rise or fall from row to row are taken for row numbers."""
 
 MOST_MISSING = 0.1
 """Largest part of the rows in which a column that numbers them may have no value."""
 
+FIRST_TEXTS = 50
+"""Number of texts that are read to see if a column holds dates."""
+
 EXACT = 2**53
 """Largest whole number below which all have their own float64."""
+
+
+NO_ROLES = TableData("")
+"""Configuration of a table all of whose columns are features, with no split yet."""
 
 
 @dataclass(eq=False)
@@ -41,16 +53,21 @@ class Sheet:
         frame: numbers, and texts as in the file.
         notes: by column, a sentence on its removal or conversion.
         changes: by column, one word, if its data differ from those of ``pandas.read_csv`` or ``read_parquet``.
+        missing: by column that was removed, number of rows without a value.
+        apart: columns that are neither target nor features, as in the file.
         decimals: by column, the decimal mark of its texts, if they were replaced by numbers.
     """
 
     frame: "DataFrame"
     notes: dict[str, str] = field(default_factory=dict)
     changes: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    apart: dict[str, "Series"] = field(default_factory=dict)
     decimals: dict[str, str] = field(default_factory=dict)
 
     def drop(self, name: str, why: str) -> None:
         """Remove the columns of that name."""
+        self.missing[name] = int(self.frame[name].isna().to_numpy().sum())
         self.frame = self.frame.drop(columns=name)
         self.notes[name] = f"column {name!r} {why}"
         if self.changes.pop(name, "") != "index":
@@ -63,33 +80,49 @@ class Sheet:
         self.changes[name] = "numbers"
 
 
-def check_columns(names: Sequence[str], target: str, title: str) -> None:
-    """Refuse two columns of one name, and a target that is none of them.
+def check_columns(names: Sequence[str], target: str, faults: Faults, data: TableData = NO_ROLES) -> None:
+    """Note names of columns that the file does not have; two columns of one name are refused at once.
+
+    Args:
+        names: columns of the file.
+        target: column of the classes.
+        faults: faults of the file.
+        data: names of the columns that are no features.
 
     Raises:
-        ValueError: names the columns.
+        ValueError: two columns of one name; names them, with all faults before.
     """
+    given = {"target": (target,), **{role: _names(getattr(data, role)) for role in ROLES}}
+    for role, columns in given.items():
+        for column in columns:
+            if column not in names:
+                rule = f"it must be one of the columns {preview(names)}.{did_you_mean(column, names)}"
+                faults.add(f"{role} {'has' if role == 'drop_columns' else 'is'} {column!r}; {rule}")
+            elif role != "target" and column == target:
+                faults.add(f"{role} names {column!r}, which is the target; omit it")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{title}: more than one column is called {preview(list(map(repr, twice)))}")
-    if target not in names:
-        hint = did_you_mean(target, names)
-        raise ValueError(f"{title}: target is {target!r}; it must be one of the columns {preview(names)}.{hint}")
+        faults.add(f"more than one column is called {preview(list(map(repr, twice)))}")
+        faults.refuse()
 
 
-def named(names: Sequence[str], target: str) -> list[str]:
-    """Select names of columns that were saved with one."""
-    return [name for name in names if name == target or not UNNAMED.fullmatch(name)]
+def _names(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    return given if isinstance(given, tuple) else (given,) * bool(given)
 
 
-def without_unnamed(frame: "DataFrame", target: str) -> Sheet:
-    """Remove columns that were saved without a name."""
+def named(names: Sequence[str], others: Collection[str]) -> list[str]:
+    """Select names of columns that were saved with one, and some others."""
+    return [name for name in names if name in others or not UNNAMED.fullmatch(name)]
+
+
+def without_unnamed(frame: "DataFrame", others: Collection[str]) -> Sheet:
+    """Remove columns that were saved without a name, except for some."""
     sheet = Sheet(frame)
-    for name in sorted(set(frame.columns) - set(named(list(frame.columns), target))):
+    for name in sorted(set(frame.columns) - set(named(list(frame.columns), others))):
         sheet.drop(name, "was saved without a name, as row numbers are: dropped; name it if it is a feature")
     return sheet
 
 
-def read_notations(sheet: Sheet, target: str, title: str, point_is_decimal: bool) -> set[str]:
+def read_notations(sheet: Sheet, target: str, faults: Faults, point_is_decimal: bool) -> set[str]:
     """Replace texts by numbers where they are numbers in some notation; returns the decimal marks found."""
     from pandas.api.types import infer_dtype
 
@@ -97,10 +130,11 @@ def read_notations(sheet: Sheet, target: str, title: str, point_is_decimal: bool
     for name, column in sheet.frame.items():
         if name == target or infer_dtype(column) != "string":
             continue
-        if found := numbers_of(column, point_is_decimal, f"{title}: column {name!r}"):
-            sheet.convert(name, column.str.strip().map(found.numbers).astype("float64"), _example(found.numbers))
-            marks.add(found.decimal)
-            sheet.decimals[name] = found.decimal
+        with faults.noted():
+            if found := numbers_of(column, point_is_decimal, f"{faults.title}: column {name!r}"):
+                sheet.convert(name, column.str.strip().map(found.numbers).astype("float64"), _example(found.numbers))
+                marks.add(found.decimal)
+                sheet.decimals[name] = found.decimal
     return marks
 
 
@@ -157,7 +191,34 @@ def _numbers_rows(name: str, column: "Series") -> str:
     if IDENTIFIER.fullmatch(name) and (whole is not None or _are_words(known)):
         kind = "whole number" if is_numeric_dtype(known) else "text"
         return f"has another {kind} {where}, as an identifier has"
+    if whole is None and len(known) >= FEW_ROWS and _are_words(known) and not _are_dates(known):
+        return f"has another text without spaces {where}, as an identifier has"
     return ""
+
+
+def _are_dates(texts: "Series") -> bool:
+    """True if most of the first texts look like dates or times."""
+    return bool(texts.iloc[:FIRST_TEXTS].str.strip().str.fullmatch(DATE.pattern).mean() > 0.5)
+
+
+def drop_constants(sheet: Sheet, target: str) -> None:
+    """Remove the columns that are the same in every row."""
+    for name in sheet.frame.columns:
+        if name != target and (why := _is_constant(sheet.frame[name])):
+            sheet.drop(name, f"{why}: dropped")
+
+
+def _is_constant(column: "Series") -> str:
+    """Reason why a column is constant; "" if it is not, or has values of several parts."""
+    try:
+        values = column.unique()
+    except TypeError:
+        return ""
+    if len(column) < 2 or len(values) > 1:
+        return ""
+    if column.isna().all():
+        return "has no value in any row"
+    return f"is {str(values[0])!r} in every row"
 
 
 def _numbered(texts: "Series") -> tuple[str, "Series | None"]:

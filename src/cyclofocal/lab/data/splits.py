@@ -159,6 +159,21 @@ def draw_groups(labels: Labels, groups: Labels, fraction: float, rng: np.random.
     return np.flatnonzero(np.isin(group.reshape(-1), drawn))
 
 
+def draw_whole_groups(labels: Labels, groups: Labels, fraction: float, rng: np.random.Generator) -> Positions:
+    """Draw a ``fraction`` of the groups of every class, each whole; ascending positions.
+
+    A group counts for its most frequent class. Groups are numbered over all classes.
+
+    Example:
+        >>> labels, groups = np.array([0, 0, 1, 1, 0, 1]), np.array([0, 0, 0, 1, 2, 3])
+        >>> draw_whole_groups(labels, groups, 0.5, np.random.default_rng(0)).tolist()
+        [0, 1, 2, 3]
+    """
+    counts = np.zeros((groups.max() + 1, labels.max() + 1), np.int64)
+    np.add.at(counts, (groups, labels), 1)
+    return draw_groups(counts.argmax(1)[groups], groups, fraction, rng)
+
+
 def _paths(images: Samples) -> set[str]:
     """Collect normalised names of images that are read on demand; those in memory have none."""
     return set() if images.reader is None else {os.path.normpath(images.name(i)) for i in range(len(images))}

@@ -1,7 +1,7 @@
 """Read and check tables, CSV or Parquet, with one column to predict."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.data.delimited import read_csv
+from cyclofocal.lab.data.faults import Faults
 from cyclofocal.lab.data.parquet import read_parquet
-from cyclofocal.lab.data.sheet import check_columns, drop_row_numbers, exceeds_floats
+from cyclofocal.lab.data.sheet import NO_ROLES, check_columns, drop_constants, drop_row_numbers, exceeds_floats
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError, preview
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ class Table:
         notes: a sentence on each column of the file that was dropped or converted.
         changes: columns whose data differ from those that pandas alone reads; part of the digest of the table.
         vectorized: names of the columns of dates, durations and free text, which a vectorizer encodes.
-        dropped: names of the columns of the file that are not features.
+        omitted: columns of the file that are not features, each with the reason in a word or two.
+        missing: by column that is no feature, number of rows without a value.
+        apart: values of the columns that the configuration names as no features: groups and times as numbers.
         target: name of the column of the classes.
         decimals: by column, the decimal mark of numbers that pandas alone does not read.
     """
@@ -51,7 +55,9 @@ class Table:
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     vectorized: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
+    omitted: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, int] = field(default_factory=dict)
+    apart: Mapping[str, np.ndarray] = field(default_factory=dict)
     target: str = ""
     decimals: dict[str, str] = field(default_factory=dict)
 
@@ -64,34 +70,46 @@ class Table:
         return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
 
 
-def read_table(path: Path, target: str) -> Table:
+def read_table(path: Path, target: str, data: TableData = NO_ROLES) -> Table:
     """Read and check a CSV file (separated by commas, semicolons, tabs or pipes, with names) or a Parquet file.
+
+    All faults are in one error, as far as one does not hide the others.
 
     Args:
         path: path that ends in .csv or .parquet.
         target: name of the column of the classes.
+        data: names of the columns that are no features, and the split for which every class must have rows.
 
     Raises:
         MissingDataError: no such file, or pyarrow is not installed.
         DamagedDataError: empty, or not of the format that its name says.
-        ValueError: no such column, or as :func:`checked` raises it.
+        ValueError: no such column, too few rows of a class, or as :func:`checked` raises it.
     """
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file; a table is a .csv or .parquet file")
-    sheet = read_parquet(path, target) if path.suffix.lower() == ".parquet" else read_csv(path, target)
+    faults = Faults(str(path))
+    read = read_parquet if path.suffix.lower() == ".parquet" else read_csv
+    sheet = read(path, target, faults, data)
     drop_row_numbers(sheet, target)
-    if exceeds_floats(sheet.frame[target]):
+    drop_constants(sheet, target)
+    if target in sheet.frame and exceeds_floats(sheet.frame[target]):
         sheet.changes[target] = "digits"
-    if list(sheet.frame.columns) == [target] and sheet.notes:
-        raise ValueError(f"{path}: nothing is left to predict {target!r} from; {'; '.join(sheet.notes.values())}")
-    table = checked(sheet.frame, target, str(path))
+    if list(sheet.frame.columns) == [target] and (sheet.notes or sheet.apart):
+        said = [*sheet.notes.values(), *(f"column {name!r} is no feature ({data.roles[name]})" for name in sheet.apart)]
+        faults.add(f"nothing is left to predict {target!r} from; {'; '.join(said)}")
+        faults.refuse()
+    apart = {name: _part(column, name, data, faults) for name, column in sheet.apart.items()}
+    table = _table(sheet.frame, target, faults, data)
     categories = [table.features[name] for name in table.features if name not in table.vectorized]
     remarks = [remark for column in categories if (remark := _words_among_numbers(column) or _unread_digits(column))]
     notes = tuple(f"{path}: {note}" for note in [*sheet.notes.values(), *remarks])
     changes = tuple(sorted(f"{how} {name}" for name, how in sheet.changes.items()))
-    dropped = tuple(name for name in sheet.changes if name != target and name not in table.features)
+    dropped = {name: "dropped" for name in sheet.changes if name != target and name not in table.features}
+    omitted = dropped | {name: role for name, role in data.roles.items() if name in apart}
+    missing = sheet.missing | {name: int(column.isna().sum()) for name, column in sheet.apart.items()}
     decimals = {name: mark for name, mark in sheet.decimals.items() if name in table.features}
-    return replace(table, notes=notes, changes=changes, dropped=dropped, decimals=decimals)
+    known = replace(table, notes=notes, changes=changes, decimals=decimals)
+    return replace(known, omitted=omitted, missing=missing, apart=apart)
 
 
 def checked(frame: "DataFrame", target: str, title: str) -> Table:
@@ -101,29 +119,108 @@ def checked(frame: "DataFrame", target: str, title: str) -> Table:
         ValueError: two columns of one name, no such target, a target with missing values, of one class or continuous;
             a column of lists and the like, or without a value; an infinite value. Names the column.
     """
+    frame.columns = [str(name) for name in frame.columns]
+    return _table(frame, target, Faults(title), NO_ROLES)
+
+
+def _table(frame: "DataFrame", target: str, faults: Faults, data: TableData) -> Table:
+    """Build the table of a data frame, or raise all its faults and those that were found before."""
     from pandas import DataFrame
 
-    frame.columns = [str(name) for name in frame.columns]
-    check_columns(list(frame.columns), target, title)
+    title = faults.title
+    if not faults:
+        check_columns(list(frame.columns), target, faults)
     if not len(frame):
-        raise DamagedDataError(f"{title}: it has no row")
-    labels, classes = _classes(frame[target], title)
-    features = {name: _column(frame[name], title) for name in frame.columns if name != target}
-    if not features:
-        raise ValueError(f"{title}: it has no column but {target!r}, so nothing to predict it from")
-    vectorized = tuple(name for name, column in features.items() if _needs_vectorizer(column, title))
-    return Table(title, DataFrame(features), labels, classes, vectorized=vectorized, target=target)
+        faults.add("it has no row", DamagedDataError)
+        faults.refuse()
+    labels, classes = np.empty(0, np.int64), tuple[str, ...]()
+    if target in frame:
+        with faults.noted():
+            labels, classes = _classes(frame[target], faults)
+        if said := few_rows(labels, classes, data):
+            faults.add(said)
+    features, vectorized = {}, []
+    for name in frame.columns.drop(target, errors="ignore"):
+        with faults.noted():
+            features[name] = _column(frame[name], title)
+            if _needs_vectorizer(features[name], title):
+                vectorized.append(name)
+    if target in frame and len(frame.columns) == 1:
+        faults.add(f"it has no column but {target!r}, so nothing to predict it from")
+    faults.refuse()
+    return Table(title, DataFrame(features), labels, classes, vectorized=tuple(vectorized), target=target)
 
 
-def _classes(column: "Series", title: str) -> tuple[Labels, tuple[str, ...]]:
+def _part(column: "Series", name: str, data: TableData, faults: Faults) -> np.ndarray:
+    """Values of a column that is no feature: groups as whole numbers, times as numbers, others as they are."""
+    if name not in (data.group_column, data.time_column):
+        return column.to_numpy()
+    role = data.roles[name] if name != data.group_column else "group"
+    absent = np.flatnonzero(column.isna())
+    if len(absent):
+        faults.add(f"column {name!r} has no value in {_rows(absent)}, but it is the {role}; fill in or remove them")
+        return np.zeros(len(column))
+    if name == data.group_column:
+        return np.unique(column.astype(str).to_numpy(dtype=str), return_inverse=True)[1]
+    with faults.noted():
+        return _times(column, f"{faults.title}: column {name!r}")
+    return np.zeros(len(column))
+
+
+def _times(column: "Series", where: str) -> np.ndarray:
+    """Read numbers or dates as numbers that rise with the time.
+
+    Raises:
+        ValueError: a text is neither a number nor a date of ISO 8601.
+    """
+    from pandas import to_datetime, to_numeric
+    from pandas.api.types import is_numeric_dtype
+
+    numbers = column if is_numeric_dtype(column) else to_numeric(column.astype(str), errors="coerce")
+    if numbers.notna().all():
+        return numbers.to_numpy(dtype="float64")
+    dates = to_datetime(column, format="ISO8601", errors="coerce", utc=True)
+    wrong = np.flatnonzero(dates.isna())
+    if len(wrong):
+        raise ValueError(
+            f"{where} is the time, but neither a number nor a date in {_rows(wrong)}, such as"
+            f" {str(column.iloc[wrong[0]])!r}; write dates as 2026-01-31"
+        )
+    return dates.astype("int64").to_numpy()
+
+
+def few_rows(labels: Labels, classes: tuple[str, ...], data: TableData) -> str:
+    """Say which classes have too few rows for the split; "" if none has."""
+    least = max(data.folds, 3 if data.validation_fraction else 2) if data.folds or data.test_fraction else 0
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    small = {name: count for name, count in zip(classes, counts, strict=True) if count < least}
+    if not small:
+        return ""
+    parts = f"{data.folds} folds" if data.folds else "a test part"
+    more = " and a validation part" if data.validation_fraction else ""
+    return (
+        f"{parts}{more} need {least} rows or more of every class, but {class_sizes(small)}; join rare classes, remove"
+        " them, or take fewer folds"
+    )
+
+
+def class_sizes(sizes: Mapping[str, int]) -> str:
+    """List some classes with their rows, as "'rare' has 3"."""
+    return preview([f"{name!r} has {count}" for name, count in sizes.items()])
+
+
+def _classes(column: "Series", faults: Faults) -> tuple[Labels, tuple[str, ...]]:
     """Number the classes: numbers in numeric, texts in alphabetical order; returns labels and names."""
     from pandas import factorize
 
-    where = f"{title}: target {column.name!r}"
+    where = f"{faults.title}: target {column.name!r}"
     _check_scalars(column, where)
-    absent = np.flatnonzero(column.isna() | (column.astype(str).str.strip() == ""))
-    if len(absent):
-        raise ValueError(f"{where} has no value in {_rows(absent)}; remove them")
+    is_absent = column.isna() | (column.astype(str).str.strip() == "")
+    if is_absent.any():
+        faults.add(f"target {column.name!r} has no value in {_rows(np.flatnonzero(is_absent))}; remove them")
+        column = column[~is_absent]
+    if not len(column):
+        return np.empty(0, np.int64), ()
     is_number = _is_number(column)
     labels, index = factorize(column if is_number else column.astype(str).str.strip(), sort=True)
     found = index.tolist()

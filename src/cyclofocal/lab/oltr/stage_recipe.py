@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cyclofocal.lab.data.config import DEFAULTS
+from cyclofocal.lab.data.config import DataConfig
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
@@ -101,5 +101,5 @@ class TwoStages:
         return next((pair for pair in self.losses if pair[0].name == loss.name), (loss, loss))
 
 
-SHARED = ("source", *DEFAULTS, "held_out_classes", "model", "width", "feature_length", "image_size", "channels")
+SHARED = (*DataConfig("").flat(), "held_out_classes", "model", "width", "feature_length", "image_size", "channels")
 """Fields in which both stages must agree."""

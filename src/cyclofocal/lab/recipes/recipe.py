@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from cyclofocal.lab.data.config import DEFAULTS, DataConfig, data_config
+from cyclofocal.lab.data.config import DEFAULTS, FIELD_TYPES, ROLES, DataConfig, data_config
 from cyclofocal.lab.longtail import OLTR, ShotGroups
 
 CycleRange = tuple[float, float]
@@ -236,7 +236,7 @@ class Recipe:
 @functools.cache
 def flat_schema(kind: type[Recipe]) -> type:
     """Build a dataclass with the fields of :meth:`Recipe.flat` and their types, to check what a record holds."""
-    hints = get_type_hints(kind) | {"source": str} | {name: type(value) for name, value in DEFAULTS.items()}
+    hints = get_type_hints(kind) | {"source": str} | FIELD_TYPES
     required = ["source", *(entry.name for entry in fields(kind) if entry.default is entry.default_factory is MISSING)]
     names = [name for name in dict.fromkeys((*required, *hints)) if name not in NOT_STORED]
     required = [name for name in required if name not in NOT_STORED]
@@ -260,5 +260,5 @@ FLAT_DEFAULTS = {
     name: value
     for name, value in Recipe("", "", DataConfig(""), epochs=1, learning_rate=1.0).flat().items()
     if name not in FIRST
-}
+} | {name: DEFAULTS[name] for name in ROLES}
 """Values of fields that older records lack."""

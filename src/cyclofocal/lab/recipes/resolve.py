@@ -1,9 +1,11 @@
 """Resolve command-line names to recipes: built-in recipes, tables, custom images and tables of KEEL."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from cyclofocal.lab.data.config import KEEL, PREFIXES, SHARDS
+from cyclofocal.lab.data.config import KEEL, PREFIXES, ROLES, SHARDS
 from cyclofocal.lab.data.files import EXTENSIONS
 from cyclofocal.lab.data.load import READERS
 from cyclofocal.lab.data.tables import SUFFIXES
@@ -17,7 +19,7 @@ ALL = "all"
 """Name after "keel:" for every table that can be used."""
 
 
-def resolve_recipes(name: str, target: str = "") -> list[Recipe]:
+def resolve_recipes(name: str, target: str = "", fields: Mapping[str, Any] | None = None) -> list[Recipe]:
     """Resolve a name to its recipes; a table is read and checked.
 
     Args:
@@ -25,6 +27,7 @@ def resolve_recipes(name: str, target: str = "") -> list[Recipe]:
             "keel:all" for every table there whose classes have rows enough for its folds; a folder or list of images,
             or another source of :func:`~cyclofocal.lab.data.config.data_config`.
         target: column of a .csv or .parquet file to predict.
+        fields: further fields of the data of such a file, as of :class:`~cyclofocal.lab.data.config.TableData`.
 
     Raises:
         MissingDataError: a path that does not exist, or a package that is not installed.
@@ -35,13 +38,18 @@ def resolve_recipes(name: str, target: str = "") -> list[Recipe]:
         >>> [recipe.title for recipe in resolve_recipes("digits")]
         ['handwritten digits, long-tailed 50:1']
     """
+    is_file = Path(name).suffix.lower() in SUFFIXES
+    roles = {field: value for field, value in (fields or {}).items() if field in ROLES}
+    if roles and not is_file:
+        said = ", ".join(f"{field} is {value!r}" for field, value in roles.items())
+        raise ValueError(f"{said}, but {name} is no table, which ends in {' or '.join(SUFFIXES)}")
     if name.startswith(KEEL) and not target:
         table = name.removeprefix(KEEL)
         return keel_recipes() if table == ALL else [keel_recipe(table)]
     if name in RECIPES and not target:
         return [RECIPES[name]()]
-    if Path(name).suffix.lower() in SUFFIXES:
-        return [_table(name, target)]
+    if is_file:
+        return [_table(name, target, fields)]
     if target:
         raise ValueError(f"target is {target!r}, but {name} is no table, which ends in {' or '.join(SUFFIXES)}")
     if Path(name).expanduser().exists() or name.startswith((*PREFIXES, SHARDS, "path:")):
@@ -102,12 +110,12 @@ def _holds_images(path: Path) -> bool:
     return path.is_file() or any(entry.name.lower().endswith((*EXTENSIONS, ".tar")) for entry in entries)
 
 
-def _table(path: str, target: str) -> Recipe:
+def _table(path: str, target: str, fields: Mapping[str, Any] | None) -> Recipe:
     if not Path(path).expanduser().is_file():
         raise MissingDataError(f"{path}: no such file.{did_you_mean(path, _siblings(path))}")
     if not target:
         raise ValueError(f"{path} is a table; name the column to predict, with --target")
-    return table_recipe(path, target)
+    return table_recipe(path, target, fields)
 
 
 def _unknown(name: str) -> ValueError:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cyclofocal.lab.data.config import DEFAULTS, data_config
+from cyclofocal.lab.data.config import FIELD_TYPES, data_config
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -54,7 +54,7 @@ def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
 
 def _flat_hints(recipe: Recipe) -> dict[str, Any]:
     """Types of the fields of a recipe and of its data, in the order of records."""
-    hints = {"source": str, **{name: type(value) for name, value in DEFAULTS.items()}, **get_type_hints(type(recipe))}
+    hints = {"source": str, **FIELD_TYPES, **get_type_hints(type(recipe))}
     return {name: hints[name] for name in recipe.flat()}
 
 

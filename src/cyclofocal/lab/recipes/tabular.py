@@ -10,9 +10,12 @@ grow with the gradient, so a loss whose gradients are small is not at a disadvan
 import math
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from cyclofocal.lab.data.check_table import LeakWarning, find_leaks, leak_sentence
 from cyclofocal.lab.data.config import KEEL, TableData
 from cyclofocal.lab.data.keel import TableStats, keel_names, keel_path, keel_stats
 from cyclofocal.lab.data.load import load_table, table_digest
@@ -28,19 +31,27 @@ BATCHES = 32
 LEAST_BATCH, MOST_BATCH = 16, 512
 
 
-def table_recipe(path: str, target: str) -> Recipe:
+def table_recipe(path: str, target: str, fields: Mapping[str, Any] | None = None) -> Recipe:
     """Small network for a CSV or Parquet file; a fifth of the rows for testing, a fifth of the others for validation.
 
-    Warns of every column that is dropped or converted, and prints how columns are encoded.
+    Warns of every column that is dropped or converted or predicts the target alone, and prints how columns are
+    encoded.
+
+    Args:
+        path: path that ends in .csv or .parquet.
+        target: column of the classes.
+        fields: further fields of :class:`~cyclofocal.lab.data.config.TableData`, such as ``group_column``.
 
     Raises:
         MissingDataError, DamagedDataError, ValueError: as :func:`cyclofocal.lab.data.load` raises them, because the
             file is read and split once.
     """
-    data = TableData(path, target=target, test_fraction=0.2, validation_fraction=0.2)
+    data = TableData(path, target=target, test_fraction=0.2, validation_fraction=0.2, **(fields or {}))
     rows = load_table(data)
     for note in rows.notes:
         warnings.warn(note, stacklevel=2)
+    for name, auroc in find_leaks(rows).items():
+        warnings.warn(leak_sentence(path, name, auroc), LeakWarning, stacklevel=2)
     print(f"{path}: {column_summary(split_table(rows, data).columns)}", file=sys.stderr)
     data = replace(data, digest=table_digest(path, rows.changes))
     return _recipe(Path(path).stem, f"{path}, {target}", data, len(rows))
