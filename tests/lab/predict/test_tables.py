@@ -245,3 +245,12 @@ def test_foreign_types_in_an_encoder_are_refused(tmp_path):
 
     with pytest.raises(DamagedModelError, match=r"it holds .*ImageTransform"):
         _load(skops.dumps(ImageTransform), tmp_path / "v.skops")
+
+
+def test_a_table_without_rows_is_refused(run, tmp_path):
+    empty = write(people().drop(columns="label")[:0], tmp_path / "empty.csv")
+    result = CliRunner().invoke(app, ["predict", str(run[0]), str(empty), "-o", str(tmp_path / "out.csv")])
+    assert result.exit_code == 1
+    assert "it has no row to predict" in " ".join(result.output.split())
+    with pytest.raises(ValueError, match="it has no row to predict"):
+        lab.load(run[0]).predict(people()[:0])

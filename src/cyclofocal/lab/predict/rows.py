@@ -1,6 +1,7 @@
 """Rows of new tables, a chunk at a time, in the columns and the notation of the training table."""
 
 import csv
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -50,12 +51,15 @@ def prepare(frame: "DataFrame", encoder: TableEncoder, title: str, first_row: in
         first_row: number of the first row in messages.
 
     Raises:
-        ValueError: a column that is missing, or that holds other values than in training; names it, a row and a value.
+        ValueError: no row; or a column that is missing, or holds other values than in training; names it, a row and a
+            value.
     """
     from pandas import DataFrame
 
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     check_names(list(frame.columns), encoder, title)
+    if not len(frame):
+        raise ValueError(f"{title}: it has no row to predict")
     found: dict[str, Any] = {}
     for name in encoder.numbers:
         found[name] = _numbers(frame[name], encoder.decimals.get(name, ""), title, first_row)
@@ -123,6 +127,8 @@ def _csv_chunks(path: Path, encoder: TableEncoder, wanted: Sequence[str], rows: 
     import pandas as pd
 
     separator, names, skipped = find_header(path, encoder.columns[0])
+    if _is_empty(path, skipped):
+        raise DamagedDataError(f"{path}: it has no row to predict")
     places = {names.index(name): name for name in wanted}
     as_text = {place for place, name in places.items() if name not in encoder.numbers or name in encoder.decimals}
     read = partial(pd.read_csv, path, sep=separator, skiprows=skipped, header=0, names=list(range(len(names))))
@@ -143,6 +149,12 @@ def _csv_chunks(path: Path, encoder: TableEncoder, wanted: Sequence[str], rows: 
                     yield frame.rename(columns=places)
         except (UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.ParserWarning) as error:
             raise DamagedDataError(f"{path}: not a CSV in UTF-8, or a row has too many values ({error})") from error
+
+
+def _is_empty(path: Path, skipped: int) -> bool:
+    """True if nothing follows the names of the columns."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return not any(line.strip() for line in itertools.islice(file, skipped + 1, None))
 
 
 def _parquet_chunks(path: Path, wanted: Sequence[str], rows: int) -> Iterator["DataFrame"]:
