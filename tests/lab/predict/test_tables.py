@@ -254,3 +254,13 @@ def test_a_table_without_rows_is_refused(run, tmp_path):
     assert "it has no row to predict" in " ".join(result.output.split())
     with pytest.raises(ValueError, match="it has no row to predict"):
         lab.load(run[0]).predict(people()[:0])
+
+
+def test_the_folder_of_a_second_run_is_no_data(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "other")
+    new = write(people(1), tmp_path / "new.csv")
+    result = CliRunner().invoke(
+        app, ["predict", str(run[0]), str(tmp_path / "other"), str(new)], env={"COLUMNS": "300"}
+    )
+    assert result.exit_code == 2
+    assert "is the folder of another run; give one RUN" in result.output

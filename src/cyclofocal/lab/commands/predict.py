@@ -74,6 +74,10 @@ def predict_new(
     Tables are read in parts, so they may exceed the memory. Columns that are missing, values of another kind than in
     training and classes that the model does not know are refused by name; then nothing is written.
     """
+    if runs := [path for path in data if any((path / name).is_file() for name in ("run.json", "lock", "record.jsonl"))]:
+        raise typer.BadParameter(
+            f"{runs[0]} is the folder of another run; give one RUN, and then the data to predict.", param_hint="DATA"
+        )
     make_folder(output.parent, "--output")
     with one_line_errors(run):
         from cyclofocal.lab.predict.load import load_model
