@@ -264,3 +264,22 @@ def test_the_folder_of_a_second_run_is_no_data(run, tmp_path):
     )
     assert result.exit_code == 2
     assert "is the folder of another run; give one RUN" in result.output
+
+
+def test_a_text_that_is_no_date_is_refused(tmp_path):
+    pytest.importorskip("skrub")
+    pytest.importorskip("skops")
+    frame = people().drop(columns="id")
+    frame["visited"] = pd.date_range("2026-01-01", periods=N).strftime("%Y-%m-%d")
+    recipe = replace(table_recipe(str(write(frame, tmp_path / "visits.csv")), "label"), epochs=1)
+    train(Job(recipe, CROSS_ENTROPY, 0, tmp_path / "run", RunOptions(cpu=True, keep_models=True)))
+    model = lab.load(tmp_path / "run")
+    new = pd.read_csv(tmp_path / "visits.csv", sep=";")
+    assert len(model.predict(new)) == N
+    new.loc[5, "visited"] = np.nan
+    assert len(model.predict(new)) == N
+    new.loc[7, "visited"] = "yesterday"
+    with pytest.raises(
+        ValueError, match=r"column 'visited' holds 'yesterday' in row 7, which is no date as in training"
+    ):
+        model.predict(new)

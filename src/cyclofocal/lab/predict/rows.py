@@ -67,6 +67,7 @@ def prepare(frame: "DataFrame", encoder: TableEncoder, title: str, first_row: in
         found[name] = _categories(frame[name], texts).array
     for name, dtype in encoder.vectorized.items():
         column = as_texts(frame[name]) if dtype == "object" else _times(frame[name], dtype, title)
+        _check_dates(column, _date_format(encoder, name), title, first_row)
         found[name] = column.array
     return DataFrame(found)
 
@@ -228,6 +229,26 @@ def _class_name(text: Any, classes: Sequence[str]) -> Any:
     if isinstance(text, str) and text not in classes and (number := number_of(text, ".")) is not None:
         return f"{number:.0f}" if number % 1 == 0 else text
     return text
+
+
+def _date_format(encoder: TableEncoder, name: str) -> str:
+    """Format in which the texts of a column were read as dates in training; "" of another column."""
+    steps = encoder.vectorizer.all_processing_steps_.get(name, [])
+    return next((step.format_ or "" for step in steps if type(step).__name__ == "ToDatetime"), "")
+
+
+def _check_dates(column: "Series", form: str, title: str, first_row: int) -> None:
+    """Refuse a text that is no date of the training's format; the encoder would take it for a missing value."""
+    from pandas import to_datetime
+
+    if not form or column.dtype != "object":
+        return
+    wrong = np.flatnonzero((to_datetime(column, format=form, errors="coerce").isna() & column.notna()).to_numpy())
+    if len(wrong):
+        raise ValueError(
+            f"{title}: column {column.name!r} holds {column.iloc[wrong[0]]!r} in row {first_row + wrong[0]}, which is"
+            f" no date as in training ({form}); correct it, or leave it empty if it is not known"
+        )
 
 
 def _times(column: "Series", dtype: str, title: str) -> "Series":
