@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cyclofocal.lab.bench.record import Measurement
 from cyclofocal.lab.bench.tables import REFERENCES, overall, significant
-from cyclofocal.lab.report.figure import COLOURS, GREY, STYLE
+from cyclofocal.lab.report.figure import COLOURS, GREY, STYLE, save_figure
 
 OTHERS = "#B4B4B4"
 
@@ -42,7 +42,7 @@ def draw_speed(records: Sequence[Measurement], path: Path) -> None:
             fontsize=8,
             color=GREY,
         )
-        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+        save_figure(figure, path)
 
 
 def _panel(axes: Any, shape: str, records: Sequence[Measurement], losses: Sequence[str]) -> None:

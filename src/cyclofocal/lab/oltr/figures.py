@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.oltr.evaluation import Evaluation
 from cyclofocal.lab.oltr.open_set_metrics import auroc, confidence
-from cyclofocal.lab.report.figure import COLOURS, GREY, STYLE
+from cyclofocal.lab.report.figure import COLOURS, GREY, STYLE, save_figure
 from cyclofocal.lab.training.predictions import Predictions
 
 PALE = "#E2E2E2"
@@ -186,4 +186,4 @@ def _words(figure: Figure, title: str, note: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)

@@ -50,7 +50,12 @@ def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
         raise ValueError("no loss can be compared with the reference; there is nothing to draw")
     with matplotlib.rc_context(STYLE):
         figure = _one(compared[0]) if len(summaries) == 1 else _many(compared)
-        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+        save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure without the date in an SVG, so that equal figures are equal files."""
+    figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
 
 
 def draw_confusion(experiment: Experiment, path: Path) -> None:
@@ -66,7 +71,7 @@ def draw_confusion(experiment: Experiment, path: Path) -> None:
         )
     with matplotlib.rc_context(STYLE):
         figure = _confusion_figure(experiment)
-        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+        save_figure(figure, path)
 
 
 def _confusion_figure(experiment: Experiment) -> Figure:
