@@ -251,7 +251,7 @@ def test_the_classifier_passes_scikit_learns_checks(estimator, check):
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_gammas_0_is_the_classifier_of_xgboost(binary_table, digits_table, binary):
-    """XGBoost starts at the same scores if it is told them."""
+    """XGBoost starts at the same scores if they are its base_score."""
     x, x_test, y, _ = binary_table if binary else digits_table
     weight = np.random.default_rng(0).uniform(0.5, 2, len(y))
     shares = np.bincount(y, weight) / weight.sum()

@@ -161,7 +161,7 @@ def test_an_identifier_is_copied_and_top_leaves_one_probability(run, tmp_path):
 
 
 def test_a_new_table_need_not_have_columns_left_out(tmp_path):
-    """What --drop and --id name has no part in a prediction, whether the new table has it or not."""
+    """Columns named by --drop and --id do not change a prediction, whether the new table has them or not."""
     frame = people().assign(extra=people(1)["age"].fillna(0))
     arguments = ["train", str(write(frame, tmp_path / "people.csv")), "--target", "label", "--drop", "income, extra"]
     arguments += ["--id", "id", "--epochs", "4", "--cpu", "--out", str(tmp_path / "runs")]

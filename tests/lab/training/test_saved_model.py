@@ -61,7 +61,7 @@ def test_a_trained_run_without_model_gets_one_from_its_weights(tmp_path, monkeyp
 
 @pytest.mark.parametrize("fsyncs", range(1, 6))
 def test_killed_while_files_are_written(tmp_path, monkeypatch, fsyncs):
-    """Of the model, logits and record each is there whole or not at all, and the same call completes them."""
+    """A kill leaves model, logits and record either complete or absent, and the same call completes them."""
     train(job(tmp_path, keep_models=False))
     if not (child := os.fork()):
         left, real = [fsyncs], os.fsync

@@ -100,7 +100,7 @@ def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0, cosi
     Args:
         recipe, classes, inputs: as for :func:`~cyclofocal.lab.training.models.build_model`.
         seed: of the initialisation.
-        cosine_scale: greater than 0 puts a cosine classifier of this scale in the place of the last layer.
+        cosine_scale: scale of a cosine classifier that replaces the last layer; 0 keeps the layer.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
