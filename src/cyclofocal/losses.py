@@ -14,7 +14,7 @@ from cyclofocal.imbalance import Counts, WeightScheme, binary_counts, check_tau,
 _PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 """Exponents of eval mode: cross-entropy."""
 
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 """Tolerance of a comparison with the progress, which is float32."""
 
 
@@ -64,8 +64,8 @@ class _Loss(Clocked):
             return weight
         now = self._now("progress") - self.weight_start
         if isinstance(now, Tensor):
-            return torch.where(now >= -_ROUNDING, weight, 1.0)
-        return weight if now >= -_ROUNDING else None
+            return torch.where(now >= -ROUNDING, weight, 1.0)
+        return weight if now >= -ROUNDING else None
 
     def extra_repr(self) -> str:
         settings = [f"{name}={value}" for name, value in self.gammas.items()]

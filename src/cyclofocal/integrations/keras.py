@@ -74,8 +74,6 @@ class Clock(keras.metrics.Metric):
         return super().get_config() | {"cyclical_factor": self.cyclical_factor}
 
 
-ROUNDING = 1e-6
-"""Tolerance of a comparison with the progress, which is float32."""
 LARGEST_EXACT = {"bfloat16": 256, "float16": 2048}
 """Largest number up to which a half-precision dtype holds every whole number."""
 MISSING_CALLBACK = (
@@ -160,7 +158,7 @@ class _Clocked(keras.losses.Loss):
             return 1.0
         _check_classes(name, numbers, y_pred)
         weight = ops.convert_to_tensor(numbers, dtype=self.dtype)
-        return ops.where(self.clock.progress() >= self.weight_start - ROUNDING, weight, 1.0)
+        return ops.where(self.clock.progress() >= self.weight_start - torch_losses.ROUNDING, weight, 1.0)
 
     def _check_set(self) -> None:
         """Raise if progress was never set; a compiled step of the jax backend could not raise later."""
