@@ -1,6 +1,8 @@
 """Recipe for custom images."""
 
-from cyclofocal.lab.data.config import data_config
+import re
+
+from cyclofocal.lab.data.config import PREFIXES, SHARDS, data_config, path_of
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -10,7 +12,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def image_recipe(source: str) -> Recipe:
     """Any source of images, with a residual network of usual size; a start for ``--set``."""
     return Recipe(
-        name="own",
+        name=_name_of(source),
         title=source,
         data=data_config(source),
         model="resnet18",
@@ -27,3 +29,16 @@ def image_recipe(source: str) -> Recipe:
         channels_last=True,
         facts=Facts(cost="depends on the data", expected="depends on the data"),
     )
+
+
+def _name_of(source: str) -> str:
+    """Name of the images in paths and tables: the last part of the source, without the suffix of a list file.
+
+    Example:
+        >>> _name_of("~/my flowers/"), _name_of("torch/country211")
+        ('my-flowers', 'country211')
+    """
+    path = path_of(source.partition("/")[2] if source.startswith((*PREFIXES, SHARDS)) else source)
+    path = path.resolve() if path.name in ("", "..") else path
+    name = path.stem if path.is_file() else path.name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "images"
