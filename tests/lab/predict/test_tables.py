@@ -152,6 +152,19 @@ def test_further_columns_and_unknown_categories_are_reported(run, tmp_path):
     assert (summary.unknown, summary.labelled) == ({"town": {"rome"}}, 0)
 
 
+def test_values_missing_for_the_first_time_are_reported(run, tmp_path):
+    frame = people().drop(columns="label")
+    encoder = lab.load(run[0]).encoder
+    complete = {name for place, name in enumerate(encoder.numbers) if place not in encoder.scaling.marked}
+    complete |= {name for name, texts in encoder.categories.items() if None not in texts}
+    assert complete
+    assert complete < {*encoder.numbers, *encoder.categories}
+    summary, _ = predicted(run[0], frame, tmp_path)
+    assert summary.missing == {}
+    summary, _ = predicted(run[0], frame.assign(**dict.fromkeys(encoder.columns, np.nan)), tmp_path)
+    assert summary.missing == dict.fromkeys(complete, len(frame))
+
+
 def test_an_identifier_is_copied_and_top_leaves_one_probability(run, tmp_path):
     frame = people()
     _, found = predicted(run[0], frame, tmp_path, Output(top=True, id_column="id"))

@@ -90,6 +90,11 @@ def predict_new(
         warn(f"columns not used, for the model was trained without them: {preview(found.unused)}")
     for name, texts in found.unknown.items():
         warn(f"column {name!r}: not seen in training, so encoded as none of its categories: {preview(sorted(texts))}")
+    for name, count in found.missing.items():
+        warn(
+            f"column {name!r}: missing in {count} of {found.samples} rows, and never in training: a number is taken as"
+            " the median of training, a text as none of the categories"
+        )
     accuracy = f", accuracy {found.right / found.labelled:.2%} of {found.labelled} labelled" if found.labelled else ""
     typer.echo(f"{found.samples} predictions{accuracy}: {output}")
 

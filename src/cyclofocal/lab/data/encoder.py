@@ -102,6 +102,15 @@ class TableEncoder:
         }
         return {name: texts for name, texts in found.items() if texts}
 
+    def newly_missing(self, features: "DataFrame") -> dict[str, int]:
+        """Number of missing values by column, for columns of numbers or categories that lacked none in training.
+
+        Such a number is encoded as the median of the training rows, such a text as none of the categories.
+        """
+        complete = [name for place, name in enumerate(self.numbers) if place not in self.scaling.marked]
+        complete += [name for name, texts in self.categories.items() if None not in texts]
+        return {name: count for name in complete if (count := int(features[name].isna().sum()))}
+
     def to_json(self) -> dict[str, Any]:
         """All but the vectorizer."""
         content = {name: value for name, value in vars(self).items() if name != "vectorizer"}

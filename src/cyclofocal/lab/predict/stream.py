@@ -1,5 +1,6 @@
 """Predict new data a chunk at a time, and write a CSV file."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ class PredictionSummary:
         right: number of those that are predicted as it.
         unused: columns of the table that the model was not trained on.
         unknown: by column, texts that did not occur in training.
+        missing: by column, number of missing values where training had none.
     """
 
     samples: int = 0
@@ -57,6 +59,7 @@ class PredictionSummary:
     right: int = 0
     unused: list[str] = field(default_factory=list)
     unknown: dict[str, set[str]] = field(default_factory=dict)
+    missing: Counter[str] = field(default_factory=Counter)
 
 
 class Chunk(NamedTuple):
@@ -126,6 +129,7 @@ def _table_chunks(model: TrainedModel, path: Path, id_column: str, summary: Pred
         features = prepare(frame, encoder, str(path), int(frame.index[0]))
         for name, texts in encoder.unknown(features).items():
             summary.unknown.setdefault(name, set()).update(texts)
+        summary.missing.update(encoder.newly_missing(features))
         inputs = torch.from_numpy(encoder.transform(features))
         if not inputs.isfinite().all():
             row = frame.index[int((~inputs.isfinite()).any(1).nonzero()[0])]
