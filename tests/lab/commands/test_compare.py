@@ -131,6 +131,9 @@ def test_images_that_have_changed_are_another_experiment(tmp_path):
     assert code == 0, err
     assert "small-convnet, 8 x 8 pixels, 1 epoch" in " ".join(err.split())
     assert "2 runs, 2 of them finished before" in err
+    assert not list((tmp_path / "runs").rglob("model.json"))
+    assert "2 runs, 0 of them finished before" in run(*command, "--keep-models")[2]
+    assert len(list((tmp_path / "runs" / "images").glob("*/model.json"))) == 2
     (images / "ant" / "3.png").unlink()
     assert "2 runs, 0 of them finished before" in run(*command)[2]
 
@@ -172,6 +175,7 @@ def _still_runs(process):
         (["digits", "--epochs", "many"], ["--epochs", "valid integer"]),
         (["digits", "--picture", "a.jpg"], ["'a.jpg' must end in .png or .svg"]),
         (["digits", "--out", os.devnull], ["--out", "null"]),
+        (["digits", "--features", "resnet18", "--keep-models"], ["--keep-models", "is no model of images"]),
         (["digits", "digits"], ["'digits' is given 2 times"]),
         (["digits", "--tune", "0"], ["--tune", "0 is too few"]),
         (["digits", "--metric", "acuracy"], ["'acuracy' is not a metric", "'accuracy'?"]),

@@ -15,11 +15,13 @@ from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.compare import default_losses
 from cyclofocal.lab.commands.options import loss_names, losses_of
 from cyclofocal.lab.compare.grid import grid, try_custom_losses
+from cyclofocal.lab.oltr.recipes import fashion_mnist_open
 from cyclofocal.lab.recipes.criterion import build_criterion
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CYCLICAL, FOR_BALANCED, FOR_IMBALANCED, LOSSES
 from cyclofocal.lab.recipes.parse_losses import SCALE_SETTING, SETTINGS
 from cyclofocal.lab.recipes.resolve import resolve_recipes
+from cyclofocal.lab.recipes.settings import settings_of, with_settings
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.train import train
 
@@ -336,6 +338,24 @@ def test_a_mistyped_path_is_refused_with_the_nearest(tmp_path):
         resolve_recipes(str(tmp_path / "flwers"))
 
 
+@pytest.mark.parametrize(
+    ("command", "recipes"),
+    [
+        ("compare digits", [digits()]),
+        ("train digits", [digits()]),
+        ("reproduce fashion-mnist-open", [fashion_mnist_open().first, fashion_mnist_open().second]),
+    ],
+)
+def test_all_fields_can_be_listed_and_given_back(command, recipes):
+    found = CliRunner().invoke(app, [*command.split(), "--set", "fields="])
+    assert (found.exit_code, found.stderr) == (0, "")
+    settings = [line.strip() for line in found.stdout.splitlines() if line.startswith("  ")]
+    assert settings == [setting for recipe in recipes for setting in settings_of(recipe)]
+    for recipe in recipes:
+        back = [setting for setting in settings_of(recipe) if setting != "groups=digits"]
+        assert with_settings(recipe, back) == recipe
+
+
 def test_names_and_paths_resolve_to_experiments(tmp_path):
     assert resolve_recipes("digits") == [digits()]
     assert [recipe.data.source for recipe in resolve_recipes(str(tmp_path))] == [str(tmp_path)]
@@ -343,6 +363,9 @@ def test_names_and_paths_resolve_to_experiments(tmp_path):
     table.write_text("age,label\n" + "".join(f"{i % 7},{'ab'[i % 2]}\n" for i in range(40)))
     (recipe,) = resolve_recipes(str(table), "label")
     assert (recipe.name, recipe.data.flat()["target"], recipe.model) == ("people", "label", "mlp")
+    for source, name in (("Sea birds", "Sea-birds"), ("v1.2", "v1.2"), ("digits", "digits")):
+        (tmp_path / source).mkdir()
+        assert [recipe.name for recipe in resolve_recipes(str(tmp_path / source))] == [name]
     with pytest.raises(ValueError, match="name the column to predict"):
         resolve_recipes(str(table))
     with pytest.raises(ValueError, match="Did you mean 'label'"):

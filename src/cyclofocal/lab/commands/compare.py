@@ -20,6 +20,7 @@ from cyclofocal.lab.commands.options import (
     Everything,
     Group,
     Identifier,
+    KeepModels,
     Out,
     Root,
     Settings,
@@ -161,6 +162,7 @@ def compare(
         ),
     ] = None,
     everything: Everything = False,
+    keep_models: KeepModels = False,
     yes: Yes = False,
     on: Annotated[BackendName, typer.Option(help="Execution backend.")] = BackendName.local,
     workers: Annotated[
@@ -187,11 +189,11 @@ def compare(
 ) -> None:
     """Compare losses: train each with many seeds on one or more experiments, in parallel, and test the differences.
 
-    Runs are paired by seed. The same command resumes interrupted runs; finished runs are reused by every command. For
-    models to keep use `cyclofocal train` or `cyclofocal reproduce`; this command stores the results, not the weights.
+    Runs are paired by seed. The same command resumes interrupted runs; finished runs are reused by every command. It
+    stores results and predictions of the test samples; with --keep-models the models too, as `cyclofocal train` does.
     """
     given = all_settings(settings, epochs=epochs, folds=folds)
-    frozen = _frozen(features, given, root, out)
+    frozen = _frozen(features, keep_models, given, root, out)
     fields = role_fields(drop, group, time, identifier) | ({"folds": folds} if folds else {})
     found = _experiments(what, target, fields, given, root, frozen)
     with refused("--set"):
@@ -206,6 +208,7 @@ def compare(
         checkpoint_seconds=CHECKPOINT_SECONDS,
         primary_metric=metric,
         margin=default_margin(metric) if margin is None else margin,
+        keep_models=keep_models,
     )
     jobs = grid(found, chosen, range(seeds), out, options)
     with refused("--losses", ImportError, OSError):
@@ -262,10 +265,14 @@ def default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> lis
     return list(FOR_BALANCED)
 
 
-def _frozen(features: str, settings: list[str], root: Path, out: Path) -> "FrozenFeatures | None":
+def _frozen(features: str, keep_models: bool, settings: list[str], root: Path, out: Path) -> "FrozenFeatures | None":
     """The frozen network of ``--features``, if it is given."""
     if not features:
         return None
+    if keep_models:
+        raise typer.BadParameter(
+            "a head on frozen features is no model of images; leave one out.", param_hint="--features, --keep-models"
+        )
     from cyclofocal.lab.commands.features import FrozenFeatures, backbone_of
 
     return FrozenFeatures(backbone_of(features), settings, root, out)

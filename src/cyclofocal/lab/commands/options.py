@@ -21,8 +21,12 @@ from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
+from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import check_name
-from cyclofocal.lab.recipes.settings import AnyRecipe, with_settings
+from cyclofocal.lab.recipes.settings import AnyRecipe, settings_of, with_settings
+
+FIELDS = "fields="
+"""Value of ``--set`` that lists all fields."""
 
 METRIC_KEYS = [metric.key for metric in METRICS]
 
@@ -63,12 +67,15 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even if a GPU is a
 Everything = Annotated[
     bool, typer.Option("--all", help="Print the tables of all metrics, the findings and the explanations as well.")
 ]
+KeepModels = Annotated[
+    bool, typer.Option(help="Store the model at the end, for `cyclofocal predict`, `export` and `lab.load`.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Override a field of the recipe, such as batch_size=64; repeatable. `--set fields=` lists all fields.",
+        help="Override a field of the recipe, such as batch_size=64; repeatable. `--set fields=` lists all of them.",
     ),
 ]
 Drop = Annotated[
@@ -161,10 +168,22 @@ def check_set_sources(settings: Sequence[str]) -> None:
 
 
 def apply_settings(recipe: AnyRecipe, settings: list[str] | None) -> AnyRecipe:
-    """Apply ``--set`` to the recipe."""
+    """Apply ``--set`` to the recipe, or list its fields."""
+    list_fields(settings or [], recipe)
     check_set_sources(settings or [])
     with refused("--set"):
         return with_settings(recipe, settings or [])
+
+
+def list_fields(settings: Sequence[str], *recipes: Recipe) -> None:
+    """End the command with the fields of the recipes as settings, if ``fields=`` is among those given."""
+    if FIELDS not in settings:
+        return
+    for recipe in recipes:
+        typer.echo(f"{recipe.title}:")
+        for setting in settings_of(recipe):
+            typer.echo(f"  {setting}")
+    raise typer.Exit
 
 
 def check_choice(given: str, allowed: list[str], what: str, option: str | None = None) -> str:

@@ -14,6 +14,7 @@ from cyclofocal.lab.commands.options import (
     Group,
     Identifier,
     Images,
+    KeepModels,
     Lists,
     Out,
     Root,
@@ -63,9 +64,6 @@ Trackers = Annotated[
         metavar="TRACKER",
         help="Experiment tracker supported by Accelerate, such as wandb or mlflow; repeatable.",
     ),
-]
-KeepModels = Annotated[
-    bool, typer.Option(help="Store the model at the end, for `cyclofocal predict`, `export` and `lab.load`.")
 ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from cyclofocal.lab.commands.options import check_set_sources, refused
+from cyclofocal.lab.commands.options import check_set_sources, list_fields, refused
 from cyclofocal.lab.commands.output import warn_of_images
 from cyclofocal.lab.data.config import ListData
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
@@ -28,6 +28,7 @@ def stages_of(name: str, settings: Sequence[str], lists: Path | None = None, ima
         images: folder that the lists' paths begin in; without it, that of the lists.
     """
     stages = TWO_STAGES[name]()
+    list_fields(settings, stages.first, stages.second)
     check_set_sources(settings)
     changes = []
     if lists is not None or images is not None:

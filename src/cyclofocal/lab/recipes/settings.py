@@ -52,6 +52,26 @@ def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
         raise SettingError(str(error)) from None
 
 
+def settings_of(recipe: Recipe) -> list[str]:
+    """Fields of a recipe and of its data as :func:`with_settings` takes them; shot groups that it does not, by name.
+
+    Example:
+        >>> recipe = Recipe("r", "a title", data_config("digits"), epochs=4, learning_rate=1.0, clip_norm_range=(1, 2))
+        >>> [setting for setting in settings_of(recipe) if setting.startswith(("epochs", "clip"))]
+        ['epochs=4', 'clip_norm=none', 'clip_norm_range=1,2']
+    """
+    return [f"{name}={_text(getattr(recipe, name, value))}" for name, value in recipe.flat().items()]
+
+
+def _text(value: Any) -> str:
+    """Inverse of :func:`_value`."""
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    if isinstance(value, ShotGroups):
+        return next((name for name, groups in SHOT_GROUPS.items() if groups == value), value.name)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _flat_hints(recipe: Recipe) -> dict[str, Any]:
     """Types of the fields of a recipe and of its data, in the order of records."""
     hints = {"source": str, **FIELD_TYPES, **get_type_hints(type(recipe))}
