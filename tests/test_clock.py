@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss, FocalLoss
 from cyclofocal.functional import cyclical_focal_loss
 from cyclofocal.schedules import cosine, cyclical_eta, epoch_progress
 
@@ -132,6 +132,29 @@ def test_the_clock_is_in_the_state_dict(loss):
     with pytest.warns(UserWarning, match="total_steps"):  # also the count for this warning was resumed
         train(resumed, 1)
     assert train(copy.deepcopy(resumed), 1) == [1.0]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_another_loss_has_no_clock_to_load(loss):
+    other = nn.ModuleDict({"model": nn.Linear(4, 4), "criterion": nn.CrossEntropyLoss()})
+    ours = nn.ModuleDict({"model": nn.Linear(4, 4), "criterion": loss(total_steps=7)})
+    train(ours["criterion"], 3)
+    with pytest.warns(UserWarning, match="holds no clock"):
+        ours.load_state_dict(other.state_dict())
+    torch.testing.assert_close(ours["model"].weight, other["model"].weight)
+    assert train(ours["criterion"], 7) == train(loss(total_steps=7), 7)
+    partly = {name: value for name, value in ours.state_dict().items() if name != "criterion.eta"}
+    with pytest.raises(RuntimeError, match=r"Missing key.*criterion\.eta"):
+        ours.load_state_dict(partly)
+
+
+def test_a_prior_stays_when_another_loss_is_loaded():
+    criterion = FocalLoss.from_counts([8, 1, 1, 1], tau=1.0)
+    prior = criterion.logit_offset.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it has no progress to set
+        criterion.load_state_dict(nn.CrossEntropyLoss().state_dict())
+    assert torch.equal(criterion.logit_offset, prior)
 
 
 def test_half_moves_the_module_and_does_not_round_the_clock():

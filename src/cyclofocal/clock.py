@@ -205,11 +205,35 @@ class Clocked(nn.Module):
             self.reset_parameters()
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        *rest: Any,
+    ) -> None:
+        """Load clock and weights; without any clock, as of cross-entropy, begin a training and warn."""
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *rest)
+        if not any(prefix + name in state_dict for name in CLOCK):
+            own = {prefix + name for name in self._buffers}
+            missing_keys[:] = [key for key in missing_keys if key not in own]
+            self._begin_after_another_loss()
+            return
         if not self.step.is_meta:
             self._past.forwards = int(self.step)
         self._past.is_set = True
+
+    def _begin_after_another_loss(self) -> None:
+        if not self.step.is_meta:
+            self.reset_parameters()
+        if self._needs_progress:
+            warnings.warn(
+                "the checkpoint holds no clock of this loss, as one of cross-entropy does not: its progress is 0, the"
+                " beginning of a training; call set_progress to continue elsewhere",
+                stacklevel=2,
+            )
 
     def _replicate_for_data_parallel(self) -> "Clocked":
         """Give a replica on another device a separate past, as it has separate buffers."""

@@ -1,5 +1,6 @@
 """Promise: eta and other cyclical values follow the trainer's steps in every kind of training, or an error says why."""
 
+import csv
 import math
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ import torch
 pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -87,6 +89,13 @@ def test_max_epochs():
     module = fit(Classifier(), max_epochs=3)
     assert module.seen == pytest.approx(etas(15), abs=1e-6)
     assert module.criterion.progress == 1
+
+
+def test_eta_is_logged(tmp_path):
+    logger = CSVLogger(tmp_path, name=None, version="")
+    fit(Classifier(), max_epochs=3, logger=logger, log_every_n_steps=1)
+    rows = csv.DictReader((tmp_path / "metrics.csv").open())
+    assert [float(row["eta"]) for row in rows] == pytest.approx(etas(15), abs=1e-6)
 
 
 def test_max_steps():

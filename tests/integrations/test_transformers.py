@@ -222,6 +222,15 @@ def test_accumulation_does_not_double_the_clock(tmp_path):
     assert trainer.compute_loss_func.criterion.progress == 1
 
 
+def test_eta_is_logged(tmp_path):
+    seen = []
+    reporter = type("Reporter", (TrainerCallback,), {"on_log": lambda *_, logs, **__: seen.append(logs.get("eta"))})()
+    trainer, watch = train(tmp_path, max_steps=6, logging_steps=1, callbacks=[reporter])
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["eta"] for row in history] == seen[: len(history)] == watch.etas
+    assert "eta" not in trainer.state.log_history[-1]  # the summary of the training
+
+
 def test_epochs_with_a_window_cut_short(tmp_path):
     _, watch = train(tmp_path, max_steps=-1, num_train_epochs=2, gradient_accumulation_steps=4)
     steps = [cyclical_eta(step / 5) for step in range(6)]  # ten batches per epoch: 4 + 4 + 2

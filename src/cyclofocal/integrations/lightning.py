@@ -29,7 +29,7 @@ class CyclicalFocalCallback(Callback):
     Progress follows the trainer's count of optimiser steps, so it is right under resume, gradient accumulation,
     max_steps, max_epochs and several processes, and the callback needs no state. Weight averaging averages buffers too,
     those of the clock included; they are restored in validation, after training and, if this callback is listed after
-    it, in checkpoints.
+    it, in checkpoints. Eta is logged as ``eta`` at the trainer's ``log_every_n_steps``.
 
     The same eta can drive general cyclical training, each range given as (value at eta 1, value at eta 0), both > 0:
 
@@ -87,6 +87,7 @@ class CyclicalFocalCallback(Callback):
         for loss in self._losses:
             self._progress = set_clock(loss, trainer.global_step, self._total_steps)
         eta = self._losses[0].schedule(self._progress)
+        pl_module.log("eta", eta, on_step=True, on_epoch=False)
         if self.weight_decay:
             for group in _decayed_groups(trainer):
                 group["weight_decay"] = interpolate(eta, *self.weight_decay)

@@ -40,7 +40,8 @@ class TrainerLoss(TrainerCallback):
     loss does so.
 
     Progress follows from the Trainer's ``global_step`` and ``max_steps``, which its checkpoints contain. In evaluation
-    the loss is plain cross-entropy, smoothed if the criterion is.
+    the loss is plain cross-entropy, smoothed if the criterion is. Eta is in ``trainer.state.log_history``, in what the
+    Trainer prints, and in the logs of callbacks that are listed after this one.
 
     For weights of samples or tokens override ``Trainer.compute_loss``, take them out of the inputs, and call
     ``loss(outputs, labels, num_items_in_batch, sample_weight)``.
@@ -130,6 +131,12 @@ class TrainerLoss(TrainerCallback):
         self._in_step = False
         if not self._is_loss:
             raise RuntimeError(f"the Trainer trains with another loss: {BOTH}")
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add eta to the logs of training steps."""
+        logs = kwargs["logs"]
+        if "loss" in logs:
+            logs["eta"] = state.log_history[-1]["eta"] = float(self.criterion.eta)
 
     def _meet(self, args: TrainingArguments, model: nn.Module) -> None:
         if args.label_smoothing_factor:
