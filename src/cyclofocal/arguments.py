@@ -200,7 +200,7 @@ def _warn_not_monotone() -> None:
     """Warn once per process that the high-confidence loss is not monotone."""
     warnings.warn(
         f"a gamma_hc above {MONOTONE_GAMMA_HC} makes the high-confidence loss rise with the probability of the true"
-        " class in a band (for 4: from p = 0.155 to 0.442), where its gradient pushes the wrong way; 2 or 3 is usual",
+        " class in a band (for 4: from p = 0.155 to 0.443), where its gradient pushes the wrong way; 2 or 3 is usual",
         stacklevel=5,
     )
 
