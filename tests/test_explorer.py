@@ -46,6 +46,7 @@ for (const one of settings.slice(0, 10)) { change(one); inspect(); }
 said.code_with_settings = explorer.code();
 find("progress").value = 0.25;
 find("progress").dispatchEvent(new Event("input"));
+find("progress").dispatchEvent(new Event("change", {bubbles: true}));
 said.moved = [state.progress, find("progress-value").textContent, find("progress").getAttribute("aria-valuetext")];
 said.hash = location.hash;
 said.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
