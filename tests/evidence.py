@@ -7,7 +7,8 @@ import numpy as np
 from cyclofocal.lab.data.config import FolderData
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
-from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.records import RunRecord, write_record
+from cyclofocal.lab.training.predictions import Predictions, write
 
 COUNTS = [100, 30, 2]
 
@@ -83,3 +84,38 @@ def data_sets(count, seeds=7, gain=0.01):
     for index in range(count):
         recipe = replace(digits(), name=f"set-{index}", title=f"data set {index}", data=FolderData(f"digits-{index}"))
         yield from grid(seeds, gain, recipe=recipe)
+
+
+def store_run(folder, record, logits, target, ids, classes=()):
+    """Write the folder of a run whose test logits are given; its record."""
+    predicted, n_classes = logits.argmax(1), logits.shape[1]
+    confusion = np.zeros((n_classes, n_classes), dtype=int)
+    np.add.at(confusion, (target, predicted), 1)
+    names = list(classes) or [f"class {c}" for c in range(n_classes)]
+    stored = replace(
+        record,
+        train_counts=[100 - c % 100 for c in range(n_classes)],
+        test_counts=confusion.sum(1).tolist(),
+        classes=names,
+        per_class=[],
+        reliability=[],
+        confusion=confusion.tolist(),
+        metrics=record.metrics | {"accuracy": float((predicted == target).mean())},
+    )
+    place = folder / f"{record.loss['name']}-{record.seed}-{record.recipe['fold']}"
+    write_record(stored, place / "record.jsonl")
+    counts = np.array(stored.train_counts)
+    write(Predictions(logits, target, counts, record.loss["title"], ids, tuple(names)), place / "predictions.npz")
+    return stored
+
+
+def store_runs(folder, target, ids, seeds=2, recipe=None, signal=2.0, classes=()):
+    """Write run folders of two losses with random logits of which ``signal`` is for the true class; the logits."""
+    rng, found = np.random.default_rng(1), {}
+    for seed in range(seeds):
+        for loss in (CROSS_ENTROPY, FOCAL):
+            logits = rng.normal(size=(len(target), target.max() + 1)).astype(np.float32)
+            logits[np.arange(len(target)), target] += signal
+            found[loss.name, seed] = logits
+            store_run(folder, record(loss, seed, 0.5, recipe=recipe), logits, target, ids, classes)
+    return found

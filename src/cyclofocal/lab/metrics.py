@@ -168,13 +168,23 @@ def one_against_rest(p: Array, target: LabelArray) -> Array:
 
 
 def _areas(score: Array, positive: NDArray[np.bool_]) -> tuple[float, float]:
-    order = np.argsort(-score)
-    ranked, right = score[order], np.cumsum(positive[order])
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal scores, which are taken together
-    right, wrong = right[last], 1 + last - right[last]
+    right, wrong = positives_by_threshold(score, positive)
     gained, lost = np.diff(right, prepend=0) / right[-1], np.diff(wrong, prepend=0) / max(wrong[-1], 1)
     auroc = (lost * (right / right[-1] - gained / 2)).sum()  # ties count half
     return float(auroc), float((gained * right / (right + wrong)).sum())
+
+
+def positives_by_threshold(score: Array, positive: NDArray[np.bool_]) -> tuple[LabelArray, LabelArray]:
+    """True and false positives at each different score as threshold, from the highest on.
+
+    Args:
+        score: (N,).
+        positive: (N,), the samples to be found.
+    """
+    order = np.argsort(-score)
+    ranked, right = score[order], np.cumsum(positive[order])
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal scores, which are taken together
+    return right[last], 1 + last - right[last]
 
 
 def matthews_correlation(predicted: LabelArray, target: LabelArray) -> float:

@@ -3,15 +3,24 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cyclofocal.lab.records import DamagedRecordError, RunRecord, read_file
 
-OF_A_RUN = "run.json"
-"""File of a run folder, in which only ``record.jsonl`` holds a record; the other lines are epochs."""
+OF_A_RUN, RECORD_OF_A_RUN = "run.json", "record.jsonl"
+"""Files of a run folder, in which only the second holds a record; the other lines are epochs."""
+
+
+class StoredRuns(NamedTuple):
+    """Records, the file of each, and the problems found."""
+
+    records: list[RunRecord]
+    files: list[Path]
+    problems: list[str]
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
-    """Load all records of .jsonl files and of folders, searched recursively; return them and the problems found.
+    """Records and problems of :func:`read_stored_runs`.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -22,25 +31,38 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
         ...     read_runs([Path(folder)])[0]
         []
     """
+    found = read_stored_runs(paths)
+    return found.records, found.problems
+
+
+def read_stored_runs(paths: Sequence[Path]) -> StoredRuns:
+    """Load all records of .jsonl files and of folders, searched recursively.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+    """
     records: list[RunRecord] = []
+    files: list[Path] = []
     said: list[str] = []
     trials = unfinished = 0
     for file in dict.fromkeys(file for path in paths for file in _files(path)):
         if file.name == OF_A_RUN:
-            unfinished += not (file.parent / "record.jsonl").exists()
+            unfinished += not (file.parent / RECORD_OF_A_RUN).exists()
             continue
         found, damaged = _read(file)
         said += damaged
-        if file.name == "record.jsonl" and found and (difference := _difference(file, found[0])):
+        if file.name == RECORD_OF_A_RUN and found and (difference := _difference(file, found[0])):
             said.append(f"{file} is of another run than the {OF_A_RUN} next to it ({difference}); left out.")
             continue
         trials += sum(not record.metrics for record in found)
-        records += [record for record in found if record.metrics]
+        evaluated = [record for record in found if record.metrics]
+        records += evaluated
+        files += [file] * len(evaluated)
     if unfinished:
         said.append(f"{_runs(unfinished)} not finished: left out.")
     if trials:
         said.append(f"{_runs(trials)} for tuning and never touched the test set: left out.")
-    return records, said
+    return StoredRuns(records, files, said)
 
 
 def _difference(file: Path, record: RunRecord) -> str:
@@ -68,7 +90,7 @@ def _files(path: Path) -> Iterable[Path]:
     runs = sorted(path.rglob(OF_A_RUN))
     folders = {run.parent for run in runs}
     lines = sorted([*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")])
-    return [*runs, *(file for file in lines if file.parent not in folders or file.name == "record.jsonl")]
+    return [*runs, *(file for file in lines if file.parent not in folders or file.name == RECORD_OF_A_RUN)]
 
 
 def _read(file: Path) -> tuple[list[RunRecord], list[str]]:
