@@ -3,12 +3,14 @@
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
 from cyclofocal.lab.commands.output import print_comparison
-from evidence import data_sets, grid, measured
+from cyclofocal.lab.data.digits import all_digits
+from evidence import data_sets, grid, measured, store_runs
 
 
 @pytest.fixture
@@ -108,3 +110,14 @@ def test_a_comparison_of_many_data_sets_ends_with_ranks(capsys, tmp_path):
 def test_a_comparison_whose_reference_failed_still_ends(capsys, tmp_path):
     print_comparison([r for r in grid(7) if r.loss["name"] != "ce"], "ce", picture=tmp_path / "a.png")
     assert "no picture: no loss can be compared with the reference" in capsys.readouterr().out
+
+
+def test_the_page_has_the_mistakes_of_run_folders(tmp_path):
+    store_runs(tmp_path / "runs", all_digits().labels[:60], np.arange(60), signal=1.0)
+    for options, shown in ((), True), (("--no-samples",), False):
+        done = report(tmp_path / "runs", "-o", tmp_path / "page.html", "--root", tmp_path, *options)
+        assert done.exit_code == 0, done.output
+        text = (tmp_path / "page.html").read_text()
+        assert "Most confident mistakes" in text
+        assert "ROC and precision-recall curves" in text
+        assert ("<img" in text) == shown

@@ -5,22 +5,28 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cyclofocal.lab.data.digits import all_digits
 from cyclofocal.lab.report.charts import forest, learning_curves
 from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.findings import conclusions
-from cyclofocal.lab.report.html import page
+from cyclofocal.lab.report.html import SampleSource, page
+from cyclofocal.lab.report.load import read_stored_runs
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.result_tables import recipe_settings
+from cyclofocal.lab.report.run_predictions import PredictionFiles
 from cyclofocal.lab.report.summary import summaries
-from evidence import data_sets, grid, measured
+from evidence import data_sets, grid, measured, store_runs
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-VOID = {"meta", "link", "line", "br"}
+VOID = {"meta", "link", "line", "br", "img"}
 
 PROBE = """
 <script>
@@ -67,10 +73,20 @@ def made(records):
     return page(found, ranking(found))
 
 
-ONE, MANY = made(grid(10)), made(data_sets(6))
+def with_predictions():
+    """Page of run folders on digits, with curves and pictures of mistakes."""
+    with tempfile.TemporaryDirectory() as folder:
+        store_runs(Path(folder), all_digits().labels[:60], np.arange(60), signal=1.0)
+        stored = read_stored_runs([Path(folder)])
+        return page(
+            summaries(group_experiments(stored.records)), samples=SampleSource(PredictionFiles(stored), Path(folder))
+        )
 
 
-@pytest.mark.parametrize("text", [ONE, MANY], ids=["one", "many"])
+ONE, MANY, WHOLE = made(grid(10)), made(data_sets(6)), with_predictions()
+
+
+@pytest.mark.parametrize("text", [ONE, MANY, WHOLE], ids=["one", "many", "whole"])
 def test_it_is_well_formed_and_loads_nothing(text):
     tags = Tags()
     tags.feed(text)
@@ -96,7 +112,14 @@ def test_the_page_contains_every_part():
 def test_later_records_add_tables_and_pictures():
     text = made(list(measured(grid(10))))
     page = html.unescape(re.sub(r"<[^>]+>", " ", text))
-    for words in ("cross-entropy, post-hoc adjusted", "MCC", "macro AUROC, %", "Confusion", "none significantly"):
+    for words in (
+        "cross-entropy, post-hoc adjusted",
+        "MCC",
+        "macro AUROC, %",
+        "Precision of each class",
+        "a cell is the mean",
+        "none significantly",
+    ):
         assert words in page
         assert words not in ONE
     assert text.count("Confusion matrix of ") == 3
@@ -109,16 +132,16 @@ def test_every_picture_has_a_text_alternative(records):
     pictures = re.findall(r'<svg viewBox="[^"]*"([^>]*)>', page)
     labels = [re.search(r'role="img" aria-label="([^"]{20,})"', attributes) for attributes in pictures]
     legend = page.count('<svg viewBox="0 0 26 10">')
-    drawn = 9 + 3 + 3 + 3 * page.count("<h3>Confusion</h3>")
+    drawn = 9 + 3 + 3 + 3 * page.count("a cell is the mean")
     assert len([label for label in labels if label]) == len(pictures) - legend == drawn
 
 
-@pytest.mark.parametrize("text", [ONE, MANY, made(list(measured(grid(8))))], ids=["one", "many", "new"])
+@pytest.mark.parametrize("text", [ONE, MANY, made(list(measured(grid(8)))), WHOLE], ids=["one", "many", "new", "whole"])
 def test_every_class_of_a_picture_has_a_style(text):
     style, body = re.search(r"<style>(.*?)</style>(.*)", text, re.DOTALL).groups()
     pictures = "".join(re.findall(r"<svg.*?</svg>", body, re.DOTALL))
     used = {name for names in re.findall(r'class="([^"]*)"', pictures) for name in names.split()}
-    assert {"reference", "hue1", "significant"} <= used
+    assert {"reference", "hue1", "axis"} <= used
     assert {name for name in used if f".{name}" not in style} == {"name"}
 
 
@@ -200,11 +223,11 @@ def test_the_same_records_give_the_same_page():
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here")
-@pytest.mark.parametrize(("text", "pictures"), [(ONE, 15), (MANY, 1)], ids=["one", "many"])
+@pytest.mark.parametrize(("text", "pictures"), [(ONE, 15), (MANY, 1), (WHOLE, 14)], ids=["one", "many", "whole"])
 def test_it_renders_sorts_and_has_no_error_in_a_browser(text, pictures, tmp_path):
     path = tmp_path / "page.html"
     path.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=500,900"]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=400,900"]
     command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = re.search(r'data-said="([^"]*)"', done.stdout)

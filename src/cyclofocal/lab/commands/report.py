@@ -4,12 +4,13 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cyclofocal.lab.commands.options import (
     Everything,
+    Root,
     check_choice,
     make_folder,
     margin_of,
@@ -21,6 +22,10 @@ from cyclofocal.lab.commands.output import print_comparison, warn
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.documents import EVIDENCE, has_place
+
+if TYPE_CHECKING:
+    from cyclofocal.lab.report.html import SampleSource
+    from cyclofocal.lab.report.load import StoredRuns
 
 FORMATS = (".html", ".md", ".csv", ".tex")
 
@@ -75,6 +80,10 @@ def report(
         Path | None,
         typer.Option(help="Figure of the confusion matrices to write, .png or .svg.", callback=picture_path),
     ] = None,
+    root: Root = Path("data"),
+    samples: Annotated[
+        bool, typer.Option(help="Show on the HTML page the test images or rows that were most confidently wrong.")
+    ] = True,
 ) -> None:
     """Report stored runs as HTML, Markdown, CSV, LaTeX or a terminal table.
 
@@ -85,7 +94,8 @@ def report(
     if confusion:
         make_folder(confusion.parent, "--confusion")
     with _no_garbage_collection():
-        records, problems = _read(runs)
+        stored = _read(runs)
+        records = stored.records
         if reference:
             _check_reference(records, reference)
         if confusion:
@@ -93,7 +103,11 @@ def report(
         if not out:
             print_comparison(records, reference, metric, margin=margin, everything=everything)
             return
-        makers = _makers(records, problems, reference, metric, margin)
+        from cyclofocal.lab.report.html import SampleSource
+        from cyclofocal.lab.report.run_predictions import PredictionFiles
+
+        source = SampleSource(PredictionFiles(stored), root, samples)
+        makers = _makers(stored, reference, metric, margin, source)
         for path in out:
             path.write_text(makers[path.suffix.lower()](), encoding="utf-8")
             typer.echo(f"report  {path}")
@@ -111,21 +125,21 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read(runs: list[Path]) -> tuple[list[RunRecord], list[str]]:
-    from cyclofocal.lab.report.load import read_runs
+def _read(runs: list[Path]) -> "StoredRuns":
+    from cyclofocal.lab.report.load import read_stored_runs
 
     if tables := [path for path in runs if path.suffix.lower() in SUFFIXES]:
         message = f"{str(tables[0])!r} is a table, not records of runs"
         remedy = f"`cyclofocal compare {tables[0]} --target COLUMN` makes some."
         raise typer.BadParameter(f"{message}; {remedy}", param_hint="RUNS")
     with refused("RUNS", FileNotFoundError):
-        records, problems = read_runs(runs)
-    for problem in problems:
+        found = read_stored_runs(runs)
+    for problem in found.problems:
         warn(problem)
-    if not records:
+    if not found.records:
         warn(f"no record of a finished run in {', '.join(map(str, runs))}", "red")
         raise typer.Exit(1)
-    return records, problems
+    return found
 
 
 def _check_reference(records: list[RunRecord], reference: str) -> None:
@@ -151,7 +165,7 @@ def _draw_confusion(records: list[RunRecord], path: Path) -> None:
 
 
 def _makers(
-    records: list[RunRecord], problems: list[str], reference: str, metric: str, margin: float | None
+    stored: "StoredRuns", reference: str, metric: str, margin: float | None, samples: "SampleSource"
 ) -> dict[str, Callable[[], str]]:
     from cyclofocal.lab.report.experiment import group_experiments
     from cyclofocal.lab.report.export import csv_report, latex_report, markdown_report
@@ -159,11 +173,11 @@ def _makers(
     from cyclofocal.lab.report.ranking import ranking
     from cyclofocal.lab.report.summary import summaries
 
-    found = summaries(group_experiments(records), reference, metric, margin)
+    found = summaries(group_experiments(stored.records), reference, metric, margin)
     ranked = ranking(found)
     return {
-        ".html": lambda: page(found, ranked, problems),
-        ".md": lambda: markdown_report(found, ranked, problems),
+        ".html": lambda: page(found, ranked, stored.problems, samples),
+        ".md": lambda: markdown_report(found, ranked, stored.problems),
         ".csv": lambda: csv_report(found),
         ".tex": lambda: latex_report(found, ranked),
     }

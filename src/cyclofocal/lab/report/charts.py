@@ -101,7 +101,7 @@ def learning_curves(summary: Summary) -> str:
         return ""
     bands = {name: (runs.mean(0), half_width(runs, summary.experiment.overlap)) for name, runs in curves.items()}
     ends = [end for mean, half in bands.values() for end in (*(mean - half), *(mean + half))]
-    return _chart(
+    return line_chart(
         summary,
         {name: (np.arange(1, mean.size + 1.0), mean, half) for name, (mean, half) in bands.items()},
         (max(0.0, min(ends)), min(100.0, max(ends))),
@@ -129,7 +129,7 @@ def eta_schedule(summary: Summary) -> str:
         for name, seeds in found.items()
         if seeds.size
     }
-    return _chart(summary, lines, (0.0, 1.0), ("epoch", "eta"), "Schedule of eta") if lines else ""
+    return line_chart(summary, lines, (0.0, 1.0), ("epoch", "eta"), "Schedule of eta") if lines else ""
 
 
 def class_accuracy(summary: Summary) -> str:
@@ -147,7 +147,7 @@ def class_accuracy(summary: Summary) -> str:
     for name, runs in found.items():
         grouped = np.stack([runs[:, group].mean(1) for group in groups], axis=1)
         lines[name] = (frequency, grouped.mean(0), half_width(grouped, summary.experiment.overlap))
-    return _chart(summary, lines, (0.0, 100.0), (label, "accuracy, %"), "Accuracy by class frequency")
+    return line_chart(summary, lines, (0.0, 100.0), (label, "accuracy, %"), "Accuracy by class frequency")
 
 
 def _groups(counts: Array) -> list[NDArray[np.intp]]:
@@ -196,6 +196,10 @@ def confusion_matrix(summary: Summary, name: str) -> str:
         text(left + size * count / 2, 24 + size * count, "predicted class, in the order of the rows", "", "middle")
     )
     right = f"{100 * np.trace(matrix) / matrix.sum():.1f} % on the diagonal"
+    wrong = np.where(np.eye(count, dtype=bool), 0, matrix)
+    if most := wrong.max():
+        true, predicted = (int(place) for place in np.unravel_index(wrong.argmax(), wrong.shape))
+        right += f"; most often wrong: {names[true]} as {names[predicted]}, {most:.3g} samples"
     title = f"Confusion matrix of {summary.experiment.titles[name]}"
     return picture(WIDTH, round(size * count) + 34, parts, title, right)
 
@@ -227,18 +231,42 @@ def critical_difference_diagram(ranking: Ranking) -> str:
     return picture(WIDE_CHART, bottom + 38, parts, "Mean ranks with critical difference", description)
 
 
-def _chart(summary: Summary, lines: Lines, bounds: tuple[float, float], labels: tuple[str, str], title: str) -> str:
+def line_chart(
+    summary: Summary,
+    lines: Lines,
+    bounds: tuple[float, float],
+    labels: tuple[str, str],
+    title: str,
+    *,
+    across: tuple[float, float] | None = None,
+    chance: tuple[float, float] | None = None,
+    description: str = "",
+) -> str:
+    """Chart of a line with a band for each loss.
+
+    Args:
+        summary: decides colours and names.
+        lines: at least one.
+        bounds: smallest and largest value of the vertical axis.
+        labels: of the horizontal and the vertical axis.
+        title: first words of the text alternative.
+        across: ends of the horizontal axis; default: those of the lines, logarithmic if they differ by over 10 times.
+        chance: height of a dotted line at the ends of the horizontal axis.
+        description: text alternative; default: the last value of each line.
+    """
     every = np.concatenate([x for x, _, _ in lines.values()])
-    low, high = float(every.min()), float(every.max())
+    low, high = across or (float(every.min()), float(every.max()))
     x = AxisScale(low, high, LEFT, RIGHT - 8, log=high > 10 * low > 0 and labels[0] != "epoch")
     room = 0.04 * (bounds[1] - bounds[0]) or 1.0
     y = AxisScale(bounds[0] - room * (bounds[0] > 0), bounds[1] + room * (bounds[1] not in (1.0, 100.0)), BOTTOM, TOP)
     parts = [x_axis(x, BOTTOM, labels[0]), y_axis(y, LEFT, labels[1], RIGHT)]
+    if chance:
+        parts.append(line([(x(low), y(chance[0])), (x(high), y(chance[1]))], "diagonal"))
     for name, (xs, mean, half) in lines.items():
         css, order = css_class(summary, name), np.argsort(xs, kind="stable")
-        across = [x(value) for value in xs[order].tolist()]
+        horizontal = [x(value) for value in xs[order].tolist()]
         middle, lower, upper = (
-            [*zip(across, map(y, np.clip(values[order], y.low, y.high).tolist()), strict=True)]
+            [*zip(horizontal, map(y, np.clip(values[order], y.low, y.high).tolist()), strict=True)]
             for values in (mean, mean - half, mean + half)
         )
         if half.any():
@@ -247,7 +275,7 @@ def _chart(summary: Summary, lines: Lines, bounds: tuple[float, float], labels: 
         if len(order) <= MAX_POINTS and labels[0] != "epoch":
             parts += [dot(*point, 2.2, f"significant {css}") for point in middle]
     ends = "; ".join(f"{summary.experiment.titles[n]} ends at {mean[-1]:.3g}" for n, (_, mean, _) in lines.items())
-    return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {ends}")
+    return picture(WIDTH, HEIGHT, parts, title, f"{labels[1]} over {labels[0]}. {description or ends}")
 
 
 def _epochs(key: str) -> Callable[[RunRecord], list[float]]:

@@ -89,6 +89,20 @@ class Experiment:
         }
 
     @cached_property
+    def class_precision(self) -> dict[str, NDArray[np.float64]]:
+        """Precision of every class by loss, (seeds, C), in per cent, for losses with confusion matrices in all records.
+
+        Folds are pooled; a class that is never predicted has 0.
+        """
+        found = {}
+        for name in self.confusion:
+            by_seed: dict[int, Any] = {}
+            for run in self.runs[name]:
+                by_seed[run.seed] = by_seed.get(run.seed, 0) + np.array(run.confusion, dtype=np.float64)
+            found[name] = np.array([100 * m.diagonal() / np.maximum(m.sum(0), 1) for m in by_seed.values()])
+        return found
+
+    @cached_property
     def folds(self) -> int:
         """Number of test folds per seed; 1 for a single test set."""
         return max(1, len({fold_of(run) for runs in self.runs.values() for run in runs}))

@@ -16,6 +16,7 @@ from cyclofocal.lab.report.result_tables import (
     class_table,
     column_encoding,
     long_table,
+    precision_table,
     rank_table,
     result_tables,
 )
@@ -33,6 +34,7 @@ def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None
         parts += [f"## {summary.experiment.title}", _list(answer(summary))]
         parts += ["**Each loss**", verdicts_markdown(summary)]
         tables = [*result_tables(summary), adjusted_table(summary), class_table(summary)]
+        tables.append(precision_table(summary))
         parts += [f"**{entry.title}**\n\n{to_markdown(entry)}" for entry in tables if entry.rows]
         if calls := tuned_calls(summary):
             parts += ["**Settings chosen by tuning**", "```python\n" + "\n".join(calls) + "\n```"]
@@ -67,7 +69,7 @@ def latex_report(summaries: Sequence[Summary], ranking: Ranking | None = None) -
         parts.append(to_latex(ranks, caption=f"{ranks.title}."))
     for summary in summaries:
         parts.append(to_latex(*result_tables(summary), caption=_caption(summary)))
-        if (classes := class_table(summary)).rows:
+        for classes in (table for table in (class_table(summary), precision_table(summary)) if table.rows):
             parts.append(to_latex(classes, caption=f"{summary.experiment.title}: {classes.title}."))
     return "\n".join(parts)
 

@@ -1,11 +1,14 @@
-"""Write a report as one self-contained HTML page: findings, tables, charts, settings and commands."""
+"""Write a report as one self-contained HTML page: findings, tables, charts, mistakes, settings and commands."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from cyclofocal.lab.report import charts
+from cyclofocal.lab.records import CONFUSION_CLASSES
+from cyclofocal.lab.report import charts, curves
 from cyclofocal.lab.report.answer import answer, answer_over
 from cyclofocal.lab.report.constructors import tuned_calls
 from cyclofocal.lab.report.findings import (
@@ -14,22 +17,47 @@ from cyclofocal.lab.report.findings import (
     explanations,
     ranking_conclusions,
 )
+from cyclofocal.lab.report.mistakes import Mistakes, find_mistakes
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.result_tables import (
     adjusted_table,
     class_table,
     column_encoding,
     commands,
+    confusion_table,
     environment,
     loss_settings,
     metric_table,
     overview_table,
+    precision_table,
     primary_table,
     rank_table,
     recipe_settings,
     secondary_table,
 )
+from cyclofocal.lab.report.run_predictions import ExperimentPredictions, PredictionFiles, read_predictions
 from cyclofocal.lab.report.summary import Summary
+from cyclofocal.lab.report.table import Column, ReportTable, TableCell
+
+MAX_WITH_PREDICTIONS = 12
+"""Most experiments of a page whose predictions are read."""
+
+MAX_AREAS = 6
+"""Most losses whose areas are listed above a chart of curves; its text alternative has them all."""
+
+
+class SampleSource(NamedTuple):
+    """Files of predictions, and the data to show samples of.
+
+    Attributes:
+        files: files of predictions next to the records.
+        root: folder of data sets.
+        show_samples: False never shows an image or a row.
+    """
+
+    files: PredictionFiles
+    root: Path = Path("data")
+    show_samples: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,13 +69,19 @@ class Figure:
     caption: str
 
 
-def page(summaries: Sequence[Summary], ranking: Ranking | None = None, problems: Sequence[str] = ()) -> str:
+def page(
+    summaries: Sequence[Summary],
+    ranking: Ranking | None = None,
+    problems: Sequence[str] = (),
+    samples: SampleSource | None = None,
+) -> str:
     """HTML of a page that needs no other file and no network.
 
     Args:
         summaries: at least one.
         ranking: ranks of the losses over the experiments.
         problems: problems with the files that were read.
+        samples: predictions and data of the runs, for curves and mistakes; None leaves these out.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -63,7 +97,7 @@ def page(summaries: Sequence[Summary], ranking: Ranking | None = None, problems:
         style=(parts / "page.css").read_text(encoding="utf-8"),
         script=(parts / "page.js").read_text(encoding="utf-8"),
         title=_title(summaries),
-        experiments=[_experiment(summary) for summary in summaries],
+        experiments=[_experiment(summary) | _predicted(summary, samples, len(summaries)) for summary in summaries],
         overview=overview_table(summaries) if len(summaries) > 1 else None,
         ranking=None if ranking is None else _ranking(ranking),
         answer=answer_over(summaries, ranking) if len(summaries) > 1 else [],
@@ -104,7 +138,9 @@ def _experiment(summary: Summary) -> dict[str, Any]:
             for name in summary.experiment.confusion
             if len(summary.train_counts) <= charts.MAX_POINTS
         ],
-        "classes": class_table(summary),
+        "confused": None if len(summary.train_counts) <= charts.MAX_POINTS else confusion_table(summary),
+        "no_confusion": _no_confusion(summary),
+        "classes": [table for table in (class_table(summary), precision_table(summary)) if table.rows],
         "columns": column_encoding(summary),
         "explanations": explanations(summary),
         "losses": loss_settings(summary),
@@ -112,6 +148,85 @@ def _experiment(summary: Summary) -> dict[str, Any]:
         "environment": environment(summary),
         "commands": commands(summary),
     }
+
+
+def _no_confusion(summary: Summary) -> str:
+    """Sentence on why there are no confusion matrices; "" if there are some."""
+    if not summary.experiment.confusion:
+        return f"not drawn; the records do not contain them, which new ones do up to {CONFUSION_CLASSES} classes"
+    if (classes := len(summary.train_counts)) > charts.MAX_POINTS:
+        return (
+            f"not drawn for more than {charts.MAX_POINTS} classes, here {classes}; the most frequent confusions instead"
+        )
+    return ""
+
+
+def _predicted(summary: Summary, source: SampleSource | None, n_experiments: int) -> dict[str, Any]:
+    """Parts of an experiment that need predictions."""
+    if n_experiments > MAX_WITH_PREDICTIONS:
+        most = f"they are for pages of up to {MAX_WITH_PREDICTIONS} experiments, and this has {n_experiments}"
+        found = ExperimentPredictions({}, missing=most)
+    else:
+        found = read_predictions(summary.experiment, source.files if source else None)
+    root, show = (source.root, source.show_samples) if source else (Path(), False)
+    mistakes = find_mistakes(summary.experiment, found, root, show)
+    return {
+        "without_predictions": found.missing,
+        "prediction_notes": found.notes,
+        "curves": _curves(summary, found) if found.runs else [],
+        "mistakes": mistakes,
+        "mistaken": [(name, summary.experiment.titles[name]) for name in found.runs],
+        "row_values": _values_table(mistakes),
+    }
+
+
+def _curves(summary: Summary, found: ExperimentPredictions) -> list[Figure]:
+    """ROC and precision-recall curves."""
+    drawn, positive = curves.all_curves(summary, found), curves.positive_class(summary)
+    of = f"each of {len(summary.train_counts)} classes against the others, averaged"
+    if positive is not None:
+        of = f"of class {summary.experiment.classes[positive]}, the rarer one"
+
+    def caption(kind: str) -> str:
+        areas = curves.areas(summary, [(name, getattr(of_loss, kind)) for name, of_loss in drawn.items()])
+        return f"{of}; mean over seeds, band: 95 % t interval{f'. Area: {areas}' if len(drawn) <= MAX_AREAS else ''}"
+
+    return [
+        Figure("ROC", curves.roc_chart(summary, drawn), caption("roc")),
+        Figure("Precision and recall", curves.precision_chart(summary, drawn, found), caption("precision")),
+    ]
+
+
+def _values_table(mistakes: Mistakes) -> ReportTable | None:
+    """Values of the rows among the mistakes; None for images."""
+    if not mistakes.columns:
+        return None
+    by_column = zip(*(found.values for found in mistakes.samples), strict=True)
+    cells = [_value_cells(values) for values in by_column]
+    columns = [Column("row", "text"), Column("true class", "text")]
+    for name, values in zip(mistakes.columns, cells, strict=True):
+        columns.append(Column(name, "text" if all(cell.key is None for cell in values) else "number"))
+    rows = [
+        [TableCell(found.name), TableCell(found.true), *values]
+        for found, values in zip(mistakes.samples, zip(*cells, strict=True), strict=True)
+    ]
+    return ReportTable("Values of these rows", columns, rows)
+
+
+def _value_cells(values: Sequence[str]) -> list[TableCell]:
+    """Cells of a column, as numbers if all values are, but for missing ones."""
+    numbers = [_as_number(value) for value in values]
+    if any(value and number is None for value, number in zip(values, numbers, strict=True)):
+        return [TableCell(value) for value in values]
+    return [TableCell(value, key=number) for value, number in zip(values, numbers, strict=True)]
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _findings(summary: Summary) -> list[tuple[str, str, str]]:

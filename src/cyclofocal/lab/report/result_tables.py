@@ -37,6 +37,7 @@ samples of a class taken for another (``predicted``), both described only, witho
 """
 
 RANK_HEADINGS = ("mean rank", "wins", "ties", "losses", "significantly better", "significantly worse")
+MOST_CONFUSED = 12  # pairs of classes
 ALWAYS_LISTED = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
 NOT_SETTINGS = ("name", "title", "file", "digest")
 
@@ -115,7 +116,38 @@ def class_table(summary: Summary) -> ReportTable:
         ]
         for row in summary.class_results
     ]
-    return ReportTable("Accuracy of each class, %, mean over seeds; described, not tested", columns, rows)
+    return ReportTable("Accuracy (recall) of each class, %, mean over seeds; described, not tested", columns, rows)
+
+
+def precision_table(summary: Summary) -> ReportTable:
+    """Mean precision of each class by loss; without rows if the records do not have confusion matrices."""
+    found = {name: runs.mean(0).tolist() for name, runs in summary.experiment.class_precision.items()}
+    columns = [Column("class", "text"), *(Column(summary.experiment.titles[name]) for name in found)]
+    rows = [
+        [TableCell(title), *(TableCell(f"{of_loss[c]:.1f}", key=of_loss[c]) for of_loss in found.values())]
+        for c, title in enumerate(summary.experiment.classes if found else ())
+    ]
+    title = "Precision of each class, %, mean over seeds; 0 for a class that is never predicted; described, not tested"
+    return ReportTable(title, columns, rows)
+
+
+def confusion_table(summary: Summary) -> ReportTable:
+    """The most frequent confusions of two classes, mean test samples over seeds; by their mean over the losses."""
+    found, names = summary.experiment.confusion, summary.experiment.classes
+    columns = [Column("true class", "text"), Column("predicted class", "text")]
+    columns += [Column(summary.experiment.titles[name]) for name in found]
+    mean = np.mean(list(found.values()), axis=0) if found else np.zeros((0, 0))
+    wrong = np.where(np.eye(len(mean), dtype=bool), 0, mean)
+    order = np.argsort(-wrong, axis=None, kind="stable")[: min(MOST_CONFUSED, np.count_nonzero(wrong))]
+    rows = []
+    for true, predicted in np.argwhere(np.ones_like(wrong))[order].tolist():
+        counts = [float(matrix[true, predicted]) for matrix in found.values()]
+        rows.append([TableCell(names[true]), TableCell(names[predicted]), *_numbers(counts)])
+    return ReportTable("Most frequent confusions: test samples, mean over seeds", columns, rows)
+
+
+def _numbers(values: Iterable[float]) -> list[TableCell]:
+    return [TableCell(f"{value:.3g}", key=value) for value in values]
 
 
 def overview_table(summaries: Sequence[Summary]) -> ReportTable:
