@@ -8,7 +8,7 @@ import platform
 import re
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -37,15 +37,17 @@ class RunRecord:
         train_counts: training images per class.
         epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy; weight_decay,
             temperature, clip_norm where they cycle; validation_accuracy, validation_balanced_accuracy,
-            validation_nll where there is such a split.
-        metrics: metrics of the test set after the last epoch, as fractions (nats for nll); see ``metrics``.
+            validation_nll where there is such a split; validation_loss with early stopping, which makes fewer rows
+            than the recipe has epochs.
+        metrics: metrics of the test set with the evaluated weights, as fractions (nats for nll); see ``metrics``.
         per_class: accuracy of each class on the test set, as fractions; empty in old records.
         reliability: per bin of confidence: samples of the test set, sum of their confidences, correct ones; empty in
             old records.
         seconds: wall time of the run, summed over all parts if it was stopped and resumed; the first run of a worker
             process includes its imports.
         data: the data set's title.
-        weights: evaluated weights, "last epoch" or "moving average".
+        weights: evaluated weights, "last epoch", "moving average", "best epoch" or "best epoch of the moving average";
+            the best epoch is that of :func:`best_epoch`.
         epoch_seconds: training time of each epoch, without evaluation.
         processes, threads: processes, and CPU threads per process, of the last part of the run.
         command: command that started the run; empty if it was started from Python.
@@ -95,6 +97,27 @@ class RunRecord:
     adjusted: dict[str, float | None] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     margin: float | None = None
+
+
+VALIDATION_LOSS = "validation_loss"
+"""Key of the rows of epochs by which early stopping goes."""
+
+
+def best_epoch(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Epoch whose weights are evaluated: the first of the smallest validation loss, or the last without early stopping.
+
+    Example:
+        >>> best_epoch([{VALIDATION_LOSS: 0.7}, {VALIDATION_LOSS: 0.4}, {VALIDATION_LOSS: 0.4}]), best_epoch([{}, {}])
+        (1, 1)
+    """
+    if any(row.get(VALIDATION_LOSS) is None for row in rows):
+        return len(rows) - 1
+    return min(range(len(rows)), key=lambda epoch: rows[epoch][VALIDATION_LOSS], default=-1)
+
+
+def has_stopped(rows: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """True if the validation loss has not become smaller for ``patience`` epochs, of which 0 is for ever."""
+    return 0 < patience <= len(rows) - 1 - best_epoch(rows)
 
 
 CONFUSION_CLASSES = 100

@@ -32,7 +32,17 @@ def plan_lines(jobs: Sequence[Job]) -> list[str]:
 
 def _description(recipe: Recipe) -> str:
     pixels = "" if isinstance(recipe.data, TableData) else f", {recipe.image_size} x {recipe.image_size} pixels"
-    return f"{recipe.title}: {recipe.model}{pixels}, {_counted(recipe.total_epochs, 'epoch', 'epochs')}"
+    epochs = _counted(recipe.total_epochs, "epoch", "epochs")
+    return f"{recipe.title}: {recipe.model}{pixels}, {epochs}{_stopping(recipe)}"
+
+
+def _stopping(recipe: Recipe) -> str:
+    """The rule of early stopping; "" without."""
+    if not recipe.early_stopping:
+        return ""
+    if isinstance(recipe.data, TableData) and not recipe.data.asks_for_validation:
+        return ", no early stopping without validation rows"
+    return f", or until {_counted(recipe.early_stopping, 'epoch', 'epochs')} bring no smaller validation loss"
 
 
 def _counted(count: int, one: str, many: str) -> str:

@@ -53,7 +53,7 @@ from cyclofocal.lab.recipes.image_folder import image_recipe
 from cyclofocal.lab.recipes.loss import LOSSES
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import resolve_recipes
-from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.records import VALIDATION_LOSS, RunRecord, best_epoch
 from cyclofocal.lab.training.job import Job, RunOptions
 
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs to the folder of the run.")]
@@ -278,9 +278,12 @@ def _result_line(record: RunRecord, folder: Path) -> str:
             f" {record.validation_samples} for validation, not evaluated, {record.seconds:.0f} s, {folder}"
         )
     accuracy, nll, ece = (record.metrics.get(key) for key in ("accuracy", "nll", "ece"))
+    best = best_epoch(record.epochs) + 1
     return (
         f"{record.loss['title']}, seed {record.seed}: accuracy {_percent(accuracy)},"
-        f" NLL {'none' if nll is None else f'{nll:.4f}'}, ECE {_percent(ece)}, {record.seconds:.0f} s, {folder}"
+        f" NLL {'none' if nll is None else f'{nll:.4f}'}, ECE {_percent(ece)},"
+        f"{f' epoch {best} of {len(record.epochs)},' if VALIDATION_LOSS in record.epochs[-1] else ''}"
+        f" {record.seconds:.0f} s, {folder}"
     )
 
 

@@ -9,6 +9,7 @@ from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.compare.grid import run_job
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.records import best_epoch
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.run_folder import run_folder
 from cyclofocal.lab.training.train import load_data
@@ -67,7 +68,8 @@ def tune(job: Job) -> LossSettings:
     r"""The loss at the best of ``loss.trials`` settings, found without the test set.
 
     Every trial is a separate training, and the best has the greatest balanced accuracy on the validation data after
-    the last epoch; of equal ones that with the smaller NLL, then the earlier. The first trial is the loss as it came,
+    the evaluated epoch, the last or with early stopping the best one; of equal ones that with the smaller NLL, then the
+    earlier. The first trial is the loss as it came,
     the others are from Optuna's tree-structured Parzen estimator. Search space, by the loss's name before a colon:
 
     ==============  ======================================================================================
@@ -181,7 +183,7 @@ def _score(trial: Job) -> Score | None:
     except FloatingPointError:
         return None
     assert record is not None
-    row = record.epochs[-1]
+    row = record.epochs[best_epoch(record.epochs)]
     return row["validation_balanced_accuracy"] or 0.0, -(row["validation_nll"] or 0.0)
 
 

@@ -92,7 +92,7 @@ def stage1_weights(job: Job) -> LastWeights:
 
 
 def last_weights(folder: Path) -> LastWeights:
-    """Weights of a run that has ended: the moving average where there is one.
+    """Weights of a run that has ended: those of the best epoch with early stopping, or else the moving average, if any.
 
     Raises:
         Stage1Error: the run has not ended, or its record or last checkpoint is damaged.
@@ -122,6 +122,8 @@ def last_weights(folder: Path) -> LastWeights:
         )
     for error in damaged:
         print(f"damaged checkpoint, the one before is used: {error}", file=sys.stderr)
+    if best := content.get("best"):
+        return LastWeights(path, best)
     average = content["average"]  # of timm, which wraps the model
     values = {name.removeprefix("module."): value for name, value in average.items()} if average else content["model"]
     return LastWeights(path, values)

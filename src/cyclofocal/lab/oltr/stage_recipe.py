@@ -89,6 +89,8 @@ class TwoStages:
     def __post_init__(self) -> None:
         if (self.first.stage, self.second.stage) != (1, 2):
             raise ValueError(f"stages are {self.first.stage} and {self.second.stage}; they must be 1 and 2")
+        if patience := max(self.first.early_stopping, self.second.early_stopping):
+            raise ValueError(f"early_stopping is {patience}; both stages train all their epochs, so it must be 0")
         first, second = self.first.flat(), self.second.flat()
         for name in SHARED:
             if first[name] != second[name]:

@@ -1,6 +1,8 @@
 """The loss of a run, built from its settings and from the training samples per class."""
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,6 +50,31 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
     if not (loss.max_margin or loss.vs_gamma):
         return criterion
     return ScaledMarginLoss(criterion, class_counts, loss.vs_gamma, loss.max_margin)
+
+
+def validation_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterion:
+    """The loss as a measure that is the same in every epoch, for early stopping.
+
+    It has neither exponents nor clock, which would make epochs of a smaller eta look better: it is cross-entropy with
+    the label smoothing, class weights, prior, margins and factors of the loss, the weights from the first epoch on. A
+    custom loss is in eval mode, at progress 1.
+
+    Args:
+        loss: settings of the training loss.
+        class_counts: training samples per class.
+
+    Raises:
+        MissingDataError, ValueError: as :func:`build_criterion`.
+    """
+    if not loss.file:
+        still = replace(loss, gamma_pos=0.0, gamma_neg=0.0, gamma_hc=0.0, cyclical_factor=None, weight_start=0.0)
+        return build_criterion(still, class_counts)
+    criterion = copy.deepcopy(build_criterion(loss, class_counts))  # a file may define an object, which is in training
+    if isinstance(criterion, nn.Module):
+        criterion.eval()
+    if (set_progress := getattr(criterion, "set_progress", None)) is not None:
+        set_progress(1.0)
+    return criterion
 
 
 class ScaledMarginLoss(nn.Module):

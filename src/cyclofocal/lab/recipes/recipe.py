@@ -19,6 +19,9 @@ CROPS = ("crop", "crop-flip")
 NOT_STORED = ("data", "facts", "features_folder")
 """Fields of a recipe that a record holds in another form, or not at all."""
 
+NOT_STORED_IF_OFF = ("early_stopping",)
+"""Fields that a record lacks at their defaults, so that earlier runs keep their identity."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -51,6 +54,9 @@ class Recipe:
         mean, std: mean and standard deviation of the pixels in [0, 1], per channel or one for all.
         epochs: epochs of the learning-rate schedule.
         cooldown_epochs: epochs after it, at ``min_learning_rate``; part of the training that eta spans.
+        early_stopping: epochs without a smaller validation loss after which training stops; the weights of the epoch
+            with the smallest are evaluated and stored. 0: off, the last epoch counts, as without validation data. See
+            :func:`~cyclofocal.lab.training.early_stopping.build_measure`. Schedules span all epochs either way.
         batch_size: batch size over all processes.
         optimizer: "sgd", "adamw" (its first beta is ``momentum``), or any name that timm knows.
         learning_rate: learning rate after the warm-up.
@@ -100,6 +106,7 @@ class Recipe:
     std: tuple[float, ...] = (1.0,)
 
     cooldown_epochs: int = 0
+    early_stopping: int = 0
     batch_size: int = 128
     optimizer: str = "sgd"
     momentum: float = 0.9
@@ -145,9 +152,13 @@ class Recipe:
         return replace(self, data=replace(self.data, **changes))
 
     def flat(self) -> dict[str, Any]:
-        """All fields and those of the data in one dictionary, as in records and run identities."""
+        """All fields and those of the data in one dictionary, as in records and run identities.
+
+        Those of :data:`NOT_STORED_IF_OFF` are left out at their defaults.
+        """
         stored = self.data.flat() | asdict(self)
-        return {name: stored[name] for name in dict.fromkeys((*FIRST, *stored)) if name not in NOT_STORED}
+        left_out = (*NOT_STORED, *(name for name in NOT_STORED_IF_OFF if not stored[name]))
+        return {name: stored[name] for name in dict.fromkeys((*FIRST, *stored)) if name not in left_out}
 
     @classmethod
     def from_flat(cls, stored: Mapping[str, Any]) -> Self:
@@ -249,16 +260,20 @@ def flat_schema(kind: type[Recipe]) -> type:
 LEAST = {
     ("epochs", "batch_size", "image_size", "aug_splits"): 1,
     ("cooldown_epochs", "warmup_epochs", "width", "crop_padding", "cutout", "mixup", "cutmix", "weight_decay"): 0,
-    ("min_learning_rate",): 0,
+    ("min_learning_rate", "early_stopping"): 0,
 }
 """Smallest legal value."""
 
 FIRST = ("name", "title", "source", "epochs", "learning_rate")
 """First fields of records; the other fields of the data follow, then the other fields of the recipe."""
 
-FLAT_DEFAULTS = {
-    name: value
-    for name, value in Recipe("", "", DataConfig(""), epochs=1, learning_rate=1.0).flat().items()
-    if name not in FIRST
-} | {name: DEFAULTS[name] for name in ROLES}
+FLAT_DEFAULTS = (
+    {
+        name: value
+        for name, value in Recipe("", "", DataConfig(""), epochs=1, learning_rate=1.0).flat().items()
+        if name not in FIRST
+    }
+    | {name: DEFAULTS[name] for name in ROLES}
+    | {name: getattr(Recipe, name) for name in NOT_STORED_IF_OFF}
+)
 """Values of fields that older records lack."""

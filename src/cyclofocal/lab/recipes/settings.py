@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from cyclofocal.lab.data.config import FIELD_TYPES, data_config
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.messages import did_you_mean
-from cyclofocal.lab.recipes.recipe import Recipe
+from cyclofocal.lab.recipes.recipe import NOT_STORED_IF_OFF, Recipe
 from cyclofocal.lab.schema import WORDS
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
@@ -75,7 +75,7 @@ def _text(value: Any) -> str:
 def _flat_hints(recipe: Recipe) -> dict[str, Any]:
     """Types of the fields of a recipe and of its data, in the order of records."""
     hints = {"source": str, **FIELD_TYPES, **get_type_hints(type(recipe))}
-    return {name: hints[name] for name in recipe.flat()}
+    return {name: hints[name] for name in dict.fromkeys((*recipe.flat(), *NOT_STORED_IF_OFF))}
 
 
 def _value(text: str, hint: Any) -> Any:

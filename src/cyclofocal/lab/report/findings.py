@@ -6,6 +6,7 @@ from typing import NamedTuple
 from cyclofocal.lab.data.config import is_table
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import BINS, Metric, default_margin
+from cyclofocal.lab.records import VALIDATION_LOSS
 from cyclofocal.lab.report.ranking import MIN_DATA_SETS, Ranking, WinTieLoss
 from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE, VERDICTS, Estimate, minimum_pairs
 from cyclofocal.lab.report.summary import PairedComparison, Summary, declared_margin, declared_metric
@@ -195,8 +196,10 @@ def unconverged_sentence(gains: Sequence[LateGain], summary: Summary) -> str:
     who = "every loss" if len(gains) == len(summary.experiment.runs) > 1 else joined([g.loss for g in gains], 3)
     low, high = min(g.points for g in gains), max(g.points for g in gains)
     size = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
-    what = ACCURACIES[gains[0].key]
-    return f"Not converged: raise --epochs. At the end of the runs {who} still gained {size} points of {what}."
+    gained = f"gained {size} points of {ACCURACIES.get(gains[0].key)}"
+    if gains[0].key == VALIDATION_LOSS:
+        gained = f"lowered the validation loss by {size} %"
+    return f"Not converged: raise --epochs. At the end of the runs {who} still {gained}."
 
 
 def single_class_sentences(found: Sequence[SingleClass]) -> list[str]:
@@ -293,14 +296,31 @@ def _tallied(loss: str, tally: WinTieLoss, found: Ranking) -> str:
     )
 
 
+def _epochs(summary: Summary) -> str:
+    """Number of epochs, and the rule of early stopping."""
+    planned, patience = summary.recipe["epochs"], summary.recipe.get("early_stopping", 0)
+    if not (patience and _stops_early(summary)):
+        return _counted(planned, "epoch", "epochs")
+    without = _counted(patience, "epoch", "epochs")
+    return f"at most {_counted(planned, 'epoch', 'epochs')}, stopped after {without} without a smaller validation loss"
+
+
+def _evaluated(summary: Summary) -> str:
+    return "the epoch with the smallest validation loss" if _stops_early(summary) else "the last epoch"
+
+
+def _stops_early(summary: Summary) -> bool:
+    return any(VALIDATION_LOSS in run.epochs[-1] for runs in summary.experiment.runs.values() for run in runs)
+
+
 def explanations(summary: Summary) -> list[str]:
     """Explanations of the tables: seeds, samples, intervals, corrections, and notes on the runs."""
     groups = ShotGroups(**summary.recipe["groups"])
     folds = f" of {summary.folds} folds each, averaged" if summary.folds > 1 else ""
     first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
     lines = [
-        f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_counted(summary.recipe['epochs'], 'epoch', 'epochs')};"
-        f" {_split(summary)}test set evaluated once, after the last epoch.",
+        f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_epochs(summary)};"
+        f" {_split(summary)}test set evaluated once, after {_evaluated(summary)}.",
         *_head_only(summary),
         f"Training samples per class: {counts(summary)}.",
         f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}.",

@@ -7,15 +7,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cyclofocal.lab.metrics import Array
-from cyclofocal.lab.records import RunRecord
+from cyclofocal.lab.records import VALIDATION_LOSS, RunRecord, best_epoch, has_stopped
 from cyclofocal.lab.report.experiment import Experiment, by_run
 from cyclofocal.lab.report.statistics import estimate
 
 WINDOW = 5
 """Most epochs that are averaged at the end of a run."""
 
-LEAST_GAIN = {"validation_balanced_accuracy": 1.0, "validation_accuracy": 1.0, "train_accuracy": 5.0}
-"""Points from which a gain counts as an unfinished training, by accuracy of the epoch rows, the preferred one first."""
+LEAST_GAIN = {
+    VALIDATION_LOSS: 1.0,
+    "validation_balanced_accuracy": 1.0,
+    "validation_accuracy": 1.0,
+    "train_accuracy": 5.0,
+}
+"""Gain from which a training counts as unfinished, by key of the epoch rows, the preferred one first.
+
+In points of accuracy, and in per cent of the validation loss, which rows have with early stopping alone.
+"""
+
+SMALL_LOSS = 0.05
+"""Validation loss, in nats, below which its fall is a percentage of this number: next to 0 any fall would be large."""
 
 LEARNT_NLL = 0.95
 """Fraction of the NLL of the class frequencies below which a model has certainly learnt."""
@@ -38,8 +49,8 @@ class LateGain:
 
     Attributes:
         loss: its title.
-        key: accuracy of the epoch rows that gains.
-        points: mean gain over the runs, in points.
+        key: accuracy or loss of the epoch rows that improves.
+        points: mean gain over the runs, in points; of a validation loss its mean fall in per cent.
     """
 
     loss: str
@@ -89,7 +100,7 @@ def late_gains(experiment: Experiment) -> list[LateGain]:
     for name, runs in experiment.runs.items():
         rows = [row for run in runs for row in run.epochs]
         key = next((key for key in LEAST_GAIN if all(row.get(key) is not None for row in rows)), "")
-        gains = _gains(runs, key) if key else []
+        gains = [] if not key else _falls(runs) if key == VALIDATION_LOSS else _gains(runs, key)
         if gains:
             gain = estimate(gains)  # of these runs, so that the overlap of folds does not matter
             if gain.mean > LEAST_GAIN[key] and (gain.interval is None or gain.interval[0] > 0):
@@ -106,6 +117,20 @@ def _gains(runs: Sequence[RunRecord], key: str) -> list[float]:
         return []
     gains: list[float] = (curves[:, -window:].mean(1) - curves[:, -2 * window : -window].mean(1)).tolist()
     return gains
+
+
+def _falls(runs: Sequence[RunRecord]) -> list[float]:
+    """Fall of the smallest validation loss of each run in per cent; empty for a single epoch."""
+    return [_fall(run) for run in runs] if all(len(run.epochs) > 1 for run in runs) else []
+
+
+def _fall(run: RunRecord) -> float:
+    if has_stopped(run.epochs, run.recipe.get("early_stopping", 0)):
+        return 0.0
+    losses = [float(row[VALIDATION_LOSS] or 0.0) for row in run.epochs]
+    window = max(1, min(len(losses) // 5, WINDOW))
+    before = min(losses[:-window])
+    return 100 * max(0.0, before - min(losses[-window:])) / max(abs(before), SMALL_LOSS)
 
 
 def single_classes(experiment: Experiment) -> list[SingleClass]:
@@ -143,5 +168,5 @@ def _has_learnt(run: RunRecord) -> bool:
 
 
 def _has_not_trained(run: RunRecord) -> bool:
-    accuracy, counts = run.epochs[-1].get("train_accuracy"), run.train_counts
+    accuracy, counts = run.epochs[best_epoch(run.epochs)].get("train_accuracy"), run.train_counts
     return accuracy is not None and accuracy <= max(counts) / sum(counts) + NOT_TRAINED_GAIN

@@ -106,19 +106,29 @@ class InMemoryLoader:
 
     def __init__(self, images: Samples, recipe: Recipe, device: torch.device) -> None:
         assert images.inputs is not None
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.is_table = recipe, device, images.n_features > 0
         self.inputs = images.inputs.to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
         to_float = nn.Identity() if images.n_features else scale(recipe, images.max_pixel, device)
         self.scale: Callable[[Tensor], Tensor] = to_float
 
     def train(self, batches: Sequence[Tensor], share: Shard, seed: int, epoch: int) -> Iterator[Batch]:
+        if self.is_table and share.world == 1:
+            yield from self._rows(batches)
+            return
         drawn = epoch_draws(self.recipe, seed, epoch, len(self.labels)).to(self.device)
         for batch in batches:
             indices = share.of(batch)
             own = indices.to(self.device, non_blocking=True)
             images = augment(self.inputs[own], drawn[own] if len(drawn) else drawn, self.recipe, self.scale)
             yield Batch(images, self.labels[own], indices, len(batch))
+
+    def _rows(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        """Rows of all batches, fetched at once: one by one they would take a tenth of the time of a small network."""
+        order, sizes = torch.cat([*batches]).to(self.device), [len(batch) for batch in batches]
+        parts = zip(self.inputs[order].split(sizes), self.labels[order].split(sizes), batches, strict=True)
+        for rows, labels, batch in parts:
+            yield Batch(rows, labels, batch, len(batch))
 
     def eval_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for batch in batches:

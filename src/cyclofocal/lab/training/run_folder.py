@@ -18,6 +18,7 @@ from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import (
     DamagedRecordError,
     RunRecord,
+    has_stopped,
     not_a_file,
     read_records,
     versions,
@@ -45,7 +46,7 @@ LEFTOVER = re.compile(
 CHECKPOINT_PARTS: dict[str, tuple[tuple[type, ...], str]] = {
     "seconds": ((int, float), "a number"),
     "data": ((str,), "text"),
-    **dict.fromkeys(("run", "model", "optimizer", "criterion", "average"), ((dict,), "a dictionary")),
+    **dict.fromkeys(("run", "model", "optimizer", "criterion", "average", "best"), ((dict,), "a dictionary")),
 }
 """Types of the parts of a checkpoint but its rows, and the same in words."""
 
@@ -286,8 +287,10 @@ def _plain(name: str) -> str:
 
 
 def _all_epochs(path: Path, number: int, line: RunRecord | DamagedRecordError) -> RunRecord | DamagedRecordError:
-    """The line, or an error if it is a record without a row for every epoch of its recipe."""
+    """The line, or an error if it is a record without a row for every epoch of its recipe, and did not stop early."""
     if isinstance(line, DamagedRecordError) or (rows := len(line.epochs)) == (total := _total_epochs(line.recipe)):
+        return line
+    if rows < total and has_stopped(line.epochs, line.recipe.get("early_stopping", 0)):
         return line
     return DamagedRecordError(path, f"epochs has {rows} rows; it must have {total}, as the recipe says", number)
 

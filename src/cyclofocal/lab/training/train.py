@@ -30,10 +30,11 @@ from cyclofocal.lab.metrics import (
 from cyclofocal.lab.recipes.loss import COSINE_SCALE
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.settings import AnyRecipe
-from cyclofocal.lab.records import CONFUSION_CLASSES, RunRecord, system
+from cyclofocal.lab.records import CONFUSION_CLASSES, VALIDATION_LOSS, RunRecord, best_epoch, has_stopped, system
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.accelerator import from_main, start_accelerator
 from cyclofocal.lab.training.batches import build_loader, check_last_batch, epoch_batches
+from cyclofocal.lab.training.early_stopping import build_measure, check_early_stopping
 from cyclofocal.lab.training.epoch import TrainContext, run_epoch
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.mixup import build_mixer
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
 
 RESUMED = ("rows", "seconds", "data", "model", "optimizer", "criterion", "average")
-"""Names in a checkpoint that a run is resumed from."""
+"""Names in a checkpoint that a run is resumed from; with early stopping also "best"."""
 
 DECLARED_AT_START = ("command", "primary_metric", "margin")
 """Fields of a record that were declared when its run was first started."""
@@ -144,13 +145,14 @@ def train(job: Job, task: Task | None = None) -> RunRecord:
     with rng.preserve_rng_state():
         data = _load_all(job) if job.all_data else task.load(job.recipe, job.options.root, job.seed)
         check_last_batch(len(data.train), job.recipe.batch_size, accelerator.num_processes)
+        check_early_stopping(job.recipe, data)
         if job.evaluates:
             check_every_class_is_tested(data)
         if job.keeps_model:
             check_can_be_saved(data)
         try_custom_loss(job.recipe, job.loss, data.counts)
         state = task.build(job, data, accelerator)
-        rows, previous_seconds = resume(state, folder, data) if folder else ([], 0.0)
+        rows, previous_seconds = resume(state, folder, data, job.recipe) if folder else ([], 0.0)
         training = Training(job, task, data, state, folder, rows, previous_seconds, started)
         if not rows:
             task.begin(training)
@@ -189,7 +191,7 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
         epochs=[{name: value for name, value in row.items() if name != "seconds"} for row in rows],
         seconds=round(training.seconds, 3),
         data=data.title,
-        weights="last epoch" if training.state.ema is None else "moving average",
+        weights=_evaluated_weights(training.state),
         epoch_seconds=[row["seconds"] for row in rows],
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
@@ -212,6 +214,12 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
     return record
 
 
+def _evaluated_weights(state: TrainState) -> str:
+    if state.best:
+        return "best epoch" if state.ema is None else "best epoch of the moving average"
+    return "last epoch" if state.ema is None else "moving average"
+
+
 def _save_model(training: Training, record: RunRecord) -> None:
     job, data = training.job, training.data
     assert job.folder is not None
@@ -229,7 +237,10 @@ def _as_declared(record: RunRecord, folder: RunFolder) -> RunRecord:
 
 
 def fit(training: Training) -> None:
-    """Train for all epochs of the recipe that have no row yet, and append theirs."""
+    """Train for all epochs of the recipe that have no row yet, and append theirs.
+
+    With early stopping it may end before, with the weights of the best epoch.
+    """
     job, state, data, rows = training.job, training.state, training.data, training.rows
     recipe, options, main = job.recipe, job.options, state.accelerator.is_main_process
     loader = build_loader(data.train, recipe, state.accelerator.device, options.workers, training=True)
@@ -245,16 +256,21 @@ def fit(training: Training) -> None:
         options.progress and main,
     ) as bar:
         for epoch in range(len(rows), recipe.total_epochs):
+            if has_stopped(rows, recipe.early_stopping):
+                break
             row = run_epoch(state, context, epoch, bar) | validate(epoch)
             rows.append(row)
+            if VALIDATION_LOSS in row and best_epoch(rows) == epoch:
+                state.keep_best()
             state.accelerator.log({name: value for name, value in row.items() if value is not None}, step=epoch)
             if training.folder and main:
                 content = {"rows": rows, "seconds": training.seconds, "data": data.digest, **state.state_dict()}
                 training.folder.save_epoch(epoch, content)
             bar.epoch(row, recipe.total_epochs)
+    state.restore_best()
 
 
-def resume(state: TrainState, run: RunFolder, data: DataSet) -> tuple[list[Row], float]:
+def resume(state: TrainState, run: RunFolder, data: DataSet, recipe: Recipe) -> tuple[list[Row], float]:
     """Load the latest checkpoint into the state; its rows, and the seconds the run has taken so far.
 
     Raises:
@@ -263,7 +279,7 @@ def resume(state: TrainState, run: RunFolder, data: DataSet) -> tuple[list[Row],
     """
     content = None
     if state.accelerator.is_main_process:
-        content, damaged = run.resume(RESUMED)
+        content, damaged = run.resume((*RESUMED, "best") if recipe.early_stopping else RESUMED)
         instead = "the one before is used" if content else "the run starts from its first epoch"
         for error in damaged:
             print(f"damaged checkpoint, {instead}: {error}", file=sys.stderr)
@@ -382,10 +398,12 @@ def _validator(training: Training) -> Callable[[int], dict[str, float]]:
     if split is None:
         return lambda epoch: {}
     loader = build_loader(split, job.recipe, state.accelerator.device, job.options.workers)
+    measure = build_measure(job, training.data.counts, torch.from_numpy(split.labels))
 
     def validate(epoch: int) -> dict[str, float]:
         logits = predict(state.eval_model, loader, len(split), job.recipe.batch_size, state.accelerator)
-        return _validated(logits, split.labels, f"{job.loss.title}, seed {job.seed}, epoch {epoch}")
+        where = f"{job.loss.title}, seed {job.seed}, epoch {epoch}"
+        return _validated(logits, split.labels, where) | measure(logits, where)
 
     return validate
 

@@ -1,7 +1,7 @@
 """Training state: model, optimizer, loss and moving average (EMA), prepared by Accelerate."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +30,7 @@ class TrainState:
         model: whose weights are trained and stored.
         wrapped_model: the same as Accelerate prepared it, for precision and processes.
         ema: moving average of the weights (timm's ``ModelEmaV3``), or None.
+        best: weights of ``eval_model`` in the best epoch so far; empty without early stopping.
     """
 
     accelerator: "Accelerator"
@@ -38,6 +39,7 @@ class TrainState:
     optimizer: Any
     criterion: Criterion
     ema: Any
+    best: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -51,8 +53,10 @@ class TrainState:
         """
         loss, logits = self.loss(images, target, now)
         share = len(batch.labels) * self.accelerator.num_processes / batch.total
-        self.optimizer.optimizer.zero_grad()  # the wrapper inspects the signature at every step
-        self.accelerator.backward(loss if share == 1 else loss * share)
+        for group in self.optimizer.param_groups:  # three times as fast as zero_grad, for a small model
+            for weight in group["params"]:
+                weight.grad = None
+        self._backward(loss if share == 1 else loss * share)
         if now.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), now.clip_norm)
         self._optimizer_step()
@@ -65,14 +69,29 @@ class TrainState:
         logits = self.wrapped_model(images)
         return self.criterion(logits if now.temperature == 1 else logits / now.temperature, target), logits
 
+    def _backward(self, loss: Tensor) -> None:
+        if self.accelerator.scaler is None:
+            loss.backward()
+        else:
+            self.accelerator.backward(loss)
+
     def _optimizer_step(self) -> None:
         if self.accelerator.scaler is None:
             self.optimizer.optimizer.step()  # Accelerate's wrapper looks for packages on the disk at every step
         else:
             self.optimizer.step()
 
+    def keep_best(self) -> None:
+        """Copy the present weights of the evaluated model, as those of the best epoch."""
+        self.best = {name: value.clone() for name, value in self.eval_model.state_dict().items()}
+
+    def restore_best(self) -> None:
+        """Give the evaluated model the weights of the best epoch, if there are any."""
+        if self.best:
+            self.eval_model.load_state_dict(self.best)
+
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser, clock, moving average and loss scaler."""
+        """Weights, those of the best epoch, optimiser, clock, moving average and loss scaler."""
         scaler = self.accelerator.scaler
         return {
             "model": self.model.state_dict(),
@@ -80,6 +99,7 @@ class TrainState:
             "criterion": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
             "average": self.ema.state_dict() if self.ema is not None else {},
             "scaler": scaler.state_dict() if scaler is not None else {},
+            "best": self.best,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -92,6 +112,10 @@ class TrainState:
             self.ema.load_state_dict(state["average"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        own, best = self.eval_model.state_dict(), state.get("best", {})
+        if best and {name: value.shape for name, value in own.items()} != {n: v.shape for n, v in best.items()}:
+            raise ValueError("best holds weights of another model")
+        self.best = {name: value.to(own[name].device) for name, value in best.items()}
 
 
 def initial_model(recipe: Recipe, classes: int, seed: int, inputs: int = 0, cosine_scale: float = 0.0) -> nn.Module:
