@@ -48,6 +48,31 @@ def test_a_gain_that_varies_over_the_seeds_is_none():
     assert not gains([moved(by)[seed] for seed, by in enumerate((0.2, -0.2, 0.2, -0.12))])  # 2 points as well
 
 
+def test_early_stopping_has_converged_unless_the_best_epoch_is_at_the_end():
+    def stopping(losses, patience, planned=10):
+        return gains(
+            replace(found, recipe=found.recipe | {"early_stopping": patience, "epochs": planned})
+            for found in with_curve(grid(4), losses, "validation_loss")
+        )
+
+    falling = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3]
+    assert [(gain.key, gain.points) for gain in stopping(falling, 3)] == [("validation_loss", pytest.approx(25.0))]
+    assert not stopping([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.4, 0.41], 3)  # the best is before the last fifth
+    assert not stopping([*falling[:-2], 0.399, 0.398], 3)  # half a per cent
+    assert not stopping([1.0, 0.3, 0.5, 0.6], 2)  # it stopped by itself
+    sentence = answer(
+        summarise(
+            [
+                replace(found, recipe=found.recipe | {"early_stopping": 3})
+                for found in with_curve(grid(4), falling, "validation_loss")
+            ]
+        )
+    )
+    assert any(
+        "Not converged: raise --epochs" in line and "lowered the validation loss by" in line for line in sentence
+    )
+
+
 def test_validation_data_decide_before_the_training_accuracy():
     records = list(with_curve(grid(3), [0.5, 0.5, 0.5, 0.5, 0.58], "train_accuracy"))
     assert [gain.key for gain in gains(records)] == ["train_accuracy"]

@@ -22,6 +22,7 @@ SETTINGS = [  # 276 images in batches of 35: the last has 31; 101 validation ima
     "crop_padding=1",
     "mixup=0.3",
     "ema_decay=0.9",
+    "early_stopping=1",
     "clip_norm=1",
     "weight_decay_range=1e-5,8e-5",
 ]

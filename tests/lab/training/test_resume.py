@@ -30,6 +30,7 @@ from cyclofocal.lab.training.train import train
 RECIPE = replace(
     digits().with_data(validation_images=50),
     epochs=5,
+    early_stopping=4,
     warmup_epochs=1,
     augment="crop-flip",
     crop_padding=1,
