@@ -48,7 +48,7 @@ def test_a_gain_that_varies_over_the_seeds_is_none():
     assert not gains([moved(by)[seed] for seed, by in enumerate((0.2, -0.2, 0.2, -0.12))])  # 2 points as well
 
 
-def test_early_stopping_has_converged_unless_the_best_epoch_is_at_the_end():
+def test_early_stopping_converged_unless_the_end_is_the_best():
     def stopping(losses, patience, planned=10):
         return gains(
             replace(found, recipe=found.recipe | {"early_stopping": patience, "epochs": planned})

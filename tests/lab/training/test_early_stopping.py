@@ -61,7 +61,7 @@ def test_the_weights_of_the_best_epoch_are_evaluated_and_stored(tmp_path, monkey
 
 
 @pytest.mark.parametrize("change", [{}, {"ema_decay": 0.5}])
-def test_a_run_stopped_at_any_epoch_ends_as_if_it_had_not_been(change, tmp_path, monkeypatch):
+def test_a_run_stopped_at_the_best_epoch_ends_as_if_not(change, tmp_path, monkeypatch):
     recipe, real = replace(WILD, **change), RunFolder.save_epoch
     job = Job(recipe, CYCLICAL, 0, tmp_path / "whole", RunOptions(cpu=True))
     whole = train(job)
@@ -129,7 +129,7 @@ def test_a_custom_loss_that_is_not_finite_is_named(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*column:UserWarning")
-def test_tables_have_steps_enough_and_without_validation_rows_all_of_them(tmp_path):
+def test_tables_plan_2000_steps_and_without_validation_run_all(tmp_path):
     for name in ("iris0", "haberman", "abalone9-18"):
         recipe = keel_recipe(name)
         trained = len(load_data(recipe, tmp_path, 0).train)

@@ -1,10 +1,30 @@
 """Recipes for tables: custom ones, and the imbalanced ones of KEEL.
 
-Settings were chosen for cross-entropy alone, by the validation rows (fold 0, seeds 1000 and 1001, which no comparison
-uses) of nine tables of KEEL: abalone9-18, contraceptive, ecoli1, glass-0-1-2-3_vs_4-5-6, haberman, newthyroid, pima,
-vehicle1 and yeast-1_vs_7. Of six combinations of epochs, learning rate and weight decay this one had the smallest NLL
-(0.337) and a balanced accuracy of 75.6 %; 60 epochs at 0.003 had as much and an NLL of 0.366. AdamW's steps do not
-grow with the gradient, so a loss whose gradients are small is not at a disadvantage.
+Settings were chosen for cross-entropy alone, without the test rows of fold 0 (seeds 1000 and 1001, which no
+comparison uses), on nine tables of KEEL: abalone9-18, contraceptive, ecoli1, glass-0-1-2-3_vs_4-5-6, haberman,
+newthyroid, pima, vehicle1 and yeast-1_vs_7. The other rows were cut into five inner folds with validation rows of
+their own. Means over the inner test rows, of 2,000 steps with a warm-up of a tenth of them (here it is three epochs)
+and a patience of a third:
+
+=============  ============  ================  =====  =================  ========
+learning rate  weight decay  best epoch by     NLL    balanced accuracy  accuracy
+=============  ============  ================  =====  =================  ========
+0.01           0.3           225 steps, last   0.393  72.7 %             83.9 %
+0.003          0.3           last epoch        0.540  72.8 %             83.0 %
+0.003          0.3           AUROC             0.406  70.2 %             83.2 %
+0.003          0.3           balanced acc.     0.382  72.8 %             83.8 %
+0.001          0.3           NLL               0.354  71.4 %             83.9 %
+0.003          0.3           NLL               0.360  72.1 %             84.2 %
+0.01           0.3           NLL               0.366  72.2 %             84.1 %
+0.01           1             NLL               0.362  71.6 %             84.0 %
+0.003          1             NLL               0.349  72.1 %             84.3 %
+=============  ============  ================  =====  =================  ========
+
+Temperature scaling before the NLL, for fairness to other losses, changes little for cross-entropy (0.363, 72.0 %),
+while it raises the AUROC of the cyclical loss from 82.2 to 85.0 % (learning rate 0.003, weight decay 0.3). On four
+tables of six to eighteen classes (vowel, led7digit, flare, 3,000 rows of kr-vs-k) it gives cross-entropy a balanced
+accuracy of 68.8 %, against 68.5 % without and 68.1 % by balanced accuracy itself. Runs take about half of the planned
+steps. AdamW's steps do not grow with the gradient, so a loss whose gradients are small is not at a disadvantage.
 """
 
 import math
@@ -109,7 +129,7 @@ def _recipe(name: str, title: str, data: TableData, rows: int) -> Recipe:
         batch_size=batch_size,
         optimizer="adamw",
         learning_rate=0.003,
-        weight_decay=0.3,
+        weight_decay=1.0,
         decay_norms=False,
         warmup_epochs=3,
         facts=Facts(cost="one to three seconds on one core for most tables of up to 10,000 rows"),

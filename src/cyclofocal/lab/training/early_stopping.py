@@ -19,7 +19,7 @@ from cyclofocal.lab.training.job import Job
 SCALES = (0.05, 20.0)
 """Smallest and largest factor of the logits that is tried."""
 
-TOLERANCE = 0.01
+SCALE_TOLERANCE = 0.01
 """Tolerance of the logarithm of the best factor."""
 
 Measure = Callable[[Tensor, str], dict[str, float]]
@@ -82,4 +82,4 @@ def _smallest(loss_at: Callable[[float], float]) -> float:
         return loss if math.isfinite(loss) else sys.float_info.max
 
     bounds = [math.log(scale) for scale in SCALES]
-    return float(minimize_scalar(at, bounds=bounds, method="bounded", options={"xatol": TOLERANCE}).fun)
+    return float(minimize_scalar(at, bounds=bounds, method="bounded", options={"xatol": SCALE_TOLERANCE}).fun)
