@@ -28,7 +28,8 @@ def test_a_plan_names_data_model_losses_and_seeds(tmp_path):
     ]
     table = keel_recipe("wdbc")
     first, sides = plan_lines(jobs(tmp_path, table))
-    assert first == f"{table.title}: mlp, {table.epochs} epochs"
+    stopping = f"or until {table.early_stopping} epochs bring no smaller validation loss"
+    assert first == f"{table.title}: mlp, {table.epochs} epochs, {stopping}"
     assert sides.endswith("2 seeds, 5 folds each")
     many = plan_lines(jobs(tmp_path, *(replace(digits(), name=f"d{n}", title=f"data {n}") for n in range(9))))
     assert many[0] == "9 experiments, from data 0 to data 8"
