@@ -1,7 +1,7 @@
 """Parse losses given as text: names, names with settings, and custom losses."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,34 @@ def losses_in(text: str) -> list[LossSettings]:
     return losses
 
 
+def spelled_loss(loss: LossSettings) -> str:
+    """Text from which :func:`losses_in` makes a loss of the same settings, without its trials of tuning.
+
+    Returns:
+        "" for a built-in loss of another version, which is unknown here.
+
+    Example:
+        >>> from cyclofocal.lab.recipes.loss import CYCLICAL
+        >>> spelled_loss(replace(CYCLICAL, name="cyclical:tuned", gamma_hc=2.1, trials=8))
+        'cyclical:gamma_hc=2.1'
+    """
+    base = re.split("[:@]", loss.name)[0]
+    if loss.file:
+        scale = "" if loss.learning_rate_scale == 1 else f",{SCALE_SETTING}={_short(loss.learning_rate_scale)}"
+        return f"{base}={loss.file}{scale}"
+    default = next((known for known in LOSSES if known.name == base), None)
+    if default is None:
+        return ""
+    allowed = (*SETTINGS[base], SCALE_SETTING)
+    return base + _settings_text({n: getattr(loss, n) for n in allowed if getattr(loss, n) != getattr(default, n)})
+
+
+def _settings_text(values: Mapping[str, float | str]) -> str:
+    """Settings after the name of a loss, with the colon; "" without any."""
+    spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
+    return f":{spelled}" if spelled else ""
+
+
 def _items(text: str) -> list[tuple[str, list[str]]]:
     """Group losses and settings; an item with an equals sign that is no file belongs to the loss before it."""
     items: list[tuple[str, list[str]]] = []
@@ -82,9 +110,8 @@ def _built_in(name: str, settings: list[str]) -> LossSettings:
     if not settings:
         return loss
     values = _values(name, settings, (*SETTINGS[name], SCALE_SETTING))
-    spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
     described = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
-    changed = replace(loss, name=f"{name}:{spelled}", title=f"{loss.title} ({described})", **values)
+    changed = replace(loss, name=f"{name}{_settings_text(values)}", title=f"{loss.title} ({described})", **values)
     _check_range(changed)
     return changed
 
@@ -119,10 +146,8 @@ def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
         raise SettingError(str(error)) from None
     values = _values(name, settings, (SCALE_SETTING,))
     described = "".join(f", {setting} {_short(value)}" for setting, value in values.items())
-    spelled = ",".join(f"{setting}={_short(value)}" for setting, value in values.items())
-    return LossSettings(
-        f"{name}:{spelled}" if spelled else name, f"{name} ({file}{described})", file=file, digest=digest, **values
-    )
+    title = f"{name} ({file}{described})"
+    return LossSettings(name + _settings_text(values), title, file=file, digest=digest, **values)
 
 
 def _values(loss: str, settings: Sequence[str], allowed: tuple[str, ...]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Write the settings of losses as constructor calls to paste."""
+"""Write the settings of losses as constructor calls, and as options of the command line, to paste."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.parse_losses import spelled_loss
 from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, fold_of
 from cyclofocal.lab.report.summary import Summary
 
@@ -42,22 +44,26 @@ def _call(name: str, settings: Mapping[str, Any], *positional: str) -> str:
 
 
 def chosen_settings(summary: Summary, name: str) -> list[str]:
-    """Constructor calls of a tuned loss, each with the seeds (``seed.fold`` with folds) it was chosen for.
+    """Settings of a tuned loss, each with the seeds (``seed.fold`` with folds) it was chosen for.
 
-    The call of most runs comes first. Empty for a loss that was not tuned, or has no call.
+    The settings of most runs come first: a constructor call, if there is one, and the ``--loss`` for ``cyclofocal
+    train`` as a comment. Empty for a loss that was not tuned.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, str, str], list[str]] = {}
     for run in summary.experiment.runs[name]:
         loss = LossSettings(**(LOSS_DEFAULTS | run.loss))
-        if loss.trials and (call := constructor_call(loss)):
+        if loss.trials:
             rate = f"learning rate x {loss.learning_rate_scale:g}, " if loss.learning_rate_scale != 1 else ""
             cell = f"{run.seed}.{fold_of(run)}" if summary.folds > 1 else f"{run.seed}"
-            found.setdefault(f"{call}  # {rate}", []).append(cell)
-    return [f"{call}{_seeds(cells)}" for call, cells in sorted(found.items(), key=lambda item: -len(item[1]))]
+            found.setdefault((constructor_call(loss), rate, spelled_loss(loss)), []).append(cell)
+    return [
+        f"{f'{call}  ' if call else ''}# {rate}{_seeds(cells)}{f': --loss {shlex.quote(text)}' if text else ''}"
+        for (call, rate, text), cells in sorted(found.items(), key=lambda item: -len(item[1]))
+    ]
 
 
 def tuned_calls(summary: Summary) -> list[str]:
-    """Lines of Python with the calls of every tuned loss, each loss under its title; empty without tuning."""
+    """Lines of Python with the settings of every tuned loss, each loss under its title; empty without tuning."""
     found = {name: chosen_settings(summary, name) for name in summary.experiment.runs}
     titles = summary.experiment.titles
     return [line for name, calls in found.items() if calls for line in (f"# {titles[name]}", *calls)]
