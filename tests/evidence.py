@@ -63,6 +63,37 @@ def measured(records, gain=0.02):
         )
 
 
+def binary(records, gain=0.1, spread=0.0, auroc=0.9):
+    """The records as of two classes, of which "yes" is the rarer, with thresholds that gain about ``gain``.
+
+    The AUROC is ``auroc`` plus the record's difference to an accuracy of 0.8.
+    """
+    rng = np.random.default_rng(1)
+    for found in records:
+        plain = found.metrics["balanced_accuracy"]
+        numbers = {
+            "macro_auroc": auroc + plain - 0.8,
+            **dict.fromkeys(("rare_ap", "rare_recall", "rare_precision", "rare_f1", "mcc"), 0.4),
+            "tuned_balanced_accuracy": plain + gain + spread * float(rng.normal()),
+            **dict.fromkeys(("tuned_f1", "tuned_mcc"), 0.5),
+            **dict.fromkeys(("many", "medium", "few"), 0.3),
+        }
+        yield replace(
+            found,
+            metrics=found.metrics | numbers,
+            adjusted=found.metrics | {"macro_auroc": 0.9, "balanced_accuracy": plain + gain},
+            train_counts=[100, 10],
+            test_counts=[50, 5],
+            classes=["no", "yes"],
+            per_class=[0.95, 0.3],
+            confusion=[[48, 2], [3, 2]],
+            primary_metric="macro_auroc",
+            threshold=0.3,
+            thresholds={"balanced_accuracy": 0.1, "f1": 0.3, "mcc": 0.35},
+            validation_samples=50,
+        )
+
+
 def _eta(loss, epoch):
     return None if loss.cyclical_factor is None else [1.0, 0.0, 0.5, 1.0][epoch]
 

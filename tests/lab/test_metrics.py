@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -11,6 +13,7 @@ from sklearn.metrics import (
     f1_score,
     log_loss,
     matthews_corrcoef,
+    precision_score,
     recall_score,
     roc_auc_score,
 )
@@ -18,11 +21,16 @@ from sklearn.metrics import (
 from cyclofocal.lab.longtail import ShotGroups
 from cyclofocal.lab.metrics import (
     METRICS,
+    NEED_VALIDATION,
+    ONLY_TWO_CLASSES,
+    THRESHOLDS,
     compute_metrics,
     default_margin,
     expected_calibration_error,
+    metrics_of,
     metrics_with,
     one_against_rest,
+    threshold_scores,
 )
 
 GROUPS = ShotGroups("test", many_from=10, few_up_to=2)
@@ -81,12 +89,67 @@ def test_class_wise_calibration_error_by_a_loop(run):
 
 def test_temperature_and_threshold_by_hand():
     logits, target = np.log([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.5, 0.5]]), np.array([0, 0, 1, 1])
-    found = metrics_with(logits, target, 1, temperature=2.0, threshold=0.3)
+    found = metrics_with(logits, target, 1, 2.0, {"balanced_accuracy": 0.15, "f1": 0.3, "mcc": 0.45})
     p = np.sqrt(np.exp(logits)) / np.sqrt(np.exp(logits)).sum(1, keepdims=True)
     assert found["scaled_nll"] == pytest.approx(log_loss(target, p))
     assert found["scaled_ece"] == pytest.approx(expected_calibration_error(p, target))
     assert found["tuned_f1"] == 0.5  # one of two is found, and one of the two predicted is right
-    assert set(metrics_with(logits, target, 1, None, None).values()) == {None}
+    assert found["tuned_balanced_accuracy"] == 0.75  # both are found, and one of the two others is right
+    assert found["tuned_mcc"] == pytest.approx(1 / math.sqrt(3))  # 1 of 2 found and nothing else: 2 / sqrt(1*2*2*3)
+    assert list(found) == list(NEED_VALIDATION)
+    assert set(metrics_with(logits, target, 1, None, {}).values()) == {None}
+
+
+@pytest.mark.parametrize("counts", [[90, 10], [10, 90]])
+def test_the_rarer_of_two_classes_has_metrics_of_its_own(run, counts):
+    logits, target = run[0][:, :2], run[1] % 2
+    numbers = compute_metrics(logits, target, counts, GROUPS)
+    positive, predicted = int(counts[1] < counts[0]), logits.argmax(1)
+    p, truth = np.exp(logits[:, positive]) / np.exp(logits).sum(1), target == positive
+    found = predicted == positive
+    assert numbers["macro_auroc"] == pytest.approx(roc_auc_score(truth, p))
+    assert numbers["rare_ap"] == pytest.approx(average_precision_score(truth, p))
+    assert numbers["rare_recall"] == pytest.approx(recall_score(truth, found))
+    assert numbers["rare_precision"] == pytest.approx(precision_score(truth, found))
+    assert numbers["rare_f1"] == pytest.approx(f1_score(truth, found))
+    assert list(numbers) == [metric.key for metric in METRICS]
+
+
+def test_a_class_that_is_never_predicted_has_a_precision_of_0():
+    numbers = compute_metrics(np.array([[2.0, 0], [1, 0], [3, 0]]), np.array([0, 1, 0]), [9, 1], GROUPS)
+    assert [numbers[key] for key in ("rare_recall", "rare_precision", "rare_f1", "mcc")] == [0, 0, 0, 0]
+
+
+def test_saturated_probabilities_are_no_ties():
+    """Beyond a difference of about 37 every probability is 1 in float64, but the order of the samples remains."""
+    logits = np.array([[0.0, 50], [0, 60], [0, -50], [0, -60]])
+    assert compute_metrics(logits, np.array([0, 1, 1, 0]), [9, 1], GROUPS)["macro_auroc"] == 0.75
+
+
+def test_three_classes_have_no_metrics_of_a_rarer_class(run):
+    numbers = compute_metrics(*run, [20, 10, 5, 2], GROUPS)
+    assert {numbers[key] for key in ONLY_TWO_CLASSES} == {None}
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
+def test_scores_of_counts_are_those_of_scikit_learn(pairs):
+    truth, found = (np.array(column) for column in zip(*pairs, (True, False), (False, True), strict=True))
+    right, wrong = (truth & found).sum(), (~truth & found).sum()
+    scores = threshold_scores(right, wrong, truth.sum(), (~truth).sum())
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, found))
+    assert scores["f1"] == pytest.approx(f1_score(truth, found))
+    assert scores["mcc"] == pytest.approx(matthews_corrcoef(truth, found), abs=1e-12)
+
+
+def test_two_classes_lead_with_auroc_and_average_precision():
+    found = metrics_of("yes")
+    assert [metric.title for metric in found[:2]] == ["AUROC", "average precision of yes"]
+    assert {metric.key for metric in METRICS} - {metric.key for metric in found} == {"many", "medium", "few"}
+    assert not any("rarer" in metric.title + metric.short_title for metric in found)
+    assert found[0] == next(metric for metric in METRICS if metric.key == found[0].key)
+    order = [metric.key for metric in found]
+    for name, key in THRESHOLDS.items():
+        assert order.index(f"tuned_{name}") == order.index(key) + 1
 
 
 def test_shot_groups_by_hand():

@@ -114,6 +114,7 @@ OF_A_KIND = {
     "test_counts": list,
     "confusion": list,
     "adjusted": dict,
+    "thresholds": dict,
     "seconds": (int, float),
     **dict.fromkeys(("tau", "temperature", "threshold", "margin"), (int, float, type(None))),
 }
@@ -148,6 +149,7 @@ def test_every_field_of_another_kind_is_named(tmp_path):
                 "columns",
                 "confusion",
                 "adjusted",
+                "thresholds",
             )
 
 

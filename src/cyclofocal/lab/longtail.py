@@ -53,6 +53,11 @@ def draw_per_class(labels: NDArray[np.integer], counts: Sequence[int], rng: np.r
     return np.concatenate(drawn)
 
 
+def rarer_class(counts: Sequence[int]) -> int:
+    """The rarer of two classes in training, and the second if both are as frequent."""
+    return 0 if counts[0] < counts[-1] else 1
+
+
 @dataclass(frozen=True)
 class ShotGroups:
     """Named convention of many-, medium- and few-shot classes, by training images per class.

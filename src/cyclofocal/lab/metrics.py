@@ -1,12 +1,12 @@
 """Metrics of one run from the logits and targets of its test set."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclofocal.lab.longtail import ShotGroups
+from cyclofocal.lab.longtail import ShotGroups, rarer_class
 
 Array = NDArray[np.floating]
 LabelArray = NDArray[np.integer]
@@ -17,14 +17,15 @@ class Metric:
     """Name, unit and direction of a metric; values of percentages are stored as fractions.
 
     A further metric is in full tables and CSV only, unless it is the primary one; its p values are a family apart.
+    Metrics of the same key are equal, for the title can depend on the classes; see :func:`metrics_of`.
     """
 
     key: str
-    title: str
-    short_title: str
-    unit: str = "%"
-    higher_is_better: bool = True
-    further: bool = False
+    title: str = field(compare=False)
+    short_title: str = field(compare=False)
+    unit: str = field(default="%", compare=False)
+    higher_is_better: bool = field(default=True, compare=False)
+    further: bool = field(default=False, compare=False)
 
     @property
     def heading(self) -> str:
@@ -43,7 +44,10 @@ class Metric:
 
 
 PRIMARY = "balanced_accuracy"
-"""Key of the default primary metric."""
+"""Key of the primary metric of records that name none, and of the default for three or more classes."""
+
+AUROC = "macro_auroc"
+"""Key of the default primary metric for two classes."""
 
 BINS = 15
 """Number of confidence bins of equal width."""
@@ -64,14 +68,95 @@ METRICS = (
     Metric("gmean", "geometric mean of recall", "geometric mean", further=True),
     Metric("least_recall", "least recall", "least recall", further=True),
     Metric("class_ece", "class-wise calibration error", "class-wise ECE", higher_is_better=False, further=True),
+    Metric("rare_ap", "average precision of the rarer class", "average precision of the rarer class", further=True),
+    Metric("rare_recall", "recall of the rarer class", "recall of the rarer class", further=True),
+    Metric("rare_precision", "precision of the rarer class", "precision of the rarer class", further=True),
+    Metric("rare_f1", "F1 of the rarer class", "F1 of the rarer class", further=True),
     Metric("scaled_nll", "NLL after temperature scaling", "NLL, scaled", "nats", False, further=True),
     Metric("scaled_ece", "ECE after temperature scaling", "ECE, scaled", higher_is_better=False, further=True),
-    Metric("tuned_f1", "F1 at the validation threshold", "F1, tuned threshold", further=True),
+    Metric(
+        "tuned_balanced_accuracy", "balanced accuracy at the chosen threshold", "balanced accuracy, tuned", further=True
+    ),
+    Metric("tuned_f1", "F1 of the rarer class at the chosen threshold", "F1 of the rarer class, tuned", further=True),
+    Metric("tuned_mcc", "Matthews correlation at the chosen threshold", "MCC, tuned", unit="", further=True),
 )
-"""Metrics of a run, in the order of tables."""
+"""Metrics of a run, in the order of tables of three or more classes."""
 
-NEED_VALIDATION = ("scaled_nll", "scaled_ece", "tuned_f1")
+OF_TWO_CLASSES = (
+    *(AUROC, "rare_ap", "rare_recall", "rare_precision"),
+    *("balanced_accuracy", "tuned_balanced_accuracy", "rare_f1", "tuned_f1", "mcc", "tuned_mcc"),
+    *("accuracy", "nll", "brier", "ece"),
+)
+"""Keys of the metrics of two classes that are no further ones, in the order of tables."""
+
+SHOTS = ("many", "medium", "few")
+"""Keys of the accuracies of shot groups."""
+
+THRESHOLDS = {"balanced_accuracy": "balanced_accuracy", "f1": "rare_f1", "mcc": "mcc"}
+"""Measures of two classes that each have a threshold, chosen on validation data, and their keys at 0.5.
+
+The key at the chosen threshold is that of the measure after ``tuned_``.
+"""
+
+TUNED = tuple(f"tuned_{name}" for name in THRESHOLDS)
+"""Keys of the metrics at chosen thresholds."""
+
+ONLY_TWO_CLASSES = ("rare_ap", "rare_recall", "rare_precision", "rare_f1", *TUNED)
+"""Keys of the metrics that three or more classes do not have."""
+
+NEED_VALIDATION = ("scaled_nll", "scaled_ece", *TUNED)
 """Keys of the metrics that need validation data; see :func:`metrics_with`."""
+
+OF_PREDICTED_CLASSES = (
+    *("accuracy", "balanced_accuracy", "macro_f1", *SHOTS, "mcc", "gmean", "least_recall"),
+    *("rare_recall", "rare_precision", "rare_f1"),
+)
+"""Keys of the metrics of the most probable classes; all others are of probabilities, or of a chosen threshold."""
+
+RANKED = (AUROC, "macro_ap", "rare_ap")
+"""Keys of the metrics that depend on the order of the samples alone."""
+
+
+def metrics_of(rarer: str = "") -> tuple[Metric, ...]:
+    """Metrics in the order of tables.
+
+    Args:
+        rarer: name of the rarer of two classes, for the titles; "" for three or more classes.
+
+    Returns:
+        :data:`METRICS`; for two classes those of :data:`OF_TWO_CLASSES` first, all others as further ones, and none of
+        shot groups.
+
+    Example:
+        >>> [metric.title for metric in metrics_of("yes")][:3]
+        ['AUROC', 'average precision of yes', 'recall of yes']
+    """
+    if not rarer:
+        return METRICS
+    known = {metric.key: _of_rarer(metric, rarer) for metric in METRICS if metric.key not in SHOTS}
+    first = tuple(replace(known[key], further=False) for key in OF_TWO_CLASSES)
+    return (*first, *(replace(m, further=True) for key, m in known.items() if key not in OF_TWO_CLASSES))
+
+
+def _of_rarer(metric: Metric, rarer: str) -> Metric:
+    """The metric with the name of the rarer class in its titles; the AUROC of two classes is no mean."""
+    if metric.key == AUROC:
+        return replace(metric, title="AUROC", short_title="AUROC")
+    title, short_title = (text.replace("the rarer class", rarer) for text in (metric.title, metric.short_title))
+    return replace(metric, title=title, short_title=short_title)
+
+
+def default_metric(classes: Iterable[int]) -> str:
+    """Key of the default primary metric, from the number of classes of every data set that is compared.
+
+    It is the AUROC if any has two classes, because it is that of the two and has a value for more (the mean of each
+    class against the others); the balanced accuracy otherwise.
+
+    Example:
+        >>> default_metric([2]), default_metric([2, 10]), default_metric([10])
+        ('macro_auroc', 'macro_auroc', 'balanced_accuracy')
+    """
+    return AUROC if 2 in set(classes) else PRIMARY
 
 
 def default_margin(key: str) -> float:
@@ -84,7 +169,8 @@ def compute_metrics(
 ) -> dict[str, float | None]:
     """Compute :data:`METRICS`, percentages as fractions.
 
-    ``None`` for a shot group without classes, and for those of :data:`NEED_VALIDATION`.
+    ``None`` for a shot group without classes, for those of :data:`NEED_VALIDATION`, and for those of
+    :data:`ONLY_TWO_CLASSES` if there are more.
 
     Args:
         logits: (N, C), of the test set.
@@ -101,7 +187,9 @@ def compute_metrics(
     p, predicted = np.exp(log_p), log_p.argmax(1)
     recall = recall_per_class(predicted, target, logits.shape[1])
     shots = groups.classes_of(train_counts)
-    auroc, average_precision = one_against_rest(p, target).mean(0)
+    ranked = logits.astype(np.float64) - logits[:, ::-1] if logits.shape[1] == 2 else p  # p of 1 would be a tie
+    areas = one_against_rest(ranked, target)
+    auroc, average_precision = areas.mean(0)
     return {
         "accuracy": float((predicted == target).mean()),
         "balanced_accuracy": float(recall.mean()),
@@ -116,22 +204,65 @@ def compute_metrics(
         "gmean": float(np.prod(recall ** (1 / len(recall)))),
         "least_recall": float(recall.min()),
         "class_ece": class_calibration_error(p, target),
+        **_rarer_class_metrics(predicted, target, train_counts, areas),
         **dict.fromkeys(NEED_VALIDATION),
     }
 
 
-def metrics_with(
-    logits: Array, target: LabelArray, positive: int, temperature: float | None, threshold: float | None
+def _rarer_class_metrics(
+    predicted: LabelArray, target: LabelArray, train_counts: Sequence[int], areas: Array
 ) -> dict[str, float | None]:
-    """Metrics of the test set that need a temperature or a threshold chosen on validation data.
+    """Average precision, recall, precision and F1 of the rarer of two classes; a precision of no prediction is 0."""
+    keys = ("rare_ap", "rare_recall", "rare_precision", "rare_f1")
+    if len(train_counts) != 2:
+        return dict.fromkeys(keys)
+    c = rarer_class(train_counts)
+    found, right = (predicted == c).sum(), ((predicted == c) & (target == c)).sum()
+    there = (target == c).sum()
+    numbers = (areas[c, 1], right / there, right / max(found, 1), 2 * right / (found + there))
+    return dict(zip(keys, map(float, numbers), strict=True))
+
+
+def threshold_scores(right: Array, wrong: Array, positives: int, negatives: int) -> dict[str, Array]:
+    """Measures of :data:`THRESHOLDS` from counts, elementwise.
+
+    Args:
+        right: samples of the positive class that are predicted as such; any shape.
+        wrong: samples of the other class that are predicted as the positive one; of the same shape.
+        positives: samples of the positive class, at least 1.
+        negatives: samples of the other class, at least 1.
+
+    Returns:
+        Balanced accuracy, F1, and Matthews correlation, which is 0 where all predictions are one class.
+
+    Example:
+        >>> scores = threshold_scores(np.array(3), np.array(1), positives=4, negatives=6)
+        >>> {name: round(float(score), 3) for name, score in scores.items()}
+        {'balanced_accuracy': 0.792, 'f1': 0.75, 'mcc': 0.583}
+    """
+    right, wrong = np.asarray(right, dtype=np.float64), np.asarray(wrong, dtype=np.float64)
+    predicted = right + wrong
+    spread = np.sqrt(predicted) * np.sqrt(positives + negatives - predicted)
+    covariance = right * negatives - wrong * positives
+    return {
+        "balanced_accuracy": (right / positives + 1 - wrong / negatives) / 2,
+        "f1": 2 * right / (predicted + positives),
+        "mcc": covariance / np.where(spread > 0, spread, np.inf) / np.sqrt(positives * negatives),
+    }
+
+
+def metrics_with(
+    logits: Array, target: LabelArray, positive: int, temperature: float | None, thresholds: Mapping[str, float]
+) -> dict[str, float | None]:
+    """Metrics of the test set that need a temperature or thresholds chosen on validation data.
 
     Args:
         logits: (N, C).
         target: (N,) class indices.
-        positive: class of the F1.
+        positive: class of the thresholds.
         temperature: divisor of the logits; None without validation data.
-        threshold: probability of the positive class from which it is predicted; None without validation data and for
-            more than two classes.
+        thresholds: probabilities of the positive class from which it is predicted, by measure of :data:`THRESHOLDS`;
+            empty without validation data and for more than two classes.
 
     Returns:
         Values of :data:`NEED_VALIDATION`.
@@ -141,11 +272,11 @@ def metrics_with(
         log_p = log_softmax(logits.astype(np.float64) / temperature)
         found["scaled_nll"] = float(-log_p[np.arange(len(target)), target].mean())
         found["scaled_ece"] = expected_calibration_error(np.exp(log_p), target)
-    if threshold is not None:
-        from sklearn.metrics import f1_score
-
+    of_class = target == positive
+    for name, threshold in thresholds.items():
         predicted = probability_of(logits, positive) >= threshold
-        found["tuned_f1"] = float(f1_score(target == positive, predicted, zero_division=0.0))
+        counts = (predicted & of_class).sum(), (predicted & ~of_class).sum(), of_class.sum(), (~of_class).sum()
+        found[f"tuned_{name}"] = float(threshold_scores(*counts)[name])
     return found
 
 

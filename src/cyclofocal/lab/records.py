@@ -61,6 +61,8 @@ class RunRecord:
             is the next field.
         temperature: divisor of the logits fitted to validation data; None without.
         threshold: probability of the rarer of two classes with the best F1 on validation data; None without.
+        thresholds: probabilities of the rarer of two classes that are best on validation data, by measure of
+            :data:`~cyclofocal.lab.metrics.THRESHOLDS`; empty without, and in old records.
         adjusted: metrics of the same logits less tau times the logarithm of the class prior; empty in old records.
         confusion: test samples by true class (rows) and predicted class; empty in old records and above
             :data:`CONFUSION_CLASSES` classes.
@@ -94,6 +96,7 @@ class RunRecord:
     tau: float | None = None
     temperature: float | None = None
     threshold: float | None = None
+    thresholds: dict[str, float] = field(default_factory=dict)
     adjusted: dict[str, float | None] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     margin: float | None = None
@@ -325,6 +328,9 @@ def _out_of_range(record: RunRecord) -> str:
     for name in ("tau", "temperature", "threshold", "margin"):
         if (number := getattr(record, name)) is not None and number < 0:
             return f"{name} is {number:g}; it must not be negative"
+    for name, number in record.thresholds.items():
+        if not 0 <= number <= 1:
+            return f"thresholds.{name} is {number:g}; it must be a probability, in [0, 1]"
     if record.per_class and not 0 <= min(record.per_class) <= max(record.per_class) <= 1:
         return f"per_class is {short(record.per_class)}; it must be fractions, in [0, 1]"
     for name in ("train_counts", "test_counts", "epoch_seconds"):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cyclofocal.lab.bench.candidates import user_candidate
 from cyclofocal.lab.commands import app
-from cyclofocal.lab.commands.compare import default_losses
+from cyclofocal.lab.commands.compare import default_losses, primary_of, training_counts
 from cyclofocal.lab.commands.options import loss_names, losses_of
 from cyclofocal.lab.compare.grid import grid, try_custom_losses
 from cyclofocal.lab.oltr.recipes import fashion_mnist_open
@@ -22,6 +22,7 @@ from cyclofocal.lab.recipes.loss import CYCLICAL, FOR_BALANCED, FOR_IMBALANCED, 
 from cyclofocal.lab.recipes.parse_losses import SCALE_SETTING, SETTINGS
 from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.recipes.settings import settings_of, with_settings
+from cyclofocal.lab.recipes.tabular import table_recipe
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.train import train
 
@@ -273,8 +274,21 @@ def test_default_losses_follow_from_the_imbalance(tmp_path):
     tailed = digits()
     for imbalance, expected in ((50.0, FOR_IMBALANCED), (3.5, FOR_IMBALANCED), (2.5, FOR_BALANCED)):
         recipe = tailed.with_data(imbalance=imbalance)
-        assert tuple(default_losses([recipe], tmp_path)) == expected
-    assert tuple(default_losses([tailed.with_data(imbalance=1.0), tailed], tmp_path)) == FOR_IMBALANCED
+        assert tuple(default_losses(training_counts([recipe], tmp_path))) == expected
+    both = training_counts([tailed.with_data(imbalance=1.0), tailed], tmp_path)
+    assert tuple(default_losses(both)) == FOR_IMBALANCED
+
+
+def test_the_default_metric_follows_from_the_classes(tmp_path):
+    rows = [f"{i % 7},{'yes' if i % 3 else 'no'}" for i in range(60)]
+    (tmp_path / "people.csv").write_text("\n".join(["a,kind", *rows]))
+    two, ten = table_recipe(str(tmp_path / "people.csv"), "kind"), digits()
+    for recipes, expected in (([two], "macro_auroc"), ([ten, two], "macro_auroc"), ([ten], "balanced_accuracy")):
+        assert primary_of("", training_counts(recipes, tmp_path)) == expected
+    assert primary_of("nll", []) == "nll"
+    assert primary_of("tuned_f1", training_counts([two], tmp_path)) == "tuned_f1"
+    with pytest.raises(typer.BadParameter, match="tuned_f1 is a metric of two classes, and an experiment has 10"):
+        primary_of("tuned_f1", training_counts([two, ten], tmp_path))
 
 
 def test_files_that_are_not_there_or_not_python(tmp_path):

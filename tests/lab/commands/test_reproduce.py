@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from cyclofocal.lab import cli
+from cyclofocal.lab.metrics import TUNED
+from cyclofocal.lab.oltr.evaluation import evaluate_file
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.resolve import check_name
 from cyclofocal.lab.records import read_records
@@ -152,7 +154,7 @@ def test_custom_image_folder_is_trained(lab, tmp_path):
     (record,) = read_records(path)
     assert record.train_counts == [6, 6]
     assert 0 <= record.epochs[-1]["validation_accuracy"] <= 1
-    assert "cross-entropy, seed 0: accuracy" in out
+    assert "cross-entropy, seed 0: AUROC" in out
 
 
 def test_a_table_is_trained_on_by_its_target(lab, tmp_path):
@@ -166,6 +168,11 @@ def test_a_table_is_trained_on_by_its_target(lab, tmp_path):
     (path,) = (tmp_path / "runs").glob("people/ce-seed0-*/record.jsonl")
     (record,) = read_records(path)
     assert (record.recipe["model"], record.recipe["target"], len(record.recipe["digest"])) == ("mlp", "kind", 16)
+    assert record.primary_metric == "macro_auroc"
+    assert record.thresholds.keys() == {"balanced_accuracy", "f1", "mcc"}
+    assert record.threshold == record.thresholds["f1"]
+    again = evaluate_file(path.parent / "predictions.npz").numbers
+    assert {key: again[key] for key in TUNED} == {key: record.metrics[key] for key in TUNED}
     (tmp_path / "people.csv").write_text("\n".join(["a,b,kind", *rows, "1,1,no"]))
     assert "not run again" not in lab(*command)[1]
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cyclofocal.lab.commands.evaluate import evaluate as command
 from cyclofocal.lab.commands.evaluate import shot_groups
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
-from cyclofocal.lab.metrics import METRICS
+from cyclofocal.lab.metrics import METRICS, metrics_with
 from cyclofocal.lab.metrics import compute_metrics as closed
 from cyclofocal.lab.oltr.evaluation import OPEN_METRICS, evaluate_file, evaluate_logits
 from cyclofocal.lab.training.predictions import DamagedPredictionsError, Predictions, read, write
@@ -166,3 +166,40 @@ def test_command_refuses_in_words(path, tmp_path):
         assert message in " ".join(result.output.split())
     write(Predictions(logits(), TARGET, COUNTS + 1, "other"), tmp_path / "other.npz")
     assert "have different training images" in " ".join(run(path, tmp_path / "other.npz").output.split())
+
+
+THRESHOLDS_OF_TWO = {"balanced_accuracy": 0.2, "f1": 0.3, "mcc": 0.4}
+
+
+def two_classes(thresholds):
+    rng = np.random.default_rng(0)
+    target = np.arange(60) % 4 // 3
+    z = rng.normal(size=(60, 2)) + 2 * np.eye(2)[target] + [1, 0]
+    return Predictions(z, target, np.array([30, 10]), "a loss", classes=("no", "yes"), thresholds=thresholds)
+
+
+@pytest.mark.parametrize("thresholds", [{}, THRESHOLDS_OF_TWO])
+def test_two_classes_have_the_numbers_of_a_comparison(tmp_path, thresholds):
+    predictions, path = two_classes(thresholds), tmp_path / "two.npz"
+    write(predictions, path)
+    found = evaluate_file(path)
+    expected = closed(predictions.logits, predictions.target, [30, 10], OLTR)
+    expected |= metrics_with(predictions.logits, predictions.target, 1, None, thresholds)
+    assert found.numbers == expected
+    out = run(path).output
+    shown = [line.rsplit(maxsplit=1)[0].strip() for line in out.splitlines() if line.strip()]
+    places = [shown.index(title) for title in ("AUROC, %", "average precision of yes, %", "recall of yes, %")]
+    assert places == sorted(places)
+    assert ("F1 of yes, tuned, %" in shown) == bool(thresholds)
+    assert "shot" not in out
+    assert "many >=" not in out
+
+
+def test_thresholds_that_do_not_fit_are_named(tmp_path):
+    with pytest.raises(ValueError, match="they must be in"):
+        two_classes({"f1": 1.5})
+    write(two_classes({}), tmp_path / "two.npz")
+    arrays = dict(np.load(tmp_path / "two.npz"))
+    np.savez(tmp_path / "two.npz", **{**arrays, "thresholds": np.array([0.1, 0.2])})
+    with pytest.raises(ValueError, match="it must be 3 floating-point numbers: of balanced_accuracy, f1, mcc"):
+        evaluate_file(tmp_path / "two.npz")

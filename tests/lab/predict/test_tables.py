@@ -205,6 +205,7 @@ def test_stored_choices_are_applied(run):
     rarer = int(record.train_counts[1] <= record.train_counts[0])
     at_threshold = np.where(softmax(z)[:, rarer] >= record.threshold, rarer, 1 - rarer)
     assert model.at_threshold(z).tolist() == at_threshold.tolist()
+    assert model.at_threshold(z, 0.2).tolist() == np.where(softmax(z)[:, rarer] >= 0.2, rarer, 1 - rarer).tolist()
     with pytest.raises(ValueError, match="exclude each other"):
         model.predict_proba(frame, calibrated=True, balanced=True)
 

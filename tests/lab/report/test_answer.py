@@ -13,7 +13,7 @@ from cyclofocal.lab.report.export import markdown_report
 from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.summary import summaries, summarise
-from evidence import data_sets, measured, record
+from evidence import binary, data_sets, measured, record
 
 
 def runs(gains, seeds=10, spread=0.001, losses=(FOCAL, CYCLICAL)):
@@ -121,6 +121,46 @@ def test_the_adjustment_after_training_is_weighed(gains, adjustment, words):
         beaten = gains[1] > adjustment
         assert ("No loss is significantly better than that." in found[0]) != beaten
         assert ("Significantly better than that: cyclical focal." in found[0]) == beaten
+
+
+def test_the_threshold_is_weighed_against_the_loss():
+    (*_, line) = said(binary(runs((0.01, 0.03)), gain=0.1))
+    assert line.startswith(
+        "What matters more than the loss: the threshold. Chosen on validation data, it gains 10.0 points of balanced"
+        " accuracy with any loss (from 80."
+    )
+    assert "at such thresholds the losses differ from cross-entropy by 1.0 to 3.0 points." in line
+    assert not any("adjusting the logits" in line for line in said(binary(runs((0.01, 0.03)))))
+
+
+def test_a_loss_that_moves_the_threshold_itself_gains_less():
+    records = [
+        replace(r, metrics=r.metrics | {"tuned_balanced_accuracy": 0.9 + 0.01 * (r.loss["name"] == "focal")})
+        for r in binary(runs((0.1, 0.0)))
+    ]
+    (*_, line) = said(records)
+    assert "it gains 9.5 points of balanced accuracy with cross-entropy (from 80.5 to 90.0 %), 0.5 to 9.5 over" in line
+    assert line.endswith("differ from cross-entropy by 0.0 to 1.0 points.")
+
+
+@pytest.mark.parametrize(("gain", "spread"), [(0.02, 0.0), (-0.1, 0.0), (0.1, 0.5)])
+def test_a_small_or_unsure_gain_of_the_threshold_is_not_named(gain, spread):
+    assert not any("the threshold" in line for line in said(binary(runs((0.01, 0.03)), gain, spread)))
+
+
+def test_thresholds_are_named_with_too_few_seeds_as_well():
+    few, line = said(binary(runs((0.01, 0.03), seeds=3)))
+    assert few.startswith("Nothing can be concluded")
+    assert line.startswith("What matters more than the loss: the threshold.")
+
+
+def test_thresholds_over_data_sets_are_counted():
+    records = list(binary(data_sets(6)))
+    found = summaries(group_experiments(records))
+    (line,) = [line for line in answer_over(found, ranking(found)) if "threshold" in line]
+    assert line.startswith("On 6 of 6 experiments of two classes, a threshold chosen on validation data gains more")
+    assert "(median gain 10.0 points, median of the largest difference 1." in line
+    assert not any("threshold" in line for line in answer_over(summaries(group_experiments(list(data_sets(6)))), None))
 
 
 def test_class_counts_are_named_where_they_decide():

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cyclofocal.lab.data.config import FolderData
+from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
+from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.findings import conclusions, explanations
 from cyclofocal.lab.report.statistics import holm
-from cyclofocal.lab.report.summary import summarise
-from evidence import grid, measured, record
+from cyclofocal.lab.report.summary import common_primary, summaries, summarise, threshold_gains
+from evidence import binary, grid, measured, record
 
 
 def row_of(summary, loss, metric="balanced_accuracy"):
@@ -208,3 +211,50 @@ def test_runs_with_another_number_of_classes_are_left_out():
     assert "Runs with another number of classes than the first run, left out: 1." in summary.notes
     assert len(summary.class_results) == 3
     assert {row.loss: row.estimate.n for row in summary.of_metric(summary.primary)}["cyclical focal"] == 2
+
+
+def test_the_default_metric_of_two_classes_is_the_auroc():
+    (two,) = summaries(group_experiments([replace(r, primary_metric="") for r in binary(grid(8))]))
+    assert (two.primary.key, two.primary.title) == ("macro_auroc", "AUROC")
+    assert summarise(list(grid(8))).primary.key == "balanced_accuracy"
+    old = [replace(r, metrics=r.metrics | {"macro_auroc": None}, primary_metric="") for r in binary(grid(8))]
+    assert summarise(old).primary.key == "balanced_accuracy"
+
+
+def test_two_classes_lead_and_have_no_shot_groups():
+    summary = summarise(list(binary(grid(8))))
+    titles = [metric.title for metric in summary.main_metrics]
+    assert titles[:4] == ["AUROC", "average precision of yes", "recall of yes", "precision of yes"]
+    assert not any("shot" in metric.title for metric in summary.metrics)
+    assert titles.index("F1 of yes at the chosen threshold") == titles.index("F1 of yes") + 1
+
+
+def test_a_rarer_class_that_changes_between_seeds_has_no_name():
+    records = [replace(r, train_counts=[50, 50 + (-1) ** r.seed]) for r in binary(grid(4))]
+    assert summarise(records).main_metrics[1].title == "average precision of the rarer class"
+
+
+def test_the_prior_does_not_change_the_order_of_two_classes():
+    summary = summarise(list(binary(grid(8))))
+    assert not summary.against_adjusted
+    assert "macro_auroc" not in {row.metric.key for row in summary.adjusted}
+    by_accuracy = summarise(list(binary(grid(8))), metric="balanced_accuracy")
+    assert by_accuracy.against_adjusted
+
+
+def test_mixed_experiments_have_one_metric_with_one_title():
+    other = replace(digits(), name="other", title="other", data=FolderData("other"))
+    multi = [replace(r, metrics=r.metrics | {"macro_auroc": 0.9}) for r in measured(grid(8, recipe=other))]
+    found = summaries(group_experiments([*binary(grid(8)), *multi]))
+    assert [summary.primary.title for summary in found] == ["AUROC", "macro AUROC"]
+    assert common_primary(found).title == "macro AUROC"
+    assert common_primary(found[:1]).title == "AUROC"
+
+
+def test_the_gain_of_a_threshold_is_paired_by_run():
+    records = list(binary(grid(8), gain=0.1))
+    missing = [replace(r, metrics=r.metrics | {"tuned_balanced_accuracy": None}) if r.seed == 0 else r for r in records]
+    for name, gain in threshold_gains(summarise(missing).experiment).items():
+        assert gain.mean == pytest.approx(10), name
+        assert gain.n == 7
+    assert threshold_gains(summarise(list(grid(8))).experiment) == {}

@@ -6,9 +6,11 @@ import pytest
 
 from cyclofocal.lab.report.answer import answer
 from cyclofocal.lab.report.findings import explanations, single_class_sentences
-from cyclofocal.lab.report.summary import summarise
+from cyclofocal.lab.report.summary import primary_metric, summarise
 from cyclofocal.lab.report.validity import late_gains, single_classes
-from evidence import grid
+from evidence import binary, grid
+
+PRIMARY = primary_metric("balanced_accuracy")
 
 
 def with_curve(records, curve, key="validation_balanced_accuracy", loss="focal"):
@@ -105,11 +107,36 @@ def test_causes_of_one_class_for_all_are_told_apart(nll, counts, trained, adjust
         for r in grid(3)
     ]
     found = single_classes(summarise(records).experiment)
-    assert {(entry.cause, entry.runs, entry.of, entry.voids) for entry in found} == {(cause, 3, 3, True)}
+    assert {(entry.cause, entry.runs, entry.of, entry.voids(PRIMARY)) for entry in found} == {(cause, 3, 3, True)}
+    assert {entry.voids(primary_metric("nll")) for entry in found} == {cause != "prior"}
     (said,) = single_class_sentences(found)
     assert "focal in 3 of 3 runs" in said
     assert ("raise --epochs" in said) == (cause == "not trained")
     assert ("70.0 %" in said) == (adjusted == 0.70)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "trained", "cause"), [(0.82, 0.91, "threshold"), (0.52, 0.91, "not trained"), (0.52, 0.99, "unknown")]
+)
+def test_thresholds_tell_an_untrained_model_from_a_hidden_one(tuned, trained, cause):
+    records = [
+        replace(
+            r,
+            per_class=[1.0, 0.0],
+            metrics=r.metrics | {"tuned_balanced_accuracy": tuned, "nll": 0.9},
+            adjusted={},
+            epochs=[row | {"train_accuracy": trained} for row in r.epochs],
+        )
+        for r in binary(grid(8))
+    ]
+    summary = summarise(records)
+    found = single_classes(summary.experiment)
+    assert {entry.cause for entry in found} == {cause}
+    assert [entry.voids(PRIMARY) for entry in found] == [True] * 3
+    assert [entry.voids(summary.primary) for entry in found] == [cause != "threshold"] * 3  # of AUROC
+    (said,) = single_class_sentences(found)
+    assert (f"{100 * tuned:.1f} %" in said) == (cause != "unknown")
+    assert any(said in line for line in (answer(summary) if cause != "threshold" else explanations(summary)))
 
 
 def test_a_few_runs_of_one_class_are_a_remark():
@@ -118,7 +145,7 @@ def test_a_few_runs_of_one_class_are_a_remark():
     ]
     summary = summarise(records)
     (found,) = single_classes(summary.experiment)
-    assert not found.voids
+    assert not found.voids(PRIMARY)
     said = "a single class for every test sample: focal in 1 of 10 runs"
     assert any(said in line for line in explanations(summary))
     assert not any(said in line for line in answer(summary))

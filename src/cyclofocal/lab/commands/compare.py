@@ -54,7 +54,7 @@ from cyclofocal.lab.compare.grid import (
     try_custom_losses,
 )
 from cyclofocal.lab.data.config import KEEL, is_table
-from cyclofocal.lab.metrics import PRIMARY, default_margin
+from cyclofocal.lab.metrics import ONLY_TWO_CLASSES, default_margin, default_metric
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.loss import FOR_BALANCED, FOR_IMBALANCED, IMBALANCED_FROM, LOSSES, LossSettings
@@ -124,9 +124,12 @@ def compare(
     metric: Annotated[
         str,
         typer.Option(
-            metavar="METRIC", help=f"Primary metric for the verdicts: {', '.join(METRIC_KEYS)}.", callback=metric_key
+            metavar="METRIC",
+            help=f"Primary metric for the verdicts: {', '.join(METRIC_KEYS)}. Default: macro_auroc (AUROC) if any"
+            " experiment has two classes, otherwise balanced_accuracy.",
+            callback=lambda key: key and metric_key(key),
         ),
-    ] = PRIMARY,
+    ] = "",
     margin: Annotated[
         float | None,
         typer.Option(
@@ -199,7 +202,9 @@ def compare(
     with refused("--set"):
         for experiment in found:
             check_model(experiment.second if isinstance(experiment, TwoStages) else experiment)
-    chosen = losses_of(losses) if losses else default_losses(found, root)
+    counts = training_counts(found, root) if not (losses and metric) or metric in ONLY_TWO_CLASSES else []
+    chosen = losses_of(losses) if losses else default_losses(counts)
+    metric = primary_of(metric, counts)
     if tune:
         chosen = _tuned(chosen, tune, found, root)
     options = RunOptions(
@@ -252,17 +257,33 @@ def _start(jobs: list[Job], yes: bool, here: bool, cpu: bool) -> None:
         confirm_cpu([job for job in large if job not in done], yes, cpu)
 
 
-def default_losses(experiments: Sequence[Recipe | TwoStages], root: Path) -> list[LossSettings]:
-    """The losses for imbalanced data if any of the experiments has such, otherwise those for balanced data."""
+def training_counts(experiments: Sequence[Recipe | TwoStages], root: Path) -> list[tuple[int, ...]]:
+    """Training samples per class of the first seed of every experiment."""
     from cyclofocal.lab.training.train import load_data
 
-    for experiment in experiments:
-        recipe = experiment.first if isinstance(experiment, TwoStages) else experiment
-        with refused("EXPERIMENT"):
-            counts = load_data(recipe, root, 0).counts
-        if max(counts) > IMBALANCED_FROM * min(counts):
-            return list(FOR_IMBALANCED)
-    return list(FOR_BALANCED)
+    recipes = [experiment.first if isinstance(experiment, TwoStages) else experiment for experiment in experiments]
+    with refused("EXPERIMENT"):
+        return [tuple(load_data(recipe, root, 0).counts) for recipe in recipes]
+
+
+def default_losses(counts: Sequence[Sequence[int]]) -> list[LossSettings]:
+    """The losses for imbalanced data if any training samples per class are, otherwise those for balanced data."""
+    imbalanced = any(max(of_classes) > IMBALANCED_FROM * min(of_classes) for of_classes in counts)
+    return list(FOR_IMBALANCED if imbalanced else FOR_BALANCED)
+
+
+def primary_of(given: str, counts: Sequence[Sequence[int]]) -> str:
+    """Primary metric, chosen before the first run: the given one, or the default for the data.
+
+    Raises:
+        typer.BadParameter: a metric of two classes, and data of more.
+    """
+    if given in ONLY_TWO_CLASSES and any(len(of_classes) != 2 for of_classes in counts):
+        raise typer.BadParameter(
+            f"{given} is a metric of two classes, and an experiment has {max(map(len, counts))}; give another one.",
+            param_hint="--metric",
+        )
+    return given or default_metric(map(len, counts))
 
 
 def _frozen(features: str, keep_models: bool, settings: list[str], root: Path, out: Path) -> "FrozenFeatures | None":

@@ -11,8 +11,8 @@ import typer
 from cyclofocal.lab.commands.options import refused
 from cyclofocal.lab.commands.output import PIPED_COLUMNS, table_console
 from cyclofocal.lab.longtail import ShotGroups
-from cyclofocal.lab.metrics import Metric
-from cyclofocal.lab.oltr.evaluation import ALL_METRICS, Evaluation, evaluate_file
+from cyclofocal.lab.metrics import Metric, metrics_of
+from cyclofocal.lab.oltr.evaluation import OPEN_METRICS, Evaluation, evaluate_file
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.recipes.settings import SHOT_GROUPS
 from cyclofocal.lab.report.findings import format_value
@@ -92,7 +92,7 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> ReportTable:
     """Metrics as rows, files as columns."""
     rows = [
         [TableCell(metric.heading), *(TableCell(format_metric(e.numbers.get(metric.key), metric)) for e in evaluations)]
-        for metric in ALL_METRICS
+        for metric in (*metrics_of(evaluations[0].rarer), *OPEN_METRICS)
         if any(evaluation.numbers.get(metric.key) is not None for evaluation in evaluations)
     ]
     return ReportTable("", [Column("metric", "text"), *(Column(evaluation.title) for evaluation in evaluations)], rows)
@@ -116,6 +116,8 @@ def format_metric(value: float | None, metric: Metric) -> str:
 def definition(evaluation: Evaluation) -> str:
     """Definition of the numbers on one line."""
     line = f"{evaluation.groups}; {evaluation.n_images} images of known classes"
+    if evaluation.rarer:
+        line = f"{evaluation.n_images} samples of known classes; tuned: at the threshold chosen on validation data"
     if evaluation.threshold is None:
         return line
     return f"{line}, {evaluation.n_unknown} of unknown ones; rejected below a confidence of {evaluation.threshold:g}"

@@ -90,7 +90,7 @@ def _print_answer(console: Console, summary: Summary, everything: bool) -> None:
     from cyclofocal.lab.report.answer import answer, recommended
     from cyclofocal.lab.report.constructors import chosen_settings
     from cyclofocal.lab.report.findings import remarks
-    from cyclofocal.lab.report.result_tables import metric_table
+    from cyclofocal.lab.report.result_tables import metric_table, threshold_table
     from cyclofocal.lab.report.table import to_terminal
 
     table = metric_table(summary, summary.primary)
@@ -99,6 +99,9 @@ def _print_answer(console: Console, summary: Summary, everything: bool) -> None:
     _print_lines(console, [*answer(summary), ""])
     title, tight = f"{table.title} ({'; '.join(notes)})", console.width < LOOSE_COLUMNS
     console.print(to_terminal(table, title=title, tight=tight))
+    if (thresholds := threshold_table(summary)).rows:
+        console.print()
+        console.print(to_terminal(thresholds, tight=True))
     if everything:
         _print_rest(console, summary)
         return

@@ -60,9 +60,14 @@ def predict_new(
     tuned_threshold: Annotated[
         bool,
         typer.Option(
-            "--tuned-threshold", help="Predict the rarer of two classes from the threshold that validation data chose."
+            "--tuned-threshold",
+            help="Predict the rarer of two classes from the threshold of best F1 on validation data.",
         ),
     ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Predict the rarer of two classes from this probability."),
+    ] = None,
     id_column: Annotated[
         str, typer.Option("--id", metavar="COLUMN", help="Column of the table to copy into the output.")
     ] = "",
@@ -78,13 +83,15 @@ def predict_new(
         raise typer.BadParameter(
             f"{runs[0]} is the folder of another run; give one RUN, and then the data to predict.", param_hint="DATA"
         )
+    if tuned_threshold and threshold is not None:
+        raise typer.BadParameter("give one of them.", param_hint="--tuned-threshold, --threshold")
     make_folder(output.parent, "--output")
     with one_line_errors(run):
         from cyclofocal.lab.predict.load import load_model
         from cyclofocal.lab.predict.stream import Output, predict_file
 
         model = load_model(run, _device(cpu))
-        contents = Output(calibrated, balanced, tuned_threshold, top, id_column)
+        contents = Output(calibrated, balanced, "stored" if tuned_threshold else threshold, top, id_column)
         found = predict_file(model, data, output, contents, data_workers)
     if found.unused:
         warn(f"columns not used, for the model was trained without them: {preview(found.unused)}")

@@ -46,6 +46,7 @@ from cyclofocal.lab.commands.plan import confirm_cpu, plan_lines, time_left
 from cyclofocal.lab.commands.two_stage import check_stage1, jobs_of_stages, stage_line, stages_of, warn_of_images_of
 from cyclofocal.lab.compare.grid import finished, grid, run_job, try_custom_losses
 from cyclofocal.lab.data.config import is_table
+from cyclofocal.lab.metrics import Metric, metrics_of
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.recipes.catalogue import RECIPES
@@ -277,18 +278,18 @@ def _result_line(record: RunRecord, folder: Path) -> str:
             f"{record.loss['title']}, seed {record.seed}: trained on all {sum(record.train_counts)} samples but"
             f" {record.validation_samples} for validation, not evaluated, {record.seconds:.0f} s, {folder}"
         )
-    accuracy, nll, ece = (record.metrics.get(key) for key in ("accuracy", "nll", "ece"))
-    best = best_epoch(record.epochs) + 1
-    return (
-        f"{record.loss['title']}, seed {record.seed}: accuracy {_percent(accuracy)},"
-        f" NLL {'none' if nll is None else f'{nll:.4f}'}, ECE {_percent(ece)},"
-        f"{f' epoch {best} of {len(record.epochs)},' if VALIDATION_LOSS in record.epochs[-1] else ''}"
-        f" {record.seconds:.0f} s, {folder}"
-    )
+    known = {metric.key: metric for metric in metrics_of("the rarer class" if len(record.train_counts) == 2 else "")}
+    shown = dict.fromkeys((record.primary_metric, "accuracy", "nll", "ece"))
+    said = [_value(known[key], record.metrics.get(key)) for key in shown if key in known]
+    if VALIDATION_LOSS in record.epochs[-1]:
+        said.append(f"epoch {best_epoch(record.epochs) + 1} of {len(record.epochs)}")
+    return f"{record.loss['title']}, seed {record.seed}: {', '.join(said)}, {record.seconds:.0f} s, {folder}"
 
 
-def _percent(fraction: float | None) -> str:
-    return "none" if fraction is None else f"{100 * fraction:.2f} %"
+def _value(metric: Metric, value: float | None) -> str:
+    """Short title and value of a metric, as "ECE 4.12 %"."""
+    text = "none" if value is None else f"{100 * value:.2f} %" if metric.percent else f"{value:.4f}"
+    return f"{metric.short_title} {text}"
 
 
 def _trackers(tensorboard: bool, others: list[str] | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cyclofocal.lab import metrics
-from cyclofocal.lab.longtail import OLTR, ShotGroups
+from cyclofocal.lab.longtail import OLTR, ShotGroups, rarer_class
 from cyclofocal.lab.metrics import METRICS, Metric
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD, auroc, confidence, f_measure, fpr_at_95, predict_or_reject
 from cyclofocal.lab.training.predictions import Predictions, read
@@ -41,6 +41,8 @@ class Evaluation:
             Fractions (nats for nll), None for a shot group without classes.
         recall: accuracy of each class on the known images, nothing rejected.
         train_counts: training images of each class.
+        rarer: name of the rarer of two classes in training; "" for more, as in
+            :func:`~cyclofocal.lab.metrics.metrics_of`.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Evaluation:
     numbers: dict[str, float | None]
     recall: list[float]
     train_counts: list[int]
+    rarer: str = ""
 
 
 def evaluate_file(path: Path, threshold: float = THRESHOLD, groups: ShotGroups = OLTR) -> Evaluation:
@@ -78,6 +81,9 @@ def evaluate_logits(predictions: Predictions, threshold: float = THRESHOLD, grou
     logits, target = predictions.logits[known], predictions.target[known]
     rejected = predict_or_reject(predictions.logits, threshold)  # before any number: checks the threshold
     numbers = metrics.compute_metrics(logits, target, counts, groups)
+    rarer = rarer_class(counts)
+    if predictions.thresholds:
+        numbers |= metrics.metrics_with(logits, target, rarer, None, predictions.thresholds)
     n_unknown = int((~known).sum())
     if n_unknown:
         numbers |= _open(predictions, rejected, groups)
@@ -90,7 +96,12 @@ def evaluate_logits(predictions: Predictions, threshold: float = THRESHOLD, grou
         numbers=numbers,
         recall=metrics.recall_per_class(logits.argmax(1), target, len(counts)).tolist(),
         train_counts=counts,
+        rarer=_name(predictions, rarer) if len(counts) == 2 else "",
     )
+
+
+def _name(predictions: Predictions, c: int) -> str:
+    return predictions.classes[c] if predictions.classes else f"class {c}"
 
 
 def _open(predictions: Predictions, predicted: metrics.LabelArray, groups: ShotGroups) -> dict[str, float | None]:

@@ -140,15 +140,22 @@ class TrainedModel:
         if calibrated and self.description.temperature is None:
             raise ValueError("calibrated needs a temperature, but the run had no validation data to fit one to")
 
-    def at_threshold(self, logits: Array) -> LabelArray:
-        """Class of each sample, (N,): the rarer of two classes from the stored threshold on.
+    def at_threshold(self, logits: Array, threshold: float | None = None) -> LabelArray:
+        """Class of each sample, (N,): the rarer of two classes from a threshold on.
+
+        Args:
+            logits: (N, 2).
+            threshold: probability, in [0, 1]; default: the stored one, of the best F1 on validation data.
 
         Raises:
-            ValueError: no threshold is stored.
+            ValueError: not two classes, or no threshold is stored and none is given.
         """
-        positive, threshold = self.description.positive, self.description.threshold
+        if len(self.classes) != 2:
+            raise ValueError(f"the model has {len(self.classes)} classes; a threshold is for two")
+        positive = self.description.positive
+        threshold = self.description.threshold if threshold is None else threshold
         if threshold is None:
-            raise ValueError("no threshold is stored; it is chosen for two classes, on validation data")
+            raise ValueError("no threshold is stored; it is chosen on validation data, of which the run had none")
         return np.where(probability_of(logits, positive) >= threshold, positive, 1 - positive)
 
     def image_batches(self, paths: Sequence[str], workers: int = 0) -> Iterator[Tensor]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,14 +29,15 @@ class Output(NamedTuple):
 
     Attributes:
         calibrated, balanced: see :meth:`~cyclofocal.lab.predict.model.TrainedModel.probabilities`.
-        threshold: predict by the stored threshold; see :meth:`~cyclofocal.lab.predict.model.TrainedModel.at_threshold`.
+        threshold: predict by a threshold, a probability in [0, 1] or "stored"; see
+            :meth:`~cyclofocal.lab.predict.model.TrainedModel.at_threshold`.
         top: write the probability of the predicted class alone, and not that of every class.
         id_column: column of a table to copy; "" for none.
     """
 
     calibrated: bool = False
     balanced: bool = False
-    threshold: bool = False
+    threshold: float | Literal["stored"] | None = None
     top: bool = False
     id_column: str = ""
 
@@ -88,7 +89,7 @@ def predict_file(
     """
     output = output or Output()
     model.check_adjustment(output.calibrated, output.balanced)
-    if output.threshold and (output.calibrated or output.balanced):
+    if output.threshold is not None and (output.calibrated or output.balanced):
         raise ValueError("the threshold is for probabilities that are neither calibrated nor balanced")
     summary = PredictionSummary()
     with atomic_file(path) as file:
@@ -145,7 +146,8 @@ def _lines(model: TrainedModel, chunk: Chunk, output: Output, summary: Predictio
     from pandas import DataFrame
 
     p = model.probabilities(chunk.logits, output.calibrated, output.balanced)
-    predicted = model.at_threshold(chunk.logits) if output.threshold else p.argmax(1)
+    given = None if output.threshold == "stored" else output.threshold
+    predicted = p.argmax(1) if output.threshold is None else model.at_threshold(chunk.logits, given)
     columns: dict[str, object] = {**chunk.ids, "class": model.classes_[predicted]}
     if output.top:
         columns["probability"] = p[np.arange(len(p)), predicted]

@@ -1,6 +1,8 @@
 """Answer in a few sentences: which loss to use, by how much, and what matters more."""
 
 from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
 
 from cyclofocal.lab.recipes.loss import IMBALANCE, IMBALANCED_FROM
 from cyclofocal.lab.report.findings import (
@@ -16,10 +18,11 @@ from cyclofocal.lab.report.findings import (
     ranking_conclusions,
     seeds_needed,
     single_class_sentences,
+    spread,
     unconverged_sentence,
 )
 from cyclofocal.lab.report.ranking import Ranking
-from cyclofocal.lab.report.summary import PairedComparison, Summary
+from cyclofocal.lab.report.summary import PairedComparison, Summary, primary_metric, threshold_gains
 from cyclofocal.lab.report.validity import late_gains, single_classes
 
 MOST_SENTENCES = 4
@@ -36,11 +39,13 @@ def answer(summary: Summary) -> list[str]:
     2. The loss to use, with its difference to the reference. Losses whose intervals overlap that of the largest
        difference are named with it, because their differences to each other are not tested.
     3. Where nothing is better, the seeds that would settle the largest difference.
-    4. What matters more: the prior taken out after training, or the class counts in the loss.
+    4. What matters more: the threshold, the prior taken out after training, or the class counts in the loss.
     """
+    threshold = _threshold(summary)
     if few := nothing_concluded(summary):
-        return [few, *_doubts(summary)]
-    sentences = (_choice(summary), _settling(summary), _after_training(summary), _counts_matter(summary))
+        return [few, *_doubts(summary), *filter(None, [threshold])]
+    after = threshold or _after_training(summary)
+    sentences = (_choice(summary), _settling(summary), after, _counts_matter(summary))
     said = [*_doubts(summary), *filter(None, sentences)]
     return said if len(said) >= MOST_SENTENCES else [*said, *filter(None, [_counts_missing(summary)])]
 
@@ -55,7 +60,7 @@ def recommended(summary: Summary) -> str:
 
 
 def _doubts(summary: Summary) -> list[str]:
-    void = [found for found in single_classes(summary.experiment) if found.voids]
+    void = [found for found in single_classes(summary.experiment) if found.voids(summary.primary)]
     return [
         *filter(None, [unconverged_sentence(late_gains(summary.experiment), summary)]),
         *single_class_sentences(void),
@@ -150,6 +155,61 @@ def _after_training(summary: Summary) -> str:
     return f"{start}: {reached}. {beaten if better else 'No loss is significantly better than that.'}"
 
 
+class ThresholdAmounts(NamedTuple):
+    """Effect of thresholds chosen on validation data, and that of the loss, in points of balanced accuracy.
+
+    Attributes:
+        reference: title of the reference.
+        before, after: its means at 0.5 and at the chosen thresholds, in per cent.
+        gains: mean gain of each loss, the reference first.
+        differences: absolute difference of each other loss to the reference, all at chosen thresholds.
+        sure: True if the interval of the reference's gain is above 0.
+    """
+
+    reference: str
+    before: float
+    after: float
+    gains: list[float]
+    differences: list[float]
+    sure: bool
+
+    @property
+    def matters_more(self) -> bool:
+        """True if the reference certainly gains more than any loss differs from it."""
+        return self.sure and self.gains[0] > max(self.differences)
+
+
+def threshold_amounts(summary: Summary) -> ThresholdAmounts | None:
+    """Effect of the threshold; None without a reference and another loss that have thresholds."""
+    found = threshold_gains(summary.experiment)
+    tuned = {row.name: row for row in summary.of_metric(primary_metric("tuned_balanced_accuracy"))}
+    own = next((row for row in tuned.values() if row.loss == summary.reference and row.name in found), None)
+    others = [row.comparison for row in tuned.values() if row.comparison]
+    if own is None or not others:
+        return None
+    gain, after = found[own.name], own.estimate.mean
+    gains = [gain.mean, *(found[row.name].mean for row in tuned.values() if row is not own and row.name in found)]
+    sure = gain.interval is not None and gain.interval[0] > 0
+    return ThresholdAmounts(own.loss, after - gain.mean, after, gains, [abs(c.estimate.mean) for c in others], sure)
+
+
+def _threshold(summary: Summary) -> str:
+    """Sentence where the threshold gains more balanced accuracy than the losses differ; "" elsewhere."""
+    found = threshold_amounts(summary)
+    if found is None or not found.matters_more:
+        return ""
+    low, high = min(found.gains), max(found.gains)
+    levels = f"from {found.before:.1f} to {found.after:.1f} %"
+    with_any = f"{spread(low, high)} points of balanced accuracy with any loss ({levels} with {found.reference})"
+    with_one = f"{found.gains[0]:.1f} points of balanced accuracy with {found.reference} ({levels})"
+    gains = with_any if low > max(found.differences) else f"{with_one}, {spread(low, high)} over all losses"
+    return (
+        f"What matters more than the loss: the threshold. Chosen on validation data, it gains {gains}; at such"
+        f" thresholds the losses differ from {found.reference} by"
+        f" {spread(min(found.differences), max(found.differences))} points."
+    )
+
+
 def _using_counts(summary: Summary) -> set[str]:
     """Names of the losses whose settings follow from the class counts."""
     runs = summary.experiment.runs
@@ -178,7 +238,7 @@ def _counts_missing(summary: Summary) -> str:
 
 def answer_over(summaries: Sequence[Summary], ranking: Ranking | None) -> list[str]:
     """Sentences that answer a comparison over several experiments, those that void it first."""
-    return [*_doubts_over(summaries), *_ranked(ranking), *_one_by_one(summaries)]
+    return [*_doubts_over(summaries), *_ranked(ranking), *_thresholds_over(summaries), *_one_by_one(summaries)]
 
 
 def _doubts_over(summaries: Sequence[Summary]) -> list[str]:
@@ -186,7 +246,7 @@ def _doubts_over(summaries: Sequence[Summary]) -> list[str]:
         "nothing can be concluded: there are too few seeds": [bool(nothing_concluded(s)) for s in summaries],
         "some losses have not converged: raise --epochs": [bool(late_gains(s.experiment)) for s in summaries],
         "some losses predict a single class for every test sample in half of their runs or more": [
-            any(found.voids for found in single_classes(s.experiment)) for s in summaries
+            any(found.voids(s.primary) for found in single_classes(s.experiment)) for s in summaries
         ],
     }
     return [f"On {sum(them)} of {len(them)} experiments {what}." for what, them in kinds.items() if any(them)]
@@ -207,6 +267,20 @@ def _ranked(ranking: Ranking | None) -> list[str]:
     return [
         f"Use {joined(level, MOST_NAMED, 'or')}: over {n} data sets their ranks in {metric} are the best, and do not"
         f" differ significantly. Significantly behind {best}: {joined([x for x in ranking.ranks if x in behind], 4)}."
+    ]
+
+
+def _thresholds_over(summaries: Sequence[Summary]) -> list[str]:
+    """Number of experiments on which the threshold matters more than the loss, with medians over all that have one."""
+    found = [amounts for summary in summaries if (amounts := threshold_amounts(summary))]
+    more = sum(amounts.matters_more for amounts in found)
+    if not more:
+        return []
+    gain, largest = (median(f.gains[0] for f in found), median(max(f.differences) for f in found))
+    return [
+        f"On {more} of {len(found)} experiments of two classes, a threshold chosen on validation data gains more"
+        f" balanced accuracy with {found[0].reference} than the losses differ at such thresholds (median gain"
+        f" {gain:.1f} points, median of the largest difference {largest:.1f})."
     ]
 
 

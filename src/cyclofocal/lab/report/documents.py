@@ -15,7 +15,7 @@ from cyclofocal.lab.report.export import ranks_markdown, verdicts_markdown
 from cyclofocal.lab.report.load import read_runs
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.result_tables import means_table, metric_table, overview_table
-from cyclofocal.lab.report.summary import Summary, summaries
+from cyclofocal.lab.report.summary import Summary, common_primary, summaries
 from cyclofocal.lab.report.table import to_markdown
 
 EVIDENCE = "evidence"
@@ -90,7 +90,7 @@ VIEWS: dict[str, Callable[[Sequence[Summary]], str]] = {
     "table": _of_each(lambda summary: to_markdown(metric_table(summary, summary.primary))),
     "verdicts": _of_each(verdicts_markdown),
     "metrics": _of_each(lambda summary: to_markdown(means_table(summary))),
-    "overview": lambda found: to_markdown(overview_table(found).transposed(found[0].primary.heading)),
+    "overview": lambda found: to_markdown(overview_table(found).transposed(common_primary(found).heading)),
     "ranks": _ranks,
 }
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclofocal.lab.metrics import METRICS, Metric
+from cyclofocal.lab.longtail import rarer_class
+from cyclofocal.lab.metrics import Metric, metrics_of
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import FLAT_DEFAULTS
 from cyclofocal.lab.records import RunRecord
@@ -72,6 +73,19 @@ class Experiment:
     def classes(self) -> list[str]:
         """Names of the classes; their numbers if the records do not contain names."""
         return self.first.classes or [str(c) for c in range(len(self.first.train_counts))]
+
+    @cached_property
+    def rarer(self) -> str:
+        """Name of the rarer of two classes in training; "" for three or more classes."""
+        if len(self.first.train_counts) != 2:
+            return ""
+        found = {rarer_class(run.train_counts) for runs in self.runs.values() for run in runs}
+        return self.classes[found.pop()] if len(found) == 1 else "the rarer class"
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Metrics in the order of tables; see :func:`~cyclofocal.lab.metrics.metrics_of`."""
+        return metrics_of(self.rarer)
 
     @cached_property
     def class_accuracy(self) -> dict[str, NDArray[np.float64]]:
@@ -183,9 +197,9 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
     notes = [f"{shown[name]}: {_cells(cells)} twice; the first is used." for name, cells in doubles.items()]
     if others:
         notes.append(f"Runs with another number of classes than the first run, left out: {others}.")
-    notes += [*_mixed(ordered, shown), *_missing(ordered, shown), *_folds(ordered, shown)]
-    notes += _never_focal(ordered, shown)
-    return Experiment(recipe, title, ordered, shown, tuple(notes))
+    found = Experiment(recipe, title, ordered, shown, ())
+    notes += [*_mixed(ordered, shown), *_missing(found), *_folds(ordered, shown), *_never_focal(ordered, shown)]
+    return replace(found, notes=tuple(notes))
 
 
 def _split_versions(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -233,10 +247,10 @@ def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
     return notes
 
 
-def _missing(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str]:
+def _missing(found: Experiment) -> list[str]:
     """Notes on values that some runs lack; one that all lack (a shot group without classes) is no problem."""
-    notes = []
-    for metric in (metric for metric in METRICS if not metric.further):
+    notes, runs, titles = [], found.runs, found.titles
+    for metric in (metric for metric in found.metrics if not metric.further):
         lacking = {
             name: [(run.seed, fold_of(run)) for run in members if not _is_number(run.metrics.get(metric.key))]
             for name, members in runs.items()

@@ -19,6 +19,7 @@ from cyclofocal.lab.report.result_tables import (
     precision_table,
     rank_table,
     result_tables,
+    threshold_table,
 )
 from cyclofocal.lab.report.summary import Summary
 from cyclofocal.lab.report.table import escape_markdown, to_csv, to_latex, to_markdown
@@ -33,7 +34,8 @@ def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None
     for summary in summaries:
         parts += [f"## {summary.experiment.title}", _list(answer(summary))]
         parts += ["**Each loss**", verdicts_markdown(summary)]
-        tables = [*result_tables(summary), adjusted_table(summary), class_table(summary)]
+        primary, *others = result_tables(summary)
+        tables = [primary, threshold_table(summary), *others, adjusted_table(summary), class_table(summary)]
         tables.append(precision_table(summary))
         parts += [f"**{entry.title}**\n\n{to_markdown(entry)}" for entry in tables if entry.rows]
         if calls := tuned_calls(summary):

@@ -17,7 +17,7 @@ from cyclofocal.lab.records import CONFUSION_CLASSES
 from cyclofocal.lab.report.charts import MAX_NUMBERED, MAX_POINTS, short_name
 from cyclofocal.lab.report.experiment import Experiment
 from cyclofocal.lab.report.findings import format_value
-from cyclofocal.lab.report.summary import PairedComparison, Summary
+from cyclofocal.lab.report.summary import PairedComparison, Summary, common_primary
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's palette, for colour-blind readers too."""
@@ -130,7 +130,7 @@ def _drawn_metrics(summary: Summary) -> list[Metric]:
 
 
 def _many(summaries: Sequence[Summary]) -> Figure:
-    primary = summaries[0].primary
+    primary = common_primary(summaries)
     losses = list(dict.fromkeys(row.loss for s in summaries for row in s.compared(primary)))
     figure = _figure(2.5 + 2.6 * len(losses), 1.4 + 0.24 * len(summaries))
     axes = figure.subplots(1, len(losses), squeeze=False, sharey=True, sharex=True)

@@ -9,7 +9,13 @@ from cyclofocal.lab.metrics import BINS, Metric, default_margin
 from cyclofocal.lab.records import VALIDATION_LOSS
 from cyclofocal.lab.report.ranking import MIN_DATA_SETS, Ranking, WinTieLoss
 from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE, VERDICTS, Estimate, minimum_pairs
-from cyclofocal.lab.report.summary import PairedComparison, Summary, declared_margin, declared_metric
+from cyclofocal.lab.report.summary import (
+    PairedComparison,
+    Summary,
+    declared_margin,
+    declared_metric,
+    threshold_gains,
+)
 from cyclofocal.lab.report.validity import Cause, LateGain, SingleClass, single_classes
 
 MAX_SEEDS = 10_000
@@ -25,6 +31,8 @@ ACCURACIES = {
 CAUSES: dict[Cause, str] = {
     "not trained": "They have not learnt: their training accuracy is no more than the share of the largest class; raise"
     " --epochs or change the learning rate, for every loss alike",
+    "threshold": "They have learnt, and only the threshold of 0.5 is wrong: compare them by AUROC or at thresholds"
+    " chosen on validation data",
     "prior": "They have learnt, but another class is never the most probable: adjust the logits or the threshold, or"
     " compare them by NLL",
     "unknown": "They may need longer training or another learning rate, the same for every loss; or they have learnt,"
@@ -195,7 +203,7 @@ def unconverged_sentence(gains: Sequence[LateGain], summary: Summary) -> str:
         return ""
     who = "every loss" if len(gains) == len(summary.experiment.runs) > 1 else joined([g.loss for g in gains], 3)
     low, high = min(g.points for g in gains), max(g.points for g in gains)
-    size = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
+    size = spread(low, high)
     gained = f"gained {size} points of {ACCURACIES.get(gains[0].key)}"
     if gains[0].key == VALIDATION_LOSS:
         gained = f"lowered the validation loss by {size} %"
@@ -209,11 +217,32 @@ def single_class_sentences(found: Sequence[SingleClass]) -> list[str]:
         losses = [entry for entry in found if entry.cause == cause]
         if losses:
             counts = ", ".join(f"{entry.loss} in {entry.runs} of {entry.of} runs" for entry in losses)
-            levels = [entry.adjusted for entry in losses if entry.adjusted is not None]
-            level = f" (post-hoc adjusted, their balanced accuracy is {max(levels):.1f} %)" if levels else ""
-            shown = level if cause == "prior" else ""
-            sentences.append(f"Models that predict a single class for every test sample: {counts}. {remedy}{shown}.")
+            sentences.append(
+                f"Models that predict a single class for every test sample: {counts}. {remedy}{_level(cause, losses)}."
+            )
     return sentences
+
+
+def _level(cause: Cause, losses: Sequence[SingleClass]) -> str:
+    """Balanced accuracy that shows the cause, in brackets; "" if no record has it."""
+    adjusted = [entry.adjusted for entry in losses if entry.adjusted is not None]
+    tuned = [entry.tuned for entry in losses if entry.tuned is not None]
+    if cause == "prior" and adjusted:
+        return f" (post-hoc adjusted, their balanced accuracy is {max(adjusted):.1f} %)"
+    if cause in ("threshold", "not trained") and tuned:
+        where = "there" if cause == "threshold" else "at thresholds chosen on validation data"
+        return f" ({where} their balanced accuracy is {spread(min(tuned), max(tuned))} %)"
+    return ""
+
+
+def spread(low: float, high: float) -> str:
+    """Two numbers with one decimal, as "0.3 to 4.0"; one if they are equal then.
+
+    Example:
+        >>> spread(0.31, 4), spread(0.31, 0.29)
+        ('0.3 to 4.0', '0.3')
+    """
+    return f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
 
 
 class AdjustedAmounts(NamedTuple):
@@ -315,7 +344,6 @@ def _stops_early(summary: Summary) -> bool:
 
 def explanations(summary: Summary) -> list[str]:
     """Explanations of the tables: seeds, samples, intervals, corrections, and notes on the runs."""
-    groups = ShotGroups(**summary.recipe["groups"])
     folds = f" of {summary.folds} folds each, averaged" if summary.folds > 1 else ""
     first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
     lines = [
@@ -323,7 +351,7 @@ def explanations(summary: Summary) -> list[str]:
         f" {_split(summary)}test set evaluated once, after {_evaluated(summary)}.",
         *_head_only(summary),
         f"Training samples per class: {counts(summary)}.",
-        f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}.",
+        *_thresholds(summary),
         *_test_samples(summary),
         f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
         *_intervals(summary),
@@ -345,8 +373,21 @@ def explanations(summary: Summary) -> list[str]:
 
 def remarks(summary: Summary) -> list[str]:
     """Notes on the runs of this comparison that do not void it."""
-    few = [found for found in single_classes(summary.experiment) if not found.voids]
+    few = [found for found in single_classes(summary.experiment) if not found.voids(summary.primary)]
     return [*summary.notes, *single_class_sentences(few)]
+
+
+def _thresholds(summary: Summary) -> list[str]:
+    """Bounds of the shot groups; of two classes, the thresholds."""
+    if not (rarer := summary.experiment.rarer):
+        groups = ShotGroups(**summary.recipe["groups"])
+        return [f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}."]
+    if not threshold_gains(summary.experiment):
+        return []
+    return [
+        f"Chosen threshold (tuned): probability from which {rarer} is predicted, chosen on validation data for each of"
+        " balanced accuracy, F1 and Matthews correlation by itself; all else is at 0.5."
+    ]
 
 
 def _intervals(summary: Summary) -> list[str]:
@@ -413,9 +454,10 @@ def _adjustment(summary: Summary) -> list[str]:
     taus = [run.tau for run in runs if run.tau is not None]
     shown = f"{min(taus):g}" + (f" to {max(taus):g}" if max(taus) > min(taus) else "")
     chosen = "chosen on validation data" if summary.experiment.first.validation_samples else "without validation data"
+    compared = f"Losses are compared with it in {summary.primary.title}, Holm-corrected over these comparisons."
     return [
         f"Post-hoc adjusted: logits less tau times the log of the class shares; tau {shown}, {chosen}.",
-        f"Losses are compared with it in {summary.primary.title}, Holm-corrected over these comparisons.",
+        *([compared] if summary.against_adjusted else []),
     ]
 
 

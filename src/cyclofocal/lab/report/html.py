@@ -34,6 +34,7 @@ from cyclofocal.lab.report.result_tables import (
     rank_table,
     recipe_settings,
     secondary_table,
+    threshold_table,
 )
 from cyclofocal.lab.report.run_predictions import ExperimentPredictions, PredictionFiles, read_predictions
 from cyclofocal.lab.report.summary import Summary
@@ -119,6 +120,7 @@ def _experiment(summary: Summary) -> dict[str, Any]:
         "findings": _findings(summary),
         "tuned": tuned_calls(summary),
         "primary": primary_table(summary),
+        "thresholds": threshold_table(summary),
         "secondary": secondary_table(summary),
         "adjusted": adjusted_table(summary),
         "legend": [(charts.css_class(summary, name), titles[name]) for name in names],

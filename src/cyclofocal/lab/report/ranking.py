@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE
-from cyclofocal.lab.report.summary import PairedComparison, Summary
+from cyclofocal.lab.report.summary import PairedComparison, Summary, common_primary
 
 MIN_DATA_SETS = 5
 """Minimum for a conclusion; below it Friedman's statistic is far from its chi-squared distribution."""
@@ -96,7 +96,7 @@ def ranking(summaries: Sequence[Summary]) -> Ranking | None:
         complete = list(range(len(tables)))
     if len(complete) < 2 or len(losses) < 2:
         return None
-    metric = summaries[0].primary
+    metric = common_primary(summaries)
     means = np.array([[tables[place][loss].estimate.mean for loss in losses] for place in complete])
     mean_ranks = rank_rows(means if metric.higher_is_better else -means).mean(0)
     ranks = {losses[index]: float(mean_ranks[index]) for index in np.argsort(mean_ranks, kind="stable")}

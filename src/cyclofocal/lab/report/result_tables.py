@@ -1,18 +1,19 @@
 """Build the tables of a report: results, means, classes, ranks, settings and environment."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from cyclofocal.lab.metrics import Metric
+from cyclofocal.lab.metrics import THRESHOLDS, Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS
 from cyclofocal.lab.report.findings import format_effect, format_interval, format_p, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import Estimate
-from cyclofocal.lab.report.summary import LossResult, PairedComparison, Summary
+from cyclofocal.lab.report.summary import LossResult, PairedComparison, Summary, common_primary
 from cyclofocal.lab.report.table import NONE, Column, ReportTable, TableCell
 
 RESULT_COLUMNS = (
@@ -103,6 +104,31 @@ def means_table(summary: Summary) -> ReportTable:
     return ReportTable(summary.experiment.title, columns, rows)
 
 
+def threshold_table(summary: Summary) -> ReportTable:
+    """Means of the rarer of two classes at 0.5, with those at chosen thresholds in brackets; no rows without these."""
+    metrics = {metric.key: metric for metric in summary.metrics}
+    tuned = {key: metrics[f"tuned_{name}"] for name, key in THRESHOLDS.items() if f"tuned_{name}" in metrics}
+    shown = [metrics[key] for key in ("rare_ap", "rare_recall", "rare_precision", *tuned) if key in metrics]
+    headings = [f"{metric.heading}{' (tuned)' if metric.key in tuned else ''}" for metric in shown]
+    means = {(row.name, row.metric): _mean_cell(row) for row in summary.rows}
+    rows = [
+        [TableCell(title), *(_with_tuned(means, name, metric, tuned.get(metric.key)) for metric in shown)]
+        for name, title in {row.name: row.loss for row in summary.rows if tuned}.items()
+    ]
+    return ReportTable("Means at 0.5 (and at thresholds chosen on validation data)", _loss_and(headings), rows)
+
+
+def _with_tuned(
+    means: Mapping[tuple[str, Metric], TableCell], name: str, metric: Metric, tuned: Metric | None
+) -> TableCell:
+    cell = means.get((name, metric), NONE)
+    return cell if tuned is None else replace(cell, detail=f"({means.get((name, tuned), NONE).text})")
+
+
+def _loss_and(headings: Iterable[str]) -> list[Column]:
+    return [Column("loss", "text"), *map(Column, headings)]
+
+
 def class_table(summary: Summary) -> ReportTable:
     """Mean accuracy of each class by loss; without rows if the records do not have it."""
     losses = (summary.experiment.titles[name] for name in summary.experiment.class_accuracy)
@@ -152,7 +178,7 @@ def _numbers(values: Iterable[float]) -> list[TableCell]:
 
 def overview_table(summaries: Sequence[Summary]) -> ReportTable:
     """Experiments down, losses across: mean and difference in the primary metric."""
-    primary = summaries[0].primary
+    primary = common_primary(summaries)
     by_loss = [{row.loss: row for row in summary.of_metric(primary)} for summary in summaries]
     losses = list(dict.fromkeys(loss for rows in by_loss for loss in rows))
     cells = [

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cyclofocal.lab.metrics import METRICS, PRIMARY, Metric, default_margin
+from cyclofocal.lab.metrics import (
+    METRICS,
+    PRIMARY,
+    RANKED,
+    Metric,
+    default_margin,
+    default_metric,
+)
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import DECIMALS, Experiment, Values, fold_of, group_experiments
 from cyclofocal.lab.report.statistics import (
@@ -177,7 +184,7 @@ def summarise(
         records: runs of one recipe; folds are averaged within their seed, and the statistics count seeds.
         reference: name of the loss that all others are compared with; default: "ce", else the first.
         metric: key of the primary metric, which must be chosen before the runs are seen; default: the one in the
-            records, else balanced accuracy.
+            records, else that of :func:`~cyclofocal.lab.metrics.default_metric` if the records have it.
         margin: of equivalence in this metric; default: the one in the records, else that of
             :func:`~cyclofocal.lab.metrics.default_margin`.
 
@@ -197,22 +204,40 @@ def summaries(
     declared = declared_metric(
         found
     )  # a later version of the lab may name one that is unknown here; the report mentions it
-    primary = primary_metric(metric or (declared if declared in KEYS else PRIMARY))
+    key = metric or (declared if declared in KEYS else _undeclared_metric(found))
+    primary_metric(key)
     reference = reference or default_reference(found)
-    margin = margin or (declared_margin(found) if declared == primary.key else None) or default_margin(primary.key)
-    return [_summary(experiment, reference or next(iter(experiment.runs)), primary, margin) for experiment in found]
+    margin = margin or (declared_margin(found) if declared == key else None) or default_margin(key)
+    return [
+        _summary(experiment, reference or next(iter(experiment.runs)), primary_metric(key, experiment.metrics), margin)
+        for experiment in found
+    ]
 
 
-def primary_metric(key: str) -> Metric:
-    """Return the metric of this key.
+def primary_metric(key: str, titled: Sequence[Metric] = ()) -> Metric:
+    """Return the metric of this key, from ``titled`` if it is there.
 
     Raises:
         ValueError: there is none.
     """
-    for metric in METRICS:
+    for metric in (*titled, *METRICS):
         if metric.key == key:
             return metric
     raise ValueError(f"metric is {key!r}; it must be one of {', '.join(KEYS)}")
+
+
+def common_primary(found: Sequence[Summary]) -> Metric:
+    """Primary metric of several experiments, with the title that all have, or else a general one."""
+    primary = found[0].primary
+    same = all(summary.primary.title == primary.title for summary in found)
+    return primary if same else primary_metric(primary.key)
+
+
+def _undeclared_metric(found: Sequence[Experiment]) -> str:
+    """Key of the default primary metric of records that declare none, or several; the older one if some lack it."""
+    key = default_metric(len(experiment.classes) for experiment in found)
+    has_it = all(experiment.values(name, primary_metric(key)) for experiment in found for name in experiment.runs)
+    return key if has_it else PRIMARY
 
 
 def declared_metric(found: Sequence[Experiment]) -> str:
@@ -234,7 +259,7 @@ def default_reference(found: Sequence[Experiment]) -> str:
 
 
 def _summary(experiment: Experiment, reference: str, primary: Metric, margin: float) -> Summary:
-    others = [metric for metric in METRICS if metric != primary]
+    others = [metric for metric in experiment.metrics if metric != primary]
     families = ([primary], [m for m in others if not m.further], [m for m in others if m.further])
     rows = [_family_rows(experiment, reference, family, margin if family == [primary] else None) for family in families]
     titles, there, notes = experiment.titles, reference in experiment.runs, list(experiment.notes)
@@ -260,17 +285,24 @@ def _adjusted_results(
 ) -> dict[str, tuple[LossResult, ...]]:
     """Cross-entropy with the class prior taken out of its logits, and the other losses compared with it.
 
-    Without cross-entropy the reference takes its place.
+    Without cross-entropy the reference takes its place. Metrics that depend on the order of the samples alone are left
+    out for two classes, because the prior shifts all samples alike there.
     """
     own = next((name for name in (reference, *CROSS_ENTROPIES) if name in CROSS_ENTROPIES), reference)
     own = own if own in experiment.runs else next((n for n in CROSS_ENTROPIES if n in experiment.runs), reference)
     if not any(run.adjusted for run in experiment.runs.get(own, ())):
         return {}
     title = f"{experiment.titles[own]}, post-hoc adjusted"
-    found = {metric: experiment.values(own, metric, adjusted=True) for metric in METRICS}
+    found = {
+        metric: experiment.values(own, metric, adjusted=True)
+        for metric in experiment.metrics
+        if not (experiment.rarer and metric.key in RANKED)
+    }
     rows = tuple(
         LossResult(metric, title, own, _mean(experiment, values), None) for metric, values in found.items() if values
     )
+    if primary not in found:
+        return {"adjusted": rows}
     others = {(primary, name): experiment.values(name, primary) for name in experiment.runs if name != own}
     compared = _compare(experiment, others, {primary: found[primary]}, margin)
     against = [LossResult(primary, c.loss, c.name, _mean(experiment, others[key]), c) for key, c in compared.items()]
@@ -347,6 +379,16 @@ def _paired(values: Values, reference: Values) -> Values:
         for fold in sorted(values[seed].keys() & reference[seed].keys()):
             found.setdefault(seed, {})[fold] = round(values[seed][fold] - reference[seed][fold], DECIMALS)
     return found
+
+
+def threshold_gains(experiment: Experiment) -> dict[str, Estimate]:
+    """Gain of balanced accuracy by the threshold chosen on validation data, by name of the loss, in points.
+
+    Without the losses that have no such threshold in any run.
+    """
+    plain, tuned = (primary_metric(key) for key in ("balanced_accuracy", "tuned_balanced_accuracy"))
+    paired = {name: _paired(experiment.values(name, tuned), experiment.values(name, plain)) for name in experiment.runs}
+    return {name: _mean(experiment, found) for name, found in paired.items() if found}
 
 
 def _times(experiment: Experiment, reference: str) -> dict[str, float]:

@@ -2,11 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cyclofocal.lab.metrics import Array
+from cyclofocal.lab.metrics import OF_PREDICTED_CLASSES, Array, Metric
 from cyclofocal.lab.records import VALIDATION_LOSS, RunRecord, best_epoch, has_stopped
 from cyclofocal.lab.report.experiment import Experiment, by_run
 from cyclofocal.lab.report.statistics import estimate
@@ -32,7 +32,10 @@ LEARNT_NLL = 0.95
 """Fraction of the NLL of the class frequencies below which a model has certainly learnt."""
 
 LEARNT_GAIN = 0.1
-"""Adjusted balanced accuracy above that of one class for all, from which a model has certainly learnt."""
+"""Balanced accuracy above that of one class for all, from which a model has certainly learnt.
+
+It is the post-hoc adjusted one, or that at a threshold chosen on validation data.
+"""
 
 NOT_TRAINED_GAIN = 0.01
 """Training accuracy above the share of the largest class, up to which a model has not learnt."""
@@ -40,7 +43,7 @@ NOT_TRAINED_GAIN = 0.01
 VOIDING_SHARE = 0.5
 """Share of the runs of a loss that predict one class, from which the comparison is void."""
 
-Cause = Literal["not trained", "prior", "unknown"]
+Cause = Literal["not trained", "threshold", "prior", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,11 @@ class SingleClass:
         loss: its title.
         runs: number of these runs.
         of: number of all runs of the loss.
-        cause: "not trained": the training accuracy is the share of the largest class, too; "prior": the model has
-            learnt, but the class prior or a threshold hides it; "unknown": the records do not show it.
+        cause: "not trained": the training accuracy is the share of the largest class, too; "threshold": a threshold
+            chosen on validation data separates the two classes; "prior": the model has learnt, but the class prior
+            hides it; "unknown": the records do not show it.
         adjusted: mean balanced accuracy of these runs, post-hoc adjusted, in per cent; None if no record has it.
+        tuned: the same at the threshold chosen on validation data; None without.
     """
 
     loss: str
@@ -76,11 +81,15 @@ class SingleClass:
     of: int
     cause: Cause
     adjusted: float | None
+    tuned: float | None = None
 
-    @property
-    def voids(self) -> bool:
-        """True if these runs are too many for the mean of the loss to say anything."""
-        return self.runs >= VOIDING_SHARE * self.of
+    def voids(self, metric: Metric) -> bool:
+        """True if these runs are too many for the mean of the loss in this metric to say anything.
+
+        A model that has learnt is compared well by its probabilities, and at its own threshold.
+        """
+        has_learnt = self.cause in ("threshold", "prior")
+        return self.runs >= VOIDING_SHARE * self.of and not (has_learnt and metric.key not in OF_PREDICTED_CLASSES)
 
 
 def late_gains(experiment: Experiment) -> list[LateGain]:
@@ -138,19 +147,31 @@ def single_classes(experiment: Experiment) -> list[SingleClass]:
     found = []
     for name, runs in experiment.runs.items():
         if same := [run for run in runs if _predicts_single_class(run)]:
-            adjusted = [value for run in same if (value := run.adjusted.get("balanced_accuracy")) is not None]
-            mean = 100 * statistics.fmean(adjusted) if adjusted else None
-            found.append(SingleClass(experiment.titles[name], len(same), len(runs), _cause(same), mean))
+            adjusted = _mean_percent(run.adjusted.get("balanced_accuracy") for run in same)
+            tuned = _mean_percent(run.metrics.get("tuned_balanced_accuracy") for run in same)
+            found.append(
+                SingleClass(experiment.titles[name], len(same), len(runs), _cause(same, tuned), adjusted, tuned)
+            )
     return found
+
+
+def _mean_percent(fractions: Iterable[float | None]) -> float | None:
+    known = [number for number in fractions if number is not None]
+    return 100 * statistics.fmean(known) if known else None
 
 
 def _predicts_single_class(run: RunRecord) -> bool:
     return len(run.per_class) > 1 and sorted(run.per_class)[-2:] == [0.0, 1.0]
 
 
-def _cause(runs: Sequence[RunRecord]) -> Cause:
-    """Cause that all the runs share."""
-    if all(map(_has_learnt, runs)):
+def _cause(runs: Sequence[RunRecord], tuned: float | None) -> Cause:
+    """Cause that all the runs share.
+
+    At chosen thresholds the mean over the runs decides, because a single run has few test samples of the rarer class.
+    """
+    if tuned is not None and tuned > 100 * (0.5 + LEARNT_GAIN):
+        return "threshold"
+    if tuned is None and all(map(_has_learnt, runs)):
         return "prior"
     return "not trained" if all(map(_has_not_trained, runs)) else "unknown"
 

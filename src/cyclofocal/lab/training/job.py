@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.lab.metrics import PRIMARY
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import DamagedRecordError, RunRecord
@@ -27,7 +26,8 @@ class RunOptions:
         trackers: names that Accelerate knows, such as "tensorboard"; they write into the job's folder.
         command: command line, for the record.
         checkpoint_seconds: see :class:`~cyclofocal.lab.training.run_folder.RunFolder`; 0 saves one every epoch.
-        primary_metric: metric for the verdicts, for the record.
+        primary_metric: metric for the verdicts, for the record; "": that of
+            :func:`~cyclofocal.lab.metrics.default_metric` for the classes of the data.
         margin: margin of equivalence in that metric, for the record.
         keep_models: store the model at the end, for ``cyclofocal predict``; a finished run without it runs again.
     """
@@ -39,7 +39,7 @@ class RunOptions:
     trackers: tuple[str, ...] = ()
     command: str = ""
     checkpoint_seconds: float = 0
-    primary_metric: str = PRIMARY
+    primary_metric: str = ""
     margin: float | None = None
     keep_models: bool = False
 

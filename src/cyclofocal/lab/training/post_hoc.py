@@ -1,4 +1,4 @@
-"""Changes to logits after training: class prior taken out, temperature, and threshold, chosen on validation data."""
+"""Changes to logits after training: class prior taken out, temperature, and thresholds, chosen on validation data."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,13 +7,17 @@ import numpy as np
 import torch
 
 from cyclofocal import adjust_logits
-from cyclofocal.lab.metrics import Array, LabelArray, probability_of
+from cyclofocal.lab.longtail import rarer_class
+from cyclofocal.lab.metrics import Array, LabelArray, probability_of, threshold_scores
 
 TAUS = tuple(tau / 10 for tau in range(21))
 """Strengths of the adjustment that are tried, 0 to 2."""
 
 TEMPERATURES = (0.01, 100.0)
 """Least and largest temperature."""
+
+TIE = 1e-12
+"""Difference of scores that is one of rounding."""
 
 
 class PostHoc(NamedTuple):
@@ -22,19 +26,25 @@ class PostHoc(NamedTuple):
     Attributes:
         tau: strength of the adjustment; 1 without validation data.
         temperature: divisor of the logits; None without validation data.
-        positive: class of the F1 of two classes, the rarer one in training, and the second if both are as frequent.
-        threshold: probability of this class with the best F1; None without validation samples of both classes, and for
-            more than two classes.
+        positive: the rarer of two classes in training, and the second if both are as frequent.
+        thresholds: probability of this class from which it is predicted, the best for each measure of
+            :data:`~cyclofocal.lab.metrics.THRESHOLDS`; empty without validation samples of both classes, and for more
+            than two classes.
     """
 
     tau: float
     temperature: float | None
     positive: int
-    threshold: float | None
+    thresholds: dict[str, float]
+
+    @property
+    def threshold(self) -> float | None:
+        """The one of the best F1; None without."""
+        return self.thresholds.get("f1")
 
 
 def choose_post_hoc(logits: Array | None, target: LabelArray, counts: Sequence[int]) -> PostHoc:
-    """Choose strength, temperature and threshold.
+    """Choose strength, temperature and thresholds.
 
     Args:
         logits: (N, C), of the validation set; None without one.
@@ -43,14 +53,9 @@ def choose_post_hoc(logits: Array | None, target: LabelArray, counts: Sequence[i
     """
     positive = rarer_class(counts)
     if logits is None or not len(target):
-        return PostHoc(1.0, None, positive, None)
-    threshold = best_threshold(logits, target, positive) if len(counts) == len(set(target.tolist())) == 2 else None
-    return PostHoc(best_tau(logits, target, counts), fit_temperature(logits, target), positive, threshold)
-
-
-def rarer_class(counts: Sequence[int]) -> int:
-    """The rarer of two classes in training, and the second if both are as frequent."""
-    return 0 if counts[0] < counts[-1] else 1
+        return PostHoc(1.0, None, positive, {})
+    thresholds = best_thresholds(logits, target, positive) if len(counts) == len(set(target.tolist())) == 2 else {}
+    return PostHoc(best_tau(logits, target, counts), fit_temperature(logits, target), positive, thresholds)
 
 
 def without_prior(logits: Array, counts: Sequence[int], tau: float = 1.0) -> Array:
@@ -88,10 +93,30 @@ def fit_temperature(logits: Array, target: LabelArray) -> float:
     return float(np.exp(minimize_scalar(nll, bounds=np.log(TEMPERATURES), method="bounded").x))
 
 
-def best_threshold(logits: Array, target: LabelArray, positive: int) -> float:
-    """Probability of a class from which its F1 is best; of several equal ones the largest."""
-    from sklearn.metrics import precision_recall_curve
+def best_thresholds(logits: Array, target: LabelArray, positive: int) -> dict[str, float]:
+    """Probability of a class from which it is predicted, the best for each measure of two classes.
 
-    precision, recall, thresholds = precision_recall_curve(target == positive, probability_of(logits, positive))
-    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny)
-    return float(thresholds[::-1][f1[-2::-1].argmax()])
+    Candidates lie midway between neighbouring probabilities, so that rounding on another machine moves no sample
+    across; samples of equal probability are never divided. The last candidate, 0, predicts the class for every sample.
+    Of several equally good ones the nearest to 0.5 is chosen, the larger if two are as near.
+
+    Args:
+        logits: (N, 2).
+        target: (N,) class indices; both must occur.
+        positive: the class.
+
+    Returns:
+        Thresholds by measure of :data:`~cyclofocal.lab.metrics.THRESHOLDS`, in [0, 1].
+    """
+    p, of_class = probability_of(logits, positive), target == positive
+    order = np.argsort(-p)
+    ranked, right = p[order], np.cumsum(of_class[order])
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal probabilities
+    above, below = ranked[last], np.append(ranked[last[:-1] + 1], 0.0)
+    middle = (above + below) / 2
+    cuts = np.where(middle > below, middle, above)  # between neighbouring floats there is none
+    cuts[-1] = 0.0
+    scores = threshold_scores(right[last], 1 + last - right[last], right[-1], len(p) - right[-1])
+    from_half = np.abs(cuts - 0.5)
+    best = {name: np.flatnonzero(found >= found.max() - TIE) for name, found in scores.items()}
+    return {name: float(cuts[places[from_half[places].argmin()]]) for name, places in best.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclofocal.lab.data import Samples
-from cyclofocal.lab.metrics import Array, LabelArray
+from cyclofocal.lab.metrics import THRESHOLDS, Array, LabelArray
 from cyclofocal.lab.records import write_atomically
 
 PREDICTIONS = "predictions.npz"
@@ -19,7 +19,7 @@ PREDICTIONS = "predictions.npz"
 UNKNOWN = -1
 """Target of an image of no known class, and prediction of one that is rejected."""
 
-ARRAY_NAMES = ("logits", "target", "train_counts", "title", "ids", "classes")
+ARRAY_NAMES = ("logits", "target", "train_counts", "title", "ids", "classes", "thresholds")
 
 
 class DamagedPredictionsError(ValueError):
@@ -37,6 +37,8 @@ class Predictions:
         title: title of the run, for tables and pictures.
         ids: (N,), paths of images, or positions in the source, counted from 0; empty if not known.
         classes: names of the classes; empty if not known.
+        thresholds: of two classes, probabilities of the rarer one that were chosen on validation data, in [0, 1], by
+            measure of :data:`~cyclofocal.lab.metrics.THRESHOLDS`; empty if not known.
 
     Raises:
         ValueError: shapes, types or values that do not fit.
@@ -48,6 +50,7 @@ class Predictions:
     title: str = ""
     ids: NDArray[Any] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     classes: tuple[str, ...] = ()
+    thresholds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, kind, dimensions in (("logits", "f", 2), ("target", "iu", 1), ("train_counts", "iu", 1)):
@@ -71,6 +74,10 @@ class Predictions:
             raise ValueError(
                 f"target is {self.target.min()} to {self.target.max()}; it must be 0 to {classes - 1}, or -1 for images"
                 " of no known class"
+            )
+        if self.thresholds and (classes != 2 or not all(0 <= number <= 1 for number in self.thresholds.values())):
+            raise ValueError(
+                f"thresholds are {self.thresholds} for {classes} classes; they must be in [0, 1], and of two classes"
             )
         if not np.isfinite(self.logits).all():
             raise ValueError("logits hold a value that is not finite: the model has diverged")
@@ -106,12 +113,13 @@ def write(predictions: Predictions, path: Path) -> None:
         title=np.array(predictions.title),
         ids=predictions.ids,
         classes=np.array(predictions.classes, dtype=np.str_),
+        thresholds=np.array([predictions.thresholds[name] for name in THRESHOLDS if predictions.thresholds]),
     )
     write_atomically(path, content.getbuffer())
 
 
 def read(path: Path) -> Predictions:
-    """Predictions of a file of :func:`write` or of numpy; the last three of :data:`ARRAY_NAMES` may be absent.
+    """Predictions of a file of :func:`write` or of numpy; the last four of :data:`ARRAY_NAMES` may be absent.
 
     Raises:
         FileNotFoundError: no such file.
@@ -136,9 +144,21 @@ def read(path: Path) -> Predictions:
         raise DamagedPredictionsError(f"{path}: no {' and no '.join(missing)} in it")
     try:
         texts = {"title": str(found.get("title", path.stem)) or path.stem, "classes": _texts(found.get("classes"))}
-        return Predictions(**{**found, **texts})
+        return Predictions(**{**found, **texts, "thresholds": _by_measure(found.get("thresholds"))})
     except ValueError as error:
         raise DamagedPredictionsError(f"{path}: {error}") from None
+
+
+def _by_measure(thresholds: NDArray[Any] | None) -> dict[str, float]:
+    """Thresholds by measure, in the order of their array."""
+    if thresholds is None or not thresholds.size:
+        return {}
+    if thresholds.dtype.kind != "f" or thresholds.shape != (len(THRESHOLDS),):
+        raise ValueError(
+            f"thresholds is {thresholds.dtype} of shape {thresholds.shape}; it must be {len(THRESHOLDS)} floating-point"
+            f" numbers: of {', '.join(THRESHOLDS)}"
+        )
+    return dict(zip(THRESHOLDS, thresholds.tolist(), strict=True))
 
 
 def _texts(names: NDArray[Any] | None) -> tuple[str, ...]:

@@ -17,11 +17,13 @@ from cyclofocal.lab.data import DataSet, Samples, load
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import Labels
 from cyclofocal.lab.data.load import load_table, table_digest
+from cyclofocal.lab.longtail import rarer_class
 from cyclofocal.lab.messages import preview
 from cyclofocal.lab.metrics import (
     Array,
     LabelArray,
     compute_metrics,
+    default_metric,
     log_softmax,
     metrics_with,
     recall_per_class,
@@ -39,7 +41,7 @@ from cyclofocal.lab.training.epoch import TrainContext, run_epoch
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.mixup import build_mixer
 from cyclofocal.lab.training.models import check_model
-from cyclofocal.lab.training.post_hoc import PostHoc, choose_post_hoc, rarer_class, without_prior
+from cyclofocal.lab.training.post_hoc import PostHoc, choose_post_hoc, without_prior
 from cyclofocal.lab.training.predict import predict
 from cyclofocal.lab.training.predictions import PREDICTIONS, Predictions, sample_ids, write
 from cyclofocal.lab.training.progress import RunProgress
@@ -81,6 +83,7 @@ class Training:
         rows: of the epochs so far.
         previous_seconds: time of the run's earlier parts, if it was stopped and resumed.
         started: ``time.perf_counter()`` at the beginning of this part.
+        chosen: choices made on validation data, after the last epoch; None before.
     """
 
     job: Job
@@ -91,6 +94,7 @@ class Training:
     rows: list[Row]
     previous_seconds: float
     started: float
+    chosen: PostHoc | None = None
 
     @property
     def seconds(self) -> float:
@@ -196,7 +200,7 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
         command=job.options.command,
-        primary_metric=job.options.primary_metric,
+        primary_metric=job.options.primary_metric or default_metric([len(data.classes)]),
         margin=job.options.margin,
         classes=list(data.classes),
         validation_samples=0 if data.validation is None else len(data.validation),
@@ -372,6 +376,7 @@ def predictions_of(training: Training, *splits: Samples) -> Predictions:
         job.loss.title,
         np.concatenate([sample_ids(split) for split in splits]),
         data.classes,
+        {} if training.chosen is None else training.chosen.thresholds,
     )
 
 
@@ -411,14 +416,14 @@ def _validator(training: Training) -> Callable[[int], dict[str, float]]:
 def evaluate_run(training: Training) -> dict[str, Any]:
     """Evaluate the test set; the fields of the record about it.
 
-    Validation data choose a temperature, the strength of an adjustment by the class prior, and a threshold, with which
+    Validation data choose a temperature, the strength of an adjustment by the class prior, and thresholds, with which
     the same logits are evaluated again.
     """
     data, groups = training.data, training.job.recipe.groups
+    training.chosen = chosen = _post_hoc(training)
     logits, metrics = training.task.evaluate(training)
     target = data.test.labels
-    chosen = _post_hoc(training)
-    tuned = metrics_with(logits, target, chosen.positive, chosen.temperature, chosen.threshold)
+    tuned = metrics_with(logits, target, chosen.positive, chosen.temperature, chosen.thresholds)
     return {
         "metrics": metrics | tuned,
         **_fields(chosen),
@@ -427,7 +432,7 @@ def evaluate_run(training: Training) -> dict[str, Any]:
     }
 
 
-def _chosen(training: Training) -> dict[str, float | None]:
+def _chosen(training: Training) -> dict[str, Any]:
     """Fields of a record about choices on validation data; none where the model is not for use."""
     return _fields(_post_hoc(training)) if training.job.all_data else {}
 
@@ -436,8 +441,8 @@ def _post_hoc(training: Training) -> PostHoc:
     return choose_post_hoc(*_validation_logits(training), training.data.counts)
 
 
-def _fields(chosen: PostHoc) -> dict[str, float | None]:
-    return {name: getattr(chosen, name) for name in ("tau", "temperature", "threshold")}
+def _fields(chosen: PostHoc) -> dict[str, Any]:
+    return {name: getattr(chosen, name) for name in ("tau", "temperature", "threshold", "thresholds")}
 
 
 def _validation_logits(training: Training) -> tuple[Array | None, Labels]:
