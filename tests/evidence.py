@@ -88,6 +88,7 @@ def binary(records, gain=0.1, spread=0.0, auroc=0.9):
             per_class=[0.95, 0.3],
             confusion=[[48, 2], [3, 2]],
             primary_metric="macro_auroc",
+            tau=1.0,
             threshold=0.3,
             thresholds={"balanced_accuracy": 0.1, "f1": 0.3, "mcc": 0.35},
             validation_samples=50,

@@ -142,6 +142,8 @@ def _of_rarer(metric: Metric, rarer: str) -> Metric:
     """The metric with the name of the rarer class in its titles; the AUROC of two classes is no mean."""
     if metric.key == AUROC:
         return replace(metric, title="AUROC", short_title="AUROC")
+    if metric.key == "macro_ap":
+        return replace(metric, short_title=metric.title)
     title, short_title = (text.replace("the rarer class", rarer) for text in (metric.title, metric.short_title))
     return replace(metric, title=title, short_title=short_title)
 

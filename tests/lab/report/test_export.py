@@ -11,11 +11,12 @@ from rich.console import Console
 
 from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.export import csv_report, latex_report, markdown_report
+from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.ranking import ranking
-from cyclofocal.lab.report.result_tables import CSV_COLUMNS, result_tables
+from cyclofocal.lab.report.result_tables import CSV_COLUMNS, result_tables, threshold_table
 from cyclofocal.lab.report.summary import summaries, summarise
 from cyclofocal.lab.report.table import to_terminal
-from evidence import data_sets, grid, measured
+from evidence import binary, data_sets, grid, measured
 
 
 def printed(summary, columns):
@@ -132,3 +133,23 @@ def test_further_metrics_are_in_the_csv_and_not_in_short_tables():
     assert "class-wise ECE, %" not in csv_report([summary])  # no record has it
     assert result_tables(summarise(list(measured(grid(10))), metric="mcc"))[0].title == "MCC"
     assert "post-hoc" in printed(summary, 100)
+
+
+def test_means_at_chosen_thresholds_stand_next_to_those_at_0_5():
+    summary = summarise(list(binary(grid(8), gain=0.1)))
+    table = threshold_table(summary)
+    assert [column.heading for column in table.columns][:3] == [
+        "loss",
+        "average precision of yes, %",
+        "recall of yes, %",
+    ]
+    place = [column.heading for column in table.columns].index("balanced accuracy, % (tuned)")
+    for row in table.rows:
+        cell = row[place]
+        assert float(cell.detail.strip("()")) == pytest.approx(float(cell.text) + 10, abs=0.11)
+    shown = markdown_report([summary])
+    assert (
+        shown.index("**AUROC, %**") < shown.index(f"**{table.title}**") < shown.index("**average precision of yes, %**")
+    )
+    assert table.title in page([summary])
+    assert not threshold_table(summarise(list(grid(8)))).rows

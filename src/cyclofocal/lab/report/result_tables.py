@@ -115,7 +115,7 @@ def threshold_table(summary: Summary) -> ReportTable:
         [TableCell(title), *(_with_tuned(means, name, metric, tuned.get(metric.key)) for metric in shown)]
         for name, title in {row.name: row.loss for row in summary.rows if tuned}.items()
     ]
-    return ReportTable("Means at 0.5 (and at thresholds chosen on validation data)", _loss_and(headings), rows)
+    return ReportTable("Means at 0.5 (tuned: at thresholds chosen on validation data)", _loss_and(headings), rows)
 
 
 def _with_tuned(
