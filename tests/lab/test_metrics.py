@@ -31,6 +31,7 @@ from cyclofocal.lab.metrics import (
     metrics_with,
     one_against_rest,
     threshold_scores,
+    two_class_auroc,
 )
 
 GROUPS = ShotGroups("test", many_from=10, few_up_to=2)
@@ -124,6 +125,14 @@ def test_saturated_probabilities_are_no_ties():
     """Beyond a difference of about 37 every probability is 1 in float64, but the order of the samples remains."""
     logits = np.array([[0.0, 50], [0, 60], [0, -50], [0, -60]])
     assert compute_metrics(logits, np.array([0, 1, 1, 0]), [9, 1], GROUPS)["macro_auroc"] == 0.75
+
+
+def test_the_auroc_of_two_classes_is_that_of_scikit_learn():
+    logits, target = np.random.default_rng(0).normal(size=(40, 2)).round(1), np.arange(40) % 3 % 2
+    found = two_class_auroc(logits, target)
+    assert found == pytest.approx(roc_auc_score(target, logits[:, 1] - logits[:, 0]), rel=1e-12)
+    assert found == pytest.approx(compute_metrics(logits, target, [2, 1], GROUPS)["macro_auroc"], rel=1e-12)
+    assert two_class_auroc(logits, np.zeros_like(target)) is two_class_auroc(logits, np.ones_like(target)) is None
 
 
 def test_three_classes_have_no_metrics_of_a_rarer_class(run):

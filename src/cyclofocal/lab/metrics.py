@@ -300,6 +300,19 @@ def one_against_rest(p: Array, target: LabelArray) -> Array:
     return np.array([_areas(p[:, c], target == c) for c in range(p.shape[1])])
 
 
+def two_class_auroc(logits: Array, target: LabelArray) -> float | None:
+    """Area under the ROC curve of two classes, by the difference of their logits; None if one does not occur.
+
+    Args:
+        logits: (N, 2).
+        target: (N,) class indices.
+    """
+    positive = target == 1
+    if positive.all() or not positive.any():
+        return None
+    return _areas(logits[:, 1].astype(np.float64) - logits[:, 0], positive)[0]
+
+
 def _areas(score: Array, positive: NDArray[np.bool_]) -> tuple[float, float]:
     right, wrong = positives_by_threshold(score, positive)
     gained, lost = np.diff(right, prepend=0) / right[-1], np.diff(wrong, prepend=0) / max(wrong[-1], 1)

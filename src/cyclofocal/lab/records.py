@@ -37,8 +37,8 @@ class RunRecord:
         train_counts: training images per class.
         epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy; weight_decay,
             temperature, clip_norm where they cycle; validation_accuracy, validation_balanced_accuracy,
-            validation_nll where there is such a split; validation_loss with early stopping, which makes fewer rows
-            than the recipe has epochs.
+            validation_nll where there is such a split, of two classes validation_auroc; validation_loss with early
+            stopping, which makes fewer rows than the recipe has epochs.
         metrics: metrics of the test set with the evaluated weights, as fractions (nats for nll); see ``metrics``.
         per_class: accuracy of each class on the test set, as fractions; empty in old records.
         reliability: per bin of confidence: samples of the test set, sum of their confidences, correct ones; empty in

@@ -146,6 +146,20 @@ def test_best_trial_wins_ties_broken_by_nll(monkeypatch):
     assert found == replace(tried[2], trials=5)
 
 
+def test_two_classes_are_tuned_by_auroc(monkeypatch):
+    scores = iter([(0.9, 0.6), (0.5, 0.8), (0.7, 0.7)])
+    record, tried = train(job(TINY, CROSS_ENTROPY, 0, test=False)), []
+
+    def scored(trial):
+        accuracy, auroc = next(scores)
+        tried.append(trial.loss)
+        row = {"validation_balanced_accuracy": accuracy, "validation_auroc": auroc, "validation_nll": 1.0}
+        return replace(record, epochs=[row])
+
+    monkeypatch.setattr(tuning, "run_job", scored)
+    assert tune(job(TINY, tunable(CROSS_ENTROPY, 3), 0)) == replace(tried[1], trials=3)
+
+
 def test_rerun_trains_nothing_larger_budget_only_new_trials(tmp_path, monkeypatch):
     epochs = []
     real = training.run_epoch

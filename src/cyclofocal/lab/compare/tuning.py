@@ -67,10 +67,10 @@ SHARED_SEED = 1_000_000
 def tune(job: Job) -> LossSettings:
     r"""The loss at the best of ``loss.trials`` settings, found without the test set.
 
-    Every trial is a separate training, and the best has the greatest balanced accuracy on the validation data after
-    the evaluated epoch, the last or with early stopping the best one; of equal ones that with the smaller NLL, then the
-    earlier. The first trial is the loss as it came,
-    the others are from Optuna's tree-structured Parzen estimator. Search space, by the loss's name before a colon:
+    Every trial is a separate training, and the best has the greatest balanced accuracy, of two classes the greatest
+    AUROC, on the validation data after the evaluated epoch, the last or with early stopping the best one; of equal ones
+    that with the smaller NLL, then the earlier. The first trial is the loss as it came, the others are from Optuna's
+    tree-structured Parzen estimator. Search space, by the loss's name before a colon:
 
     ==============  ======================================================================================
     every loss      ``learning_rate_scale`` 0.3 to 3, so that cross-entropy spends its trials too
@@ -184,7 +184,8 @@ def _score(trial: Job) -> Score | None:
         return None
     assert record is not None
     row = record.epochs[best_epoch(record.epochs)]
-    return row["validation_balanced_accuracy"] or 0.0, -(row["validation_nll"] or 0.0)
+    score = row["validation_balanced_accuracy"] if (auroc := row.get("validation_auroc")) is None else auroc
+    return score or 0.0, -(row["validation_nll"] or 0.0)
 
 
 def _start(loss: LossSettings) -> dict[str, float]:

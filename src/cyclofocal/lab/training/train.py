@@ -28,6 +28,7 @@ from cyclofocal.lab.metrics import (
     metrics_with,
     recall_per_class,
     reliability,
+    two_class_auroc,
 )
 from cyclofocal.lab.recipes.loss import COSINE_SCALE
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -397,7 +398,7 @@ def _warn_never_focal(job: Job, steps: int, main: bool) -> None:
         print(said, file=sys.stderr)
 
 
-def _validator(training: Training) -> Callable[[int], dict[str, float]]:
+def _validator(training: Training) -> Callable[[int], dict[str, float | None]]:
     """Make a function that measures the validation set after an epoch; empty where there is no such set."""
     job, state, split = training.job, training.state, training.data.validation
     if split is None:
@@ -405,7 +406,7 @@ def _validator(training: Training) -> Callable[[int], dict[str, float]]:
     loader = build_loader(split, job.recipe, state.accelerator.device, job.options.workers)
     measure = build_measure(job, training.data.counts, torch.from_numpy(split.labels))
 
-    def validate(epoch: int) -> dict[str, float]:
+    def validate(epoch: int) -> dict[str, float | None]:
         logits = predict(state.eval_model, loader, len(split), job.recipe.batch_size, state.accelerator)
         where = f"{job.loss.title}, seed {job.seed}, epoch {epoch}"
         return _validated(logits, split.labels, where) | measure(logits, where)
@@ -472,14 +473,15 @@ def _confusion(predicted: LabelArray, target: Labels, classes: int) -> list[list
     return confusion_matrix(target, predicted, labels=range(classes)).tolist()
 
 
-def _validated(logits: Tensor, target: Labels, where: str) -> dict[str, float]:
+def _validated(logits: Tensor, target: Labels, where: str) -> dict[str, float | None]:
     if not logits.isfinite().all():
         raise FloatingPointError(f"{where}: a logit of the validation set is not finite; the model has diverged")
     labels = torch.from_numpy(target)
     right = (logits.argmax(1) == labels).double()
     present = labels.bincount()
     recall = labels.bincount(weights=right)[present > 0] / present[present > 0]
-    return {
+    auroc = {"validation_auroc": two_class_auroc(logits.numpy(), target)} if logits.shape[1] == 2 else {}
+    return auroc | {
         "validation_accuracy": right.mean().item(),
         "validation_balanced_accuracy": recall.mean().item(),
         "validation_nll": F.cross_entropy(logits.double(), labels).item(),
