@@ -103,6 +103,7 @@ values = {name: st.floats(0, 3, width=32) for name in ("gamma_pos", "gamma_neg",
     "tau": st.floats(0, 3, width=32),
     "class_weight": st.sampled_from(["balanced", "sqrt", "effective"]),
     "weight_start": st.floats(0, 1, width=32),
+    "sampler": st.just("balanced"),
     "max_margin": st.floats(0, 1, width=32),
     "vs_gamma": st.floats(0, 1, width=32),
 }
@@ -118,6 +119,8 @@ def test_settings_are_those_of_the_text(data):
         given_values = {name: data.draw(values[name]) for name in some}
         if not (given_values.get("class_weight") or loss.class_weight):
             given_values.pop("weight_start", None)  # refused without weights
+        if any(given_values.get(name, getattr(loss, name)) for name in ("tau", "class_weight")):
+            given_values.pop("sampler", None)  # refused with what corrects for frequencies too
         text.append(spelled(loss.name, given_values))
         expected.append(replace(loss, **given_values))
     if len({replace(loss, name="", title="") for loss in expected}) < len(expected):
@@ -148,7 +151,7 @@ def test_names_are_spelled_out_in_one_way():
         ("cyclical:gama_hc=2", "Did you mean 'gamma_hc'?"),
         (
             "ce:gamma_hc=2",
-            "'gamma_hc' is not a setting of ce; allowed: tau, class_weight, weight_start, learning_rate_scale.",
+            "'gamma_hc' is not a setting of ce; allowed: tau, class_weight, weight_start, sampler, learning_rate_",
         ),
         ("cyclical:gamma_hc", "it must be cyclical:SETTING=NUMBER"),
         ("cyclical:", "it must be cyclical:SETTING=NUMBER"),
@@ -210,7 +213,7 @@ def test_a_file_with_one_loss_needs_no_function_name(tmp_path):
         ("a b=FILE:loss", "'a b' is not letters, digits"),
         ("FILE:loss,FILE:loss", "'loss' is given twice"),
         ("FILE:loss,mine=FILE:loss", "are the same loss"),
-        ("FILE:loss,gamma_hc=2", "'gamma_hc' is not a setting of loss; allowed: learning_rate_scale"),
+        ("FILE:loss,gamma_hc=2", "'gamma_hc' is not a setting of loss; allowed: sampler, learning_rate_scale"),
         ("FILE:los", "it has no 'los'; it has"),
         ("FILE:number", "it is of type int; it must be a function or a torch module"),
         ("FILE:Needs", "the class cannot be made without arguments other than class_counts (TypeError"),

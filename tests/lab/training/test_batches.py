@@ -10,12 +10,12 @@ from PIL import Image
 
 from cyclofocal.lab.data import UnreadableImageError
 from cyclofocal.lab.data.dataset import in_memory, on_demand
-from cyclofocal.lab.oltr.sampler import class_aware_batches
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.augment import DRAWS, crop_flip, cutout, epoch_draws
 from cyclofocal.lab.training.batches import ImageFileLoader, Shard, build_loader, check_last_batch, epoch_batches
 from cyclofocal.lab.training.mixup import build_mixer, mix
+from cyclofocal.lab.training.sampler import class_aware_batches
 
 CPU = torch.device("cpu")
 CROPPED = replace(digits(), image_size=12, augment="crop-flip", crop_padding=3, cutout=4, batch_size=5)

@@ -17,7 +17,6 @@ from cyclofocal.lab.oltr.backbone import Backbone
 from cyclofocal.lab.oltr.evaluation import evaluate_logits
 from cyclofocal.lab.oltr.network import OpenLongTailed
 from cyclofocal.lab.oltr.open_set_data import OpenData, hold_out, open_images, with_unknown
-from cyclofocal.lab.oltr.sampler import class_aware_batches
 from cyclofocal.lab.oltr.stage1 import Stage1Error, stage1_model, stage1_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import WEIGHT, StageRecipe, TwoStages
 from cyclofocal.lab.recipes.head import HeadRecipe
@@ -29,6 +28,7 @@ from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.models import classifier_of
 from cyclofocal.lab.training.optim import optimizer_over, weight_groups
 from cyclofocal.lab.training.run_folder import run_folder
+from cyclofocal.lab.training.sampler import class_aware_batches
 from cyclofocal.lab.training.schedule import ScheduledValues
 from cyclofocal.lab.training.train import (
     PLAIN,
@@ -87,7 +87,7 @@ def load_open(recipe: Recipe, root: Path, seed: int) -> OpenData:
 def build_stage1(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainState:
     """The state of stage 1 at its beginning."""
     assert isinstance(job.recipe, StageRecipe)
-    _refuse_margin(job.loss)
+    _check_loss(job.loss)
     state = build_state(job, stage1_model(job.recipe, len(data.classes), job.seed), accelerator, data.counts)
     scale_features(state, job.recipe.features_lr_scale)
     return state
@@ -101,7 +101,7 @@ def build_stage2(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainSt
     """
     recipe = job.recipe
     assert isinstance(recipe, StageRecipe)
-    _refuse_margin(job.loss)
+    _check_loss(job.loss)
     if job.stage1 is None:
         raise Stage1Error("stage is 2; stage 2 begins with weights of stage 1, and the job names no stage 1")
     model = trained_model(recipe, len(data.classes), job.seed, stage1_weights(job.stage1))
@@ -174,7 +174,12 @@ def evaluate_open(training: Training) -> tuple[Array, Metrics]:
     return found.logits[found.known], evaluate_logits(found, recipe.threshold, recipe.groups).numbers
 
 
-def _refuse_margin(loss: LossSettings) -> None:
+def _check_loss(loss: LossSettings) -> None:
+    if loss.sampler:
+        raise ValueError(
+            f"{loss.title}: stage 2 of open long-tailed recognition draws class-balanced batches for every loss;"
+            " compare this sampler on an experiment of one stage"
+        )
     if loss.max_margin:
         raise ValueError(
             f"max_margin of {loss.title} is {loss.max_margin:g}; margins need a normalised last layer, which neither"

@@ -20,12 +20,13 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
 
     Args:
         loss: its settings.
-        class_counts: training samples per class, as often as the batches draw them.
+        class_counts: samples per class that the loss depends on: those of the training data.
 
     Raises:
-        MissingDataError, ValueError: a custom loss that cannot be used, or a class without samples for a loss that
-            depends on them.
+        MissingDataError, ValueError: a custom loss that cannot be used, a class without samples for a loss that
+            depends on them, or class frequencies that are corrected twice.
     """
+    check_sampler(loss)
     if loss.file:
         return load_loss(loss.file, loss.digest, class_counts)
     if loss.is_cross_entropy:
@@ -75,6 +76,29 @@ def validation_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Cri
     if (set_progress := getattr(criterion, "set_progress", None)) is not None:
         set_progress(1.0)
     return criterion
+
+
+def check_sampler(loss: LossSettings) -> None:
+    """Refuse a loss that corrects for class frequencies which class-balanced batches do not have.
+
+    The margins of LDAM and the factors of vector scaling stay: they follow from how well a class is known, so from the
+    samples it has, however often these are drawn.
+
+    Raises:
+        ValueError: a sampler with ``tau`` or class weights.
+    """
+    if not loss.sampler:
+        return
+    balanced = f"with sampler={loss.sampler} every class is as frequent as any other in training"
+    if loss.tau:
+        raise ValueError(
+            f"tau is {loss.tau:g}, and {balanced}, so there is no prior to adjust; set tau=0 or no sampler"
+        )
+    if loss.class_weight:
+        raise ValueError(
+            f"class_weight is {loss.class_weight!r}, and {balanced}, so class weights would correct for the frequencies"
+            " a second time; set class_weight=none or no sampler"
+        )
 
 
 class ScaledMarginLoss(nn.Module):

@@ -1,6 +1,6 @@
-"""Losses that experiments compare, as plain values for records."""
+"""Losses that experiments compare, and models for reference, as plain values for records."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 
@@ -23,6 +23,10 @@ class LossSettings:
         max_margin: largest of the margins that the target's logit is lowered by, in proportion to n_c^(-1/4) and times
             :data:`COSINE_SCALE`; the last layer is then normalised, and the logits are cosines times that scale.
         vs_gamma: exponent g of vector scaling, the factor (n_c / n_max)^g of the logits.
+        sampler: "" for batches with every training sample once an epoch, or "balanced" for batches that draw every
+            class as often as any other. The settings above follow from the class counts of the data all the same.
+        estimator: "" for a loss of the network; else the model that is fitted in its place, one of :data:`ESTIMATORS`,
+            which has none of the settings above but ``class_weight``.
     """
 
     name: str
@@ -41,6 +45,8 @@ class LossSettings:
     weight_start: float = 0.0
     max_margin: float = 0.0
     vs_gamma: float = 0.0
+    sampler: str = ""
+    estimator: str = ""
 
     @property
     def needs_counts(self) -> bool:
@@ -53,13 +59,16 @@ class LossSettings:
         return not (self.file or self.needs_counts) and self.gamma_pos == self.gamma_neg == self.gamma_hc == 0
 
     def flat(self) -> dict[str, Any]:
-        """All fields as in records and run identities, which older runs have without the settings of imbalance."""
+        """All fields as in records and run identities, which have those of :data:`OPTIONAL` only where they are set."""
         stored = asdict(self)
-        return {f.name: stored[f.name] for f in fields(self) if f.name not in IMBALANCE or stored[f.name] != f.default}
+        return {f.name: stored[f.name] for f in fields(self) if f.name not in OPTIONAL or stored[f.name] != f.default}
 
 
 IMBALANCE = ("tau", "class_weight", "weight_start", "max_margin", "vs_gamma")
 """Settings that follow from the class counts."""
+
+OPTIONAL = (*IMBALANCE, "sampler", "estimator")
+"""Fields that older runs do not have."""
 
 COSINE_SCALE = 30.0
 """Largest logit of a normalised last layer."""
@@ -114,6 +123,31 @@ LOSSES = (
     VS,
 )
 """All losses; the cyclical one has the settings of the published CIFAR and ImageNet commands."""
+
+MAJORITY = LossSettings("majority", "majority class", estimator="majority")
+"""The class frequencies as the probabilities of every sample, so the largest class as its prediction."""
+
+LOGISTIC_REGRESSION = LossSettings("logistic-regression", "logistic regression", estimator="logistic-regression")
+"""scikit-learn's, on scaled inputs, with its default C."""
+
+LIGHTGBM = LossSettings("lightgbm", "LightGBM", estimator="lightgbm")
+"""LightGBM's boosted trees at their defaults, with early stopping where there are validation rows."""
+
+
+def _with_class_weights(loss: LossSettings) -> LossSettings:
+    """The same model with balanced class weights, named as the command line names it."""
+    name, title = f"{loss.name}:class_weight=balanced", f"{loss.title} (class_weight balanced)"
+    return replace(loss, name=name, title=title, class_weight="balanced")
+
+
+ESTIMATORS = (
+    MAJORITY,
+    LOGISTIC_REGRESSION,
+    _with_class_weights(LOGISTIC_REGRESSION),
+    LIGHTGBM,
+    _with_class_weights(LIGHTGBM),
+)
+"""References, not losses: models that are fitted to the same rows, to show what a network of them is worth."""
 
 IMBALANCED_FROM = 3.0
 """Ratio of the largest to the smallest class above which :data:`FOR_IMBALANCED` are compared by default."""

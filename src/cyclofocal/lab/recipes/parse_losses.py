@@ -10,11 +10,11 @@ from cyclofocal.arguments import check_at_least, check_gammas, check_unit_interv
 from cyclofocal.imbalance import SCHEMES
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.custom_loss import check_loss, file_digest, only_loss
-from cyclofocal.lab.recipes.loss import LOSSES, LossSettings
+from cyclofocal.lab.recipes.loss import LIGHTGBM, LOGISTIC_REGRESSION, LOSSES, MAJORITY, LossSettings
 from cyclofocal.lab.recipes.settings import SettingError
 
 GAMMAS = ("gamma_pos", "gamma_neg")
-PRIOR = ("tau", "class_weight", "weight_start")
+PRIOR = ("tau", "class_weight", "weight_start", "sampler")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "ce": PRIOR,
     "smoothed": ("label_smoothing", *PRIOR),
@@ -29,6 +29,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "vs": ("vs_gamma", "label_smoothing", *PRIOR),
 }
 """Settings of each loss, in the order of its full name; ``learning_rate_scale`` is one of every loss."""
+
+BASE_ESTIMATORS = {loss.name: loss for loss in (MAJORITY, LOGISTIC_REGRESSION, LIGHTGBM)}
+"""Models that are fitted in place of a network; the latter two have the setting ``class_weight``."""
+
+SAMPLERS = ("balanced",)
 
 SCALE_SETTING = "learning_rate_scale"
 
@@ -101,15 +106,17 @@ def _items(text: str) -> list[tuple[str, list[str]]]:
 
 def _built_in(name: str, settings: list[str]) -> LossSettings:
     known = {loss.name: loss for loss in LOSSES}
-    if name not in known:
+    if name not in known | BASE_ESTIMATORS:
         raise SettingError(
-            f"{name!r} is not a loss; allowed: {', '.join(known)}, or a custom loss, PATH.py:FUNCTION."
-            f"{did_you_mean(name, list(known))}"
+            f"{name!r} is not a loss; allowed: {', '.join(known)}, the references {', '.join(BASE_ESTIMATORS)}, or a"
+            f" custom loss, PATH.py:FUNCTION.{did_you_mean(name, [*known, *BASE_ESTIMATORS])}"
         )
-    loss = known[name]
+    loss = (known | BASE_ESTIMATORS)[name]
     if not settings:
         return loss
-    values = _values(name, settings, (*SETTINGS[name], SCALE_SETTING))
+    if loss == MAJORITY:
+        raise SettingError(f"{name} has no settings; {settings[0]!r} was given")
+    values = _values(name, settings, ("class_weight",) if loss.estimator else (*SETTINGS[name], SCALE_SETTING))
     described = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
     changed = replace(loss, name=f"{name}{_settings_text(values)}", title=f"{loss.title} ({described})", **values)
     _check_range(changed)
@@ -132,10 +139,12 @@ def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
         function = found["function"] or only_loss(Path(path))
     except (FileNotFoundError, ValueError) as error:
         raise SettingError(str(error)) from None
-    name = (found["name"] or function).strip()
-    if not re.fullmatch(r"[\w.-]+", name) or name in SETTINGS:
+    name, taken_names = (found["name"] or function).strip(), SETTINGS.keys() | BASE_ESTIMATORS.keys()
+    if not re.fullmatch(r"[\w.-]+", name) or name in taken_names:
         taken = (
-            "is the name of a built-in loss" if name in SETTINGS else "is not letters, digits, '_', '-' and '.' alone"
+            "is the name of a built-in loss"
+            if name in taken_names
+            else "is not letters, digits, '_', '-' and '.' alone"
         )
         raise SettingError(f"{name!r} {taken}; rename your loss: NAME={path}:{function}")
     file = f"{path}:{function}"
@@ -144,7 +153,7 @@ def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
         check_loss(file, digest)
     except (FileNotFoundError, ValueError) as error:
         raise SettingError(str(error)) from None
-    values = _values(name, settings, (SCALE_SETTING,))
+    values = _values(name, settings, ("sampler", SCALE_SETTING))
     described = "".join(f", {setting} {_short(value)}" for setting, value in values.items())
     title = f"{name} ({file}{described})"
     return LossSettings(name + _settings_text(values), title, file=file, digest=digest, **values)
@@ -174,11 +183,12 @@ def _values(loss: str, settings: Sequence[str], allowed: tuple[str, ...]) -> dic
 
 def _value(loss: str, name: str, text: str) -> float | str:
     """Parse the value of a setting: a number, or the name of a weighting scheme."""
-    if name == "class_weight":
-        if text != "none" and text not in SCHEMES:
-            allowed = [*SCHEMES, "none"]
+    if name in ("class_weight", "sampler"):
+        schemes = SAMPLERS if name == "sampler" else ("balanced",) if loss in BASE_ESTIMATORS else SCHEMES
+        if text != "none" and text not in schemes:
+            allowed = [*schemes, "none"]
             hint = did_you_mean(text, allowed)
-            raise SettingError(f"class_weight of {loss} is {text!r}; it must be one of {', '.join(allowed)}.{hint}")
+            raise SettingError(f"{name} of {loss} is {text!r}; it must be one of {', '.join(allowed)}.{hint}")
         return "" if text == "none" else text
     try:
         return float(text)
@@ -190,6 +200,8 @@ def _check_range(loss: LossSettings) -> None:
     """Check settings by the loss of the library."""
     from cyclofocal.lab.recipes.criterion import build_criterion
 
+    if loss.estimator:
+        return
     try:
         check_gammas(**{name: getattr(loss, name) for name in (*GAMMAS, "gamma_hc")})
         check_unit_interval("label_smoothing", loss.label_smoothing)

@@ -189,5 +189,6 @@ def _has_learnt(run: RunRecord) -> bool:
 
 
 def _has_not_trained(run: RunRecord) -> bool:
-    accuracy, counts = run.epochs[best_epoch(run.epochs)].get("train_accuracy"), run.train_counts
+    accuracy = run.epochs[best_epoch(run.epochs)].get("train_accuracy") if run.epochs else None
+    counts = [1] * len(run.train_counts) if run.loss.get("sampler") else run.train_counts  # as often as they are drawn
     return accuracy is not None and accuracy <= max(counts) / sum(counts) + NOT_TRAINED_GAIN

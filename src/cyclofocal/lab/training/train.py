@@ -54,6 +54,7 @@ from cyclofocal.lab.training.run_folder import (
     refuse_obstacle,
     stored_record,
 )
+from cyclofocal.lab.training.sampler import class_aware_batches
 from cyclofocal.lab.training.saved_model import MODEL_FILES, check_can_be_saved, save_model
 from cyclofocal.lab.training.schedule import never_focal
 from cyclofocal.lab.training.train_state import TrainState, build_state, initial_model, try_custom_loss
@@ -112,6 +113,7 @@ class Task(NamedTuple):
         batches: gives the indices of every batch of an epoch, in all processes together.
         evaluate: predicts the test set; gives its logits and metrics, and writes the task's files.
         begin: called once, before the first epoch.
+        fit: trains; None is :func:`fit`, epoch by epoch.
         keeps_weights: the last checkpoint is stored for good, whatever the job's options, for a later stage needs it.
     """
 
@@ -120,6 +122,7 @@ class Task(NamedTuple):
     batches: Callable[[Job, DataSet, int], tuple[Tensor, ...]]
     evaluate: Callable[[Training], tuple[Array, Metrics]]
     begin: Callable[[Training], None] = lambda training: None
+    fit: Callable[[Training], None] | None = None
     keeps_weights: bool = False
 
 
@@ -161,7 +164,7 @@ def train(job: Job, task: Task | None = None) -> RunRecord:
         training = Training(job, task, data, state, folder, rows, previous_seconds, started)
         if not rows:
             task.begin(training)
-        fit(training)
+        (task.fit or fit)(training)
         results = evaluate_run(training) if job.evaluates else {"metrics": {}} | _chosen(training)
     return finish_run(training, results)
 
@@ -196,7 +199,7 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
         epochs=[{name: value for name, value in row.items() if name != "seconds"} for row in rows],
         seconds=round(training.seconds, 3),
         data=data.title,
-        weights=_evaluated_weights(training.state),
+        weights=_evaluated_weights(training),
         epoch_seconds=[row["seconds"] for row in rows],
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
@@ -219,7 +222,10 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
     return record
 
 
-def _evaluated_weights(state: TrainState) -> str:
+def _evaluated_weights(training: Training) -> str:
+    state = training.state
+    if training.job.loss.estimator:
+        return ""
     if state.best:
         return "best epoch" if state.ema is None else "best epoch of the moving average"
     return "last epoch" if state.ema is None else "moving average"
@@ -352,6 +358,8 @@ def _build(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainState:
 
 
 def _batches(job: Job, data: DataSet, epoch: int) -> tuple[Tensor, ...]:
+    if job.loss.sampler:
+        return class_aware_batches(data.train.labels, job.seed, epoch, job.recipe.batch_size, per_class=1)
     return epoch_batches(job.seed, epoch, len(data.train), job.recipe.batch_size)
 
 
@@ -439,7 +447,10 @@ def _chosen(training: Training) -> dict[str, Any]:
 
 
 def _post_hoc(training: Training) -> PostHoc:
-    return choose_post_hoc(*_validation_logits(training), training.data.counts)
+    chosen = choose_post_hoc(*_validation_logits(training), training.data.counts)
+    return (
+        chosen._replace(tau=0.0) if training.job.loss.sampler else chosen
+    )  # balanced batches leave no prior to adjust
 
 
 def _fields(chosen: PostHoc) -> dict[str, Any]:

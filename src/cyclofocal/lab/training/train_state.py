@@ -152,7 +152,7 @@ def build_state(
 ) -> TrainState:
     """The state at the beginning, with ``model`` on the accelerator's device.
 
-    ``class_counts`` are the training samples per class, as often as the batches draw them.
+    ``class_counts`` are the samples per class that the loss depends on.
     """
     recipe, device = job.recipe, accelerator.device
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
