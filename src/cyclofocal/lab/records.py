@@ -29,7 +29,7 @@ class RunRecord:
     """Record of one run. Equal seeds give equal records on one CPU, except for the seconds.
 
     Attributes:
-        recipe: fields of the recipe.
+        recipe: fields of the recipe; of a reference too, though it uses the data alone.
         loss: fields of the loss settings.
         seed: seed of the split, the long tail, the initialisation and the data order.
         versions: versions of Python and of the packages that determine the results.
@@ -38,7 +38,7 @@ class RunRecord:
         epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy; weight_decay,
             temperature, clip_norm where they cycle; validation_accuracy, validation_balanced_accuracy,
             validation_nll where there is such a split, of two classes validation_auroc; validation_loss with early
-            stopping, which makes fewer rows than the recipe has epochs.
+            stopping, which makes fewer rows than the recipe has epochs. Empty for a reference.
         metrics: metrics of the test set with the evaluated weights, as fractions (nats for nll); see ``metrics``.
         per_class: accuracy of each class on the test set, as fractions; empty in old records.
         reliability: per bin of confidence: samples of the test set, sum of their confidences, correct ones; empty in
@@ -47,7 +47,7 @@ class RunRecord:
             process includes its imports.
         data: the data set's title.
         weights: evaluated weights, "last epoch", "moving average", "best epoch" or "best epoch of the moving average";
-            the best epoch is that of :func:`best_epoch`.
+            the best epoch is that of :func:`best_epoch`. "" for a reference.
         epoch_seconds: training time of each epoch, without evaluation.
         processes, threads: processes, and CPU threads per process, of the last part of the run.
         command: command that started the run; empty if it was started from Python.
@@ -101,6 +101,11 @@ class RunRecord:
     confusion: list[list[int]] = field(default_factory=list)
     margin: float | None = None
 
+    @property
+    def is_reference(self) -> bool:
+        """True for a model fitted in place of a network; see :data:`~cyclofocal.lab.recipes.loss.ESTIMATORS`."""
+        return bool(self.loss.get("estimator"))
+
 
 VALIDATION_LOSS = "validation_loss"
 """Key of the rows of epochs by which early stopping goes."""
@@ -150,9 +155,10 @@ class DamagedRecordError(ValueError):
         return f"{self.file}{f', line {self.line}' if self.line else ''}: {self.fault}"
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that determine the results of a run."""
-    packages = ("cyclofocal", "torch", "numpy", "scikit-learn", "timm", "torchvision")
+def versions(estimator: str = "") -> dict[str, str]:
+    """Versions of Python and of the packages that determine the results of a run, or of a reference."""
+    packages = ["cyclofocal", "torch", "numpy", "scikit-learn", "timm", "torchvision"]
+    packages += ["lightgbm"] if estimator == "lightgbm" else []
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
@@ -297,7 +303,7 @@ def _is_finite(content: Any) -> bool:
 def _wrong_length(record: RunRecord) -> str:
     """Problem with the length of a list, in words; "" if all are right."""
     for name in ("train_counts", "epochs"):
-        if not getattr(record, name):
+        if not getattr(record, name) and not (name == "epochs" and record.is_reference):
             return f"{name} is []; it must not be empty"
     classes, of_classes = len(record.train_counts), "as train_counts has"
     for name, length, why in (

@@ -39,7 +39,7 @@ def images(tmp_path):
 
 def compare(what, features, out, *more):
     arguments = ["compare", str(what), "--features", str(features), "--out", str(out), "--losses", ",".join(LOSSES)]
-    arguments += ["--seeds", "2", "--epochs", "2", "--workers", "1", "--gpus-per-run", "0", *more]
+    arguments += ["--seeds", "2", "--epochs", "2", "--workers", "1", "--gpus-per-run", "0", "--no-references", *more]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     return result.exit_code, result.stdout, re.sub(r"[\s│]+", " ", result.stderr)
 
@@ -87,6 +87,18 @@ def test_heads_are_compared_and_the_report_says_so(backbone, images, tmp_path, m
     assert "features stored before are used" in err
     assert "Only the head was trained (mlp)" in said
     assert len(records_in(out)) == 12
+
+
+def test_references_are_fitted_to_the_features(backbone, images, tmp_path):
+    out = tmp_path / "runs"
+    code, said, err = compare(images, backbone, out, "--references")
+    assert code == 0, err
+    assert "references, not losses" in said
+    of = {(r.loss["name"], r.seed): r for r in records_in(out)}
+    weighted = "logistic-regression:class_weight=balanced"
+    assert {name for name, _ in of} == {*LOSSES, "majority", "logistic-regression", weighted}
+    assert of["majority", 0].confusion == [[6, 0], [4, 0]]
+    assert of["logistic-regression", 0].recipe == of["ce", 0].recipe
 
 
 def test_changed_images_are_computed_again(backbone, images, tmp_path):

@@ -41,6 +41,7 @@ from cyclofocal.lab.commands.options import (
 )
 from cyclofocal.lab.commands.output import shown_warnings, warn, warn_never_focal, warn_of_images, warn_of_rows
 from cyclofocal.lab.commands.plan import confirm_cpu, is_large, plan_lines
+from cyclofocal.lab.commands.references import added_references, suits
 from cyclofocal.lab.commands.two_stage import jobs_of_stages, stages_of
 from cyclofocal.lab.compare.display import GridProgress
 from cyclofocal.lab.compare.grid import (
@@ -57,7 +58,14 @@ from cyclofocal.lab.data.config import KEEL, is_table
 from cyclofocal.lab.metrics import ONLY_TWO_CLASSES, default_margin, default_metric
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
-from cyclofocal.lab.recipes.loss import FOR_BALANCED, FOR_IMBALANCED, IMBALANCED_FROM, LOSSES, LossSettings
+from cyclofocal.lab.recipes.loss import (
+    ESTIMATORS,
+    FOR_BALANCED,
+    FOR_IMBALANCED,
+    IMBALANCED_FROM,
+    LOSSES,
+    LossSettings,
+)
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.records import RunRecord
@@ -73,8 +81,11 @@ def _names(losses: Sequence[LossSettings]) -> str:
 
 
 def _two_losses(names: str) -> str:
-    if names and len(losses_of(names)) < 2:
+    found = losses_of(names) if names else []
+    if len(found) == 1:
         raise typer.BadParameter(f"{names!r} is one loss; a comparison needs two or more, separated by commas.")
+    if found and all(loss.estimator for loss in found):
+        raise typer.BadParameter(f"{names!r} are references alone; give a loss to compare them with, such as ce.")
     return names
 
 
@@ -106,6 +117,15 @@ def compare(
             callback=_two_losses,
         ),
     ] = "",
+    references: Annotated[
+        bool,
+        typer.Option(
+            "--references/--no-references",
+            help="Fit reference models too, on tables and on --features: "
+            + ", ".join(entry.name for entry in ESTIMATORS)
+            + "; or name some in --losses.",
+        ),
+    ] = True,
     seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 10,
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Target column of a table.")] = "",
     drop: Drop = "",
@@ -215,7 +235,8 @@ def compare(
         margin=default_margin(metric) if margin is None else margin,
         keep_models=keep_models,
     )
-    jobs = grid(found, chosen, range(seeds), out, options)
+    compared = [*chosen, *added_references(found, chosen, references)]
+    jobs = [job for job in grid(found, compared, range(seeds), out, options) if suits(job, chosen)]
     with refused("--losses", ImportError, OSError):
         try_custom_losses(jobs)
     backend = backend_of(on, out, workers, cpus_per_run, gpus_per_run, slurm or [])
@@ -358,13 +379,17 @@ def _tuned(
     """The losses with a budget of trials each, after a check that all can be tuned on all data."""
     from cyclofocal.lab.compare.tuning import check_tuning
 
-    tuned = [replace(x, name=f"{x.name}:tuned", title=f"{x.title}, tuned", trials=trials) for x in losses]
+    tuned = [
+        x if x.estimator else replace(x, name=f"{x.name}:tuned", title=f"{x.title}, tuned", trials=trials)
+        for x in losses
+    ]
     with refused("--tune", ImportError, OSError):
         for experiment in found:
             if isinstance(experiment, TwoStages):
                 raise ValueError(f"{experiment.second.name} is a second stage; --tune is for experiments of one stage")
             for loss in tuned:
-                check_tuning(experiment, loss, root)
+                if not loss.estimator:
+                    check_tuning(experiment, loss, root)
     return tuned
 
 

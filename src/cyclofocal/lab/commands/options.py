@@ -19,7 +19,7 @@ from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.loss import LIGHTGBM, LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import check_name
@@ -130,8 +130,14 @@ def experiment_name(name: str) -> str:
 
 
 def loss_names(names: str) -> str:
-    """Refuse anything but one or more different losses, separated by commas; see :func:`losses_of`."""
-    losses_of(names)
+    """Refuse anything but one or more different losses of a network, separated by commas; see :func:`losses_of`."""
+    for loss in losses_of(names):
+        if loss.estimator:
+            raise typer.BadParameter(
+                f"{loss.name} is no loss but a reference, which is compared and not stored: `cyclofocal compare DATA"
+                f" --losses ce,{loss.name}` shows its result; for a model to keep, fit it with"
+                f" {'LightGBM' if loss.estimator == LIGHTGBM.estimator else 'scikit-learn'} itself."
+            )
     return names
 
 

@@ -147,7 +147,7 @@ def _print_overview(console: Console, found: Sequence[Summary], everything: bool
         _print_lines(console, ["", *ranked.notes] if ranked.notes else [])
     if everything or len(found) <= MAX_OVERVIEW:
         console.print()
-        console.print(to_terminal(overview_table(found), details=False))
+        console.print(to_terminal(overview_table(found, references=False), details=False))
         _print_lines(console, ["", "+ and -: significantly better and significantly worse than the reference."])
     if everything:
         _print_lines(console, ["", *(ranking_conclusions(ranked) if ranked else [NOT_RANKED])])

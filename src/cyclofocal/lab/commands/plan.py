@@ -24,8 +24,13 @@ def plan_lines(jobs: Sequence[Job]) -> list[str]:
     described = [_description(recipe) for recipe in recipes[:MOST_PLANNED]]
     if len(recipes) > MOST_PLANNED:
         described = [f"{len(recipes)} experiments, from {recipes[0].title} to {recipes[-1].title}"]
-    losses, seeds = dict.fromkeys(job.loss.title for job in jobs), {job.seed for job in jobs}
-    sides = f"{_counted(len(losses), 'loss', 'losses')} ({', '.join(losses)}), {_counted(len(seeds), 'seed', 'seeds')}"
+    losses = dict.fromkeys(job.loss.title for job in jobs if not job.loss.estimator)
+    references = dict.fromkeys(job.loss.title for job in jobs if job.loss.estimator)
+    seeds = {job.seed for job in jobs}
+    sides = f"{_counted(len(losses), 'loss', 'losses')} ({', '.join(losses)}), "
+    if references:
+        sides += f"{_counted(len(references), 'reference', 'references')} ({', '.join(references)}), "
+    sides += _counted(len(seeds), "seed", "seeds")
     folds = max(recipe.data.cross_validation[1] if recipe.data.cross_validation else 1 for recipe in recipes)
     return [*described, sides + (f", {folds} folds each" if folds > 1 else "")]
 

@@ -147,6 +147,7 @@ def run_job(job: Job, resources: Resources | None = None, wait: bool = True) -> 
 
     from cyclofocal.lab.oltr.stages import task_of
     from cyclofocal.lab.training.accelerator import from_main, is_main_process
+    from cyclofocal.lab.training.reference import reference_task
     from cyclofocal.lab.training.train import train
 
     if resources is not None:
@@ -160,7 +161,8 @@ def run_job(job: Job, resources: Resources | None = None, wait: bool = True) -> 
             return done
         if job.stage1 is not None:
             run_job(job.stage1, resources)
-        return train(replace(job, loss=_tuned_loss(job)), task_of(job.recipe))
+        task = task_of(job.recipe)
+        return train(replace(job, loss=_tuned_loss(job)), reference_task(task) if job.loss.estimator else task)
 
 
 def failure(job: Job, error: BaseException) -> JobError:

@@ -10,6 +10,7 @@ from cyclofocal.lab.report.findings import (
     adjusted_amounts,
     amount,
     difference_text,
+    format_interval,
     format_value,
     joined,
     margin_text,
@@ -22,7 +23,15 @@ from cyclofocal.lab.report.findings import (
     unconverged_sentence,
 )
 from cyclofocal.lab.report.ranking import Ranking
-from cyclofocal.lab.report.summary import PairedComparison, Summary, primary_metric, threshold_gains
+from cyclofocal.lab.report.statistics import Estimate
+from cyclofocal.lab.report.summary import (
+    LossResult,
+    PairedComparison,
+    Summary,
+    difference_between,
+    primary_metric,
+    threshold_gains,
+)
 from cyclofocal.lab.report.validity import late_gains, single_classes
 
 MOST_SENTENCES = 4
@@ -37,7 +46,8 @@ def answer(summary: Summary) -> list[str]:
 
     1. What voids the rest: too few seeds, runs that had not converged, models that predict one class for all.
     2. The loss to use, with its difference to the reference. Losses whose intervals overlap that of the largest
-       difference are named with it, because their differences to each other are not tested.
+       difference are named with it, because their differences to each other are not tested. Before it, a model that
+       is no loss and better than all; see :func:`better_reference`.
     3. Where nothing is better, the seeds that would settle the largest difference.
     4. What matters more: the threshold, the prior taken out after training, or the class counts in the loss.
     """
@@ -45,7 +55,7 @@ def answer(summary: Summary) -> list[str]:
     if few := nothing_concluded(summary):
         return [few, *_doubts(summary), *filter(None, [threshold])]
     after = threshold or _after_training(summary)
-    sentences = (_choice(summary), _settling(summary), after, _counts_matter(summary))
+    sentences = (_not_a_loss(summary), _choice(summary), _settling(summary), after, _counts_matter(summary))
     said = [*_doubts(summary), *filter(None, sentences)]
     return said if len(said) >= MOST_SENTENCES else [*said, *filter(None, [_counts_missing(summary)])]
 
@@ -57,6 +67,40 @@ def recommended(summary: Summary) -> str:
         return better[0].name
     names = (row.name for row in summary.of_metric(summary.primary) if row.comparison is None)
     return next(names, next(iter(summary.experiment.runs)))
+
+
+def better_reference(summary: Summary) -> tuple[LossResult, LossResult, Estimate] | None:
+    """The best model that is no loss and better than the best loss, this loss, and their difference; None without one.
+
+    Better is a 95 % interval without 0 of the differences in the primary metric, paired by seed.
+    """
+    metric = summary.primary
+    sign = 1 if metric.higher_is_better else -1
+    losses = summary.of_metric(metric)
+    references = [row for row in summary.references if row.metric == metric]
+    if not losses or not references:
+        return None
+    best = max(losses, key=lambda row: sign * row.estimate.mean)
+    for row in sorted(references, key=lambda row: -sign * row.estimate.mean):
+        found = difference_between(summary, row.name, best.name)
+        interval = found.estimate.interval if found else None
+        if found and interval and min(sign * bound for bound in interval) > 0:
+            return row, best, found.estimate
+    return None
+
+
+def _not_a_loss(summary: Summary) -> str:
+    """Sentence on a model that is better than the best loss; "" without one."""
+    if (found := better_reference(summary)) is None:
+        return ""
+    row, best, difference = found
+    metric, unit = summary.primary, f" {summary.primary.unit}".rstrip()
+    reached, against = (f"{format_value(entry.estimate.mean, metric)}{unit}" for entry in (row, best))
+    size = f"{amount(difference.mean, metric, sign=True)} {format_interval(difference, metric, sign=True)}"
+    return (
+        f"A loss is not what you need: in {metric.title} {row.loss} reaches {reached}, against {against} of"
+        f" {best.loss}, the best loss ({size})."
+    )
 
 
 def _doubts(summary: Summary) -> list[str]:
@@ -238,7 +282,13 @@ def _counts_missing(summary: Summary) -> str:
 
 def answer_over(summaries: Sequence[Summary], ranking: Ranking | None) -> list[str]:
     """Sentences that answer a comparison over several experiments, those that void it first."""
-    return [*_doubts_over(summaries), *_ranked(ranking), *_thresholds_over(summaries), *_one_by_one(summaries)]
+    return [
+        *_doubts_over(summaries),
+        *_not_a_loss_over(summaries),
+        *_ranked(ranking),
+        *_thresholds_over(summaries),
+        *_one_by_one(summaries),
+    ]
 
 
 def _doubts_over(summaries: Sequence[Summary]) -> list[str]:
@@ -250,6 +300,18 @@ def _doubts_over(summaries: Sequence[Summary]) -> list[str]:
         ],
     }
     return [f"On {sum(them)} of {len(them)} experiments {what}." for what, them in kinds.items() if any(them)]
+
+
+def _not_a_loss_over(summaries: Sequence[Summary]) -> list[str]:
+    """Number of experiments on which a model that is no loss is better than the best loss; none without references."""
+    tested = [summary for summary in summaries if summary.references]
+    ahead = [found[0].loss for summary in tested if (found := better_reference(summary))]
+    if not ahead:
+        return []
+    tally = ", ".join(f"{name} on {ahead.count(name)}" for name in dict.fromkeys(ahead))
+    return [
+        f"A loss is not what you need on {len(ahead)} of {len(tested)} experiments: better than the best is {tally}."
+    ]
 
 
 def _ranked(ranking: Ranking | None) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cyclofocal.lab.longtail import rarer_class
 from cyclofocal.lab.metrics import Metric, metrics_of
-from cyclofocal.lab.recipes.loss import LossSettings
+from cyclofocal.lab.recipes.loss import ESTIMATORS, LIGHTGBM, LossSettings
 from cyclofocal.lab.recipes.recipe import FLAT_DEFAULTS
 from cyclofocal.lab.records import RunRecord
 
@@ -42,8 +42,10 @@ class Experiment:
         recipe: its fields, without the fold.
         title: unique among the experiments.
         runs: by name of the loss, in order of seed and fold, each of which occurs once.
-        titles: titles of the losses by name.
+        titles: titles of the losses and references by name.
         notes: inconsistencies of these runs, as sentences.
+        references: runs of the models that were fitted in place of a network, as ``runs``; where there is no loss they
+            are its runs, and compared as losses are.
     """
 
     recipe: dict[str, Any]
@@ -51,14 +53,15 @@ class Experiment:
     runs: dict[str, list[RunRecord]]
     titles: dict[str, str]
     notes: tuple[str, ...]
+    references: dict[str, list[RunRecord]] = field(default_factory=dict)
 
     def values(self, name: str, metric: Metric, adjusted: bool = False) -> Values:
-        """Values of the runs of a loss, in the metric's unit (per cent for percentages), without missing ones.
+        """Values of the runs of a loss or reference, in the metric's unit (per cent for percentages).
 
-        With ``adjusted`` those of its logits less the class prior.
+        Missing ones are left out. With ``adjusted`` those of its logits less the class prior.
         """
         scale, found = 100 if metric.percent else 1, Values()
-        for run in self.runs[name]:
+        for run in (self.runs | self.references)[name]:
             number = (run.adjusted if adjusted else run.metrics).get(metric.key)
             if number is not None and math.isfinite(number):
                 found.setdefault(run.seed, {})[fold_of(run)] = round(scale * number, DECIMALS)
@@ -139,6 +142,11 @@ def by_run(runs: Sequence[RunRecord], values: Callable[[RunRecord], list[float]]
     return np.array([row[:length] for row in rows], dtype=np.float64)
 
 
+def uses(record: RunRecord, package: str) -> bool:
+    """False for LightGBM and a run without it, whose record leaves its version out."""
+    return package != LIGHTGBM.estimator or record.loss.get("estimator") == LIGHTGBM.estimator
+
+
 def fold_of(record: RunRecord) -> int:
     """Fold of a run; 0 without cross-validation."""
     return record.recipe.get("fold", 0)
@@ -197,9 +205,18 @@ def _experiment(recipe: dict[str, Any], title: str, records: Sequence[RunRecord]
     notes = [f"{shown[name]}: {_cells(cells)} twice; the first is used." for name, cells in doubles.items()]
     if others:
         notes.append(f"Runs with another number of classes than the first run, left out: {others}.")
-    found = Experiment(recipe, title, ordered, shown, ())
-    notes += [*_mixed(ordered, shown), *_missing(found), *_folds(ordered, shown), *_never_focal(ordered, shown)]
-    return replace(found, notes=tuple(notes))
+    losses = {name: members for name, members in ordered.items() if not members[0].is_reference} or ordered
+    references = {name: ordered[name] for name in sorted(ordered.keys() - losses.keys(), key=_reference_order)}
+    found = Experiment(recipe, title, losses, shown, (), references)
+    notes += [*_mixed(losses, shown), *_mixed(references, shown)]
+    notes += [*_missing(found), *_folds(ordered, shown), *_never_focal(losses, shown)]
+    return replace(found, notes=tuple(dict.fromkeys(notes)))
+
+
+def _reference_order(name: str) -> tuple[int, str]:
+    """Place of a reference among the known ones, later versions' last."""
+    known = [entry.name for entry in ESTIMATORS]
+    return known.index(name) if name in known else len(known), name
 
 
 def _split_versions(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -230,7 +247,7 @@ def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
     notes = []
     packages = dict.fromkeys(package for record in every for package in record.versions)
     for package in packages:
-        found = sorted({record.versions.get(package, "not recorded") for record in every})
+        found = sorted({record.versions.get(package, "not recorded") for record in every if uses(record, package)})
         if len(found) > 1:
             notes.append(f"Runs of different versions of {package}: {', '.join(found)}.")
     for what, found in (
@@ -249,7 +266,7 @@ def _mixed(runs: dict[str, list[RunRecord]], titles: dict[str, str]) -> list[str
 
 def _missing(found: Experiment) -> list[str]:
     """Notes on values that some runs lack; one that all lack (a shot group without classes) is no problem."""
-    notes, runs, titles = [], found.runs, found.titles
+    notes, runs, titles = [], found.runs | found.references, found.titles
     for metric in (metric for metric in found.metrics if not metric.further):
         lacking = {
             name: [(run.seed, fold_of(run)) for run in members if not _is_number(run.metrics.get(metric.key))]

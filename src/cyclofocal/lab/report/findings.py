@@ -339,7 +339,8 @@ def _evaluated(summary: Summary) -> str:
 
 
 def _stops_early(summary: Summary) -> bool:
-    return any(VALIDATION_LOSS in run.epochs[-1] for runs in summary.experiment.runs.values() for run in runs)
+    runs = [run for members in summary.experiment.runs.values() for run in members]
+    return any(VALIDATION_LOSS in row for run in runs for row in run.epochs[-1:])
 
 
 def explanations(summary: Summary) -> list[str]:
@@ -362,6 +363,7 @@ def explanations(summary: Summary) -> list[str]:
         *_seeds_needed_for_any(summary),
         *_equivalence(summary),
         *_adjustment(summary),
+        *_references(summary),
         *_tuned(summary),
     ]
     if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
@@ -458,6 +460,18 @@ def _adjustment(summary: Summary) -> list[str]:
     return [
         f"Post-hoc adjusted: logits less tau times the log of the class shares; tau {shown}, {chosen}.",
         *([compared] if summary.against_adjusted else []),
+    ]
+
+
+def _references(summary: Summary) -> list[str]:
+    """Meaning of the rows of references, if there are some."""
+    if not summary.references:
+        return []
+    return [
+        "References, not losses: models fitted to the training rows of the network, in its encoding, at their defaults;"
+        " no epochs, and no tuning. The majority class has the class shares as its probabilities.",
+        f"Their differences to {summary.reference} are paired by seed; p is Holm-corrected over the references alone."
+        " They are not ranked.",
     ]
 
 

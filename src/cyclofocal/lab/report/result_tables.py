@@ -9,7 +9,7 @@ import numpy as np
 
 from cyclofocal.lab.metrics import THRESHOLDS, Metric
 from cyclofocal.lab.records import RunRecord
-from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS
+from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS, uses
 from cyclofocal.lab.report.findings import format_effect, format_interval, format_p, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import Estimate
@@ -32,25 +32,33 @@ CSV_COLUMNS = (
 )
 """Columns of :func:`long_table`: means and intervals in ``unit``, times relative to the reference.
 
-The role is "primary" or "secondary"; "adjusted" of logits less the class prior, and "against adjusted" of a loss
-compared with them in the primary metric; "class" of an accuracy of one class, and "confusion" of the number of test
-samples of a class taken for another (``predicted``), both described only, without cells of 0.
+The role is "primary" or "secondary", or "reference" in any metric; "adjusted" of logits less the class prior, and
+"against adjusted" of a loss compared with them in the primary metric; "class" of an accuracy of one class, and
+"confusion" of the number of test samples of a class taken for another (``predicted``), both described only, without
+cells of 0.
 """
+
+APART = "references, not losses"
+"""Heading of the rows of models that were fitted in place of a network."""
 
 RANK_HEADINGS = ("mean rank", "wins", "ties", "losses", "significantly better", "significantly worse")
 MOST_CONFUSED = 12  # pairs of classes
 ALWAYS_LISTED = ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing")
-NOT_SETTINGS = ("name", "title", "file", "digest")
+NOT_SETTINGS = ("name", "title", "file", "digest", "estimator")
 
 
 def metric_table(summary: Summary, metric: Metric) -> ReportTable:
-    """Results of every loss in one metric; in the primary one also those of post-hoc adjusted cross-entropy."""
+    """Results of every loss in one metric, and of the references apart.
+
+    In the primary metric also those of post-hoc adjusted cross-entropy.
+    """
     notes = [f"{'higher' if metric.higher_is_better else 'lower'} is better"]
     if metric == summary.primary:
         notes.append("primary metric")
     adjusted = _adjusted_rows(summary, metric) if metric == summary.primary else []
     rows = [*summary.of_metric(metric), *adjusted]
-    return ReportTable(metric.heading, RESULT_COLUMNS, [_result_cells(row) for row in rows], notes)
+    apart = [_result_cells(row) for row in summary.references if row.metric == metric]
+    return ReportTable(metric.heading, RESULT_COLUMNS, [_result_cells(row) for row in rows], notes, apart, APART)
 
 
 def _adjusted_rows(summary: Summary, metric: Metric) -> list[LossResult]:
@@ -78,30 +86,36 @@ def primary_table(summary: Summary) -> ReportTable:
     rows = [[*row, _time_cell(time)] for row, time in zip(table.rows, times, strict=True)]
     comparison = [f"differences to {summary.reference}"] if summary.reference else []
     title = f"{table.title} ({'; '.join([*reversed(table.notes), *comparison])})"
-    return ReportTable(title, [*table.columns, Column("epoch time")], rows)
+    apart = [[*row, NONE] for row in table.apart]
+    return ReportTable(title, [*table.columns, Column("epoch time")], rows, apart=apart, apart_heading=APART)
 
 
 def secondary_table(summary: Summary) -> ReportTable:
     """Results of every loss in all other metrics."""
     metrics = [metric for metric in summary.metrics if metric != summary.primary]
     rows = [row for m in metrics for row in (*summary.of_metric(m), *_adjusted_rows(summary, m))]
-    cells = [[TableCell(row.metric.heading), *_result_cells(row)] for row in rows]
+    others = [row for m in metrics for row in summary.references if row.metric == m]
+    cells, apart = ([[TableCell(r.metric.heading), *_result_cells(r)] for r in part] for part in (rows, others))
     title = "Secondary metrics, p corrected over all of them together"
     if summary.comparisons(further=True):
         title = "Secondary metrics, p corrected over all up to ECE together, and over all others together"
-    return ReportTable(title, [Column("metric", "text"), *RESULT_COLUMNS], cells)
+    return ReportTable(title, [Column("metric", "text"), *RESULT_COLUMNS], cells, (), apart, APART)
 
 
 def means_table(summary: Summary) -> ReportTable:
-    """Means of every loss in every metric but further ones, and the relative time of an epoch."""
-    found = {(row.name, row.metric): row for row in summary.rows}
+    """Means of every loss and reference in every metric but further ones, and the relative time of an epoch."""
     time = [Column("time")] if summary.time else []
-    rows = []
-    for name, title in {row.name: row.loss for row in summary.rows}.items():
-        cells = [_mean_cell(found.get((name, metric))) for metric in summary.main_metrics]
-        rows.append([TableCell(title), *cells, *[_time_cell(summary.time.get(name)) for _ in time]])
     columns = [Column("loss", "text"), *(Column(metric.heading) for metric in summary.main_metrics), *time]
-    return ReportTable(summary.experiment.title, columns, rows)
+
+    def cells(results: Sequence[LossResult]) -> list[list[TableCell]]:
+        found = {(row.name, row.metric): row for row in results}
+        rows = []
+        for name, title in {row.name: row.loss for row in results}.items():
+            means = [_mean_cell(found.get((name, metric))) for metric in summary.main_metrics]
+            rows.append([TableCell(title), *means, *[_time_cell(summary.time.get(name)) for _ in time]])
+        return rows
+
+    return ReportTable(summary.experiment.title, columns, cells(summary.rows), (), cells(summary.references), APART)
 
 
 def threshold_table(summary: Summary) -> ReportTable:
@@ -176,11 +190,14 @@ def _numbers(values: Iterable[float]) -> list[TableCell]:
     return [TableCell(f"{value:.3g}", key=value) for value in values]
 
 
-def overview_table(summaries: Sequence[Summary]) -> ReportTable:
-    """Experiments down, losses across: mean and difference in the primary metric."""
+def overview_table(summaries: Sequence[Summary], references: bool = True) -> ReportTable:
+    """Experiments down, losses and then references across: mean and difference in the primary metric."""
     primary = common_primary(summaries)
     by_loss = [{row.loss: row for row in summary.of_metric(primary)} for summary in summaries]
-    losses = list(dict.fromkeys(loss for rows in by_loss for loss in rows))
+    for summary, found in zip(summaries, by_loss, strict=True):
+        beside = [row for row in summary.references if row.metric == primary and references]
+        found |= {f"reference: {row.loss}": row for row in beside}
+    losses = sorted(dict.fromkeys(loss for rows in by_loss for loss in rows), key=_is_reference_heading)
     cells = [
         [
             TableCell(summary.experiment.title, link=f"#experiment-{place}"),
@@ -189,6 +206,10 @@ def overview_table(summaries: Sequence[Summary]) -> ReportTable:
         for place, (summary, rows) in enumerate(zip(summaries, by_loss, strict=True), start=1)
     ]
     return ReportTable(primary.heading, [Column("experiment", "text"), *map(Column, losses)], cells)
+
+
+def _is_reference_heading(heading: str) -> bool:
+    return heading.startswith("reference: ")
 
 
 def rank_table(ranking: Ranking) -> ReportTable:
@@ -218,10 +239,10 @@ def loss_settings(summary: Summary) -> ReportTable:
     titles, runs = summary.experiment.titles, summary.experiment.runs
     rows = []
     for key in (key for key in LOSS_DEFAULTS if key not in NOT_SETTINGS):
-        cells = [_distinct(run.loss.get(key, LOSS_DEFAULTS[key]) for run in runs[name]) for name in titles]
+        cells = [_distinct(run.loss.get(key, LOSS_DEFAULTS[key]) for run in runs[name]) for name in runs]
         if key in ALWAYS_LISTED or any(cell != _setting(LOSS_DEFAULTS[key]) for cell in cells):
             rows.append([TableCell(key), *map(TableCell, cells)])
-    return ReportTable("Losses", [Column("setting", "text"), *map(Column, titles.values())], rows)
+    return ReportTable("Losses", [Column("setting", "text"), *(Column(titles[name]) for name in runs)], rows)
 
 
 def recipe_settings(summary: Summary) -> ReportTable:
@@ -243,17 +264,21 @@ def _plain(value: Any) -> str:
 
 def environment(summary: Summary) -> ReportTable:
     """Device, system, packages, and the number and time of the runs."""
+    losses = [run for members in summary.experiment.runs.values() for run in members]
     runs = _all_runs(summary)
     seconds = math.fsum(run.seconds for run in runs)
     time = f"{seconds / 3600:.2g} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
     packages = dict.fromkeys(package for run in runs for package in run.versions)
     found = {
-        "device": _distinct(run.device for run in runs),
+        "device": _distinct(run.device for run in losses),
         "system": _distinct(run.system or "not recorded" for run in runs),
         "processes × threads": _distinct(f"{run.processes} × {run.threads}" for run in runs),
         "runs": f"{len(runs)}, {time} in all",
-        "evaluated weights": _distinct(run.weights for run in runs),
-        **{package: _distinct(run.versions.get(package, "not recorded") for run in runs) for package in packages},
+        "evaluated weights": _distinct(run.weights for run in losses),
+        **{
+            package: _distinct(run.versions.get(package, "not recorded") for run in runs if uses(run, package))
+            for package in packages
+        },
     }
     return _pairs("Hardware and software", "part", found)
 
@@ -272,7 +297,8 @@ def commands(summary: Summary) -> list[str]:
 
 
 def _all_runs(summary: Summary) -> list[RunRecord]:
-    return [run for members in summary.experiment.runs.values() for run in members]
+    experiment = summary.experiment
+    return [run for members in (experiment.runs | experiment.references).values() for run in members]
 
 
 def _pairs(title: str, heading: str, values: dict[str, Any]) -> ReportTable:
@@ -317,6 +343,8 @@ def _long_rows(summary: Summary) -> Iterator[dict[str, Any]]:
     for row in summary.rows:
         role = "primary" if row.metric == summary.primary else "secondary"
         yield _long_row(summary, row, role) | {"epoch_time": summary.time.get(row.name)}
+    for row in summary.references:
+        yield _long_row(summary, row, "reference")
 
 
 def _long_adjusted_rows(summary: Summary) -> Iterator[dict[str, Any]]:

@@ -110,6 +110,8 @@ class Summary:
         margin: largest difference in the primary metric that counts as none, in its unit.
         adjusted: cross-entropy with the class prior taken out of its logits, in every metric; empty without.
         against_adjusted: the other losses in the primary metric, compared with it, as another family.
+        references: models that were fitted in place of a network, in every metric, compared with the reference loss;
+            p values are corrected as those of the losses, but apart from them.
         seeds: largest number of seeds of any loss.
         time: relative time of an epoch by name of the loss: median over pairs of the ratio of medians.
     """
@@ -124,6 +126,7 @@ class Summary:
     notes: tuple[str, ...]
     adjusted: tuple[LossResult, ...] = ()
     against_adjusted: tuple[LossResult, ...] = ()
+    references: tuple[LossResult, ...] = ()
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -261,7 +264,14 @@ def default_reference(found: Sequence[Experiment]) -> str:
 def _summary(experiment: Experiment, reference: str, primary: Metric, margin: float) -> Summary:
     others = [metric for metric in experiment.metrics if metric != primary]
     families = ([primary], [m for m in others if not m.further], [m for m in others if m.further])
-    rows = [_family_rows(experiment, reference, family, margin if family == [primary] else None) for family in families]
+    losses = sorted(experiment.runs, key=lambda name: name != reference)
+    rows, references = (
+        [
+            _family_rows(experiment, names, reference, family, margin if family == [primary] else None)
+            for family in families
+        ]
+        for names in (losses, [*experiment.references])
+    )
     titles, there, notes = experiment.titles, reference in experiment.runs, list(experiment.notes)
     if not there:
         notes.append(f"No run of the reference {reference!r}: nothing to compare with.")
@@ -276,6 +286,7 @@ def _summary(experiment: Experiment, reference: str, primary: Metric, margin: fl
         seeds=max(len({run.seed for run in runs}) for runs in experiment.runs.values()),
         time=_times(experiment, reference),
         notes=tuple(notes),
+        references=tuple(row for family in references for row in family),
         **_adjusted_results(experiment, reference, primary, margin),
     )
 
@@ -314,19 +325,30 @@ _Key = tuple[Metric, str]
 
 
 def _family_rows(
-    experiment: Experiment, reference: str, family: Sequence[Metric], margin: float | None
+    experiment: Experiment, names: Sequence[str], reference: str, family: Sequence[Metric], margin: float | None
 ) -> list[LossResult]:
-    """Results of every loss in the metrics of a family, whose p values are corrected together."""
-    names = sorted(experiment.runs, key=lambda name: name != reference)
+    """Results of the named losses or references in the metrics of a family, whose p values are corrected together."""
     values = {(metric, name): experiment.values(name, metric) for metric in family for name in names}
     values = {key: found for key, found in values.items() if found}
     others = {key: found for key, found in values.items() if key[1] != reference}
-    of_reference = {metric: values.get((metric, reference), {}) for metric in family}
+    there = reference in experiment.runs
+    of_reference = {metric: experiment.values(reference, metric) if there else Values() for metric in family}
     compared = _compare(experiment, others, of_reference, margin)
     return [
         LossResult(metric, experiment.titles[name], name, _mean(experiment, found), compared.get((metric, name)))
         for (metric, name), found in values.items()
     ]
+
+
+def difference_between(summary: Summary, name: str, other: str) -> Difference | None:
+    """Difference of a loss or reference to another one in the primary metric, paired by seed; None without pairs.
+
+    Nothing is corrected: it is one comparison.
+    """
+    experiment = summary.experiment
+    pairs = _paired(experiment.values(name, summary.primary), experiment.values(other, summary.primary))
+    runs = [value for seed in pairs.values() for value in seed.values()]
+    return paired_difference(runs, experiment.overlap, len(pairs)) if runs else None
 
 
 def _compare(

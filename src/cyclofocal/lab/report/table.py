@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import rich.table
 
-MARK_STYLES = {"better": "bold green", "worse": "bold red", "own": "bold green", "reference": "bold", "": ""}
+MARK_STYLES = {
+    **{"better": "bold green", "worse": "bold red", "own": "bold green", "reference": "bold", "heading": "italic"},
+    "": "",
+}
 WORD_WIDTH = 13  # characters of "significantly"; longer words of a text may be broken
 HEADING_WIDTH = 10  # characters; shorter headings of numbers are not wrapped
 MARK_SIGNS = {"better": "+", "worse": "-"}
@@ -40,7 +43,7 @@ class TableCell:
         detail: an interval or a difference, after the text or below it.
         key: number that the cell is sorted by.
         mark: "better" or "worse" for a significant difference, which numbers show by a sign, bold type or a triangle;
-            "own" or "reference" for a loss to find at a glance, by bold type alone.
+            "own" or "reference" for a loss to find at a glance, by bold type alone; "heading" of rows apart.
         link: address on the page.
     """
 
@@ -61,12 +64,14 @@ NONE = TableCell("–")
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Title, columns, rows with one cell per column, and short notes."""
+    """Title, columns, rows with one cell per column, short notes, and rows apart, which follow under a heading."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[TableCell]]
     notes: Sequence[str] = ()
+    apart: Sequence[Sequence[TableCell]] = ()
+    apart_heading: str = ""
 
     def transposed(self, heading: str) -> "ReportTable":
         """Exchange rows and columns; ``heading`` names the new first column."""
@@ -94,17 +99,26 @@ def to_terminal(*tables: ReportTable, title: str = "", details: bool = True, tig
 
     shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0 if tight else 1))
     shown.title, shown.title_style, shown.title_justify = escape(title or tables[0].title), "bold", "left"
-    texts = [[_terminal_texts(row, table.columns, details) for row in table.rows] for table in tables]
+    parts = list(map(_with_heading, tables))
+    texts = [[_terminal_texts(row, tables[0].columns, details) for row in rows] for rows in parts]
     for place, column in enumerate(tables[0].columns):
         _add_column(shown, column, [row[place] for rows in texts for row in rows])
     for table, rows in zip(tables, texts, strict=True):
         if len(tables) > 1:
             shown.add_row(f"[bold]{escape(table.title)}[/]", *(f"[dim]{escape(note)}[/]" for note in table.notes))
-        for place, (row, cells) in enumerate(zip(table.rows, rows, strict=True)):
+        for place, (row, cells) in enumerate(zip(_with_heading(table), rows, strict=True)):
             styled = [_styled(escape(text), cell.mark) for text, cell in zip(cells, row, strict=True)]
             first = Padding.indent(styled[0], 2) if len(tables) > 1 and not tight else styled[0]
             shown.add_row(first, *styled[1:], end_section=len(tables) > 1 and place == len(rows) - 1)
     return shown
+
+
+def _with_heading(table: ReportTable) -> list[Sequence[TableCell]]:
+    """All rows, with a line of the heading before those apart."""
+    if not table.apart:
+        return [*table.rows]
+    heading = [TableCell(table.apart_heading, mark="heading"), *(TableCell("") for _ in table.columns[1:])]
+    return [*table.rows, heading, *table.apart]
 
 
 def _terminal_texts(row: Sequence[TableCell], columns: Sequence[Column], details: bool) -> list[str]:
@@ -135,7 +149,8 @@ def to_markdown(table: ReportTable) -> str:
     """Markdown table; marked numbers are bold."""
     rules = ["---" if place == 0 else "---:" for place in range(len(table.columns))]
     rows = [
-        [_markdown_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)] for row in table.rows
+        [_markdown_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)]
+        for row in _with_heading(table)
     ]
     lines = [[escape_markdown(column.heading) for column in table.columns], rules, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
@@ -143,6 +158,8 @@ def to_markdown(table: ReportTable) -> str:
 
 def _markdown_cell(cell: TableCell, column: Column) -> str:
     text = escape_markdown(cell.full_text)
+    if cell.mark == "heading":
+        return f"*{text}*"
     return f"**{text}**" if cell.mark and column.kind == "number" else text
 
 
@@ -160,6 +177,9 @@ def to_latex(*tables: ReportTable, caption: str) -> str:
         if len(tables) > 1:
             lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{_latex_text(table.title)}}}}} \\")
         lines += [_latex_row(cell.full_text for cell in row) for row in table.rows]
+        if table.apart:
+            lines += [r"\midrule", rf"\multicolumn{{{len(columns)}}}{{l}}{{{_latex_text(table.apart_heading)}}} \\"]
+            lines += [_latex_row(cell.full_text for cell in row) for row in table.apart]
     alignment = "".join("l" if column.kind == "text" else "r" for column in columns)
     start = [r"\begin{table}", r"\centering", rf"\caption{{{_latex_text(caption)}}}"]
     body = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"]

@@ -71,7 +71,7 @@ def run_folder(root: Path, recipe: Recipe, loss: LossSettings, seed: int) -> Pat
 
 def identity(recipe: Recipe, loss: LossSettings, seed: int) -> dict[str, Any]:
     """Identity of a run as JSON: everything that determines its numbers."""
-    content = {"recipe": recipe.flat(), "loss": loss.flat(), "seed": seed, "versions": _versions()}
+    content = {"recipe": recipe.flat(), "loss": loss.flat(), "seed": seed, "versions": _versions(loss.estimator)}
     return json.loads(json.dumps(content))
 
 
@@ -105,7 +105,7 @@ def stored_identity(folder: Path) -> dict[str, Any]:
 def stored_record(path: Path) -> tuple[RunRecord | None, list[DamagedRecordError]]:
     """The record of a run that has ended, None if missing or damaged; and the problems found.
 
-    A record with more or fewer epochs than its recipe says is damaged.
+    A record with more or fewer epochs than its recipe says is damaged; one of a reference has none.
 
     Raises:
         DamagedRunError: there is something else than a file.
@@ -288,7 +288,10 @@ def _plain(name: str) -> str:
 
 def _all_epochs(path: Path, number: int, line: RunRecord | DamagedRecordError) -> RunRecord | DamagedRecordError:
     """The line, or an error if it is a record without a row for every epoch of its recipe, and did not stop early."""
-    if isinstance(line, DamagedRecordError) or (rows := len(line.epochs)) == (total := _total_epochs(line.recipe)):
+    if isinstance(line, DamagedRecordError):
+        return line
+    rows, total = len(line.epochs), 0 if line.is_reference else _total_epochs(line.recipe)
+    if rows == total:
         return line
     if rows < total and has_stopped(line.epochs, line.recipe.get("early_stopping", 0)):
         return line
