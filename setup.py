@@ -1,7 +1,11 @@
 """Builds the native CPU backend; everything else is declared in pyproject.toml.
 
 The library is plain C loaded by ctypes, so it depends neither on the Python version nor on torch's, and one wheel per
-platform serves all. Without a working C compiler the build goes on without it and the plain kernels serve.
+platform serves all. The environment variable CYCLOFOCAL_NATIVE says what happens without a working C compiler:
+
+* ``optional`` (the default): the build continues without the library, and the plain kernels serve;
+* ``require``: the build fails, so that no release for a platform lacks the library;
+* ``skip``: the library is not built, and the wheel is for any platform.
 """
 
 import os
@@ -21,6 +25,11 @@ COMPILE = [
     "-fno-math-errno",
     "-fno-trapping-math",
 ]
+
+
+NATIVE = os.environ.get("CYCLOFOCAL_NATIVE", "optional")
+if NATIVE not in ("optional", "require", "skip"):
+    sys.exit(f"CYCLOFOCAL_NATIVE is {NATIVE!r}; it must be optional (the default), require or skip")
 
 
 class build_library(build_ext):  # noqa: N801
@@ -44,7 +53,7 @@ class build_library(build_ext):  # noqa: N801
 
 
 class platform_wheel(bdist_wheel):  # noqa: N801
-    """py3-none-PLATFORM: any Python 3, no Python ABI."""
+    """py3-none-PLATFORM, or py3-none-any without the library: any Python 3, no Python ABI."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
@@ -55,6 +64,9 @@ native = Extension(
     ["src/cyclofocal/kernels/native.cpp"],
     libraries=["m"] if sys.platform != "win32" else [],
     language="c++",
-    optional=True,
+    optional=NATIVE == "optional",
 )
-setup(ext_modules=[native], cmdclass={"build_ext": build_library, "bdist_wheel": platform_wheel})
+setup(
+    ext_modules=[native] if NATIVE != "skip" else [],
+    cmdclass={"build_ext": build_library, "bdist_wheel": platform_wheel},
+)
