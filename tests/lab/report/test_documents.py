@@ -46,6 +46,7 @@ def test_the_table_of_the_named_records_fills_the_place(page):
         ("table digits.jsonl metric=nll reference=focal", "| focal | 0."),
         ("overview sets.jsonl digits.jsonl", "| data set 5 |"),
         ("ranks sets.jsonl", "| cyclical focal | 1.00 | 6 |"),
+        ("answer digits.jsonl", "* Use cyclical focal: "),
     ],
 )
 def test_views(page, what, words):

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cyclofocal.lab.report.answer import answer
 from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.export import ranks_markdown, verdicts_markdown
 from cyclofocal.lab.report.load import read_runs
@@ -47,7 +48,8 @@ def with_evidence(page: Path) -> str:
 
     A place is ``<!-- evidence: VIEW FILE... -->``. FILE is a .jsonl file or a folder, relative to the page; VIEW
     is one of ``table`` (the default: all losses in the primary metric), ``verdicts``, ``metrics`` (means in all
-    metrics), ``overview`` (many experiments side by side), ``ranks``. ``metric=KEY`` and ``reference=NAME`` may follow.
+    metrics), ``overview`` (many experiments side by side), ``ranks``, ``answer`` (the sentences that a report begins
+    with). ``metric=KEY`` and ``reference=NAME`` may follow.
 
     Raises:
         ValueError: the page has no such place, or one that names no record.
@@ -92,6 +94,7 @@ VIEWS: dict[str, Callable[[Sequence[Summary]], str]] = {
     "metrics": _of_each(lambda summary: to_markdown(means_table(summary))),
     "overview": lambda found: to_markdown(overview_table(found).transposed(common_primary(found).heading)),
     "ranks": _ranks,
+    "answer": _of_each(lambda summary: "\n".join(f"* {sentence}" for sentence in answer(summary))),
 }
 
 
