@@ -1,4 +1,4 @@
-"""Promise: the examples in README, docs and docstrings run, and README's tree is the tree."""
+"""Promise: the examples in README, docs and docstrings run; README is short, and what pages say of files is true."""
 
 import doctest
 import importlib
@@ -27,6 +27,7 @@ HOSTS = {path.stem for path in (ROOT / "src/cyclofocal/integrations").glob("*.py
     "progress",
     "boosting",
 }
+MOST_README_LINES = 130
 MODULES = [m.name for m in pkgutil.walk_packages(cyclofocal.__path__, "cyclofocal.") if not m.name.endswith("_native")]
 
 
@@ -70,20 +71,40 @@ def test_install_lines_are_true_from_a_clone():
     assert said > 15
 
 
-def test_settings_in_the_readme_are_measured_or_say_they_are_not():
-    """Every difference in a row occurs in the tables of records on the page."""
-    text = (ROOT / "README.md").read_text()
-    measured = re.findall(r"<!-- evidence: .*?<!-- end of evidence -->", text, re.DOTALL)
+def test_recommended_settings_are_measured_or_say_they_are_not():
+    """Every difference in a row of the decision page occurs in the tables of records that it names."""
+    text = (ROOT / "docs/choosing.md").read_text()
+    tables = "".join(
+        place
+        for name in ("evidence.md", "imbalance.md")
+        for place in re.findall(
+            r"<!-- evidence: .*?<!-- end of evidence -->", (ROOT / "docs" / name).read_text(), re.DOTALL
+        )
+    )
     rows = text.partition("## Which setting")[2].partition("## ")[0].split("|---|---|---|\n")[1].partition("\n\n")[0]
     for row in rows.splitlines():
         differences = re.findall(r"[+-]\d+\.\d\b", row)
         assert differences or "not measured here" in row, row
-        assert all(f"({difference})" in "".join(measured) for difference in differences), row
+        assert all(f"({difference})" in tables for difference in differences), row
 
 
-def test_readme_tree_is_the_tree():
-    tree = re.search(r"```\nsrc/cyclofocal/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert tree, "README has no tree of src/cyclofocal"
+def test_readme_is_short_and_answers_first():
+    """Its first screen has the answer for imbalanced data; its figures are those of the table on the page."""
+    text = (ROOT / "README.md").read_text()
+    lines = text.splitlines()
+    assert len(lines) <= MOST_README_LINES
+    assert any("imbalanced, what do I do?" in line for line in lines[:12])
+    assert "from_counts" in "\n".join(lines[:20])
+    tables = "".join(re.findall(r"<!-- evidence: .*?<!-- end of evidence -->", text, re.DOTALL))
+    differences = re.findall(r"[+-]\d+\.\d\b", text.partition("## Install")[0])
+    assert differences
+    assert all(f"({difference})" in tables for difference in differences)
+
+
+def test_tree_in_contributing_is_the_tree():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = re.search(r"```\nsrc/cyclofocal/\n(.*?)```", text, re.DOTALL)
+    assert tree, "CONTRIBUTING.md has no tree of src/cyclofocal"
     named, folders = set(), ["src/cyclofocal"]
     for line in tree[1].splitlines():
         depth, name = (len(line) - len(line.lstrip())) // 4, line.split()[0]
