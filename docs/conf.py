@@ -87,7 +87,7 @@ html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
-html_extra_path = [name for name in ("explorer.html", "../results/imbalance.html") if (DOCS / name).exists()]
+html_extra_path = ["explorer.html", "../results/imbalance.html"]
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 
@@ -134,7 +134,8 @@ def visit_math(self: Any, node: nodes.Element) -> None:
     text = r" \\ ".join(lines)
     if len(lines) > 1 or (block and "&" in text and r"\begin" not in text):
         text = rf"\begin{{aligned}}{text}\end{{aligned}}"
-    self.body.append(convert(text, display="block" if block else "inline"))
+    formula = convert(text, display="block" if block else "inline")
+    self.body.append(f'<div class="formula">{formula}</div>' if block else formula)
     raise nodes.SkipNode
 
 
