@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE_ONLY = {"documents", "imports", "language", "names", "release", "site"}
+HERE_ONLY = {"documents", "explorer", "imports", "language", "loss_page", "names", "release", "site"}
 """Tests of the repository, not of the package."""
 
 
@@ -23,7 +23,8 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shutil.copytree(options.repository / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("docs", "tests"):
+            shutil.copytree(options.repository / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(options.repository / "pyproject.toml", folder)
         run = [
             sys.executable,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
+TESTS = ("hypothesis", "numpy", "pandas", "pytest", "scikit-learn", "torchvision")
+"""Packages that the library's tests import."""
 
 
 def run(*command: str | Path, **environment: str) -> None:
@@ -30,15 +32,18 @@ def build() -> None:
         run(sys.executable, "-m", "auditwheel", "show", *DIST.glob("*linux*.whl"))
 
 
-def test(archive: Path, torch: str) -> None:
-    """Install an archive with this torch in an empty environment, and run the library's tests there."""
-    plain = archive.name.endswith("-any.whl")
+def test(archives: list[Path], torch: str) -> None:
+    """Install each archive next to torch and pytest alone, and run the library's tests against it."""
     with tempfile.TemporaryDirectory() as name:
         venv.create(name, with_pip=True)
         python = Path(name) / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-        pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        run(*pip, archive, *torch.split(), "hypothesis", "numpy", "pytest", CYCLOFOCAL_NATIVE="require")
-        run(python, ROOT / ".ci/installed.py", ROOT, "--plain" if plain else "--native")
+        pip = (python, "-m", "pip", "--disable-pip-version-check")
+        run(*pip, "install", "--quiet", *torch.split(), *TESTS)
+        for archive in archives:
+            install = (*pip, "install", "--quiet", "--force-reinstall", "--no-deps", archive)
+            run(*install, CYCLOFOCAL_NATIVE="require")
+            run(*pip, "check")
+            run(python, ROOT / ".ci/installed.py", ROOT, "--plain" if "-any." in archive.name else "--native")
 
 
 def main() -> None:
@@ -46,8 +51,7 @@ def main() -> None:
     parser.add_argument("--torch", default="torch", help="Requirement of torch in the environments; default: torch.")
     options = parser.parse_args()
     build()
-    for archive in sorted(DIST.iterdir()):
-        test(archive, options.torch)
+    test(sorted(DIST.iterdir()), options.torch)
 
 
 if __name__ == "__main__":
