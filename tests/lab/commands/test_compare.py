@@ -123,13 +123,25 @@ def test_images_that_have_changed_are_another_experiment(tmp_path):
     for name, number in itertools.product(("ant", "bee"), range(4)):
         (images / name).mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), 40 * number).save(images / name / f"{number}.png")
-    settings = ("test_fraction=0.5", "model=small-convnet", "image_size=8", "batch_size=2")
-    command = ["compare", images, "--losses", "ce,focal", "--seeds", 1, "--epochs", 1, "--out", tmp_path / "runs"]
+    settings = ("test_fraction=0.5", "width=2", "image_size=16", "batch_size=2")
+    command = [
+        "compare",
+        images,
+        "--losses",
+        "ce,focal",
+        "--seeds",
+        1,
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "runs",
+        "--small",
+    ]
     command += [word for setting in settings for word in ("--set", setting)]
     assert "2 runs, 0 of them finished before" in run(*command)[2]
     code, _, err = run(*command)
     assert code == 0, err
-    assert "small-convnet, 8 x 8 pixels, 1 epoch" in " ".join(err.split())
+    assert "small-resnet, 16 x 16 pixels, 1 epoch" in " ".join(err.split())
     assert "2 runs, 2 of them finished before" in err
     assert not list((tmp_path / "runs").rglob("model.json"))
     assert "2 runs, 0 of them finished before" in run(*command, "--keep-models")[2]
@@ -176,6 +188,8 @@ def _still_runs(process):
         (["digits", "--picture", "a.jpg"], ["'a.jpg' must end in .png or .svg"]),
         (["digits", "--out", os.devnull], ["--out", "null"]),
         (["digits", "--features", "resnet18", "--keep-models"], ["--keep-models", "is no model of images"]),
+        (["digits", "--small"], ["--small", "has settings of its own"]),
+        (["digits", "--small", "--features", "resnet18"], ["--small, --features", "give one"]),
         (["digits", "digits"], ["'digits' is given 2 times"]),
         (["digits", "--tune", "0"], ["--tune", "0 is too few"]),
         (["digits", "--metric", "acuracy"], ["'acuracy' is not a metric", "'accuracy'?"]),

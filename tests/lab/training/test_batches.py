@@ -1,6 +1,7 @@
 """Batches and augmentation follow from seed, epoch and index: not from processes, workers, or what came before."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from cyclofocal.lab.data import UnreadableImageError
 from cyclofocal.lab.data.dataset import in_memory, on_demand
 from cyclofocal.lab.recipes.digits import digits
+from cyclofocal.lab.training import batches as loading
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.augment import DRAWS, crop_flip, cutout, epoch_draws
 from cyclofocal.lab.training.batches import ImageFileLoader, Shard, build_loader, check_last_batch, epoch_batches
@@ -104,6 +106,38 @@ def test_in_memory_and_one_by_one_are_the_same(images):
         torch.testing.assert_close(a.images, b.images)
     for a, b in zip(quick.eval_batches(batches), slow.eval_batches(batches), strict=True):
         torch.testing.assert_close(a, b)
+
+
+class Counted:
+    """Images by position that count how often each is decoded."""
+
+    def __init__(self, images):
+        self.images, self.reads = images, Counter()
+
+    def read(self, position):
+        self.reads[position] += 1
+        return self.images.image(position)
+
+    def name(self, position):
+        return f"image {position} of {id(self)}"
+
+
+def test_images_of_every_epoch_are_decoded_once(images, monkeypatch):
+    counted, batches = Counted(images), epoch_batches(0, 0, len(images), 8)
+    files = on_demand(counted, images.labels, "files")
+    for _ in range(2):  # two runs of one process
+        quick = build_loader(files, CROPPED, CPU, training=True, every_epoch=True)
+        for epoch in range(2):
+            slow = build_loader(images, CROPPED, CPU, training=True).train(batches, Shard(), 0, epoch)
+            for a, b in zip(quick.train(batches, Shard(), 0, epoch), slow, strict=True):
+                torch.testing.assert_close(a.images, b.images)
+                assert torch.equal(a.labels, b.labels)
+    assert set(counted.reads.values()) == {1}
+    assert len(counted.reads) == len(images)
+    others = on_demand(Counted(images), images.labels, "others")
+    assert type(build_loader(others, TIMM, CPU, training=True, every_epoch=True)) is ImageFileLoader
+    monkeypatch.setattr(loading, "MOST_BYTES", 100)
+    assert type(build_loader(others, CROPPED, CPU, training=True, every_epoch=True)) is ImageFileLoader
 
 
 @pytest.mark.parametrize("recipe", [CROPPED, TIMM])

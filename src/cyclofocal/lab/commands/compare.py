@@ -24,11 +24,13 @@ from cyclofocal.lab.commands.options import (
     Out,
     Root,
     Settings,
+    Small,
     Time,
     Yes,
     all_settings,
     apply_settings,
     at_least_one,
+    check_small,
     check_source,
     command_line,
     losses_of,
@@ -168,6 +170,7 @@ def compare(
             " file.",
         ),
     ] = "",
+    small: Small = False,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
@@ -215,10 +218,13 @@ def compare(
     Runs are paired by seed. The same command resumes interrupted runs; finished runs are reused by every command. It
     stores results and predictions of the test samples; with --keep-models the models too, as `cyclofocal train` does.
     """
-    given = all_settings(settings, epochs=epochs, folds=folds)
+    given = all_settings(settings, small, epochs=epochs, folds=folds)
+    if small and features:
+        raise typer.BadParameter("one is of a network, the other of none; give one.", param_hint="--small, --features")
     frozen = _frozen(features, keep_models, given, root, out)
     fields = role_fields(drop, group, time, identifier) | ({"folds": folds} if folds else {})
     found = _experiments(what, target, fields, given, root, frozen)
+    check_small(small, *(experiment for experiment in found if isinstance(experiment, Recipe)))
     with refused("--set"):
         for experiment in found:
             check_model(experiment.second if isinstance(experiment, TwoStages) else experiment)
@@ -364,12 +370,11 @@ def _look_for_copies(tables: Sequence[Recipe], root: Path) -> None:
 
 
 def _pinned(recipe: Recipe, root: Path) -> Recipe:
-    """Fix a user's images to their digest, after one look through them; print how to change the training."""
+    """Fix a user's images to their digest, after one look through them."""
     from cyclofocal.lab.training.train import with_data_digest
 
     found, data = with_data_digest(recipe, root)
     warn_of_images(found.data, data)
-    typer.echo("other models and sizes: --set model=small-convnet --set image_size=32 --epochs 20", err=True)
     return found
 
 

@@ -19,12 +19,14 @@ from cyclofocal.lab.commands.options import (
     Out,
     Root,
     Settings,
+    Small,
     Time,
     Yes,
     all_settings,
     apply_settings,
     at_least_one,
     check_choice,
+    check_small,
     check_source,
     command_line,
     experiment_name,
@@ -166,6 +168,7 @@ def train_model(
     ] = 0,
     epochs: Epochs = None,
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Target column of a table.")] = "",
+    small: Small = False,
     settings: Settings = None,
     root: Root = Path("data"),
     out: Out = Path("runs"),
@@ -195,9 +198,10 @@ def train_model(
     options = RunOptions(
         root, data_workers, cpu, True, _trackers(tensorboard, tracker), command_line(), keep_models=keep_models
     )
-    settings = all_settings([*([f"target={target}"] if target else []), *(settings or [])], epochs=epochs)
+    settings = all_settings([*([f"target={target}"] if target else []), *(settings or [])], small, epochs=epochs)
     check_source(data or name or "", "--data" if data else "RECIPE", root)
     recipe = _recipe_of(data, settings, roles) if data is not None else RECIPES[name or ""]()
+    check_small(small, recipe)
     recipe = apply_settings(recipe, settings)
     if model is not None:
         gives_width = any(setting.startswith("width=") for setting in settings)

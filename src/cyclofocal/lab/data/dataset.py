@@ -111,6 +111,11 @@ class Samples:
         known = position if self.names is None else self.names[position]
         return f"{'row' if self.n_features else 'image'} {known} of {self.title}"
 
+    @property
+    def digest(self) -> str:
+        """Hash of the labels, the positions, and the names of images that are not in memory."""
+        return _digest(self)
+
     def select(self, indices: ArrayLike) -> "Samples":
         """Select the samples at ``indices``, in this order.
 

@@ -205,7 +205,11 @@ def _with_validation(full: DataSet, selected: Positions, validation_images: int,
     chosen = subsets.class_balanced(labels, left if len(left) else selected, validation_images)
     selected = selected[~np.isin(selected, chosen)]
     if len(np.unique(labels[selected])) < len(full.classes):
-        raise ValueError(f"validation_images is {validation_images}; that leaves a class without a training image")
+        least = int(np.bincount(labels, minlength=len(full.classes)).min())
+        raise ValueError(
+            f"validation_images is {validation_images}, as many of each of {len(full.classes)} classes; that leaves a"
+            f" class without a training image, for the smallest has {least}"
+        )
     return replace(full, title=title, train=full.train.select(selected), validation=full.train.select(chosen))
 
 

@@ -1,7 +1,8 @@
 """Batches of an epoch: the same samples in the same batches whatever the number of processes and of workers."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -13,6 +14,14 @@ from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.augment import augment, epoch_draws, scale
 from cyclofocal.lab.training.transforms import EvalTransform, Key, TimmTransform
+
+MOST_BYTES = 2**29
+"""Most bytes of decoded images in the memory of a process, a byte per pixel and channel."""
+
+DECODED_AT_ONCE = 256
+
+_DECODED: dict[str, Tensor] = {}
+"""Decoded images of the runs of this process, uint8 (N, channels, height, width), the oldest first."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +72,23 @@ class BatchLoader(Protocol):
 
 
 def build_loader(
-    images: Samples, recipe: Recipe, device: torch.device, workers: int = 0, training: bool = False
+    images: Samples,
+    recipe: Recipe,
+    device: torch.device,
+    workers: int = 0,
+    training: bool = False,
+    every_epoch: bool = False,
 ) -> BatchLoader:
     """Choose a loader: in memory where the inputs have the model's size, else image by image, as timm's recipes need.
+
+    Args:
+        images: samples of a split.
+        recipe: settings of model and augmentation.
+        device: device of the batches.
+        workers: number of processes that read images from disk.
+        training: augment the images that are for training.
+        every_epoch: the images are read in every epoch; without timm's augmentation they are then decoded once, and
+            stay in memory at the model's size, up to :data:`MOST_BYTES` of them.
 
     Raises:
         ValueError: rows of a table that the recipe would augment as images.
@@ -79,7 +102,21 @@ def build_loader(
     fits = images.inputs is not None and images.inputs.shape[1:] == shape and recipe.augment != "timm"
     if images.n_features or fits:
         return InMemoryLoader(images, recipe, device)
+    if every_epoch and recipe.augment != "timm" and len(images) * math.prod(shape) <= MOST_BYTES:
+        return InMemoryLoader(_decoded(images, recipe, workers), recipe, device)
     return ImageFileLoader(images, recipe, device, workers, training)
+
+
+def _decoded(images: Samples, recipe: Recipe, workers: int) -> Samples:
+    """Images at the model's size in memory, of this run or of an earlier one of this process."""
+    key = f"{images.digest} {recipe.channels} {recipe.image_size}"
+    if key not in _DECODED:
+        loader = ImageFileLoader(images, recipe, torch.device("cpu"), workers, training=False)
+        pixels = torch.cat([*loader.pixels(torch.arange(len(images)).split(DECODED_AT_ONCE))])
+        while _DECODED and sum(map(torch.numel, _DECODED.values())) + pixels.numel() > MOST_BYTES:
+            del _DECODED[next(iter(_DECODED))]
+        _DECODED[key] = pixels
+    return replace(images, inputs=_DECODED[key], reader=None)
 
 
 def check_last_batch(n_images: int, batch_size: int, world: int) -> None:
@@ -169,9 +206,13 @@ class ImageFileLoader:
                 yield Batch(augment(images, own, self.recipe, self.scale), labels, indices, len(batch))
 
     def eval_batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        self.batches[:] = [[(0, 0, int(index)) for index in batch] for batch in batches]
-        for images in self._loaded():
+        for images in self.pixels(batches):
             yield self.scale(images.to(self.device, non_blocking=True))
+
+    def pixels(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Images of the given indices, uint8 (N, channels, height, width), not augmented, on the CPU."""
+        self.batches[:] = [[(0, 0, int(index)) for index in batch] for batch in batches]
+        return self._loaded()
 
     def _loaded(self) -> Iterator[Tensor]:
         try:

@@ -254,7 +254,8 @@ def fit(training: Training) -> None:
     """
     job, state, data, rows = training.job, training.state, training.data, training.rows
     recipe, options, main = job.recipe, job.options, state.accelerator.is_main_process
-    loader = build_loader(data.train, recipe, state.accelerator.device, options.workers, training=True)
+    device, workers = state.accelerator.device, options.workers
+    loader = build_loader(data.train, recipe, device, workers, training=True, every_epoch=True)
     validate = _validator(training)
     batches = partial(training.task.batches, job, data)
     context = TrainContext(job, data.train, loader, build_mixer(recipe, len(data.classes)), batches)
@@ -411,7 +412,7 @@ def _validator(training: Training) -> Callable[[int], dict[str, float | None]]:
     job, state, split = training.job, training.state, training.data.validation
     if split is None:
         return lambda epoch: {}
-    loader = build_loader(split, job.recipe, state.accelerator.device, job.options.workers)
+    loader = build_loader(split, job.recipe, state.accelerator.device, job.options.workers, every_epoch=True)
     measure = build_measure(job, training.data.counts, torch.from_numpy(split.labels))
 
     def validate(epoch: int) -> dict[str, float | None]:
@@ -462,7 +463,7 @@ def _validation_logits(training: Training) -> tuple[Array | None, Labels]:
     job, state, split = training.job, training.state, training.data.validation
     if split is None:
         return None, np.zeros(0, dtype=np.int64)
-    loader = build_loader(split, job.recipe, state.accelerator.device, job.options.workers)
+    loader = build_loader(split, job.recipe, state.accelerator.device, job.options.workers, every_epoch=True)
     logits = predict(state.eval_model, loader, len(split), job.recipe.batch_size, state.accelerator)
     return logits.numpy(), split.labels
 
