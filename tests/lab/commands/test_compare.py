@@ -188,7 +188,7 @@ def _still_runs(process):
         (["digits", "--picture", "a.jpg"], ["'a.jpg' must end in .png or .svg"]),
         (["digits", "--out", os.devnull], ["--out", "null"]),
         (["digits", "--features", "resnet18", "--keep-models"], ["--keep-models", "is no model of images"]),
-        (["digits", "--small"], ["--small", "has settings of its own"]),
+        (["digits", "--small"], ["--small", "is no folder or list of images"]),
         (["digits", "--small", "--features", "resnet18"], ["--small, --features", "give one"]),
         (["digits", "digits"], ["'digits' is given 2 times"]),
         (["digits", "--tune", "0"], ["--tune", "0 is too few"]),

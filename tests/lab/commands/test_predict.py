@@ -1,4 +1,4 @@
-"""The commands on docs/models.md run in their order; `predict` and `export` report in a line and refuse in a line."""
+"""The commands on docs/models.md and docs/walks.md run; `predict` and `export` report and refuse in a line."""
 
 import glob
 import importlib.util
@@ -14,13 +14,24 @@ import pytest
 import cyclofocal.lab as lab
 from cyclofocal.lab import cli
 
-PAGE = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "models.md").read_text()
+SMALLER = {
+    "20_000": "800",
+    "5_000": "90",
+    "2000, seed": "400, seed",
+    "validation_images=80": "validation_images=8",
+    "--seeds 8": "--seeds 2 --epochs 2",
+    "--all-data": "--all-data --epochs 2",
+}
+"""Numbers of docs/walks.md, and those that take seconds."""
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def commands():
-    """Command lines of the page, without those whose arguments are placeholders."""
-    lines = re.findall(r"^cyclofocal .*", PAGE, re.MULTILINE)
+def commands(page=PAGE):
+    """Command lines of a page, without those whose arguments are placeholders."""
+    lines = re.findall(r"^cyclofocal .*", page, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines if "DATA..." not in line]
 
 
@@ -32,6 +43,24 @@ def run(arguments, monkeypatch, capsys):
         cli.main()
     said = capsys.readouterr()
     return stop.value.code, said.out, re.sub(r"[\s│]+", " ", said.err)
+
+
+def test_both_walks_with_smaller_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "walks.md").read_text()
+    for number, smaller in SMALLER.items():
+        assert number in page
+        page = page.replace(number, smaller)
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, {})
+    assert [words[1] for words in commands(page)] == 2 * ["data", "compare", "report", "train", "predict"]
+    for arguments in commands(page):
+        here = {"compare": ["--workers", "1"], "train": ["--cpu"], "predict": ["--cpu"]}.get(arguments[1], [])
+        code, _, err = run([*arguments, *here], monkeypatch, capsys)
+        assert code == 0, err
+    assert len(pd.read_csv("predictions.csv")) == 90
+    assert len(pd.read_csv("shapes.csv")) == len(list(Path("new").rglob("*.png")))
+    assert {path.name for path in Path().glob("*.html")} == {"payments.html", "shapes.html"}
 
 
 def test_the_walk_of_the_page(tmp_path, monkeypatch, capsys):

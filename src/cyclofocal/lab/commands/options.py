@@ -19,7 +19,7 @@ from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.metrics import METRICS
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.image_folder import SMALL
+from cyclofocal.lab.recipes.image_folder import SMALL_NETWORK
 from cyclofocal.lab.recipes.loss import LIGHTGBM, LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -171,14 +171,16 @@ def check_source(source: str, option: str, root: Path = Path("data")) -> None:
 def all_settings(settings: Sequence[str] | None, small: bool = False, **options: int | None) -> list[str]:
     """``--set`` together with options for single fields, such as ``--epochs``, which count last; ``--small`` first."""
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    return [*(SMALL if small else ()), *(settings or []), *given]
+    return [*(SMALL_NETWORK if small else ()), *(settings or []), *given]
 
 
 def check_small(small: bool, *recipes: Recipe) -> None:
     """Refuse ``--small`` for anything but a user's images."""
     for recipe in recipes:
         if small and not recipe.data.is_custom:
-            raise typer.BadParameter(f"{recipe.title} has settings of its own; leave it out.", param_hint="--small")
+            raise typer.BadParameter(
+                f"{recipe.title} is no folder or list of images; leave it out.", param_hint="--small"
+            )
 
 
 def check_set_sources(settings: Sequence[str]) -> None:

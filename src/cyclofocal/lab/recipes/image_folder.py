@@ -8,7 +8,7 @@ from cyclofocal.lab.recipes.recipe import Facts, Recipe
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet, which pretrained models expect."""
 
-SMALL = (
+SMALL_NETWORK = (
     "model=small-resnet",
     "width=8",
     "image_size=32",

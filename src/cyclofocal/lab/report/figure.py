@@ -22,6 +22,9 @@ from cyclofocal.lab.report.summary import PairedComparison, Summary, common_prim
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's palette, for colour-blind readers too."""
 
+TITLE = 30
+"""Characters in a line of the title of a panel."""
+
 LABEL = 28
 """Characters in a line of a label; longer names are wrapped to leave room for the panels."""
 
@@ -158,7 +161,7 @@ def _metric_panel(axes: Any, metric: Metric, summary: Summary) -> None:
     _better_side(axes, metric)
     _lines(axes, [row.loss for row in rows])
     primary = " (primary)" if metric == summary.primary else ""
-    axes.set_title(metric.title + primary, loc="left", fontsize=10, weight="bold")
+    axes.set_title(fill(metric.title + primary, TITLE), loc="left", fontsize=10, weight="bold")
     mean = format_value(reference.estimate.mean, metric) + (" %" if metric.percent else "")
     unit = f" in {metric.unit_of_difference}" if metric.unit_of_difference else ""
     axes.set_xlabel(f"difference{unit}; {reference.loss}: {mean}", fontsize=8, color=GREY)
