@@ -13,7 +13,7 @@ from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.export import csv_report, latex_report, markdown_report
 from cyclofocal.lab.report.html import page
 from cyclofocal.lab.report.ranking import ranking
-from cyclofocal.lab.report.result_tables import CSV_COLUMNS, result_tables, threshold_table
+from cyclofocal.lab.report.result_tables import CSV_COLUMNS, means_over, result_tables, threshold_table
 from cyclofocal.lab.report.summary import summaries, summarise
 from cyclofocal.lab.report.table import to_terminal
 from evidence import binary, data_sets, grid, measured
@@ -153,3 +153,19 @@ def test_means_at_chosen_thresholds_stand_next_to_those_at_0_5():
     )
     assert table.title in page([summary])
     assert not threshold_table(summarise(list(grid(8)))).rows
+
+
+def test_means_over_experiments_of_two_classes():
+    named = {name: [run for run in data_sets(3) if run.recipe["name"] == name] for name in ("set-0", "set-1", "set-2")}
+    first, second = list(binary(named["set-0"], auroc=0.7)), list(binary(named["set-1"], auroc=0.9))
+    found = summaries(group_experiments([*first, *second, *named["set-2"]]))
+    table = means_over(found)
+    assert table.title.startswith("Means over 2 data sets of two classes")
+    assert [row[0].text for row in table.rows] == ["cross-entropy", "focal", "cyclical focal"]
+    runs = [run for run in (*first, *second) if run.loss["name"] == "ce"]
+    for cell, key in zip(table.rows[0][1:], ("macro_auroc", "rare_ap", "balanced_accuracy"), strict=False):
+        assert float(cell.text) == pytest.approx(100 * np.mean([run.metrics[key] for run in runs]), abs=0.051)
+    tuned = 100 * np.mean([run.metrics["tuned_balanced_accuracy"] for run in runs])
+    assert float(table.rows[0][3].detail.strip("()")) == pytest.approx(tuned, abs=0.051)
+    assert table.title in markdown_report(found)
+    assert "of two classes" not in markdown_report(summaries(group_experiments(list(data_sets(3)))))

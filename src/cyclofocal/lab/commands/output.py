@@ -137,7 +137,7 @@ def _print_overview(console: Console, found: Sequence[Summary], everything: bool
     from cyclofocal.lab.report.answer import answer_over
     from cyclofocal.lab.report.findings import NOT_RANKED, ranking_conclusions
     from cyclofocal.lab.report.ranking import ranking
-    from cyclofocal.lab.report.result_tables import overview_table, rank_table
+    from cyclofocal.lab.report.result_tables import means_over, overview_table, rank_table
     from cyclofocal.lab.report.table import to_terminal
 
     ranked = ranking(found)
@@ -145,6 +145,9 @@ def _print_overview(console: Console, found: Sequence[Summary], everything: bool
     if ranked is not None:
         console.print(to_terminal(rank_table(ranked)))
         _print_lines(console, ["", *ranked.notes] if ranked.notes else [])
+    if (means := means_over(found)).rows:
+        console.print()
+        console.print(to_terminal(means))
     if everything or len(found) <= MAX_OVERVIEW:
         console.print()
         console.print(to_terminal(overview_table(found, references=False), details=False))

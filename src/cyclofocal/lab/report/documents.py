@@ -15,7 +15,7 @@ from cyclofocal.lab.report.experiment import group_experiments
 from cyclofocal.lab.report.export import ranks_markdown, verdicts_markdown
 from cyclofocal.lab.report.load import read_runs
 from cyclofocal.lab.report.ranking import ranking
-from cyclofocal.lab.report.result_tables import means_table, metric_table, overview_table
+from cyclofocal.lab.report.result_tables import means_over, means_table, metric_table, overview_table
 from cyclofocal.lab.report.summary import Summary, common_primary, summaries
 from cyclofocal.lab.report.table import to_markdown
 
@@ -48,8 +48,9 @@ def with_evidence(page: Path) -> str:
 
     A place is ``<!-- evidence: VIEW FILE... -->``. FILE is a .jsonl file or a folder, relative to the page; VIEW
     is one of ``table`` (the default: all losses in the primary metric), ``verdicts``, ``metrics`` (means in all
-    metrics), ``overview`` (many experiments side by side), ``ranks``, ``answer`` (the sentences that a report begins
-    with). ``metric=KEY`` and ``reference=NAME`` may follow.
+    metrics), ``overview`` (many experiments side by side), ``experiments`` (the same, an experiment per line),
+    ``ranks``, ``means`` (over the experiments of two classes), ``answer`` (the sentences that a report begins with).
+    ``metric=KEY`` and ``reference=NAME`` may follow.
 
     Raises:
         ValueError: the page has no such place, or one that names no record.
@@ -93,6 +94,8 @@ VIEWS: dict[str, Callable[[Sequence[Summary]], str]] = {
     "verdicts": _of_each(verdicts_markdown),
     "metrics": _of_each(lambda summary: to_markdown(means_table(summary))),
     "overview": lambda found: to_markdown(overview_table(found).transposed(common_primary(found).heading)),
+    "experiments": lambda found: to_markdown(overview_table(found)),
+    "means": lambda found: to_markdown(means_over(found)),
     "ranks": _ranks,
     "answer": _of_each(lambda summary: "\n".join(f"* {sentence}" for sentence in answer(summary))),
 }

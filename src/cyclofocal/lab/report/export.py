@@ -16,6 +16,7 @@ from cyclofocal.lab.report.result_tables import (
     class_table,
     column_encoding,
     long_table,
+    means_over,
     precision_table,
     rank_table,
     result_tables,
@@ -31,6 +32,8 @@ def markdown_report(summaries: Sequence[Summary], ranking: Ranking | None = None
     parts += ["## Left out", _list(problems)] if problems else []
     if ranking is not None:
         parts += [f"## {len(ranking.data_sets)} data sets", ranks_markdown(ranking)]
+    if (means := means_over(summaries)).rows:
+        parts.append(f"**{means.title}**\n\n{to_markdown(means)}")
     for summary in summaries:
         parts += [f"## {summary.experiment.title}", _list(answer(summary))]
         parts += ["**Each loss**", verdicts_markdown(summary)]

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from cyclofocal.lab.metrics import THRESHOLDS, Metric
+from cyclofocal.lab.metrics import THRESHOLDS, Metric, metrics_of
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS, uses
 from cyclofocal.lab.report.findings import format_effect, format_interval, format_p, format_value
@@ -130,6 +131,42 @@ def threshold_table(summary: Summary) -> ReportTable:
         for name, title in {row.name: row.loss for row in summary.rows if tuned}.items()
     ]
     return ReportTable("Means at 0.5 (tuned: at thresholds chosen on validation data)", _loss_and(headings), rows)
+
+
+def means_over(summaries: Sequence[Summary]) -> ReportTable:
+    """Means over all experiments of two classes, of every loss and reference that all of them have; no rows for one.
+
+    Metrics at 0.5 are followed by those at the chosen threshold in brackets.
+    """
+    binary = [summary for summary in summaries if summary.experiment.rarer]
+    keys = ("macro_auroc", "rare_ap", *THRESHOLDS.values())
+
+    def cells(parts: Sequence[Sequence[LossResult]]) -> list[list[TableCell]]:
+        found = [{(row.name, row.metric.key): row for row in rows} for rows in parts]
+        titles = {row.name: row.loss for row in parts[0]}
+        shared = [name for name in titles if all((name, keys[0]) in rows for rows in found)]
+
+        def mean(name: str, key: str) -> str:
+            rows = [one[name, key] for one in found if (name, key) in one]
+            metric = rows[0].metric if len(rows) == len(found) else None
+            return format_value(fmean(row.estimate.mean for row in rows), metric) if metric else NONE.text
+
+        tuned = {key: f"tuned_{name}" for name, key in THRESHOLDS.items()}
+        return [
+            [
+                TableCell(titles[name]),
+                *(TableCell(mean(name, key), f"({mean(name, tuned[key])})" if key in tuned else "") for key in keys),
+            ]
+            for name in shared
+        ]
+
+    headings = {metric.key: metric.heading for metric in metrics_of("the rarer class")}
+    columns = _loss_and(f"{headings[key]}{'' if key in keys[:2] else ' (tuned)'}" for key in keys)
+    title = f"Means over {len(binary)} data sets of two classes (tuned: at thresholds chosen on validation data)"
+    if len(binary) < 2:
+        return ReportTable(title, columns, [])
+    losses, apart = cells([summary.rows for summary in binary]), cells([summary.references for summary in binary])
+    return ReportTable(title, columns, losses, (), apart, APART)
 
 
 def _with_tuned(
