@@ -150,7 +150,7 @@ def test_custom_image_folder_is_trained(lab, tmp_path):
     code, out, err = lab("train", "--data", picture_folder(tmp_path / "pictures"), "--loss", "ce", *SMALL)
     assert code == 0, err
     assert "warning" not in err
-    (path,) = (tmp_path / "runs").glob("own/ce-seed0-*/record.jsonl")
+    (path,) = (tmp_path / "runs").glob("pictures/ce-seed0-*/record.jsonl")
     (record,) = read_records(path)
     assert record.train_counts == [6, 6]
     assert 0 <= record.epochs[-1]["validation_accuracy"] <= 1

@@ -53,7 +53,7 @@ def test_two_processes_equal_one(tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4)
     for name, value in one.metrics.items():
         assert two.metrics[name] == (None if value is None else pytest.approx(value, rel=1e-3)), name
-    assert process.stdout.count("cyclical focal, seed 0: accuracy") == 1
+    assert process.stdout.count("cyclical focal, seed 0: balanced accuracy") == 1
 
     (begun := tmp_path / "begun" / "digits").mkdir(parents=True)
     only_begun(tmp_path / "alone", begun / folder.name)
