@@ -55,9 +55,7 @@ def check_data(
         Path | None, typer.Option(help="Other copy of the list or lists, to compare by file name and label.")
     ] = None,
     root: Root = Path("data"),
-    data_workers: Annotated[
-        int, typer.Option("--data-workers", "--workers", min=1, help="Number of threads that read images.")
-    ] = 8,
+    data_workers: Annotated[int, typer.Option("--data-workers", min=1, help="Number of threads that read images.")] = 8,
 ) -> None:
     """Count images, classes, missing and unreadable files, and byte-identical images; or describe a table on one page.
 

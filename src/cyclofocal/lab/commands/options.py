@@ -52,7 +52,7 @@ Images = Annotated[
 ]
 DataWorkers = Annotated[
     int,
-    typer.Option("--data-workers", "--workers", min=0, help="Number of processes that read images from disk."),
+    typer.Option("--data-workers", min=0, help="Number of processes that read images from disk."),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Number of epochs; overrides the recipe's.", callback=at_least_one)]
 Yes = Annotated[

@@ -77,7 +77,7 @@ def confirm_cpu(jobs: Sequence[Job], yes: bool, cpu: bool) -> None:
     if yes or large is None or not (cpu or _without_accelerator()):
         return
     slow = f"{large.title}: {large.model} with {large.image_size} x {large.image_size} pixels is slow on a CPU"
-    remedy = "in minutes: --small, a small network on 32 x 32 pixels"
+    remedy = "in minutes: --small, a small network on 32 x 32 pixels, or --features of compare, a head alone"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise typer.BadParameter(f"{slow}; give --yes to train it all the same; {remedy}.", param_hint="--yes")
     warn(f"{slow}, hours or days for {_counted(len(jobs), 'run', 'runs')}; {remedy}")
