@@ -71,6 +71,13 @@ def test_without_lightgbm_one_line_says_that_it_is_left_out(table, monkeypatch):
     assert "lightgbm needs LightGBM: pip install lightgbm" in err
 
 
+def test_models_are_kept_of_losses_alone(table):
+    code, _, err = compare(table, "--keep-models", seeds=1)
+    assert code == 0, err
+    assert sorted(path.parent.name.partition("-seed")[0] for path in table.parent.rglob("model.json")) == sorted(LOSSES)
+    assert len(names(table)) > len(LOSSES)
+
+
 def test_references_can_be_left_out_or_named(table):
     assert compare(table, "--no-references", seeds=1)[0] == 0
     assert names(table) == LOSSES

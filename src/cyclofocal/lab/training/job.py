@@ -83,8 +83,9 @@ class Job:
 
     @property
     def keeps_model(self) -> bool:
-        """True if the run leaves a model."""
-        return self.options.keep_models and self.folder is not None and (self.test or self.all_data)
+        """True if the run leaves a model; a reference never does."""
+        wanted = self.options.keep_models and not self.loss.estimator
+        return wanted and self.folder is not None and (self.test or self.all_data)
 
     @property
     def evaluates(self) -> bool:

@@ -77,12 +77,10 @@ def build_reference(job: Job, data: DataSet, accelerator: "Accelerator") -> Trai
     """The state of a reference that is not fitted yet; it has neither weights nor an optimiser.
 
     Raises:
-        ValueError: data that it cannot be fitted to, or a model of it is to be stored.
+        ValueError: data that it cannot be fitted to.
         ModuleNotFoundError: LightGBM is not installed.
     """
     check_reference(job.recipe, job.loss)
-    if job.keeps_model:
-        raise ValueError(f"{job.loss.title} is a reference, whose model is not stored; set keep_models to False")
     model = ReferenceModel(job.loss, len(data.classes), job.seed)
     return TrainState(accelerator, model, model, None, nn.CrossEntropyLoss(), None)
 
