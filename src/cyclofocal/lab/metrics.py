@@ -225,7 +225,9 @@ def _rarer_class_metrics(
     return dict(zip(keys, map(float, numbers), strict=True))
 
 
-def threshold_scores(right: Array, wrong: Array, positives: int, negatives: int) -> dict[str, Array]:
+def threshold_scores(
+    right: Array | LabelArray, wrong: Array | LabelArray, positives: int, negatives: int
+) -> dict[str, Array]:
     """Measures of :data:`THRESHOLDS` from counts, elementwise.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 
 from cyclofocal import adjust_logits
 from cyclofocal.lab.longtail import rarer_class
-from cyclofocal.lab.metrics import Array, LabelArray, probability_of, threshold_scores
+from cyclofocal.lab.metrics import Array, LabelArray, positives_by_threshold, probability_of, threshold_scores
 
 TAUS = tuple(tau / 10 for tau in range(21))
 """Strengths of the adjustment that are tried, 0 to 2."""
@@ -109,14 +109,13 @@ def best_thresholds(logits: Array, target: LabelArray, positive: int) -> dict[st
         Thresholds by measure of :data:`~cyclofocal.lab.metrics.THRESHOLDS`, in [0, 1].
     """
     p, of_class = probability_of(logits, positive), target == positive
-    order = np.argsort(-p)
-    ranked, right = p[order], np.cumsum(of_class[order])
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal probabilities
-    above, below = ranked[last], np.append(ranked[last[:-1] + 1], 0.0)
+    right, wrong = positives_by_threshold(p, of_class)
+    above = np.unique(p)[::-1]
+    below = np.append(above[1:], 0.0)
     middle = (above + below) / 2
     cuts = np.where(middle > below, middle, above)  # between neighbouring floats there is none
     cuts[-1] = 0.0
-    scores = threshold_scores(right[last], 1 + last - right[last], right[-1], len(p) - right[-1])
+    scores = threshold_scores(right, wrong, right[-1], wrong[-1])
     from_half = np.abs(cuts - 0.5)
     best = {name: np.flatnonzero(found >= found.max() - TIE) for name, found in scores.items()}
     return {name: float(cuts[places[from_half[places].argmin()]]) for name, places in best.items()}
