@@ -77,6 +77,15 @@ def test_equal_scores_count_as_in_scikit_learn():
         assert average_precision == pytest.approx(average_precision_score(target == c, p[:, c]))
 
 
+def test_a_perfect_order_scores_exactly_1():
+    for positives in range(1, 200):
+        for others in (1, 7, 97):
+            p = np.linspace(0, 1, positives + others)
+            target = (p >= p[others]).astype(int)
+            assert one_against_rest(np.stack([1 - p, p], 1), target).tolist() == [[1, 1], [1, 1]]
+            assert {float(score) for score in threshold_scores(positives, 0, positives, others).values()} == {1}
+
+
 def test_class_wise_calibration_error_by_a_loop(run):
     logits, target = run
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

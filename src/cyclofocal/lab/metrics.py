@@ -246,12 +246,12 @@ def threshold_scores(
     """
     right, wrong = np.asarray(right, dtype=np.float64), np.asarray(wrong, dtype=np.float64)
     predicted = right + wrong
-    spread = np.sqrt(predicted) * np.sqrt(positives + negatives - predicted)
+    spread = np.sqrt(predicted * (positives + negatives - predicted) * float(positives * negatives))
     covariance = right * negatives - wrong * positives
     return {
         "balanced_accuracy": (right / positives + 1 - wrong / negatives) / 2,
         "f1": 2 * right / (predicted + positives),
-        "mcc": covariance / np.where(spread > 0, spread, np.inf) / np.sqrt(positives * negatives),
+        "mcc": covariance / np.where(spread > 0, spread, np.inf),
     }
 
 
@@ -317,9 +317,10 @@ def two_class_auroc(logits: Array, target: LabelArray) -> float | None:
 
 def _areas(score: Array, positive: NDArray[np.bool_]) -> tuple[float, float]:
     right, wrong = positives_by_threshold(score, positive)
-    gained, lost = np.diff(right, prepend=0) / right[-1], np.diff(wrong, prepend=0) / max(wrong[-1], 1)
-    auroc = (lost * (right / right[-1] - gained / 2)).sum()  # ties count half
-    return float(auroc), float((gained * right / (right + wrong)).sum())
+    gained, lost = np.diff(right, prepend=0), np.diff(wrong, prepend=0)
+    # Sums of counts, divided once: rounding cannot lift a perfect order above 1.
+    auroc = (lost * (right - gained / 2)).sum() / (right[-1] * max(wrong[-1], 1))  # ties count half
+    return float(auroc), float((gained * (right / (right + wrong))).sum() / right[-1])
 
 
 def positives_by_threshold(score: Array, positive: NDArray[np.bool_]) -> tuple[LabelArray, LabelArray]:
