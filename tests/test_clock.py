@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from cyclofocal import BinaryCyclicalFocalLoss, CyclicalFocalLoss, FocalLoss
-from cyclofocal.functional import cyclical_focal_loss
+from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.schedules import cosine, cyclical_eta, epoch_progress
 
 LOSSES = [CyclicalFocalLoss, BinaryCyclicalFocalLoss]
@@ -394,6 +394,49 @@ def test_copies_have_separate_clocks():
         assert train(other, 3) == [0.5, 0.75, 1.0]
         assert criterion.progress == 0.5
     assert copies[2].eta is criterion.eta  # torch gives separate buffers to replicas on other devices
+
+
+def operations(criterion, logits):
+    """Names of torch's operations in one forward and backward pass."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as run:
+        torch.autograd.grad(criterion(logits, ONE_HOT), logits)
+    return [event.name for event in run.events() if event.name.startswith("aten::")]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_clock_takes_no_operation_of_a_device(loss):
+    function = cyclical_focal_loss if loss is CyclicalFocalLoss else binary_cyclical_focal_loss
+    logits = X.clone().requires_grad_()
+    expected = operations(lambda *call: function(*call, eta=0.5), logits)
+    for options in ({"total_steps": 5}, {}, {"cyclical_in_eval": True}):
+        criterion = loss(**options).train("cyclical_in_eval" not in options)
+        train(criterion, 1)
+        assert operations(criterion, logits) == expected
+
+
+@pytest.mark.parametrize("look", ["state_dict", "named_buffers", "deepcopy", "pickle", "to", "attribute"])
+def test_buffers_are_up_to_date_for_all_who_look(look):
+    model = nn.ModuleDict({"criterion": CyclicalFocalLoss(total_steps=5)})
+    for _ in range(3):
+        model["criterion"](X.clone().requires_grad_(), ONE_HOT).backward()
+    read = {
+        "state_dict": lambda: model.state_dict()["criterion.progress"],
+        "named_buffers": lambda: dict(model["criterion"].named_buffers())["progress"],
+        "deepcopy": lambda: copy.deepcopy(model)["criterion"]._buffers["progress"],
+        "pickle": lambda: pickle.loads(pickle.dumps(model))["criterion"]._buffers["progress"],
+        "to": lambda: model.to(torch.float64)["criterion"]._buffers["progress"],
+        "attribute": lambda: model["criterion"].progress,
+    }
+    assert read[look]() == 0.75
+
+
+def test_a_loaded_state_replaces_steps_not_yet_written():
+    source, criterion = (CyclicalFocalLoss(total_steps=5) for _ in range(2))
+    train(source, 1)
+    criterion(X.clone().requires_grad_(), ONE_HOT).backward()
+    criterion(X.clone().requires_grad_(), ONE_HOT).backward()
+    criterion.load_state_dict(source.state_dict())
+    assert train(criterion, 4) == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_buffers_written_by_others_are_used():

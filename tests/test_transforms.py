@@ -41,6 +41,21 @@ def test_one_graph_over_a_whole_schedule_and_right_at_every_step(loss, how):
     assert len(graphs) == 1
 
 
+@pytest.mark.parametrize("loss", [CyclicalFocalLoss, BinaryCyclicalFocalLoss])
+def test_eager_and_compiled_steps_share_one_clock(loss):
+    torch._dynamo.reset()
+    criterion, expected = (loss(total_steps=8) for _ in range(2))
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    for step in (criterion, criterion, compiled, compiled, criterion, compiled, compiled, criterion):
+        x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
+        ours, theirs = step(x, ONE_HOT), expected(y, ONE_HOT)
+        torch.testing.assert_close(ours, theirs)
+        ours.backward()
+        theirs.backward()
+        torch.testing.assert_close(x.grad, y.grad)
+    assert criterion.state_dict() == expected.state_dict()
+
+
 @pytest.mark.parametrize("dynamic", [None, False, True])
 @pytest.mark.parametrize("loss", [CyclicalFocalLoss, BinaryCyclicalFocalLoss])
 def test_clocks_of_two_factors_in_one_compiled_function(loss, dynamic):

@@ -1,15 +1,16 @@
 """Clock of a loss module: the progress of training, and the eta that follows from it."""
 
+import ctypes
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.arguments import can_read, check_at_least, is_transformed
+from cyclofocal.arguments import can_read, check_at_least, is_traced, is_transformed
 from cyclofocal.schedules import cyclical_eta
 
 CLOCK = ("step", "progress", "eta", "last_eta", "last_progress")
@@ -21,12 +22,26 @@ STALE_STEPS = 100
 
 
 @dataclass(slots=True)
-class _Past:
-    """Counts of past forwards that only Python needs; the clock itself is in the buffers.
+class _Host:
+    """The clock in Python numbers, which eager mode reads and moves at no cost.
+
+    The buffers follow when somebody looks at them: ``state_dict``, a compiled graph, an attribute. In turn the numbers
+    are void once others have written into the buffers, as a compiled graph does.
 
     They are in an object rather than in the module because setting an attribute of a module takes a microsecond.
     """
 
+    step: int = 0
+    progress: float = 0.0
+    """Rounded to float32, as in the buffer, so that a resumed training has the same."""
+    eta: float = 0.0
+    """Rounded to float32 too."""
+    is_ahead: bool = False
+    """True if the buffers do not have these numbers yet."""
+    buffers: tuple[Tensor, ...] = ()
+    """Buffers to which these numbers belong."""
+    writes: int = 0
+    """Writes into those buffers so far."""
     forwards: int = 0
     """Training forwards, for the two warnings."""
     is_set: bool = False
@@ -67,6 +82,7 @@ class Clocked(nn.Module):
         self.total_steps = total_steps
         self.accumulation = accumulation
         self.cyclical_in_eval = cyclical_in_eval
+        self._host = _Host()
         with torch.inference_mode(False):  # otherwise training could not write into the buffers
             for name in CLOCK:
                 dtype = torch.int64 if name == "step" else torch.float32
@@ -75,10 +91,10 @@ class Clocked(nn.Module):
 
     def reset_parameters(self) -> None:
         """Set the clock to the beginning of training, also after ``to_empty``. Class weights do not change."""
-        self._write(0, 0.0, self.schedule(0.0))
+        self._host = _Host()
+        self._move(0, 0.0, self.schedule(0.0))
         self.last_eta.copy_(self.eta)
         self.last_progress.zero_()
-        self._past = _Past()
 
     def set_progress(self, progress: float) -> None:
         """Set the clock to ``progress`` in [0, 1]; with ``total_steps`` counting resumes from there.
@@ -89,8 +105,9 @@ class Clocked(nn.Module):
         progress = float(progress)
         eta = self.schedule(progress)  # raises before anything has moved
         step = 0 if self.total_steps is None else round(progress * (self.total_steps - 1)) * self.accumulation
-        self._write(step, progress, eta)
-        self._past.forwards, self._past.is_set = step, True
+        self._move(step, progress, eta)
+        self._update_buffers()  # rare, and a compiled graph then has nothing to write
+        self._host.forwards, self._host.is_set = step, True
 
     def end_training(self) -> None:
         """Mark the end of a training, so that a second training without ``set_progress`` warns again.
@@ -99,7 +116,7 @@ class Clocked(nn.Module):
         to the end.
         """
         if self.total_steps is None:
-            self._past.forwards, self._past.is_set = 0, False
+            self._host.forwards, self._host.is_set = 0, False
 
     def extra_repr(self) -> str:
         settings = [f"cyclical_factor={self.cyclical_factor}"]
@@ -107,28 +124,22 @@ class Clocked(nn.Module):
             settings.append(f"total_steps={self.total_steps}")
         return ", ".join(settings)
 
-    def _in_training_form(self) -> bool:
-        return self.training or self.cyclical_in_eval
-
-    def _eta_now(self) -> float | Tensor:
-        """Return eta of this forward."""
-        return self._now("eta") if self._in_training_form() else 0.0
-
     def _now(self, name: str) -> float | Tensor:
         """Return a value of the clock for this forward, which a recomputation of the forward gets again.
 
-        It is a number where reading it is free, otherwise a copy, as the buffer may change.
+        It is a number where that is free, otherwise a copy, as the buffer may change.
         """
+        buffers: Any = self._buffers
         if torch.compiler.is_compiling():
-            now, last = getattr(self, name), getattr(self, f"last_{name}")
-            in_backward = torch.ops.cyclofocal.backward_state(self.step)[0]
+            self._update_buffers()
+            now, last = buffers[name], buffers[f"last_{name}"]
+            in_backward = torch.ops.cyclofocal.backward_state(buffers["step"])[0]
             last.copy_(torch.where(in_backward, last, now))
             return last.clone()
-        last = self._past.last
-        if name not in last or not _in_backward():
-            buffer: Any = self._buffers[name]
-            last[name] = buffer.item() if can_read(buffer) else buffer.clone()
-        return last[name]
+        host = self._host
+        if not _in_backward() or name not in host.last:
+            host.last[name] = getattr(host, name) if self._is_on_host() else buffers[name].clone()
+        return host.last[name]
 
     def _count(self, loss: Tensor) -> None:
         """Count a training forward, once its loss is reached by a backward pass or at once if there is none to come."""
@@ -136,55 +147,119 @@ class Clocked(nn.Module):
             return
         if torch.compiler.is_compiling():
             if self.total_steps is not None:
-                self.step += ~torch.ops.cyclofocal.backward_state(self.step)[1]
-                self._follow_step()
+                self._advance_buffers(~torch.ops.cyclofocal.backward_state(self._buffers["step"])[1])
             return
         recomputed = _in_backward()
         if not recomputed:
             self._warn()
         if self.total_steps is None:
-            self._past.forwards += not recomputed
-        elif loss.grad_fn is not None and not is_transformed():
-            loss.grad_fn.register_prehook(_AdvanceOnce(self))
+            self._host.forwards += not recomputed
+            return
+        if (node := loss.grad_fn) is not None and not is_transformed():
+            if hasattr(node, "on_backward"):
+                node.on_backward = self._advance
+            else:
+                node.register_prehook(_AdvanceOnce(self))
         elif not recomputed:
             self._advance()
 
     def _advance(self) -> None:
         assert self.total_steps is not None
-        self._past.forwards += 1
-        buffer: Any = self._buffers["step"]
-        if not can_read(buffer):
-            self.step += 1
-            self._follow_step()
+        host = self._host
+        host.forwards += 1
+        if not self._is_on_host():
+            self._advance_buffers(1)
             return
-        step, last = int(buffer.item()) + 1, self.total_steps - 1
+        step, last = host.step + 1, self.total_steps - 1
         progress = min(step // self.accumulation, last) / max(last, 1)
-        self._write(step, progress, self.schedule(progress))
+        self._move(step, progress, self.schedule(progress))
 
-    def _follow_step(self) -> None:
-        """Set progress and eta from the step without reading anything back: no stall, no recompilation."""
+    def _advance_buffers(self, steps: int | Tensor) -> None:
+        """Count steps in the buffers without reading anything back: no stall, no recompilation."""
         assert self.total_steps is not None
+        step, progress, eta = self._clock_buffers()
+        step += steps
         last = self.total_steps - 1
-        done = torch.div(self.step, self.accumulation, rounding_mode="floor").clamp(max=last)
-        self.progress.copy_(done / max(last, 1))
-        self.eta.copy_(self.schedule(self.progress))
+        done = torch.div(step, self.accumulation, rounding_mode="floor").clamp(max=last)
+        progress.copy_(done / max(last, 1))
+        eta.copy_(self.schedule(progress))
 
-    def _write(self, step: int, progress: float, eta: float) -> None:
+    def _move(self, step: int, progress: float, eta: float) -> None:
+        """Set the clock on the host; the buffers follow when somebody looks."""
+        host = self._host
+        host.step, host.progress, host.eta = step, ctypes.c_float(progress).value, ctypes.c_float(eta).value
+        host.is_ahead = True
+
+    def _is_on_host(self) -> bool:
+        """Return True if the numbers of the host are valid, after reading the buffers where that is free."""
+        host = self._host
+        if is_traced():
+            self._update_buffers()
+            return False
+        if host.is_ahead:  # also if others have written: data-parallel wrappers send buffers that nobody has looked at
+            return True
+        step, progress, eta = buffers = self._clock_buffers()
+        known = host.buffers
+        if known and step is known[0] and progress is known[1] and eta is known[2] and _writes(buffers) == host.writes:
+            return True
+        if not all(map(can_read, buffers)):
+            return False
+        self._read_buffers()
+        return True
+
+    def _read_buffers(self) -> None:
+        host, buffers = self._host, self._clock_buffers()
+        host.step, host.progress, host.eta = (buffer.item() for buffer in buffers)  # type: ignore[assignment]
+        self._note_buffers(buffers)
+
+    def _update_buffers(self) -> None:
+        """Bring the buffers up to the host, for somebody who looks at them."""
+        host = self._host
+        if not host.is_ahead:
+            return
+        buffers = self._clock_buffers()
+        for buffer, number in zip(buffers, (host.step, host.progress, host.eta), strict=True):
+            buffer.fill_(number)
+        self._note_buffers(buffers)
+
+    def _note_buffers(self, buffers: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Note that the buffers hold the numbers of the host."""
+        host = self._host
+        host.is_ahead = False
+        if not torch.compiler.is_compiling() and not any(map(torch.is_inference, buffers)):  # which count no writes
+            host.buffers, host.writes = buffers, _writes(buffers)
+
+    def _clock_buffers(self) -> tuple[Tensor, Tensor, Tensor]:
         buffers: Any = self._buffers
-        buffers["step"].fill_(step)
-        buffers["progress"].fill_(progress)
-        buffers["eta"].fill_(eta)
+        return buffers["step"], buffers["progress"], buffers["eta"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in CLOCK:
+            self._update_buffers()
+        return super().__getattr__(name)
+
+    def named_buffers(self, *args: Any, **settings: Any) -> Iterator[tuple[str, Tensor]]:
+        self._update_buffers()
+        return super().named_buffers(*args, **settings)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._update_buffers()
+        super()._save_to_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._update_buffers()
+        return {**self.__dict__, "_host": replace(self._host, buffers=())}
 
     def _warn(self) -> None:
-        past = self._past
+        host = self._host
         if self.total_steps is None:
-            if past.forwards == STALE_STEPS - 1 and not past.is_set and self._needs_progress:
+            if host.forwards == STALE_STEPS - 1 and not host.is_set and self._needs_progress:
                 warnings.warn(
                     f"progress was never set in {STALE_STEPS} training steps, so eta does not change; call set_progress"
                     " every epoch, or give total_steps at construction",
                     stacklevel=4,
                 )
-        elif past.forwards == self.total_steps * self.accumulation:
+        elif host.forwards == self.total_steps * self.accumulation:
             warnings.warn(
                 f"more training steps than total_steps={self.total_steps} (accumulation={self.accumulation}); progress"
                 " stays at 1",
@@ -193,6 +268,8 @@ class Clocked(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Clocked":
         """Move the clock with the module, but never round or lose it: .half() and to_empty() are for weights."""
+        on_host = self._is_on_host()
+        self._update_buffers()
         before = {name: value for name in FLOAT32 if (value := self._buffers.get(name)) is not None}
         super()._apply(fn, recurse)
         for name, value in before.items():
@@ -203,6 +280,8 @@ class Clocked(nn.Module):
                 setattr(self, name, value.to(moved.device))
         if before["step"].is_meta and not self.step.is_meta:
             self.reset_parameters()
+        elif on_host:
+            self._note_buffers(self._clock_buffers())
         return self
 
     def _load_from_state_dict(
@@ -215,6 +294,7 @@ class Clocked(nn.Module):
         *rest: Any,
     ) -> None:
         """Load clock and weights; without any clock, as of cross-entropy, begin a training and warn."""
+        self._update_buffers()  # the state comes after what the host has counted
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *rest)
         if not any(prefix + name in state_dict for name in CLOCK):
             own = {prefix + name for name in self._buffers}
@@ -222,8 +302,9 @@ class Clocked(nn.Module):
             self._begin_after_another_loss()
             return
         if not self.step.is_meta:
-            self._past.forwards = int(self.step)
-        self._past.is_set = True
+            self._read_buffers()
+            self._host.forwards = self._host.step
+        self._host.is_set = True
 
     def _begin_after_another_loss(self) -> None:
         if not self.step.is_meta:
@@ -236,9 +317,9 @@ class Clocked(nn.Module):
             )
 
     def _replicate_for_data_parallel(self) -> "Clocked":
-        """Give a replica on another device a separate past, as it has separate buffers."""
+        """Give a replica on another device separate numbers, as it has separate buffers."""
         replica = super()._replicate_for_data_parallel()
-        replica._past = replace(self._past, last={})
+        replica._host = replace(self._host, last={}, buffers=())
         return replica
 
 
@@ -252,6 +333,12 @@ class _AdvanceOnce:
         if self.clocked is not None:
             self.clocked._advance()
             self.clocked = None
+
+
+def _writes(buffers: tuple[Tensor, Tensor, Tensor]) -> int:
+    """Count the writes into the buffers, compiled graphs' included."""
+    step, progress, eta = buffers
+    return step._version + progress._version + eta._version
 
 
 def _in_backward() -> bool:

@@ -51,12 +51,6 @@ class _Loss(Clocked):
             self.register_buffer(name, weight)
         self.register_buffer("logit_offset", logit_offset)
 
-    def _gammas_now(self) -> dict[str, float]:
-        return self.gammas if self._in_training_form() else _PLAIN
-
-    def _offset_now(self) -> Tensor | None:
-        return self._buffers["logit_offset"] if self._in_training_form() else None
-
     def weight_now(self, name: str = "weight") -> Tensor | None:
         """Return a weight as it applies at the present progress: None, or ones, before ``weight_start``."""
         weight = self._buffers[name]
@@ -110,8 +104,10 @@ class CyclicalFocalLoss(_Loss):
 
     The clock lives in the 0-d buffers ``step``, ``progress`` and ``eta``: part of ``state_dict``, moved by ``.to()``,
     float32 even after ``.half()``, initialised by ``to_empty()`` after construction on the meta device, never read
-    back from an accelerator. A loss under ``torch.compile`` follows it without recompiling; inside ``torch.func``
-    transforms use ``set_progress`` or the function, as no step is counted there.
+    back from an accelerator. Steps of eager mode are counted on the host, without an operation of the device, and
+    written into the buffers when somebody looks: ``state_dict``, an attribute, ``named_buffers()`` of the loss, a
+    copy, a compiled graph. A loss under ``torch.compile`` follows the clock without recompiling; inside
+    ``torch.func`` transforms use ``set_progress`` or the function, as no step is counted there.
 
     A forward that activation checkpointing recomputes has the same eta and is not counted again. Other repeated
     steps are counted: give ``accumulation=2`` for the two backward passes of a SAM step, and use ``set_progress`` with
@@ -220,17 +216,17 @@ class CyclicalFocalLoss(_Loss):
 
         ``sample_weight``: factor per sample (N,), or per element of the unreduced loss.
         """
-        eta = self._eta_now()
+        training_form = self.training or self.cyclical_in_eval
         loss = functional.cyclical_focal_loss(
             logits,
             target,
             self.weight_now(),
-            eta=eta,
-            **self._gammas_now(),
+            eta=self._now("eta") if training_form else 0.0,
+            **(self.gammas if training_form else _PLAIN),
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
-            logit_offset=self._offset_now(),
+            logit_offset=self._buffers["logit_offset"] if training_form else None,
             sample_weight=sample_weight,
         )
         self._count(loss)
@@ -341,19 +337,19 @@ class BinaryCyclicalFocalLoss(_Loss):
 
         ``sample_weight``: factor per sample (N,), or of the logits' shape.
         """
-        eta, training_form = self._eta_now(), self._in_training_form()
+        training_form = self.training or self.cyclical_in_eval
         loss = functional.binary_cyclical_focal_loss(
             logits,
             target,
             self.weight_now(),
-            eta=eta,
-            **self._gammas_now(),
+            eta=self._now("eta") if training_form else 0.0,
+            **(self.gammas if training_form else _PLAIN),
             pos_weight=self.weight_now("pos_weight"),
             alpha=self.alpha if training_form else None,
             probability_margin=self.probability_margin if training_form else 0.0,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
-            logit_offset=self._offset_now(),
+            logit_offset=self._buffers["logit_offset"] if training_form else None,
             sample_weight=sample_weight,
         )
         self._count(loss)

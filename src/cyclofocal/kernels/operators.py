@@ -114,13 +114,17 @@ def fast_softmax(
 
 
 class _Loss(torch.autograd.Function):
-    """Autograd function of eager mode: an operator of torch.library takes 40 us more, most of a small cross-entropy."""
+    """Autograd function of eager mode: an operator of torch.library takes 40 us more, most of a small cross-entropy.
+
+    A function that the caller sets as ``on_backward`` of the node is called once, when a backward pass reaches it.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, others: tuple[Tensor | None, ...], call: tuple[Family, Eta, _Settings, str]
     ) -> Tensor:
         family, eta, settings, reduction = ctx.call = call
+        ctx.on_backward = None
         value, ctx.grad = family.fused(logits, *others, eta, settings, reduction, with_grad=True)
         ctx.save_for_backward(logits, *others)
         return value
@@ -128,6 +132,9 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
         family, eta, settings, reduction = ctx.call
+        if ctx.on_backward is not None:
+            ctx.on_backward()
+            ctx.on_backward = None
         if torch.is_grad_enabled():
             return _differentiable(family, ctx.saved_tensors, eta, settings, reduction, grad_loss), None, None
         grad, ctx.grad = ctx.grad, None  # passed on, so that no other holder sees it change
