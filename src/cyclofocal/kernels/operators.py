@@ -75,7 +75,7 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
     if is_traced() or not has_memory(logits):
         return family.traced(*tensors, eta, settings, reduction, with_grad=differentiate)[0]
     if isinstance(eta, Tensor):  # its owner may move it before backward
-        eta = eta.item() if can_read(eta) else eta.detach().clone()
+        eta = eta.item() if can_read(eta) else eta.detach().to(compute_dtype(logits.dtype), copy=True)
     if differentiate:
         return _Loss.apply(logits, tensors[1:], (family, eta, settings, reduction))
     return family.fused(*tensors, eta, settings, reduction, with_grad=False)[0]

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings, check_index_values, compute_dtype
 from cyclofocal.equation import Eta, softmax_denominator
-from cyclofocal.kernels.terms import SigmoidTerms, SoftmaxTerms, as_float_if_cpu
+from cyclofocal.kernels.terms import Scratch, SigmoidTerms, SoftmaxTerms, as_float_if_cpu
 
 CHUNK_ELEMENTS = {"cpu": 2**20}  # on the CPU the two or three buffers of a chunk should stay in cache
+MIN_CHUNK_ELEMENTS = 2**16  # of a smaller chunk the calls take longer than their work
 CHUNK_ELEMENTS_ELSEWHERE = 2**24
+SIGMOID_CHUNK_ELEMENTS = 2**15, 2**18  # on the CPU, of ten buffers: for each thread, and at most
 STRETCH = 4096  # positions side by side that are worth a loop
 LOG2_E = 1 / math.log(2)
 
@@ -65,7 +67,7 @@ def softmax(
         non_target_prob=non_target_prob,
         scale=scale,
         ignore_index=None if none_ignored else ignore_index,
-        scratch=_Scratch() if len(parts) > 1 else None,
+        scratch=Scratch() if len(parts) > 1 else None,
     )
     total: Tensor | None = None
     for x, y, out, losses in parts:
@@ -94,38 +96,43 @@ def sigmoid(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute loss and gradient of logits of any shape; see ``native.sigmoid`` for the other tensors."""
     period = 1 if pos_weight is None or pos_weight.shape == logits.shape else pos_weight.numel()
-    budget = CHUNK_ELEMENTS.get(logits.device.type, CHUNK_ELEMENTS_ELSEWHERE)
+    budget = CHUNK_ELEMENTS_ELSEWHERE
+    if logits.is_cpu:
+        per_thread, most = SIGMOID_CHUNK_ELEMENTS
+        budget = min(per_thread * torch.get_num_threads(), most)
     step = max(1, budget // period)
     x, targets = logits.view(-1, period), target.view(-1, period)
     weights = None if weight is None else weight.view(-1, period)
     positives = pos_weight if pos_weight is None or period > 1 else pos_weight.view(-1, 1)
     gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing = settings
     terms = SigmoidTerms(as_float_if_cpu(eta), gamma_pos, gamma_neg, gamma_hc, probability_margin)
-    elements = torch.empty_like(targets) if reduction == "none" else None
-    total = target.new_zeros(())
-    grad = torch.empty_like(x) if with_grad else None
+    elements = torch.zeros_like(targets) if reduction == "none" else None
+    total = target.new_full((), torch.nan if reduction == "mean" and not logits.numel() else 0.0)
+    grad = torch.zeros_like(x) if with_grad else None
     scale = 1 / logits.numel() if reduction == "mean" and logits.numel() else 1.0
+    scratch = Scratch()
     for start in range(0, len(x), step):
         n = slice(start, start + step)
-        pos = targets[n] * (1 - label_smoothing) + label_smoothing / 2
-        neg = 1 - pos
+        y = targets[n]
+        pos = torch.mul(y, 1 - label_smoothing, out=scratch.buffer("pos", y)).add_(label_smoothing / 2)
+        neg = torch.sub(1, pos, out=scratch.buffer("neg", y))
         if positives is not None:
-            pos = pos * (positives if period > 1 else positives[n])
-        if alpha is not None:
-            pos, neg = pos * alpha, neg * (1 - alpha)
+            pos *= positives if period > 1 else positives[n]
+        pos *= scale if alpha is None else scale * alpha
+        neg *= scale if alpha is None else scale * (1 - alpha)
         if weights is not None:
-            pos, neg = pos * weights[n], neg * weights[n]
-        loss, by_logits = terms.loss_and_grad(x[n].to(target.dtype), pos, neg, with_grad)
-        if elements is not None:
-            elements[n] = loss
-        else:
+            pos *= weights[n]
+            neg *= weights[n]
+        loss = elements[n] if elements is not None else scratch.buffer("loss", y).zero_()
+        part = None if grad is None else grad[n]
+        by_logits = part if part is None or part.dtype == y.dtype else scratch.buffer("grad", y).zero_()
+        terms.add_loss_and_grad(x[n].to(y.dtype), pos, neg, loss, by_logits, scratch)
+        if elements is None:
             total += loss.sum()
-        if grad is not None and by_logits is not None:
-            grad[n] = by_logits.mul_(scale)
+        if part is not None and by_logits is not None and by_logits is not part:
+            part.copy_(by_logits)
     grad = None if grad is None else grad.view(logits.shape)
-    if elements is not None:
-        return elements.view(logits.shape), grad
-    return total / logits.numel() if reduction == "mean" else total, grad
+    return total if elements is None else elements.view(logits.shape), grad
 
 
 def scale_(grad: Tensor, factor: Tensor) -> None:
@@ -146,6 +153,8 @@ def chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
         shapes = {full: (batch, classes, *rest), full - 1: (batch, *rest)}
         tensors = tuple(None if tensor is None else tensor.view(shapes[tensor.dim()]) for tensor in tensors)
     budget = CHUNK_ELEMENTS.get(logits.device.type, CHUNK_ELEMENTS_ELSEWHERE)
+    if logits.is_cpu:  # the buffers of two chunks or more take no more memory than the logits
+        budget = min(budget, max(MIN_CHUNK_ELEMENTS, -(-batch // 2) * classes * size))
     if logits.numel() <= budget:
         if logits.numel():
             yield tensors
@@ -192,17 +201,6 @@ def row_scale(
     return 1 / denominator if denominator else torch.nan
 
 
-class _Scratch(dict[str, Tensor]):
-    """Memory for the large tensors of a chunk, by name; reused from chunk to chunk, as it is still in cache."""
-
-    def buffer(self, name: str, like: Tensor) -> Tensor:
-        """Return memory for a tensor of this shape; the first chunk is the largest."""
-        if name not in self:
-            self[name] = torch.empty_like(like, memory_format=torch.contiguous_format)
-        buffer = self[name]
-        return buffer if buffer.shape == like.shape else buffer.view(-1)[: like.numel()].view(like.shape)
-
-
 class ChunkCall(NamedTuple):
     """Arguments that all chunks share."""
 
@@ -215,7 +213,7 @@ class ChunkCall(NamedTuple):
     scale: Eta
     ignore_index: int | None
     """None if every index is known to count."""
-    scratch: _Scratch | None
+    scratch: Scratch | None
     """None if there is one chunk only."""
 
     def buffer(self, name: str, like: Tensor) -> Tensor | None:

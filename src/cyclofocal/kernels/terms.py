@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cyclofocal.arguments import SoftmaxSettings
@@ -27,6 +26,17 @@ def as_float_if_cpu(value: Eta) -> Eta:
 def _may_be_infinite(sums: Tensor) -> bool:
     """Return True if a sum may be -inf or nan; always, where reading would stall the device."""
     return sums.device.type != "cpu" or not sums.min().item() > -torch.inf
+
+
+class Scratch(dict[str, Tensor]):
+    """Memory for the large tensors of a chunk, by name; reused from chunk to chunk, as it is still in cache."""
+
+    def buffer(self, name: str, like: Tensor) -> Tensor:
+        """Return memory for a tensor of this shape; the first chunk is the largest."""
+        if name not in self:
+            self[name] = torch.empty_like(like, memory_format=torch.contiguous_format)
+        buffer = self[name]
+        return buffer if buffer.shape == like.shape else buffer.view(-1)[: like.numel()].view(like.shape)
 
 
 class SoftmaxTerms(NamedTuple):
@@ -185,7 +195,11 @@ def _sum(terms: Tensor, per_class: Tensor | None = None) -> Tensor:
 
 
 class SigmoidTerms(NamedTuple):
-    """Loss of binary logits, and its derivative."""
+    """Loss of binary logits, and its derivative.
+
+    The loss of a side is w(p) * -log p with p the probability of this side, and w as in
+    ``functional.binary_cyclical_focal_loss``. Both sides are one function, of the logit and of its negative.
+    """
 
     eta: Eta
     gamma_pos: float
@@ -193,37 +207,62 @@ class SigmoidTerms(NamedTuple):
     gamma_hc: float
     margin: float
 
-    def loss_and_grad(self, x: Tensor, pos: Tensor, neg: Tensor, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-        """Return loss and derivative; ``pos`` and ``neg`` are the factors of the two sides."""
-        log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
-        p, not_p = log_p.exp(), log_not_p.exp()
-        dp_dx = p * not_p
-        focal = (self.gamma_pos * log_not_p).exp()
-        weight = self._mix(focal, 1 + p)
-        loss = -pos * weight * log_p
-        grad = None
-        if with_grad:
-            dw_dx = self.eta * self._d_easy(1 + p) * dp_dx - (1 - self.eta) * self.gamma_pos * focal * p
-            grad = -pos * (weight * not_p + dw_dx * log_p)
-
+    def add_loss_and_grad(
+        self, x: Tensor, pos: Tensor, neg: Tensor, loss: Tensor, grad: Tensor | None, scratch: Scratch
+    ) -> None:
+        """Add the loss to ``loss`` and its derivative to ``grad``; ``pos`` and ``neg`` are the factors of the sides."""
+        p = torch.sigmoid(x, out=scratch.buffer("p", x))
+        not_p = torch.neg(x, out=scratch.buffer("not_p", x)).sigmoid_()
+        log_larger = torch.minimum(p, not_p, out=scratch.buffer("log_larger", x)).neg_().log1p_()
+        log_p = torch.clamp(x, max=0, out=scratch.buffer("log_p", x)).add_(log_larger)
+        log_not_p = log_larger.sub_(torch.clamp(x, min=0, out=scratch.buffer("focal", x)))
+        self._add_side(p, not_p, log_p, self.gamma_pos, pos, loss, grad, 1, scratch)
         if self.margin:
-            p = (p - self.margin).clamp_(min=0)
-            dp_dx = torch.where(p > 0, dp_dx, 0.0)
-            log_not_p, focal = torch.log1p(-p), power(p, self.gamma_neg)
-            d_focal = self.gamma_neg * torch.where(p > 0, focal / torch.where(p > 0, p, 1.0), 0.0) * dp_dx
-            d_log_not_p = dp_dx / (1 - p)
+            self._add_margin_side(p, not_p, neg, loss, grad)
         else:
-            focal = (self.gamma_neg * log_p).exp()
-            d_focal, d_log_not_p = self.gamma_neg * focal * not_p, p
-        weight = self._mix(focal, 2 - p)
-        loss -= neg * weight * log_not_p
+            self._add_side(not_p, p, log_not_p, self.gamma_neg, neg, loss, grad, -1, scratch)
+
+    def _add_side(
+        self,
+        p: Tensor,
+        not_p: Tensor,
+        log_p: Tensor,
+        gamma: float,
+        factor: Tensor,
+        loss: Tensor,
+        grad: Tensor | None,
+        sign: int,
+        scratch: Scratch,
+    ) -> None:
+        """Add ``factor`` times the loss of one side, and ``sign`` times that of its derivative by its logit.
+
+        ``log_p`` is overwritten.
+        """
+        focal = self._power(not_p, gamma, scratch.buffer("focal", p))
+        one_plus_p = torch.add(p, 1, out=scratch.buffer("one_plus_p", p))
+        easy_m1 = self._power(one_plus_p, self.gamma_hc - 1, scratch.buffer("easy_m1", p))
+        weight = torch.lerp(focal, one_plus_p.mul_(easy_m1), self.eta, out=one_plus_p)
+        # dp/dx is p (1-p), so dw/dx is p times the mix of -gamma (1-p)^gamma and gamma_hc (1+p)^(gamma_hc-1) (1-p).
         if grad is not None:
-            dw_dx = (1 - self.eta) * d_focal - self.eta * self._d_easy(2 - p) * dp_dx
-            grad -= neg * (dw_dx * log_not_p - weight * d_log_not_p)
-        return loss, grad
+            slope = torch.lerp(focal.mul_(-gamma), easy_m1.mul_(self.gamma_hc).mul_(not_p), self.eta, out=focal)
+            slope.mul_(p).mul_(log_p).addcmul_(weight, not_p)
+            grad.addcmul_(slope, factor, value=-sign)
+        loss.addcmul_(log_p.mul_(weight), factor, value=-1)
 
-    def _mix(self, focal: Tensor, one_plus_p: Tensor) -> Tensor:
-        return focal + self.eta * (one_plus_p**self.gamma_hc - focal)
+    @staticmethod
+    def _power(base: Tensor, exponent: float, out: Tensor) -> Tensor:
+        """Return a power in ``out``; squares are the usual case."""
+        return torch.mul(base, base, out=out) if exponent == 2 else torch.pow(base, exponent, out=out)
 
-    def _d_easy(self, one_plus_p: Tensor) -> Tensor:
-        return self.gamma_hc * one_plus_p ** (self.gamma_hc - 1)
+    def _add_margin_side(self, p: Tensor, not_p: Tensor, neg: Tensor, loss: Tensor, grad: Tensor | None) -> None:
+        """Add the negative side with its probability lowered by the margin."""
+        lower = (p - self.margin).clamp_(min=0)
+        log_not_p, focal = torch.log1p(-lower), power(lower, self.gamma_neg)
+        one_plus = 2 - lower
+        weight = torch.lerp(focal, one_plus**self.gamma_hc, self.eta)
+        loss.addcmul_(weight * log_not_p, neg, value=-1)
+        if grad is not None:
+            d_focal = self.gamma_neg * torch.where(lower > 0, focal / torch.where(lower > 0, lower, 1.0), 0.0)
+            d_weight = torch.lerp(d_focal, -self.gamma_hc * one_plus ** (self.gamma_hc - 1), self.eta)
+            slope = (weight / (1 - lower) - d_weight * log_not_p) * torch.where(lower > 0, p * not_p, 0.0)
+            grad.addcmul_(slope, neg)
