@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cyclofocal.lab import data as lab_data
+from cyclofocal.lab.data import load as lab_data
 from cyclofocal.lab.data.config import data_config
 
 

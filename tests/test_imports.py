@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import cyclofocal
 
 ROOT = Path(cyclofocal.__file__).parent
 ORDER = [  # a module may import from rooms above its own line only
+    "ranges",
     "arguments",
     "equation",
     "schedules",
@@ -85,3 +88,18 @@ def test_importing_the_library_loads_torch_and_nothing_else():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     foreign = [m for m in loaded if m != "cyclofocal" and m not in sys.stdlib_module_names]
     assert not foreign
+
+
+def test_commands_that_train_nothing_start_without_torch():
+    commands = ("decoupled", "evaluate", "predict", "recipes", "report")
+    code = (
+        "import sys; from cyclofocal.lab.commands import " + ", ".join(commands) + "; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there_and_no_other():
+    for name in (*cyclofocal.__all__, "kernels", "schedules"):
+        assert name in getattr(cyclofocal, name).__name__
+    with pytest.raises(AttributeError, match="no attribute 'cyclic_loss'"):
+        _ = cyclofocal.cyclic_loss

@@ -93,12 +93,6 @@ def check_sigmoid_call(
             )
 
 
-def check_at_least(name: str, value: float | None, least: float = 1, remedy: str = "") -> None:
-    """Refuse a number below ``least``, and nan; None stands for a number that was not given."""
-    if value is not None and not value >= least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}{remedy}")
-
-
 def check_unit_interval(name: str, value: float | Tensor) -> None:
     """Refuse a number, or a tensor that can be read without stalling a device, outside [0, 1]."""
     if isinstance(value, Tensor):

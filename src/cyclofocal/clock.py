@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.arguments import can_read, check_at_least, is_traced, is_transformed
+from cyclofocal.arguments import can_read, is_traced, is_transformed
+from cyclofocal.ranges import check_at_least
 from cyclofocal.schedules import cyclical_eta
 
 CLOCK = ("step", "progress", "eta", "last_eta", "last_progress")

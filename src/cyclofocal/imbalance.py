@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_at_least, check_floating
+from cyclofocal.arguments import check_floating
+from cyclofocal.ranges import check_at_least
 
 Counts = Sequence[float] | Tensor | Any  # the last is a numpy array, which the library does not import
 WeightScheme = Literal["balanced", "sqrt", "effective"]

@@ -10,7 +10,6 @@ from torch import Tensor
 from cyclofocal.arguments import (
     SoftmaxSettings,
     can_read,
-    check_at_least,
     check_class_weight,
     check_logits_dtype,
     check_sample_weight,
@@ -23,6 +22,7 @@ from cyclofocal.arguments import (
 )
 from cyclofocal.equation import Eta, softmax_denominator
 from cyclofocal.kernels.operators import SOFTMAX
+from cyclofocal.ranges import check_at_least
 
 CHUNK_BYTES = {"cpu": 144 * 2**20}  # of logits; fewer would read and write the layer's weight too often
 CHUNK_BYTES_ELSEWHERE = 2**28

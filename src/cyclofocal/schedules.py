@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_at_least, check_unit_interval
+from cyclofocal.arguments import check_unit_interval
+from cyclofocal.ranges import check_at_least
 
 Number = TypeVar("Number", float, Tensor)
 

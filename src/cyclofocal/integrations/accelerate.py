@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.host import require_host
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
+from cyclofocal.ranges import check_at_least
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.ranges import check_at_least
 
 Floats = NDArray[np.float64]
 

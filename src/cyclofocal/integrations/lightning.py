@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.host import require_host
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.ranges import check_at_least
 from cyclofocal.schedules import interpolate
 
 require_host("lightning", "2.5", never=("2.6.2", "2.6.3"))  # before the import: these two are malware

@@ -2,8 +2,8 @@
 
 import warnings
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.ranges import check_at_least
 
 Loss = CyclicalFocalLoss | BinaryCyclicalFocalLoss
 

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.imbalance import check_tau, class_weights, log_prior
 from cyclofocal.integrations.host import require_host
 from cyclofocal.integrations.perceptron import PerceptronTraining, Rows, adam, dense, perceptron
 from cyclofocal.losses import CyclicalFocalLoss, FocalLoss
+from cyclofocal.ranges import check_at_least
 
 require_host("scikit-learn", "1.6")
 

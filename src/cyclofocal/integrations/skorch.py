@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.integrations.host import require_host
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
+from cyclofocal.ranges import check_at_least
 
 require_host("skorch", "1.0")
 

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.imbalance import Counts, WeightScheme
 from cyclofocal.integrations.host import require_host
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
+from cyclofocal.ranges import check_at_least
 
 require_host("timm", "1.0.31")
 

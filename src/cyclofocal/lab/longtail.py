@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclofocal.arguments import check_at_least
+from cyclofocal.ranges import check_at_least
 
 Indices = NDArray[np.intp]
 

@@ -10,9 +10,8 @@ import torch
 from cyclofocal.lab.compare import grid, tuning
 from cyclofocal.lab.compare.grid import run_job
 from cyclofocal.lab.compare.tuning import SHARED_SEED, check_tuning, search_space, tune, tuning_seed
-from cyclofocal.lab.data import DataSet
 from cyclofocal.lab.data.config import PublishedData, TableData
-from cyclofocal.lab.data.dataset import in_memory
+from cyclofocal.lab.data.dataset import DataSet, in_memory
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in

@@ -15,7 +15,7 @@ from cyclofocal.lab import cli
 from cyclofocal.lab.compare import grid as grid_module
 from cyclofocal.lab.compare.grid import ONE_CORE, finished, grid, run_job
 from cyclofocal.lab.compare.local import run_local
-from cyclofocal.lab.data import DataSet
+from cyclofocal.lab.data.dataset import DataSet
 from cyclofocal.lab.oltr import recipes
 from cyclofocal.lab.oltr.recipes import cyclical, losses
 from cyclofocal.lab.oltr.stage_recipe import TwoStages

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 from formats import load, python2_pickle, write_cifar10, write_cifar100
 
 GOOD = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cyclofocal.lab.data import MissingImageError, UnreadableImageError
 from cyclofocal.lab.data.dataset import in_memory, on_demand
 from cyclofocal.lab.data.files import files
+from cyclofocal.lab.messages import MissingImageError, UnreadableImageError
 from formats import picture
 
 PIXELS = torch.arange(5 * 3 * 2 * 4, dtype=torch.uint8).reshape(5, 3, 2, 4)

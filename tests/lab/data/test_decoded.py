@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, MissingImageError
 from cyclofocal.lab.data.splits import draw_groups, split_off_groups
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError
 from formats import load, picture, write_classes, write_list
 
 TRACKS = [f"{track:05d}_{frame:05d}.png" for track in range(3) for frame in (1, 4)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError
 from cyclofocal.lab.data import fashion_mnist as idx
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 from formats import idx_bytes, load, write_fashion_mnist
 
 

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from cyclofocal.lab.data import DamagedDataError
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.load import load_table
 from cyclofocal.lab.data.tables import checked, read_table
+from cyclofocal.lab.messages import DamagedDataError
 
 LINES = ["x,y,z,label", *(f"{i % 7},{i % 5},{i % 3},{'ab'[i % 2]}" for i in range(30))]
 

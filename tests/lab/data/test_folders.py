@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from cyclofocal.lab.data import MissingDataError, folders
+from cyclofocal.lab.data import folders
+from cyclofocal.lab.messages import MissingDataError
 from formats import load, picture, write_folder
 
 

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, keel
+from cyclofocal.lab.data import keel
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 from cyclofocal.lab.recipes import tabular as recipes
 from cyclofocal.lab.recipes.resolve import resolve_recipes
 from formats import load

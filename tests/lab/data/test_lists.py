@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, MissingImageError, files
+from cyclofocal.lab.data import files
 from cyclofocal.lab.data.lists import list_images, read_list
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError
 from formats import load, picture, write_list
 
 TRAIN = [("train/attic/1.png", 1), ("train/airfield/0.png", 0), ("train/airfield/a b.png", 0)]

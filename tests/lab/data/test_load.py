@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import MissingDataError
+from cyclofocal.lab.messages import MissingDataError
 from formats import load, write_cifar10, write_cifar100, write_fashion_mnist, write_folder
 
 

@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError, UnreadableImageError
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, UnreadableImageError
 from formats import load, picture, write_shard
 
 

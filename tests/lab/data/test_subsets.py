@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyclofocal.lab.data import MissingDataError, subsets
 from cyclofocal.lab.data import fashion_mnist as idx
+from cyclofocal.lab.data import subsets
+from cyclofocal.lab.messages import MissingDataError
 from formats import load
 
 ROOT = Path(os.environ.get("CYCLOFOCAL_DATA", "data"))

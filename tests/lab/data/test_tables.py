@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cyclofocal.lab.commands import app
-from cyclofocal.lab.data import DamagedDataError, MissingDataError
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.load import load_table, table_digest
 from cyclofocal.lab.data.preprocess import column_summary, encode, split_table
 from cyclofocal.lab.data.tables import checked, read_table
 from cyclofocal.lab.hashes import file_hash
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 from cyclofocal.lab.recipes.loss import CYCLICAL
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.tabular import table_recipe

@@ -5,7 +5,7 @@ import pytest
 import timm.data
 from timm.data.dataset import IterableImageDataset
 
-from cyclofocal.lab.data import MissingDataError, UnreadableImageError
+from cyclofocal.lab.messages import MissingDataError, UnreadableImageError
 from formats import idx_bytes, load, picture, write_folder
 
 

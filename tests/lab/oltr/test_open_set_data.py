@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cyclofocal.lab.data import MissingDataError, MissingImageError
+from cyclofocal.lab.messages import MissingDataError, MissingImageError
 from cyclofocal.lab.oltr.open_set_data import hold_out, open_images
 from formats import load, picture, write_folder, write_list
 

@@ -9,8 +9,8 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from cyclofocal.lab.data import DamagedDataError, MissingDataError
 from cyclofocal.lab.data.config import FolderData
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 from cyclofocal.lab.oltr.stage1 import stage1_model
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.weights import load_weights

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclofocal.lab.data import DataSet, MissingDataError
-from cyclofocal.lab.data.dataset import in_memory, on_demand
+from cyclofocal.lab.data.dataset import DataSet, in_memory, on_demand
+from cyclofocal.lab.messages import MissingDataError
 from cyclofocal.lab.recipes.catalogue import IMBALANCES, RECIPES
 from cyclofocal.lab.recipes.image_folder import image_recipe
 from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, SMOOTHED

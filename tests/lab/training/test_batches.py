@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclofocal.lab.data import UnreadableImageError
 from cyclofocal.lab.data.dataset import in_memory, on_demand
+from cyclofocal.lab.messages import UnreadableImageError
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.training import batches as loading
 from cyclofocal.lab.training import rng

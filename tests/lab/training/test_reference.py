@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cyclofocal.lab.compare.grid import run_job
-from cyclofocal.lab.data import load
+from cyclofocal.lab.data.load import load
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, ESTIMATORS, LIGHTGBM, LOGISTIC_REGRESSION, MAJORITY
 from cyclofocal.lab.recipes.tabular import table_recipe

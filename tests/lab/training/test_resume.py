@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyclofocal.lab.data import DataSet
+from cyclofocal.lab.data.dataset import DataSet
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
 from cyclofocal.lab.records import RunRecord, read_records, write_record

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyclofocal.lab.data import load
+from cyclofocal.lab.data.load import load
 from cyclofocal.lab.recipes.criterion import ScaledMarginLoss, build_criterion
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.parse_losses import losses_in

@@ -23,7 +23,6 @@ from cyclofocal.lab.recipes.image_folder import SMALL_NETWORK
 from cyclofocal.lab.recipes.loss import LIGHTGBM, LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.recipes.resolve import check_name
 from cyclofocal.lab.recipes.settings import AnyRecipe, settings_of, with_settings
 
 FIELDS = "fields="
@@ -161,6 +160,8 @@ def losses_of(names: str) -> list[LossSettings]:
 
 def check_source(source: str, option: str, root: Path = Path("data")) -> None:
     """Refuse a source whose name is ambiguous, or warn; see :func:`~cyclofocal.lab.recipes.resolve.check_name`."""
+    from cyclofocal.lab.recipes.resolve import check_name  # which imports torch, as readers of data do
+
     with warnings.catch_warnings(record=True) as said, refused(option):
         warnings.simplefilter("always", UserWarning)
         check_name(source, root)

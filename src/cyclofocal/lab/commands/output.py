@@ -16,10 +16,9 @@ from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.summary import Summary
-from cyclofocal.lab.training.schedule import never_focal
 
 if TYPE_CHECKING:
-    from cyclofocal.lab.data import DataSet
+    from cyclofocal.lab.data.dataset import DataSet
 
 MIN_COLUMNS = 80  # a narrower terminal wraps lines, which is better than a table without its last columns
 PIPED_COLUMNS = 100
@@ -205,6 +204,8 @@ def warn_of_rows(data: "DataSet") -> None:
 
 def warn_never_focal(pairs: Iterable[tuple[Recipe, LossSettings]]) -> None:
     """Warn before training of losses that never reach their focal phase."""
+    from cyclofocal.lab.training.schedule import never_focal
+
     if is_main():
         for message in dict.fromkeys(never_focal(recipe, loss) for recipe, loss in pairs):
             if message:

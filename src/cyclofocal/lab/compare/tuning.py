@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.compare.grid import run_job
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
@@ -13,6 +12,7 @@ from cyclofocal.lab.records import best_epoch
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.run_folder import run_folder
 from cyclofocal.lab.training.train import load_data
+from cyclofocal.ranges import check_at_least
 
 if TYPE_CHECKING:
     from optuna import Study

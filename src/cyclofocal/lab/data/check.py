@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.data.dataset import Samples, StoredReader
 from cyclofocal.lab.messages import MissingImageError, UnreadableImageError, preview
+from cyclofocal.ranges import check_at_least
 
 TAIL = 4096
 """Number of last bytes that are compared before two files of equal size are read as a whole."""

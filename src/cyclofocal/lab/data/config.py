@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.data import subsets
+from cyclofocal.ranges import check_at_least
 
 PREFIXES = ("torch/", "hfds/", "tfds/")
 """Prefixes of data sets that timm reads."""

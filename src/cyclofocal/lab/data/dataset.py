@@ -2,15 +2,16 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from torch import Tensor
 
 from cyclofocal.lab.data.encoder import TableEncoder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Labels = NDArray[np.int64]
 Positions = NDArray[np.intp]
@@ -55,7 +56,7 @@ class Samples:
     labels: Labels
     positions: Positions
     title: str
-    inputs: Tensor | None = None
+    inputs: "Tensor | None" = None
     max_pixel: int = 255
     reader: Reader | None = None
     names: tuple[str, ...] | None = None
@@ -63,9 +64,9 @@ class Samples:
     def __post_init__(self) -> None:
         if (self.inputs is None) == (self.reader is None):
             raise ValueError(f"{self.title}: give either inputs or a reader")
-        if self.inputs is not None and (self.inputs.dtype, self.inputs.ndim) not in (
-            (torch.uint8, 4),
-            (torch.float32, 2),
+        if self.inputs is not None and (str(self.inputs.dtype), self.inputs.ndim) not in (
+            ("torch.uint8", 4),
+            ("torch.float32", 2),
         ):
             seen = f"{self.inputs.dtype} of shape {tuple(self.inputs.shape)}"
             raise ValueError(
@@ -129,7 +130,7 @@ class Samples:
             self,
             labels=self.labels[chosen],
             positions=self.positions[chosen],
-            inputs=None if self.inputs is None else self.inputs[torch.from_numpy(chosen)],
+            inputs=None if self.inputs is None else self.inputs[chosen],
         )
 
     def _position(self, index: int) -> int:
@@ -138,7 +139,7 @@ class Samples:
         return int(self.positions[index])
 
 
-def in_memory(pixels: Tensor, labels: ArrayLike, title: str, max_pixel: int = 255) -> Samples:
+def in_memory(pixels: "Tensor", labels: ArrayLike, title: str, max_pixel: int = 255) -> Samples:
     """Build samples of images in memory, numbered from 0."""
     return Samples(np.asarray(labels, dtype=np.int64), np.arange(len(pixels)), title, pixels, max_pixel)
 
@@ -174,7 +175,9 @@ def join(first: Samples, second: Samples) -> Samples:
     title, labels = f"{first.title} and {second.title}", np.concatenate([first.labels, second.labels])
     if first.inputs is None or second.inputs is None:
         return on_demand(_Joined((first, second)), labels, title)
-    positions, inputs = np.concatenate([first.positions, second.positions]), torch.cat([first.inputs, second.inputs])
+    from torch import cat
+
+    positions, inputs = np.concatenate([first.positions, second.positions]), cat([first.inputs, second.inputs])
     return Samples(labels, positions, title, inputs, first.max_pixel)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.data.dataset import DataSet, Samples, in_memory
 from cyclofocal.lab.longtail import draw_per_class
+from cyclofocal.ranges import check_at_least
 
 DIGIT_CLASSES = tuple("0123456789")
 

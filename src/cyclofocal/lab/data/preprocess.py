@@ -6,8 +6,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
@@ -18,6 +16,7 @@ from cyclofocal.lab.messages import MissingDataError, preview
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from torch import Tensor
 
 
 def split_table(table: Table, data: TableData, seed: int = 0, test_too: bool = False) -> DataSet:
@@ -68,7 +67,7 @@ class Encoded(NamedTuple):
         encoder: encoder that was fitted to the training rows.
     """
 
-    inputs: Tensor
+    inputs: "Tensor"
     columns: dict[str, str]
     encoder: TableEncoder
 
@@ -84,9 +83,11 @@ def encode(table: Table, train: Positions) -> Encoded:
         MissingDataError: a column of dates or free text, and skrub is not installed.
         ValueError: numbers so large that they are infinite afterwards.
     """
+    from torch import from_numpy
+
     with np.errstate(over="ignore", invalid="ignore"):
         encoder = _fit(table, table.features.iloc[train])
-        inputs = torch.from_numpy(encoder.transform(table.features))
+        inputs = from_numpy(encoder.transform(table.features))
     if not inputs.isfinite().all():
         largest = table.features[encoder.numbers].abs().max().sort_values(ascending=False)
         raise ValueError(f"{table.title}: column {largest.index[0]!r} reaches {largest.iloc[0]:g}; rescale it")

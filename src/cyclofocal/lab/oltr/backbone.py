@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.training.models import classifier_of
+from cyclofocal.ranges import check_at_least
 
 POOLING = 2
 """The last modules of ``features`` in the networks of this package: a pooling and a flattening."""

@@ -6,12 +6,12 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.messages import preview
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.batches import epoch_batches
 from cyclofocal.lab.training.optim import Criterion
 from cyclofocal.lab.training.sampler import CLASS_AWARE, class_aware_batches
+from cyclofocal.ranges import check_at_least
 from cyclofocal.schedules import cosine, epoch_progress
 
 Classifier = TypeVar("Classifier", bound=nn.Module)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.data import Samples
 from cyclofocal.lab.data.config import TableData
+from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.oltr.backbone import Backbone
 from cyclofocal.lab.oltr.stage1 import Stage1Error, last_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclofocal.lab.data import DataSet, MissingDataError, Samples
-from cyclofocal.lab.data.dataset import on_demand
+from cyclofocal.lab.data.dataset import DataSet, Samples, on_demand
 from cyclofocal.lab.data.files import EXTENSIONS, files
 from cyclofocal.lab.data.lists import check_present, list_images
+from cyclofocal.lab.messages import MissingDataError
 from cyclofocal.lab.training.predictions import UNKNOWN
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.data import DataSet
+from cyclofocal.lab.data.dataset import DataSet
 from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.metrics import Array

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.arguments import check_at_least, check_gammas, check_unit_interval
-from cyclofocal.imbalance import SCHEMES
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.custom_loss import check_loss, file_digest, only_loss
 from cyclofocal.lab.recipes.loss import LIGHTGBM, LOGISTIC_REGRESSION, LOSSES, MAJORITY, LossSettings
 from cyclofocal.lab.recipes.settings import SettingError
+from cyclofocal.ranges import check_at_least
 
 GAMMAS = ("gamma_pos", "gamma_neg")
 PRIOR = ("tau", "class_weight", "weight_start", "sampler")
@@ -183,6 +182,8 @@ def _values(loss: str, settings: Sequence[str], allowed: tuple[str, ...]) -> dic
 
 def _value(loss: str, name: str, text: str) -> float | str:
     """Parse the value of a setting: a number, or the name of a weighting scheme."""
+    from cyclofocal.imbalance import SCHEMES
+
     if name in ("class_weight", "sampler"):
         schemes = SAMPLERS if name == "sampler" else ("balanced",) if loss in BASE_ESTIMATORS else SCHEMES
         if text != "none" and text not in schemes:
@@ -198,6 +199,7 @@ def _value(loss: str, name: str, text: str) -> float | str:
 
 def _check_range(loss: LossSettings) -> None:
     """Check settings by the loss of the library."""
+    from cyclofocal.arguments import check_gammas, check_unit_interval
     from cyclofocal.lab.recipes.criterion import build_criterion
 
     if loss.estimator:

@@ -7,7 +7,6 @@ from typing import Any
 
 from cyclofocal.lab.data.config import KEEL, PREFIXES, ROLES, SHARDS
 from cyclofocal.lab.data.files import EXTENSIONS
-from cyclofocal.lab.data.load import READERS
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.messages import MissingDataError, did_you_mean
 from cyclofocal.lab.recipes.catalogue import RECIPES
@@ -71,6 +70,8 @@ def check_name(name: str, root: Path = Path("data")) -> None:
     Raises:
         ValueError: the message says how to name either.
     """
+    from cyclofocal.lab.data.load import READERS
+
     path = Path(name)
     published = name in READERS and (root / name).resolve() == path.resolve()
     known = name in RECIPES or name in READERS or name.startswith((*PREFIXES, SHARDS))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from cyclofocal.lab.data import Samples, UnreadableImageError
+from cyclofocal.lab.data.dataset import Samples
+from cyclofocal.lab.messages import UnreadableImageError
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.augment import augment, epoch_draws, scale

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclofocal.lab.data import DataSet
 from cyclofocal.lab.data.config import TableData
+from cyclofocal.lab.data.dataset import DataSet
 from cyclofocal.lab.recipes.criterion import validation_criterion
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import VALIDATION_LOSS

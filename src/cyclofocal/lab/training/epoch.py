@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cyclofocal.lab.data import Samples
+from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.batches import Batch, BatchLoader, Shard

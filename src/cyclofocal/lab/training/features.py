@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.lab.data import DataSet, Samples
 from cyclofocal.lab.data.check import TAIL
-from cyclofocal.lab.data.dataset import StoredReader
+from cyclofocal.lab.data.dataset import DataSet, Samples, StoredReader
 from cyclofocal.lab.hashes import content_hash
 from cyclofocal.lab.messages import DamagedDataError, MissingDataError
 from cyclofocal.lab.recipes.head import HeadRecipe

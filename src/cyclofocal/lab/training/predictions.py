@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclofocal.lab.data import Samples
+from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.metrics import THRESHOLDS, Array, LabelArray
 from cyclofocal.lab.records import write_atomically
 

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cyclofocal.lab.data import DataSet, Samples
 from cyclofocal.lab.data.config import TableData
-from cyclofocal.lab.data.dataset import Labels
+from cyclofocal.lab.data.dataset import DataSet, Labels, Samples
 from cyclofocal.lab.recipes.head import HeadRecipe
 from cyclofocal.lab.recipes.loss import ESTIMATORS, LIGHTGBM, MAJORITY, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe

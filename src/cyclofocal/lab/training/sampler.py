@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cyclofocal.arguments import check_at_least
 from cyclofocal.lab.messages import preview
 from cyclofocal.lab.training import rng
+from cyclofocal.ranges import check_at_least
 
 PER_CLASS = 4
 

@@ -12,7 +12,7 @@ from zipfile import ZIP_DEFLATED
 
 from torch import Tensor, nn
 
-from cyclofocal.lab.data import DataSet
+from cyclofocal.lab.data.dataset import DataSet
 from cyclofocal.lab.data.encoder import TableEncoder
 from cyclofocal.lab.messages import MissingDataError, preview
 from cyclofocal.lab.recipes.recipe import Recipe

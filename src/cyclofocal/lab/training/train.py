@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclofocal.lab.data import DataSet, Samples, load
 from cyclofocal.lab.data.config import TableData
-from cyclofocal.lab.data.dataset import Labels
-from cyclofocal.lab.data.load import load_table, table_digest
+from cyclofocal.lab.data.dataset import DataSet, Labels, Samples
+from cyclofocal.lab.data.load import load, load_table, table_digest
 from cyclofocal.lab.longtail import rarer_class
 from cyclofocal.lab.messages import preview
 from cyclofocal.lab.metrics import (
