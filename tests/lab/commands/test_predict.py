@@ -56,8 +56,12 @@ def test_both_walks_with_smaller_numbers(tmp_path, monkeypatch, capsys):
     assert [words[1] for words in commands(page)] == 2 * ["data", "compare", "report", "train", "predict"]
     for arguments in commands(page):
         here = {"compare": ["--workers", "1"], "train": ["--cpu"], "predict": ["--cpu"]}.get(arguments[1], [])
-        code, _, err = run([*arguments, *here], monkeypatch, capsys)
+        code, out, err = run([*arguments, *here], monkeypatch, capsys)
         assert code == 0, err
+        if arguments[1] == "compare":  # its options are those of the training that follows it
+            printed = re.search("Train the model: (.*?) --loss", " ".join(out.split()))
+            place = min(arguments.index(option) for option in ("--seeds", "--losses") if option in arguments)
+            assert {*arguments[2:place]} - {"12"} < {*shlex.split(printed[1])}
     assert len(pd.read_csv("predictions.csv")) == 90
     assert len(pd.read_csv("shapes.csv")) == len(list(Path("new").rglob("*.png")))
     assert {path.name for path in Path().glob("*.html")} == {"payments.html", "shapes.html"}
@@ -84,6 +88,10 @@ def test_the_walk_of_the_page(tmp_path, monkeypatch, capsys):
     (folder,) = glob.glob("runs/people/ce-seed0-*")
     assert found["class"].tolist() == lab.load(folder).predict(pd.read_csv("new.csv")).tolist()
     assert list(pd.read_csv("top.csv")) == ["row", "class", "probability"]
+    for options, start in (([], "0.5"), (["--threshold", "0.25"], "0.25")):
+        out = run(["cyclofocal", "predict", folder, "people.csv", "--cpu", *options], monkeypatch, capsys)[1]
+        metrics = r"recall [\d.]+%, precision [\d.]+%; balanced accuracy [\d.]+%, accuracy [\d.]+% of 600 labelled"
+        assert re.search(rf"'(yes|no)', predicted from a probability of {start}: {metrics}", out)
     assert np.mean(found["class"] == pd.read_csv("top.csv")["class"]) > 0.9
 
     new = pd.read_csv("new.csv")

@@ -69,7 +69,8 @@ def test_logits_are_those_of_the_run_to_the_bit(run, tmp_path):
     assert np.array_equal(model.logits(frame.iloc[stored["ids"]]), stored["logits"])
     assert stored["classes"].tolist() == list(model.classes) == model.classes_.tolist() == ["no", "yes"]
     inputs = model.transform(frame)
-    assert torch.equal(model.module(inputs), torch.from_numpy(model.logits(inputs)))
+    logits = torch.from_numpy(model.logits(inputs))  # in batches, whose products may round in another way
+    torch.testing.assert_close(model.module(inputs), logits)
 
 
 def test_a_csv_of_the_same_rows_gives_the_same_classes(run, tmp_path):
@@ -78,8 +79,8 @@ def test_a_csv_of_the_same_rows_gives_the_same_classes(run, tmp_path):
     assert found["class"].tolist() == model.predict(frame).tolist()
     p = model.predict_proba(frame)
     np.testing.assert_allclose(found[["p(no)", "p(yes)"]], p, rtol=1e-5, atol=1e-6)
-    assert (summary.samples, summary.labelled) == (N, N)
-    assert summary.right == (found["class"] == frame["label"]).sum()
+    assert (summary.samples, summary.labelled.sum()) == (N, N)
+    assert summary.right.sum() == (found["class"] == frame["label"]).sum()
 
 
 def test_the_order_of_columns_and_rows_does_not_matter(run, tmp_path):
@@ -149,7 +150,7 @@ def test_further_columns_and_unknown_categories_are_reported(run, tmp_path):
     assert summary.unused == ["extra"]
     pd.testing.assert_frame_equal(found, expected)
     summary, _ = predicted(run[0], frame.drop(columns=["label", "id"]).assign(town="rome"), tmp_path)
-    assert (summary.unknown, summary.labelled) == ({"town": {"rome"}}, 0)
+    assert (summary.unknown, summary.labelled.sum()) == ({"town": {"rome"}}, 0)
 
 
 def test_values_missing_for_the_first_time_are_reported(run, tmp_path):
@@ -184,7 +185,7 @@ def test_a_new_table_need_not_have_columns_left_out(tmp_path):
     assert sorted(lab.load(folder).encoder.columns) == ["age", "code", "member", "town"]
 
     summary, without = predicted(folder, frame.drop(columns=["income", "extra", "id"]), tmp_path)
-    assert (summary.samples, summary.right, summary.unused) == (N, (without["class"] == frame["label"]).sum(), [])
+    assert (summary.samples, summary.right.sum(), summary.unused) == (N, (without["class"] == frame["label"]).sum(), [])
     changed = frame.assign(income="unknown", extra=np.nan)
     summary, found = predicted(folder, changed, tmp_path, Output(id_column="id"))
     assert (found.pop("id").tolist(), summary.unused) == (frame["id"].tolist(), [])

@@ -10,7 +10,9 @@ from cyclofocal.lab.report.summary import summaries
 from evidence import data_sets, grid, measured
 
 
-@pytest.mark.parametrize("records", [grid(10), grid(1), data_sets(3)], ids=["one", "one seed", "many"])
+@pytest.mark.parametrize(
+    "records", [grid(10), grid(1), data_sets(3), data_sets(5)], ids=["one", "one seed", "few", "many"]
+)
 def test_png(records, tmp_path):
     draw_differences(summaries(group_experiments(list(records))), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

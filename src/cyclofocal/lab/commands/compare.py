@@ -1,6 +1,7 @@
 """``cyclofocal compare``: train every loss at every seed of one or more experiments, and compare the losses."""
 
 import os
+import shlex
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -258,9 +259,23 @@ def compare(
     if records:
         from cyclofocal.lab.commands.output import print_comparison
 
-        print_comparison(records, metric=metric, picture=picture, everything=everything)
+        roles = {"--target": target, "--drop": drop, "--group": group, "--time": time, "--id": identifier}
+        plain = not (tune or frozen or folds) and len(found) == 1 and isinstance(found[0], Recipe)
+        train = _train_command(what[0], roles, epochs, small, settings or (), root) if plain else ""
+        print_comparison(records, metric=metric, picture=picture, everything=everything, train=train)
     typer.echo(f"records  {out}")
     _report_failures(failed, len(jobs))
+
+
+def _train_command(
+    what: str, roles: dict[str, str], epochs: int | None, small: bool, settings: Sequence[str], root: Path
+) -> str:
+    """Command that trains one model as the comparison did, but for its loss."""
+    given = [word for option, value in roles.items() if value for word in (option, value)]
+    given += ["--small"] * small + ["--epochs", str(epochs)] * (epochs is not None)
+    given += [word for setting in settings for word in ("--set", setting)]
+    given += ["--root", str(root)] * (root != Path("data"))
+    return shlex.join(["cyclofocal", "train", what, *given])
 
 
 def _reuse(jobs: list[Job], paths: list[Path]) -> None:

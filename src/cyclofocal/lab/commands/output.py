@@ -1,6 +1,7 @@
 """Print to the terminal: results, warnings, and errors on one line; from the main process only."""
 
 import os
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ def print_comparison(
     picture: Path | None = None,
     margin: float | None = None,
     everything: bool = False,
+    train: str = "",
 ) -> None:
     """Print the answer and the primary table of a comparison, and draw its differences if a path is given.
 
@@ -46,7 +48,9 @@ def print_comparison(
         picture: .png or .svg file to write.
         margin: margin of equivalence; default: the one that the runs were started with.
         everything: print the tables of all metrics, the findings and the explanations too.
+        train: command that trains a model on the one experiment, to be printed with the loss to use.
     """
+    from cyclofocal.lab.report.answer import recommended
     from cyclofocal.lab.report.experiment import group_experiments
     from cyclofocal.lab.report.summary import summaries
 
@@ -58,6 +62,8 @@ def print_comparison(
         for summary in found:
             _print_lines(console, [""] if len(found) > 1 else [])
             _print_answer(console, summary, everything)
+    if train and len(found) == 1:
+        _print_lines(console, ["", f"Train the model: {train} --loss {shlex.quote(recommended(found[0]))}"])
     if not everything:
         _print_lines(console, ["", MORE])
     if picture is not None:

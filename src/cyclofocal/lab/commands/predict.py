@@ -2,13 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cyclofocal.lab.commands.options import Cpu, DataWorkers, make_folder
 from cyclofocal.lab.commands.output import one_line_errors, warn
 from cyclofocal.lab.messages import preview
+
+if TYPE_CHECKING:
+    from cyclofocal.lab.predict.model import TrainedModel
+    from cyclofocal.lab.predict.stream import PredictionSummary
 
 FinishedRun = Annotated[
     Path,
@@ -102,8 +106,26 @@ def predict_new(
             f"column {name!r}: missing in {count} of {found.samples} rows, and never in training: a number is taken as"
             " the median of training, a text as none of the categories"
         )
-    accuracy = f", accuracy {found.right / found.labelled:.2%} of {found.labelled} labelled" if found.labelled else ""
-    typer.echo(f"{found.samples} predictions{accuracy}: {output}")
+    typer.echo(f"{found.samples} predictions: {output}")
+    if found.labelled.any():
+        typer.echo(_quality(found, model))
+
+
+def _quality(found: "PredictionSummary", model: "TrainedModel") -> str:
+    """Metrics of the predictions whose class is known, in one line."""
+    there = found.labelled > 0
+    recall = (found.right[there] / found.labelled[there]).mean()
+    accuracy = found.right.sum() / found.labelled.sum()
+    overall = f"balanced accuracy {recall:.2%}, accuracy {accuracy:.2%} of {found.labelled.sum()} labelled"
+    if len(model.classes) != 2:
+        return overall
+    c = model.description.positive
+    of_class, predicted = (f"{found.right[c] / max(n[c], 1):.2%}" for n in (found.labelled, found.predicted))
+    start = 0.5 if found.threshold is None else found.threshold
+    return (
+        f"{model.classes[c]!r}, predicted from a probability of {start:.3g}: recall {of_class}, precision {predicted};"
+        f" {overall}"
+    )
 
 
 def export_run(

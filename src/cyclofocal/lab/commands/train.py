@@ -159,7 +159,7 @@ def train_model(
             "--loss",
             "--losses",
             metavar="LOSS",
-            help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}.",
+            help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}; default: cyclical.",
             callback=loss_names,
         ),
     ] = "cyclical",

@@ -48,16 +48,19 @@ class PredictionSummary:
 
     Attributes:
         samples: number of rows or images.
-        labelled: number of those whose class is known.
-        right: number of those that are predicted as it.
+        labelled, predicted, right: of those whose class is known, the number that are, that are predicted as, and that
+            are predicted rightly as each class; (C,).
+        threshold: probability from which the rarer of two classes was predicted; None without one.
         unused: columns of the table that the model was not trained on.
         unknown: by column, texts that did not occur in training.
         missing: by column, number of missing values where training had none.
     """
 
+    labelled: LabelArray
+    predicted: LabelArray
+    right: LabelArray
+    threshold: float | None = None
     samples: int = 0
-    labelled: int = 0
-    right: int = 0
     unused: list[str] = field(default_factory=list)
     unknown: dict[str, set[str]] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
@@ -91,7 +94,9 @@ def predict_file(
     model.check_adjustment(output.calibrated, output.balanced)
     if output.threshold is not None and (output.calibrated or output.balanced):
         raise ValueError("the threshold is for probabilities that are neither calibrated nor balanced")
-    summary = PredictionSummary()
+    threshold = model.description.threshold if output.threshold == "stored" else output.threshold
+    zeros = np.zeros((3, len(model.classes)), dtype=np.int64)
+    summary = PredictionSummary(zeros[0], zeros[1], zeros[2], threshold)
     with atomic_file(path) as file:
         for chunk in _chunks(model, sources, output, workers, summary):
             file.write(_lines(model, chunk, output, summary).encode())
@@ -146,8 +151,7 @@ def _lines(model: TrainedModel, chunk: Chunk, output: Output, summary: Predictio
     from pandas import DataFrame
 
     p = model.probabilities(chunk.logits, output.calibrated, output.balanced)
-    given = None if output.threshold == "stored" else output.threshold
-    predicted = p.argmax(1) if output.threshold is None else model.at_threshold(chunk.logits, given)
+    predicted = p.argmax(1) if output.threshold is None else model.at_threshold(chunk.logits, summary.threshold)
     columns: dict[str, object] = {**chunk.ids, "class": model.classes_[predicted]}
     if output.top:
         columns["probability"] = p[np.arange(len(p)), predicted]
@@ -155,6 +159,11 @@ def _lines(model: TrainedModel, chunk: Chunk, output: Output, summary: Predictio
         columns |= {f"p({name})": p[:, c] for c, name in enumerate(model.classes)}
     header, known = not summary.samples, chunk.labels >= 0
     summary.samples += len(p)
-    summary.labelled += int(known.sum())
-    summary.right += int((predicted[known] == chunk.labels[known]).sum())
+    labels, guessed = chunk.labels[known], predicted[known]
+    for total, of_classes in (
+        (summary.labelled, labels),
+        (summary.predicted, guessed),
+        (summary.right, labels[labels == guessed]),
+    ):
+        total += np.bincount(of_classes, minlength=len(total))
     return DataFrame(columns).to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")

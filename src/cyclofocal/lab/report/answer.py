@@ -190,12 +190,16 @@ def _after_training(summary: Summary) -> str:
         return ""
     better = [c.loss for c in sorted(found.compared, key=_gain, reverse=True) if c.direction == "better"]
     largest = max((_gain(c) for c in summary.compared(summary.primary)), default=0.0)
-    reached = f"adjusting the logits of {found.plain} after training reaches {found.reached} ({found.gained})"
+    reached = (
+        f"adjusting the logits of {found.plain} after training reaches {found.reached} ({found.gained}), as `cyclofocal"
+        " predict --balanced` does"
+    )
     beaten = f"Significantly better than that: {joined(better, MOST_NAMED)}."
     if found.gain > largest:
         start = "What matters more than the loss"
     else:
-        start = "Most of this needs no other loss" if 2 * found.gain > largest else "Without another loss"
+        most = _better(summary) and 2 * found.gain > largest
+        start = "Most of this needs no other loss" if most else "Without another loss"
     return f"{start}: {reached}. {beaten if better else 'No loss is significantly better than that.'}"
 
 

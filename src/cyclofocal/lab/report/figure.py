@@ -25,6 +25,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 TITLE = 30
 """Characters in a line of the title of a panel."""
 
+WIDE_TITLE = 40
+"""The same of a panel that is one of two or three."""
+
 LABEL = 28
 """Characters in a line of a label; longer names are wrapped to leave room for the panels."""
 
@@ -42,8 +45,8 @@ LEGEND = "Large dots: mean with 95 % interval; filled: significant after correct
 def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
     """Draw the differences as PNG or SVG, by the suffix of ``path``.
 
-    One experiment has one panel per metric and one line per loss. Several have one panel per loss and one line per
-    experiment, in the primary metric.
+    One experiment has one panel per metric and one line per loss. Two or three have one panel each, in the primary
+    metric; more have one panel per loss and one line per experiment.
 
     Raises:
         ValueError: no loss can be compared with the reference.
@@ -52,7 +55,7 @@ def draw_differences(summaries: Sequence[Summary], path: Path) -> None:
     if not compared:
         raise ValueError("no loss can be compared with the reference; there is nothing to draw")
     with matplotlib.rc_context(STYLE):
-        figure = _one(compared[0]) if len(summaries) == 1 else _many(compared)
+        figure = _one(compared[0]) if len(summaries) == 1 else (_few if len(compared) < 4 else _many)(compared)
         save_figure(figure, path)
 
 
@@ -130,6 +133,18 @@ def _one(summary: Summary) -> Figure:
 def _drawn_metrics(summary: Summary) -> list[Metric]:
     """Metrics to draw; plain accuracy only if it is the primary metric, since it adds little to balanced accuracy."""
     return [metric for metric in summary.main_metrics if metric.key != "accuracy" or metric == summary.primary]
+
+
+def _few(summaries: Sequence[Summary]) -> Figure:
+    primary = common_primary(summaries)
+    losses = max(len(summary.compared(summary.primary)) for summary in summaries)
+    figure = _figure(3 + 3.5 * len(summaries), 1.7 + 0.34 * losses)
+    shared = len({tuple(row.loss for row in summary.compared(summary.primary)) for summary in summaries}) == 1
+    for panel, summary in zip(figure.subplots(1, len(summaries), sharey=shared), summaries, strict=True):
+        _metric_panel(panel, summary.primary, summary)
+        panel.set_title(fill(summary.experiment.title, WIDE_TITLE), loc="left", fontsize=10, weight="bold")
+    _titles(figure, f"Differences to {summaries[0].reference} in {primary.title}", "Small dots: seeds. ")
+    return figure
 
 
 def _many(summaries: Sequence[Summary]) -> Figure:
