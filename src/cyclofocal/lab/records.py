@@ -132,6 +132,9 @@ CONFUSION_CLASSES = 100
 """Most classes of a stored confusion matrix, which then takes about 30 kB of a record."""
 
 NAMES, NEEDED = {entry.name for entry in fields(RunRecord)}, needed(RunRecord)
+SHARED = {"recipe", "loss", "versions", "command", "system", "classes", "columns", "train_counts", "test_counts"}
+"""Fields that are equal in many records of a file."""
+
 FRACTIONS = {metric.key for metric in METRICS if metric.percent}
 
 LARGEST = 1e100
@@ -230,31 +233,32 @@ def read_records(path: Path) -> Iterator[RunRecord | DamagedRecordError]:
 
 def read_file(file: Path) -> Iterator[RunRecord | DamagedRecordError]:
     """:func:`read_records` of one file."""
-    try:
-        lines = _lines(file)
-    except ValueError as error:
-        yield DamagedRecordError(file, str(error))
-        return
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield _parse(line)
-        except ValueError as error:
-            yield DamagedRecordError(file, str(error), number)
-
-
-def _lines(file: Path) -> list[bytes]:
     if found := not_a_file(file):
-        raise ValueError(f"{found}, where a file of records must be")
+        yield DamagedRecordError(file, f"{found}, where a file of records must be")
+        return
+    known: dict[tuple[str, bytes], Any] = {}
+    number = 0
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):  # one in memory at a time
+                try:
+                    yield _parse(line, known)
+                except ValueError as error:
+                    yield DamagedRecordError(file, str(error), number)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if not content:
-        raise ValueError("empty")
-    return content.splitlines()
+        yield DamagedRecordError(file, f"cannot be read ({getattr(error, 'strerror', None) or error})")
+        return
+    if not number:
+        yield DamagedRecordError(file, "empty")
 
 
-def _parse(line: bytes) -> RunRecord:
+def _parse(line: bytes, known: dict[tuple[str, bytes], Any]) -> RunRecord:
+    """Parse and check a line.
+
+    Args:
+        line: JSON.
+        known: fields of earlier lines by name and JSON: an equal one is not checked again, and shares their memory.
+    """
     try:
         content = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -262,12 +266,14 @@ def _parse(line: bytes) -> RunRecord:
     given = content.keys() if isinstance(content, dict) else set()
     if not NEEDED <= given <= NAMES:
         raise ValueError(f"not a run record: missing {sorted(NEEDED - given)}, unknown {sorted(given - NAMES)}")
-    said = fault(content, RunRecord)
-    said = (
-        said or fault(content["recipe"], flat_schema(Recipe), "recipe") or fault(content["loss"], LossSettings, "loss")
-    )
-    if said:
+    if said := fault(content, RunRecord):
         raise ValueError(said)
+    schemas: dict[str, Any] = {"recipe": flat_schema(Recipe), "loss": LossSettings}
+    for name in SHARED & given:
+        key = name, orjson.dumps(content[name])
+        if key not in known and name in schemas and (said := fault(content[name], schemas[name], name)):
+            raise ValueError(said)
+        content[name] = known.setdefault(key, content[name])
     content.setdefault("primary_metric", _named_metric(content))
     record = RunRecord(**content)
     if said := _wrong_length(record) or _out_of_range(record):
