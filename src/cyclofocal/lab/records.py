@@ -132,7 +132,7 @@ CONFUSION_CLASSES = 100
 """Most classes of a stored confusion matrix, which then takes about 30 kB of a record."""
 
 NAMES, NEEDED = {entry.name for entry in fields(RunRecord)}, needed(RunRecord)
-SHARED = {"recipe", "loss", "versions", "command", "system", "classes", "columns", "train_counts", "test_counts"}
+REPEATED = {"recipe", "loss", "versions", "command", "system", "classes", "columns", "train_counts", "test_counts"}
 """Fields that are equal in many records of a file."""
 
 FRACTIONS = {metric.key for metric in METRICS if metric.percent}
@@ -269,7 +269,7 @@ def _parse(line: bytes, known: dict[tuple[str, bytes], Any]) -> RunRecord:
     if said := fault(content, RunRecord):
         raise ValueError(said)
     schemas: dict[str, Any] = {"recipe": flat_schema(Recipe), "loss": LossSettings}
-    for name in SHARED & given:
+    for name in REPEATED & given:
         key = name, orjson.dumps(content[name])
         if key not in known and name in schemas and (said := fault(content[name], schemas[name], name)):
             raise ValueError(said)
