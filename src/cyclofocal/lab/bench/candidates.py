@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclofocal import binary_cyclical_focal_loss, class_weights, cyclical_focal_loss, kernels, log_prior
+from cyclofocal import (
+    BinaryCyclicalFocalLoss,
+    CyclicalFocalLoss,
+    binary_cyclical_focal_loss,
+    class_weights,
+    cyclical_focal_loss,
+    kernels,
+    log_prior,
+)
 from cyclofocal.lab.recipes.custom_loss import load_loss
 from cyclofocal.lab.recipes.parse_losses import custom_loss
 
@@ -22,7 +30,14 @@ Step = Callable[[], Any]
 MAX_LOOPED = 10**9
 """Largest number of logits times classes for losses that loop over the classes; above it a call takes minutes."""
 
+REFERENCES = {"softmax": "torch cross_entropy", "sigmoid": "torch BCE with logits"}
+"""Title of the loss of torch that the losses of a family are compared with."""
+
 CYCLOFOCAL_SETTINGS: dict[str, Any] = {"gamma_pos": 2.0, "gamma_neg": 2.0, "gamma_hc": 3.0, "label_smoothing": 0.1}
+
+
+TOTAL_STEPS = 10**9
+"""Length of the schedule of cyclofocal's modules, more steps than are measured."""
 
 
 class UnfitError(ValueError):
@@ -52,12 +67,14 @@ class Candidate:
         package: distribution that provides it; not measured if that is not installed.
         settings: its arguments, as text.
         prepare: returns the step for a problem; raises :class:`UnfitError` for unsupported ones.
+        family: "softmax" or "sigmoid", which decides what its time is compared with.
         backend: the kernel backend to force; "" for losses of other packages.
     """
 
     title: str
     package: str
     prepare: Callable[[Problem], Step]
+    family: str = "softmax"
     settings: str = ""
     backend: str = ""
 
@@ -70,31 +87,32 @@ class Candidate:
 
 
 def candidates(device: str) -> list[Candidate]:
-    """All built-in candidates; the first is the reference of all ratios."""
+    """All built-in candidates; the first of a family is the reference of its ratios."""
     fused = {"cpu": "native", "cuda": "triton"}[device]
     return [
-        Candidate("torch cross_entropy", "torch", _indices(F.cross_entropy)),
+        Candidate(REFERENCES["softmax"], "torch", _indices(F.cross_entropy)),
+        Candidate(REFERENCES["sigmoid"], "torch", _dense(F.binary_cross_entropy_with_logits), "sigmoid", "one-hot"),
         Candidate(
             "torch cross_entropy, smoothed",
             "torch",
             _indices(functools.partial(F.cross_entropy, label_smoothing=0.1)),
-            "label_smoothing=0.1",
+            settings="label_smoothing=0.1",
         ),
-        Candidate("copy of the logits (floor)", "torch", _copy, "x.clone(), no backward"),
+        Candidate("copy of the logits (floor)", "torch", _copy, settings="x.clone(), no backward"),
         *(_cyclofocal(f"cyclofocal, {name}", _softmax, name) for name in (fused, "plain")),
-        *(_cyclofocal(f"cyclofocal sigmoid, {name}", _sigmoid, name) for name in (fused, "plain")),
-        *(_cyclofocal(f"cyclofocal with {name}, {fused}", step, fused) for name, step in _FROM_COUNTS.items()),
-        Candidate("torch BCE with logits", "torch", _dense(F.binary_cross_entropy_with_logits), "one-hot"),
-        Candidate("torchvision sigmoid focal", "torchvision", _torchvision, "alpha=0.25, gamma=2, one-hot"),
-        Candidate("kornia focal", "kornia", _kornia, "alpha=None, gamma=2"),
-        Candidate("MONAI focal", "monai", _monai, "gamma=2, use_softmax=True, one-hot"),
-        Candidate("segmentation-models focal", "segmentation-models-pytorch", _smp, "multiclass, gamma=2"),
-        Candidate("liger-kernel cross-entropy", "liger-kernel", _liger, "overwrites the logits"),
-        Candidate("timm ASL, single label", "timm", _timm, "gamma_pos=1, gamma_neg=4, eps=0.1"),
+        *(_cyclofocal(f"cyclofocal {name}, {fused}", step, fused) for name, step in _VARIANTS.items()),
+        *(_cyclofocal(f"cyclofocal sigmoid, {name}", _sigmoid, name, "sigmoid") for name in (fused, "plain")),
+        _cyclofocal(f"cyclofocal sigmoid as function, {fused}", _sigmoid_function, fused, "sigmoid"),
+        Candidate("torchvision sigmoid focal", "torchvision", _torchvision, "sigmoid", "alpha=0.25, gamma=2, one-hot"),
+        Candidate("kornia focal", "kornia", _kornia, settings="alpha=None, gamma=2"),
+        Candidate("MONAI focal", "monai", _monai, settings="gamma=2, use_softmax=True, one-hot"),
+        Candidate("segmentation-models focal", "segmentation-models-pytorch", _smp, settings="multiclass, gamma=2"),
+        Candidate("liger-kernel cross-entropy", "liger-kernel", _liger, settings="overwrites the logits"),
+        Candidate("timm ASL, single label", "timm", _timm, settings="gamma_pos=1, gamma_neg=4, eps=0.1"),
     ]
 
 
-def _cyclofocal(title: str, prepare: Callable[[Problem], Step], backend: str) -> Candidate:
+def _cyclofocal(title: str, prepare: Callable[[Problem], Step], backend: str, family: str = "softmax") -> Candidate:
     def checked(problem: Problem) -> Step:
         reason = kernels.describe().get(backend, "available")
         if reason != "available":
@@ -102,7 +120,8 @@ def _cyclofocal(title: str, prepare: Callable[[Problem], Step], backend: str) ->
         return prepare(problem)
 
     settings = ", ".join(f"{name}={value:g}" for name, value in CYCLOFOCAL_SETTINGS.items())
-    return Candidate(title, "cyclofocal", checked, f"{settings}, eta=0.5 as a 0-d tensor", backend)
+    clock = "eta=0.5" if "function" in title else f"total_steps={TOTAL_STEPS}"
+    return Candidate(title, "cyclofocal", checked, family, f"{settings}, {clock}", backend)
 
 
 def _step(logits: Tensor, loss: Callable[[Tensor], Tensor]) -> Step:
@@ -126,25 +145,33 @@ def _copy(problem: Problem) -> Step:
     return problem.logits.detach().clone
 
 
-def _softmax(problem: Problem, **from_counts: Any) -> Step:
-    eta = torch.tensor(0.5, device=problem.logits.device)
-    return _indices(functools.partial(cyclical_focal_loss, eta=eta, **CYCLOFOCAL_SETTINGS, **from_counts))(problem)
+def _softmax(problem: Problem, **settings: Any) -> Step:
+    loss = CyclicalFocalLoss(total_steps=TOTAL_STEPS, **CYCLOFOCAL_SETTINGS, **settings)
+    return _indices(loss.to(problem.logits.device))(problem)
+
+
+def _softmax_function(problem: Problem) -> Step:
+    return _indices(functools.partial(cyclical_focal_loss, eta=0.5, **CYCLOFOCAL_SETTINGS))(problem)
 
 
 def _sigmoid(problem: Problem) -> Step:
-    eta = torch.tensor(0.5, device=problem.logits.device)
-    return _dense(functools.partial(binary_cyclical_focal_loss, eta=eta, **CYCLOFOCAL_SETTINGS))(problem)
+    loss = BinaryCyclicalFocalLoss(total_steps=TOTAL_STEPS, **CYCLOFOCAL_SETTINGS)
+    return _dense(loss.to(problem.logits.device))(problem)
+
+
+def _sigmoid_function(problem: Problem) -> Step:
+    return _dense(functools.partial(binary_cyclical_focal_loss, eta=0.5, **CYCLOFOCAL_SETTINGS))(problem)
 
 
 def _with_offset(problem: Problem) -> Step:
-    return _softmax(problem, logit_offset=log_prior(_long_tail(problem)).to(problem.logits.device, torch.float32))
+    return _softmax(problem, logit_offset=log_prior(_long_tail(problem)).float())
 
 
 def _with_weights(problem: Problem) -> Step:
-    return _softmax(problem, weight=class_weights(_long_tail(problem)).to(problem.logits.device, torch.float32))
+    return _softmax(problem, weight=class_weights(_long_tail(problem)).float())
 
 
-_FROM_COUNTS = {"offset": _with_offset, "class weights": _with_weights}
+_VARIANTS = {"as function": _softmax_function, "with offset": _with_offset, "with class weights": _with_weights}
 
 
 def _long_tail(problem: Problem) -> Tensor:

@@ -1,4 +1,4 @@
-"""Figure of a benchmark: time of each loss relative to torch's cross_entropy, one panel per shape."""
+"""Figure of a benchmark: time of each loss relative to torch's loss of its family, one panel per shape."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from cyclofocal.lab.bench.candidates import REFERENCES
 from cyclofocal.lab.bench.record import Measurement
-from cyclofocal.lab.bench.tables import REFERENCES, overall, significant
+from cyclofocal.lab.bench.tables import overall, significant
 from cyclofocal.lab.report.figure import COLOURS, GREY, STYLE, save_figure
 
 OTHERS = "#B4B4B4"
@@ -20,7 +21,8 @@ def draw_speed(records: Sequence[Measurement], path: Path) -> None:
     """Draw the setting of the first record, as PNG or SVG by the suffix of ``path``."""
     setting = records[0].setting
     records = [record for record in records if record.setting == setting]
-    losses = [loss for loss in overall(records) if loss != REFERENCES[0]]
+    losses = list(overall([record for record in records if record.family == "softmax"]))
+    losses += ["", *overall([record for record in records if record.family == "sigmoid"])]
     shapes = list(dict.fromkeys(record.shape_title for record in records))
     with matplotlib.rc_context(STYLE):
         columns = min(3, len(shapes))
@@ -35,7 +37,8 @@ def draw_speed(records: Sequence[Measurement], path: Path) -> None:
         _limits(axes.flat[0], records)
         figure.suptitle("Forward + backward of each loss", x=0.01, ha="left", fontsize=12, weight="bold")
         figure.supxlabel(
-            f"Time relative to torch's cross_entropy (= 1), log axis: to the left faster. Line: 20 to 80 % of rounds."
+            f"Time relative to torch's cross_entropy, of sigmoid losses (below) to torch's BCE with logits; log axis:"
+            f" to the left faster. Line: 20 to 80 % of rounds."
             f"\n{setting}; torch {records[0].versions['torch']}.",
             x=0.01,
             ha="left",
@@ -47,17 +50,16 @@ def draw_speed(records: Sequence[Measurement], path: Path) -> None:
 
 def _panel(axes: Any, shape: str, records: Sequence[Measurement], losses: Sequence[str]) -> None:
     found = {record.loss: record for record in records}
-    base = found[REFERENCES[0]].milliseconds
-    assert base is not None
     axes.set_xscale("log")
     for y, loss in enumerate(losses):
-        _bar(axes, y, found.get(loss))
+        if loss:
+            _bar(axes, y, found.get(loss))
     axes.axvline(1, color="black", linewidth=0.9, zorder=4)
     axes.set_yticks(range(len(losses)), losses)
     for label, loss in zip(axes.get_yticklabels(), losses, strict=False):  # inner panels have no labels
         label.set_weight("bold" if loss.startswith("cyclofocal") else "normal")
     axes.set_ylim(len(losses) - 0.4, -0.6)
-    axes.set_title(f"{shape}   (1 = {significant(base[1], 3)} ms)", loc="left", fontsize=9, weight="bold")
+    axes.set_title(shape, loc="left", fontsize=9, weight="bold")
     axes.tick_params(axis="y", length=0)
     axes.spines[["left", "top", "right"]].set_visible(False)
 
@@ -67,6 +69,10 @@ def _bar(axes: Any, y: int, record: Measurement | None) -> None:
         axes.text(1.06, y, "not measured", va="center", fontsize=7, color=GREY, style="italic")
         return
     low, middle, high = record.ratio
+    if record.loss in REFERENCES.values():
+        assert record.milliseconds is not None
+        axes.text(1.06, y, f"1 = {significant(record.milliseconds[1], 3)} ms", va="center", fontsize=7.5)
+        return
     colour = COLOURS[0] if record.is_cyclofocal else OTHERS
     axes.barh(y, middle - 1, left=1, height=0.68, color=colour, linewidth=0, zorder=2)
     axes.plot([low, high], [y, y], color="black", linewidth=0.9, zorder=3)

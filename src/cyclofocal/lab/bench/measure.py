@@ -62,7 +62,7 @@ class Result:
         candidate: the loss.
         rounds: number of rounds in which it took part.
         milliseconds: time of one forward and backward pass.
-        ratio: its time divided by that of the first candidate in the same round.
+        ratio: its time divided by that of the first candidate of its family in the same round.
         peak_memory: peak beyond the logits and the target, in units of the logits; includes the gradient.
         skipped: the reason; "" if it was measured.
     """
@@ -90,7 +90,7 @@ class _Trial:
 def measure(
     case: Case, candidates: Sequence[Candidate], device: str, seconds: float, rounds: int | None = None
 ) -> list[Result]:
-    """Measure all candidates on one problem; the first one is the base of all ratios.
+    """Measure all candidates on one problem; the first one of a family is the base of its ratios.
 
     A round takes one sample of each; the order rotates from round to round, so that drift of the machine and the state
     of caches and heap affect all losses equally. Ratios are taken within a round.
@@ -110,12 +110,15 @@ def measure(
             trials[candidate] = _prepare(candidate, problem)
         except Exception as error:  # any package can fail; the other losses are still measured
             skipped[candidate] = _reason(error)
-    base = trials.get(candidates[0])
-    if base is None:
-        raise RuntimeError(f"{candidates[0].title} cannot be measured: {skipped[candidates[0]]}")
-    _take_rounds(list(trials.values()), base, device, seconds, rounds)
+    references = {candidate.family: candidate for candidate in reversed(candidates)}
+    for reference in references.values():
+        if reference in skipped:
+            raise RuntimeError(f"{reference.title} cannot be measured: {skipped[reference]}")
+    _take_rounds(list(trials.values()), trials[candidates[0]], device, seconds, rounds)
     return [
-        Result(candidate, skipped=skipped[candidate]) if candidate in skipped else _result(trials[candidate], base)
+        Result(candidate, skipped=skipped[candidate])
+        if candidate in skipped
+        else _result(trials[candidate], trials[references[candidate.family]])
         for candidate in candidates
     ]
 
@@ -215,7 +218,7 @@ def _sample(trial: _Trial, device: str) -> float:
 
 def _result(trial: _Trial, base: _Trial) -> Result:
     milliseconds = [1000 * seconds for seconds in trial.seconds.values()]
-    ratios = [seconds / base.seconds[number] for number, seconds in trial.seconds.items()]
+    ratios = [seconds / base.seconds[number] for number, seconds in trial.seconds.items() if number in base.seconds]
     return Result(
         trial.candidate, len(ratios), _quantiles(milliseconds), _quantiles(ratios), round(trial.peak_memory, 4)
     )

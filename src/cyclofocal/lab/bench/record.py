@@ -21,13 +21,14 @@ class Setting(NamedTuple):
 
     device: str
     processor: str
+    instructions: str
     threads: int
     pinned: str | None
     heap: str
     dtype: str
 
     def __str__(self) -> str:
-        cores = f"{self.processor}, {self.threads} thread{'s' * (self.threads != 1)}"
+        cores = f"{self.processor} with {self.instructions}, {self.threads} thread{'s' * (self.threads != 1)}"
         where = f"{cores}, {self.heap} heap" if self.device == "cpu" else self.device
         return f"{where}, {self.dtype}"
 
@@ -38,12 +39,14 @@ class Measurement:
 
     Attributes:
         loss: its title.
+        family: "softmax" or "sigmoid".
         settings: its arguments, as text.
         backend: kernel backend that computed it; "" for losses of other packages.
         shape: shape (N, C, ...) of the logits.
         dtype: dtype of the logits.
         device: "cpu", or the name of the GPU.
         processor: name of the CPU.
+        instructions: vector instructions of the CPU that torch uses: "AVX512", "AVX2" or "DEFAULT".
         threads: number of torch's threads.
         pinned: OMP_PROC_BIND at the start of the process; None if not set.
         heap: "warm" (freed memory is retained) or "default".
@@ -51,18 +54,20 @@ class Measurement:
         kernels: result of ``cyclofocal.kernels.describe()``.
         rounds: number of rounds in which the loss took part.
         milliseconds: time of forward and backward; 20 %, 50 % and 80 % quantile, None if skipped.
-        ratio: time divided by that of torch's cross_entropy in the same round; same quantiles.
+        ratio: time divided by that of the family's loss of torch in the same round; same quantiles.
         peak_memory: peak beyond logits and target, in units of the logits; includes the gradient.
         skipped: reason why it was not measured; "" if it was.
     """
 
     loss: str
+    family: str
     settings: str
     backend: str
     shape: list[int]
     dtype: str
     device: str
     processor: str
+    instructions: str
     threads: int
     pinned: str | None
     heap: str
@@ -80,7 +85,7 @@ class Measurement:
 
     @property
     def setting(self) -> Setting:
-        return Setting(self.device, self.processor, self.threads, self.pinned, self.heap, self.dtype)
+        return Setting(**{name: getattr(self, name) for name in Setting._fields})
 
     @property
     def shape_title(self) -> str:
@@ -95,6 +100,7 @@ def measurements(case: Case, results: Sequence[Result], device: str, heap: str) 
         "dtype": case.dtype,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "pinned": os.environ.get("OMP_PROC_BIND"),
         "heap": heap,
@@ -104,6 +110,7 @@ def measurements(case: Case, results: Sequence[Result], device: str, heap: str) 
     return [
         Measurement(
             loss=result.candidate.title,
+            family=result.candidate.family,
             settings=result.candidate.settings,
             backend=result.candidate.backend,
             **surroundings,

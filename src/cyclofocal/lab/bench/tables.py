@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from cyclofocal.lab.bench.candidates import REFERENCES
 from cyclofocal.lab.bench.record import Measurement
 from cyclofocal.lab.report.documents import fill
 from cyclofocal.lab.report.table import NONE, Column, ReportTable, TableCell, to_markdown
@@ -11,17 +12,15 @@ from cyclofocal.lab.report.table import NONE, Column, ReportTable, TableCell, to
 MIN_ROUNDS_OF_SPREAD = 3
 """Number of rounds below which quantiles are not shown."""
 
-REFERENCES = ("torch cross_entropy", "torch cross_entropy, smoothed", "copy of the logits (floor)")
-"""Losses that an excerpt shows in addition to cyclofocal's; the first is the reference of all ratios."""
-
 
 def shape_table(records: Sequence[Measurement]) -> ReportTable:
-    """Build the table of one shape, fastest loss first."""
+    """Build the table of one family and shape, fastest loss first."""
+    reference = REFERENCES[records[0].family]
     title = f"{records[0].shape_title}: {records[0].setting}"
-    columns = [Column("loss", "text"), *map(Column, ("ms (20..80 %)", "x torch", "memory, x logits"))]
+    columns = [Column("loss", "text"), *map(Column, ("ms (20..80 %)", f"x {reference}", "memory, x logits"))]
     rows = []
     for record in sorted(_measured(records), key=_median):
-        mark = "own" if record.is_cyclofocal else "reference" if record.loss == REFERENCES[0] else ""
+        mark = "own" if record.is_cyclofocal else "reference" if record.loss == reference else ""
         spreads = _spread(record.milliseconds, record.rounds, 3), _spread(record.ratio, record.rounds, 2)
         rows.append([TableCell(text, mark=mark) for text in (record.loss, *spreads, _memory([record]))])
     return ReportTable(title, columns, rows)
@@ -32,25 +31,20 @@ def skipped_losses(records: Sequence[Measurement]) -> list[str]:
     return [f"not measured: {record.loss}: {record.skipped}" for record in records if record.skipped]
 
 
-def markdown_speed(records: Sequence[Measurement], excerpt: bool = False) -> str:
-    """Build one table per setting: losses down, shapes across, each cell the ratio to torch's cross_entropy.
-
-    Args:
-        records: measurements of any number of shapes and settings.
-        excerpt: show the first setting only, with cyclofocal's losses, torch's and the floor.
-    """
-    settings = list(dict.fromkeys(record.setting for record in records))
-    parts = [_page_table([r for r in records if r.setting == setting], excerpt) for setting in settings]
-    return "\n\n".join(parts[:1] if excerpt else parts) + "\n"
+def markdown_speed(records: Sequence[Measurement]) -> str:
+    """Build one table per setting and family: losses down, shapes across, each cell the ratio to torch's loss."""
+    groups = dict.fromkeys((record.setting, record.family) for record in records)
+    tables = [_page_table([r for r in records if (r.setting, r.family) == group]) for group in groups]
+    return "\n\n".join(tables) + "\n"
 
 
 def paste(page: Path, records: Sequence[Measurement]) -> None:
-    """Replace the tables of a page, between ``<!-- speed: table -->`` (or ``excerpt``) and ``<!-- end of speed -->``.
+    """Replace the tables of a page, between ``<!-- speed: table -->`` and ``<!-- end of speed -->``.
 
     Raises:
         ValueError: the page has no such markers.
     """
-    text = fill(page, "speed", lambda what: markdown_speed(records, what == "excerpt"))
+    text = fill(page, "speed", lambda _: markdown_speed(records))
     page.write_text(text, encoding="utf-8")
 
 
@@ -106,19 +100,15 @@ def _memory(records: Sequence[Measurement]) -> str:
     return low if low == high else f"{low}..{high}"
 
 
-def _page_table(records: Sequence[Measurement], excerpt: bool) -> str:
+def _page_table(records: Sequence[Measurement]) -> str:
     setting, versions = records[0].setting, records[0].versions
     shapes = list(dict.fromkeys(record.shape_title for record in records))
-    columns = [*map(Column, ("forward + backward, x torch cross_entropy", *shapes, "memory, x logits"))]
-    rows = [
-        _page_row(loss, measured, shapes)
-        for loss, measured in overall(records).items()
-        if not excerpt or loss in REFERENCES or measured[0].is_cyclofocal
-    ]
+    columns = [*map(Column, (f"forward + backward, x {REFERENCES[records[0].family]}", *shapes, "memory, x logits"))]
+    rows = [_page_row(loss, measured, shapes) for loss, measured in overall(records).items()]
     parts = [f"**{setting}; torch {versions['torch']}, Python {versions['python']}**"]
     parts.append(to_markdown(ReportTable("", columns, rows)))
     left_out = dict.fromkeys(f"{r.loss} ({r.shape_title}): {r.skipped}" for r in records if r.skipped)
-    if left_out and not excerpt:
+    if left_out:
         parts += ["Not measured:", "\n".join(f"* {reason}" for reason in left_out)]
     return "\n\n".join(parts)
 
@@ -132,6 +122,6 @@ def _page_row(loss: str, records: Sequence[Measurement], shapes: Sequence[str]) 
 def _page_text(record: Measurement | None) -> str:
     if record is None:
         return NONE.text
-    if record.loss == REFERENCES[0]:
+    if record.loss in REFERENCES.values():
         return f"1 = {significant(_median(record), 3)} ms"
     return _spread(record.ratio, record.rounds, 2)

@@ -7,7 +7,7 @@ import torch
 import typer
 from rich.console import Console
 
-from cyclofocal.lab.bench.candidates import Candidate, candidates, user_candidate
+from cyclofocal.lab.bench.candidates import REFERENCES, Candidate, candidates, user_candidate
 from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
 from cyclofocal.lab.bench.record import Measurement, append_measurements, measurements
 from cyclofocal.lab.bench.tables import shape_table, skipped_losses
@@ -101,7 +101,8 @@ def bench(
 ) -> None:
     """Measure time and memory of forward and backward of cyclofocal's and other losses.
 
-    The losses are interleaved in one process and compared with torch's cross_entropy round by round.
+    The losses are interleaved in one process and compared round by round with torch's cross_entropy, sigmoid losses
+    with its BCE with logits.
     """
     assert device is not None
     cases = [parse_case(text, dtype) for text in shape or (SHAPES + GPU_SHAPES * (device == "cuda"))]
@@ -136,7 +137,9 @@ def _configure_process(warm: bool | None, threads: int | None) -> str:
 
 
 def _show(console: Console, records: list[Measurement]) -> None:
-    console.print(to_terminal(shape_table(records), tight=console.width < LOOSE_COLUMNS))
+    for family in REFERENCES:
+        table = shape_table([record for record in records if record.family == family])
+        console.print(to_terminal(table, tight=console.width < LOOSE_COLUMNS))
     for line in skipped_losses(records):
         console.print(line, style="dim", markup=False, soft_wrap=not console.is_terminal)
     console.print()
