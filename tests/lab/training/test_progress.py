@@ -8,7 +8,7 @@ from rich.console import Console
 from cyclofocal.lab.training import progress
 from cyclofocal.lab.training.progress import RunProgress
 
-ROW = {"epoch": 1, "train_loss": 0.25, "train_accuracy": 0.9, "validation_accuracy": 0.875, "seconds": 2.0}
+ROW = {"epoch": 1, "train_loss": 0.25, "train_accuracy": 0.9, "validation_balanced_accuracy": 0.875, "seconds": 2.0}
 
 
 @pytest.fixture
@@ -38,13 +38,16 @@ def test_bar_shows_loss_accuracy_speed_and_time_left(screen):
     assert "epoch" not in said.getvalue()
 
 
-def test_elsewhere_there_is_a_line_per_epoch(screen):
+def test_elsewhere_there_is_a_line_per_epoch_or_second(screen):
     said = screen(terminal=False)
     with RunProgress("digits ce seed 0", steps=10, done=0, shown=True) as bar:
         assert not bar.step(32)
-        bar.epoch(ROW, 5)
+        bar.epoch(ROW | {"validation_auroc": 0.95}, 5)
+        bar.epoch(ROW | {"epoch": 2}, 5)  # less than a second later
+        bar.epoch(ROW | {"epoch": 4}, 5)
     assert said.getvalue() == (
-        "digits ce seed 0: epoch 2/5, loss 0.2500, accuracy 90.00 %, validation 87.50 %, 2.0 s\n"
+        "digits ce seed 0: epoch 2/5, loss 0.2500, accuracy 90.00 %, validation AUROC 95.00 %, 2.0 s\n"
+        "digits ce seed 0: epoch 5/5, loss 0.2500, accuracy 90.00 %, validation balanced accuracy 87.50 %, 2.0 s\n"
     )
 
 

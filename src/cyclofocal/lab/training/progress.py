@@ -14,6 +14,9 @@ SECONDS = 0.25
 EARLY_SECONDS = 10.0
 """Time to the one line within an epoch, where there is no terminal."""
 
+LINE_SECONDS = 1.0
+"""Time between two lines of epochs; shorter epochs share one."""
+
 
 class RunProgress:
     """A bar over all epochs with loss, accuracy, images per second and time left; silent if ``shown`` is False."""
@@ -28,7 +31,7 @@ class RunProgress:
         self.task = self.bar.add_task(title, total=steps, completed=done, numbers="")
         self.steps, self.looked = done, time.perf_counter()
         self.total, self.done, self.started, self.early = steps, done, self.looked, self.lines is not None
-        self.n_images = 0
+        self.n_images, self.printed = 0, float("-inf")
 
     def __enter__(self) -> "RunProgress":
         self.bar.start()
@@ -69,15 +72,17 @@ class RunProgress:
         )
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Print a line at the end of an epoch, where there is no bar."""
-        if self.lines is None:
+        """Print a line at the end of an epoch, where there is no bar, but not of each if they are very short."""
+        now, number = time.perf_counter(), row["epoch"] + 1
+        if self.lines is None or (number < epochs and now - self.printed < LINE_SECONDS):
             return
-        self.early = False
-        validation = row.get("validation_accuracy")
-        accuracy = f", validation {100 * validation:.2f} %" if validation is not None else ""
+        self.early, self.printed = False, now
+        metrics = {"validation_auroc": "AUROC", "validation_balanced_accuracy": "balanced accuracy"}
+        key = next((key for key in metrics if row.get(key) is not None), "")
+        validation = f", validation {metrics[key]} {100 * row[key]:.2f} %" if key else ""
         self.lines.print(
-            f"{self.title}: epoch {row['epoch'] + 1}/{epochs}, loss {row['train_loss']:.4f},"
-            f" accuracy {100 * row['train_accuracy']:.2f} %{accuracy}, {row['seconds']:.1f} s",
+            f"{self.title}: epoch {number}/{epochs}, loss {row['train_loss']:.4f},"
+            f" accuracy {100 * row['train_accuracy']:.2f} %{validation}, {row['seconds']:.1f} s",
             markup=False,
             soft_wrap=True,
         )
