@@ -14,7 +14,7 @@ SECONDS = 0.25
 EARLY_SECONDS = 10.0
 """Time to the one line within an epoch, where there is no terminal."""
 
-LINE_SECONDS = 1.0
+EPOCH_LINE_SECONDS = 1.0
 """Time between two lines of epochs; shorter epochs share one."""
 
 
@@ -74,7 +74,7 @@ class RunProgress:
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Print a line at the end of an epoch, where there is no bar, but not of each if they are very short."""
         now, number = time.perf_counter(), row["epoch"] + 1
-        if self.lines is None or (number < epochs and now - self.printed < LINE_SECONDS):
+        if self.lines is None or (number < epochs and now - self.printed < EPOCH_LINE_SECONDS):
             return
         self.early, self.printed = False, now
         metrics = {"validation_auroc": "AUROC", "validation_balanced_accuracy": "balanced accuracy"}
