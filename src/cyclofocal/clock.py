@@ -353,8 +353,16 @@ def _backward_state(step: Tensor) -> Tensor:
     The latter has hooks on what it saves. (A reentrant checkpoint has none, and did not count in its forward.)
     """
     in_backward = _in_backward()
-    counted = in_backward and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-    return torch.tensor([in_backward, counted], device=step.device)
+    return torch.tensor([in_backward, in_backward and _has_saved_tensors_hooks()], device=step.device)
+
+
+def _has_saved_tensors_hooks() -> bool:
+    """Return True inside hooks on saved tensors: torch refuses to disable them while there are any."""
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks("they are enabled again at once"):
+            return False
+    except RuntimeError:
+        return True
 
 
 _library = torch.library.Library("cyclofocal", "FRAGMENT")
