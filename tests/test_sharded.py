@@ -45,6 +45,7 @@ CASES: dict[str, dict] = {
     "DTensor, none": {"placed": 1, "reduction": "none"},
     "DTensor, an empty shard": {"placed": 1, "classes": 5, "target": [0, 4, 3, 2, 2, 1], "label_smoothing": 0.1},
     "DTensor, two-dimensional mesh": {"placed": 2, "label_smoothing": 0.1},
+    "DTensor, from an operation": {"placed": 1, "negated": True, "label_smoothing": 0.1},
     "offset": {"logit_offset": torch.linspace(-5, 2, CLASSES), "label_smoothing": 0.1},
     "offset, DTensor": {"logit_offset": torch.linspace(-5, 2, CLASSES), "placed": 1, "weighted": True},
     "bfloat16": {"dtype": torch.bfloat16, "label_smoothing": 0.1},
@@ -96,7 +97,7 @@ def run(case, dtype, rank, world):
         shard = placed(logits, case["placed"], world).requires_grad_()
     else:
         shard = logits.split(sizes, 1)[rank].contiguous().requires_grad_()
-    loss = sharded_cyclical_focal_loss(shard, target, weight, **options)
+    loss = sharded_cyclical_focal_loss(shard.neg().neg() if case.get("negated") else shard, target, weight, **options)
     total = loss.sum() * FACTOR
     total.backward(retain_graph=True, create_graph=case.get("create_graph", False))
     once, shard.grad = shard.grad, None

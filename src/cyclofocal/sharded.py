@@ -117,6 +117,27 @@ def _is_dtensor(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+class _LocalShard(torch.autograd.Function):
+    """Local shard of a DTensor; the gradient is a DTensor of the same placement, shape and strides.
+
+    The one of ``to_local`` has strides computed from those of the local shard, which differ where shards are uneven.
+    torch 2.6 then replicates the gradient when it accumulates it in a leaf.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Any) -> Tensor:
+        ctx.mesh, ctx.placements = tensor.device_mesh, tensor.placements
+        ctx.shape, ctx.stride = tensor.shape, tensor.stride()
+        local = tensor.to_local()
+        return local.view_as(local)  # the graph begins at the view, not at the tensor that the DTensor holds
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        from torch.distributed.tensor import DTensor
+
+        return DTensor.from_local(grad, ctx.mesh, ctx.placements, shape=ctx.shape, stride=ctx.stride)
+
+
 def _unwrap(logits: Any, group: Any, shard_sizes: Sequence[int] | None) -> tuple[Tensor, Any, list[int]]:
     """Return the local columns of a DTensor, their process group, and all shard sizes."""
     from torch.distributed.tensor import Shard
@@ -133,7 +154,7 @@ def _unwrap(logits: Any, group: Any, shard_sizes: Sequence[int] | None) -> tuple
     ranks, classes = mesh.size(shards[0]), logits.shape[1]
     most = -(-classes // ranks)  # as torch.chunk deals them out
     sizes = [max(0, min(most, classes - rank * most)) for rank in range(ranks)]
-    return logits.to_local(grad_placements=placements), mesh.get_group(shards[0]), sizes
+    return _LocalShard.apply(logits), mesh.get_group(shards[0]), sizes
 
 
 def _check_shards(logits: Tensor, target: Tensor, group: Any, shard_sizes: Sequence[int] | None) -> list[int]:
