@@ -27,8 +27,10 @@ def test_the_cases():
     """Run on a GPU or in Triton's interpreter, which must be chosen before the kernels are imported."""
     interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     cases = Path(__file__).with_name("triton_cases.py")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore:::triton", str(cases)]
+    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-W", "ignore:::triton", str(cases)]
     run = subprocess.run(command, env=environment() | interpret, capture_output=True, text=True)
+    if run.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+        pytest.skip(run.stdout)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
 
 
@@ -38,9 +40,9 @@ def compiled(kernel, target, pointers, **constants):
     from triton.backends.compiler import GPUTarget
 
     signature, values = {}, {}
-    for place, parameter in enumerate(kernel.params):
+    for parameter in kernel.params:
         if parameter.is_constexpr or parameter.name in constants:
-            values[(place,)] = constants.get(parameter.name, True)
+            values[parameter.name] = constants.get(parameter.name, True)
             signature[parameter.name] = "constexpr"
         else:
             signature[parameter.name] = pointers.get(parameter.name) or parameter.annotation_type or "i32"
@@ -53,14 +55,17 @@ def compiled(kernel, target, pointers, **constants):
 @pytest.mark.parametrize("target", [("cuda", 80, 32), ("hip", "gfx942", 64)], ids=lambda target: target[0])
 def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, monkeypatch):
     """The interpreter knows neither types nor shapes that a compiler refuses."""
-    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
 
     from cyclofocal.kernels.triton_indices import softmax_by_index
     from cyclofocal.kernels.triton_probabilities import softmax_by_probabilities
     from cyclofocal.kernels.triton_sigmoid import sigmoid_by_element
 
-    if {"cuda": "nvidia", "hip": "amd"}[target[0]] not in triton.backends.backends:
-        pytest.skip(f"this triton has no {target[0]}")
+    try:
+        make_backend(GPUTarget(*target)).hash()  # asks the assembler for its version; triton 3.2 has none for hip
+    except Exception as error:
+        pytest.skip(f"this triton does not compile for {target[0]}: {error}")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     exponents = {"POS": 2, "NEG": -1, "HC": 3}
     tile = {"ROWS": 2, "BLOCK": 128, "ALIGNED": 4, "class_stride": 1, "LOWEST": torch.finfo(torch.float32).min}
@@ -76,12 +81,13 @@ def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, m
         (sigmoid_by_element, floats, exponents | {"BLOCK": 1024}),
     ):
         assert compiled(kernel, target, pointers, **constants).kernel
+        assert all(p.do_not_specialize for p in kernel.params if p.annotation_type)  # one program for all numbers
 
 
 @pytest.fixture
 def _new_process(monkeypatch):
     """Clear the caches, as in a new process."""
-    caches = (kernels._backend, triton_backend._version_problem)
+    caches = (kernels._backend, triton_backend._import_problem)
     monkeypatch.setattr(kernels, "forced_backend", "")
     for name, cache in itertools.product(FREE, caches):
         monkeypatch.delenv(name, raising=False)
@@ -107,9 +113,6 @@ def test_it_says_where_it_can_serve(monkeypatch):
     assert kernels.describe()["cpu"] == "triton"
     with pytest.raises(RuntimeError, match=r"cannot serve tensors on mps: it is for GPUs \(or the CPU"):
         kernels.backend("mps")
-    triton_backend._version_problem.cache_clear()
-    monkeypatch.setattr(triton_backend, "OLDEST", (99, 0))
-    assert "too old: 99.0 or later is needed" in triton_backend.reason()
 
 
 def test_without_triton_the_plain_version_serves():

@@ -10,6 +10,8 @@ import functools
 import importlib.util
 import math
 import os
+import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +20,6 @@ from torch import Tensor
 from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings, check_memory, compute_dtype
 from cyclofocal.equation import Eta, softmax_denominator
 
-OLDEST = (3, 4)  # older ones do not pass float64 numbers
 THREADS = 512  # of the largest program
 LOOP = 4096  # logits of a tile whose rows come in several blocks
 TILE = 1024  # logits that are worth a program
@@ -34,7 +35,7 @@ def reason() -> str:
             return "torch sees no GPU (CUDA or ROCm)"
         if torch.version.hip is None and torch.cuda.get_device_capability() < (7, 0):
             return "triton needs a GPU of compute capability 7.0 or later"
-    return _version_problem()
+    return _import_problem()
 
 
 def available() -> bool:
@@ -43,14 +44,12 @@ def available() -> bool:
 
 
 @functools.cache
-def _version_problem() -> str:
-    """Return why the installed triton cannot be used; empty if it can."""
+def _import_problem() -> str:
+    """Return why triton does not load; empty if it does."""
     try:
-        import triton
+        import triton  # noqa: F401
     except ImportError as error:
         return f"triton is installed but does not load: {error}"
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
-        return f"triton {triton.__version__} is too old: {'.'.join(map(str, OLDEST))} or later is needed"
     return ""
 
 
@@ -87,13 +86,14 @@ def softmax(
     denominator = softmax_denominator(target, weight, ignore_index) if mean else 1
     eta, pointer = _eta(eta, logits)
     non_target_prob = label_smoothing / classes
-    numbers = (eta, gamma_pos, gamma_neg, gamma_hc, 1 - label_smoothing + non_target_prob, non_target_prob)
+    numbers = [eta, gamma_pos, gamma_neg, gamma_hc, 1 - label_smoothing + non_target_prob, non_target_prob]
     arguments: tuple[Any, ...]
     if soft:
-        arguments = (logits, target, weight, pointer, loss, grad, *numbers, 1 / max(rows, 1) if mean else 1.0)
+        numbers.append(1 / max(rows, 1) if mean else 1.0)
+        arguments = (logits, target, weight, pointer, loss, grad, *_bits(numbers))
     else:
         divisor = denominator if mean else None
-        arguments = (logits, target, weight, divisor, pointer, loss, grad, *numbers, ignore_index)
+        arguments = (logits, target, weight, divisor, pointer, loss, grad, *_bits(numbers), ignore_index)
     _launch(
         softmax_by_probabilities if soft else softmax_by_index,
         plan.programs,
@@ -143,12 +143,12 @@ def sigmoid(
     eta, pointer = _eta(eta, logits)
     sides = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     scale = 1 / max(count, 1) if reduction == "mean" else 1.0
-    numbers = (eta, gamma_pos, gamma_neg, gamma_hc, *sides, probability_margin, label_smoothing, scale)
+    numbers = [eta, gamma_pos, gamma_neg, gamma_hc, *sides, probability_margin, label_smoothing, scale]
     _launch(
         sigmoid_by_element,
         programs,
         4,
-        (logits, target, weight, pos_weight, pointer, loss, grad, *numbers, count, period),
+        (logits, target, weight, pos_weight, pointer, loss, grad, *_bits(numbers), count, period),
         MARGIN=probability_margin != 0,
         BLOCK=TILE,
         **_constants(logits, settings, reduction),
@@ -230,6 +230,11 @@ def _eta(eta: Eta, logits: Tensor) -> tuple[float, Tensor | None]:
     if eta.device.type == "cpu" != logits.device.type:
         return eta.item(), None
     return 0.0, eta.to(logits.device, non_blocking=True)
+
+
+def _bits(numbers: Sequence[float]) -> tuple[int, ...]:
+    """Return the bits of float64 numbers as integers."""
+    return struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers))
 
 
 def _constants(logits: Tensor, settings: SoftmaxSettings | SigmoidSettings, reduction: str) -> dict[str, int | bool]:

@@ -13,8 +13,10 @@ import triton
 import triton.language as tl
 
 from cyclofocal.kernels.triton_terms import (
+    NUMBERS,
     block_of_classes,
     finite,
+    from_bits,
     known_multiple,
     load_class_weights,
     load_eta,
@@ -129,21 +131,21 @@ def _index_gradient(
 
 
 # Without alignment along classes, a thread of an image holds whole rows, and nothing passes between threads.
-@triton.jit(do_not_specialize_on_alignment=["class_stride"])
+@triton.jit(do_not_specialize=NUMBERS, do_not_specialize_on_alignment=["class_stride"])
 def softmax_by_index(
     logits, target, weight, denominator, eta_pointer, loss, grad,
-    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, target_prob: tl.float64,
-    non_target_prob: tl.float64, ignore_index, classes, positions, tiles, batch_stride, position_stride, class_stride,
+    eta: tl.int64, gamma_pos: tl.int64, gamma_neg: tl.int64, gamma_hc: tl.int64, target_prob: tl.int64,
+    non_target_prob: tl.int64, ignore_index, classes, positions, tiles, batch_stride, position_stride, class_stride,
     LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, SMOOTHED: tl.constexpr,
     REDUCED: tl.constexpr, ALIGNED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute the loss of class indices. SMOOTHED: label smoothing gives the other classes a target too."""
     dtype: tl.constexpr = loss.dtype.element_ty
     eta = load_eta(eta, eta_pointer, dtype)
-    gamma_pos = tl.full((), gamma_pos, dtype)
-    gamma_neg = tl.full((), gamma_neg, dtype)
-    gamma_hc = tl.full((), gamma_hc, dtype)
-    flat = -tl.full((), non_target_prob, dtype)
+    gamma_pos = from_bits(gamma_pos, dtype)
+    gamma_neg = from_bits(gamma_neg, dtype)
+    gamma_hc = from_bits(gamma_hc, dtype)
+    flat = -from_bits(non_target_prob, dtype)
     focal = flat * (1 - eta)
     if NEG != 0:
         flat *= eta
@@ -162,7 +164,7 @@ def softmax_by_index(
         LOWEST, NEG, SMOOTHED, ROWS, BLOCK,
     )  # fmt: skip
     value, total, target_grad, p, inverse, log_sum = _target_part(
-        target_x - row_max, exps, target_weight, eta, gamma_pos, gamma_hc, tl.full((), target_prob, dtype), POS, HC
+        target_x - row_max, exps, target_weight, eta, gamma_pos, gamma_hc, from_bits(target_prob, dtype), POS, HC
     )
     if SMOOTHED:
         non_target_value, non_target_total = _non_target_part(

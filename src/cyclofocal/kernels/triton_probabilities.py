@@ -10,8 +10,10 @@ import triton
 import triton.language as tl
 
 from cyclofocal.kernels.triton_terms import (
+    NUMBERS,
     block_of_classes,
     finite,
+    from_bits,
     known_multiple,
     load_class_weights,
     load_eta,
@@ -75,11 +77,11 @@ def _log_sum_exp(
     return x, row_max, exps
 
 
-@triton.jit(do_not_specialize_on_alignment=["class_stride"])
+@triton.jit(do_not_specialize=NUMBERS, do_not_specialize_on_alignment=["class_stride"])
 def softmax_by_probabilities(
     logits, target, weight, eta_pointer, loss, grad,
-    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, target_prob: tl.float64,
-    non_target_prob: tl.float64, scale: tl.float64, classes, positions, tiles, batch_stride, position_stride,
+    eta: tl.int64, gamma_pos: tl.int64, gamma_neg: tl.int64, gamma_hc: tl.int64, target_prob: tl.int64,
+    non_target_prob: tl.int64, scale: tl.int64, classes, positions, tiles, batch_stride, position_stride,
     class_stride,
     LOWEST: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, SMOOTHED: tl.constexpr,
     REDUCED: tl.constexpr, ALIGNED: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -87,11 +89,11 @@ def softmax_by_probabilities(
     """Compute the loss of distributions over the classes, whose terms need the maximum and the divisor first."""
     dtype: tl.constexpr = loss.dtype.element_ty
     eta = load_eta(eta, eta_pointer, dtype)
-    gamma_pos = tl.full((), gamma_pos, dtype)
-    gamma_neg = tl.full((), gamma_neg, dtype)
-    gamma_hc = tl.full((), gamma_hc, dtype)
-    target_prob = tl.full((), target_prob, dtype)
-    non_target_prob = tl.full((), non_target_prob, dtype)
+    gamma_pos = from_bits(gamma_pos, dtype)
+    gamma_neg = from_bits(gamma_neg, dtype)
+    gamma_hc = from_bits(gamma_hc, dtype)
+    target_prob = from_bits(target_prob, dtype)
+    non_target_prob = from_bits(non_target_prob, dtype)
     classes = known_multiple(classes, ALIGNED)
     row, start, valid = rows_of_program(positions, tiles, batch_stride, position_stride, ALIGNED, WIDE, ROWS)
     x, row_max, exps = _log_sum_exp(logits, start, valid, classes, class_stride, dtype, LOWEST, ROWS, BLOCK)
@@ -126,4 +128,4 @@ def softmax_by_probabilities(
                     x, y, weight, inside, begin, row_max, inverse, log_sum, eta, gamma_pos, gamma_neg, gamma_hc,
                     target_prob, non_target_prob, classes, POS, NEG, HC, SMOOTHED, BLOCK,
                 )  # fmt: skip
-            tl.store(grad + offsets, tl.full((), scale, dtype) * (h - p * total[:, None]), mask=inside)
+            tl.store(grad + offsets, from_bits(scale, dtype) * (h - p * total[:, None]), mask=inside)

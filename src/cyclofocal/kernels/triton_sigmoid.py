@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from cyclofocal.kernels.triton_terms import finite, load_eta, log1p, side_weight, store_loss
+from cyclofocal.kernels.triton_terms import NUMBERS, finite, from_bits, load_eta, log1p, side_weight, store_loss
 
 
 @triton.jit
@@ -40,11 +40,11 @@ def _positive_and_negative(
     return pos, pos_slope, weight * log_not_p, neg_slope
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NUMBERS)
 def sigmoid_by_element(
     logits, target, weight, pos_weight, eta_pointer, loss, grad,
-    eta: tl.float64, gamma_pos: tl.float64, gamma_neg: tl.float64, gamma_hc: tl.float64, pos_factor: tl.float64,
-    neg_factor: tl.float64, margin: tl.float64, label_smoothing: tl.float64, scale: tl.float64, count, period,
+    eta: tl.int64, gamma_pos: tl.int64, gamma_neg: tl.int64, gamma_hc: tl.int64, pos_factor: tl.int64,
+    neg_factor: tl.int64, margin: tl.int64, label_smoothing: tl.int64, scale: tl.int64, count, period,
     POS: tl.constexpr, NEG: tl.constexpr, HC: tl.constexpr, MARGIN: tl.constexpr,
     REDUCED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -57,13 +57,13 @@ def sigmoid_by_element(
     valid = offset < count
     pos, pos_slope, neg, neg_slope = _positive_and_negative(
         tl.load(logits + offset, mask=valid, other=0.0).to(dtype), load_eta(eta, eta_pointer, dtype),
-        tl.full((), gamma_pos, dtype), tl.full((), gamma_neg, dtype), tl.full((), gamma_hc, dtype),
-        tl.full((), margin, dtype), POS, NEG, HC, MARGIN,
+        from_bits(gamma_pos, dtype), from_bits(gamma_neg, dtype), from_bits(gamma_hc, dtype),
+        from_bits(margin, dtype), POS, NEG, HC, MARGIN,
     )  # fmt: skip
-    smoothing = tl.full((), label_smoothing, dtype)
+    smoothing = from_bits(label_smoothing, dtype)
     y = tl.load(target + offset, mask=valid, other=0.0) * (1 - smoothing) + smoothing / 2
-    pos_scale = -y * tl.full((), pos_factor, dtype)
-    neg_scale = (y - 1) * tl.full((), neg_factor, dtype)
+    pos_scale = -y * from_bits(pos_factor, dtype)
+    neg_scale = (y - 1) * from_bits(neg_factor, dtype)
     if pos_weight is not None:
         pos_scale *= tl.load(pos_weight + offset % period, mask=valid, other=0.0)
     if weight is not None:
@@ -73,5 +73,5 @@ def sigmoid_by_element(
     value = tl.where(pos_scale == 0, 0.0, pos_scale * pos) + tl.where(neg_scale == 0, 0.0, neg_scale * neg)
     store_loss(loss, value, offset, valid, REDUCED)
     if grad is not None:
-        gradient = tl.full((), scale, dtype) * (pos_scale * pos_slope + neg_scale * neg_slope)
+        gradient = from_bits(scale, dtype) * (pos_scale * pos_slope + neg_scale * neg_slope)
         tl.store(grad + offset, gradient, mask=valid)

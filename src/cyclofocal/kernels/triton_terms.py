@@ -3,14 +3,26 @@
 Needs triton, so :mod:`cyclofocal.kernels.triton_backend` imports it, and the kernels, at first use.
 
 Exponents that are whole numbers up to 8 are compiled in (WHOLE, POS, NEG, HC; -1 for any other), so that they cost
-multiplications only. All other settings are float64 arguments of a kernel: Triton would round a Python float to
-float32, too coarse for float64 logits.
+multiplications only. All other settings are float64 numbers whose bits are an int64 argument of a kernel: Triton would
+round a Python float to float32, too coarse for float64 logits.
 """
 # mypy: ignore-errors
 # ruff: noqa: N803, N806
 
 import triton
 import triton.language as tl
+
+NUMBERS = (
+    "eta", "gamma_pos", "gamma_neg", "gamma_hc", "target_prob", "non_target_prob", "pos_factor", "neg_factor", "margin",
+    "label_smoothing", "scale",
+)  # fmt: skip
+"""Arguments of the kernels that are the bits of float64 numbers; to compile them again for some values is useless."""
+
+
+@triton.jit
+def from_bits(bits, dtype: tl.constexpr):
+    """Return the float64 number of these bits in another dtype."""
+    return tl.full((), bits, tl.int64).to(tl.float64, bitcast=True).to(dtype)
 
 
 @triton.jit
@@ -75,7 +87,7 @@ def side_weight(p, not_p, eta, gamma, gamma_hc, WHOLE: tl.constexpr, HC: tl.cons
 @triton.jit
 def load_eta(eta, eta_pointer, dtype: tl.constexpr):
     """Load eta from device memory, where a schedule wrote it, or take the number that was passed."""
-    return tl.load(eta_pointer).to(dtype) if eta_pointer is not None else tl.full((), eta, dtype)
+    return tl.load(eta_pointer).to(dtype) if eta_pointer is not None else from_bits(eta, dtype)
 
 
 @triton.jit
