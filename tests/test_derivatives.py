@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from cyclofocal import kernels
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.linear import linear_cyclical_focal_loss
 
-AVAILABLE = [name for name in ("native", "plain") if name == "plain" or kernels.describe()[name] == "available"]
+pytestmark = pytest.mark.usefixtures("backend")
+
 Z = torch.randn(2, 3, dtype=torch.float64)
 T = torch.tensor([2, 0])
 SOFT = torch.softmax(torch.randn(2, 3, dtype=torch.float64), 1)
@@ -36,11 +36,6 @@ CALLS = {
     "layer": lambda z: linear_cyclical_focal_loss(HEAD, z, torch.tensor([0, 1, 1]), eta=0.4, class_weight=W[:2]),
 }
 calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-
-
-@pytest.fixture(params=AVAILABLE, autouse=True)
-def backend(request, monkeypatch):
-    monkeypatch.setattr(kernels, "forced_backend", request.param)
 
 
 @calls

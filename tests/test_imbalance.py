@@ -23,7 +23,6 @@ from cyclofocal import (
     class_counts,
     class_weights,
     cyclical_focal_loss,
-    kernels,
     linear_cyclical_focal_loss,
     log_prior,
 )
@@ -32,12 +31,6 @@ COUNTS = st.lists(st.integers(1, 5000), min_size=2, max_size=30)
 SETTINGS = {"eta": 0.4, "gamma_pos": 2.0, "gamma_neg": 1.5, "gamma_hc": 3.0, "label_smoothing": 0.1}
 CROSS_ENTROPY = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 REDUCTIONS = ("mean", "sum", "none")
-
-
-@pytest.fixture(params=["native", "plain"])
-def backend(request, monkeypatch):
-    monkeypatch.setattr(kernels, "forced_backend", request.param)
-    return request.param
 
 
 # counts, weights, priors

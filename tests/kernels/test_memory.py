@@ -6,21 +6,13 @@ import random
 import pytest
 import torch
 
-from cyclofocal import kernels
 from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.kernels import native, operators
 from cyclofocal.lab.bench.measure import peak_bytes
 from cyclofocal.linear import linear_cyclical_focal_loss
 
-AVAILABLE = [name for name in ("native", "plain") if name == "plain" or kernels.describe()[name] == "available"]
 GAMMAS = {"gamma_pos": 1.5, "gamma_neg": 2.0, "gamma_hc": 3.0}
-
-
-@pytest.fixture(params=AVAILABLE)
-def backend(request, monkeypatch):
-    monkeypatch.setattr(kernels, "forced_backend", request.param)
-    return request.param
 
 
 def expanded(tensor):
@@ -108,7 +100,7 @@ def test_linear_reads_any_layout(backend):
         check(lambda h, w, t, f: linear_cyclical_focal_loss(h, w, t, class_weight=f, eta=0.4, chunk_rows=2), tensors)
 
 
-@pytest.mark.skipif("native" not in AVAILABLE, reason="the native library is not built")
+@pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
 @pytest.mark.parametrize("family", ["softmax", "sigmoid"])
 def test_pointers_are_never_taken_to_other_memory(family):
     """The only function that passes pointers to C checks every tensor itself."""

@@ -14,16 +14,9 @@ from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.kernels import operators
 
-AVAILABLE = [name for name in ("native", "plain") if name == "plain" or kernels.describe()[name] == "available"]
 X, T = torch.randn(6, 5, 3), torch.randint(5, (6, 3))
 SOFT = torch.softmax(torch.randn(6, 5, 3), 1)
 WEIGHT = torch.rand(5)
-
-
-@pytest.fixture(params=AVAILABLE)
-def backend(request, monkeypatch):
-    monkeypatch.setattr(kernels, "forced_backend", request.param)
-    return request.param
 
 
 def by_equation(logits, target, weight, eta, gammas, ignore_index, smoothing, reduction):
