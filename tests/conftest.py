@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import settings
 
 from cyclofocal import kernels
@@ -33,3 +34,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+DESTROYED = []
+"""Process groups of past tests: torch 2.6 can deadlock where it frees a group right after an exchange."""
+
+
+@pytest.fixture
+def process_group():
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    DESTROYED.append(dist.group.WORLD)
+    dist.destroy_process_group()

@@ -367,23 +367,20 @@ def test_a_state_can_be_loaded_into_deferred_buffers():
     assert train(criterion, 3) == [0.5, 0.75, 1.0]
 
 
+@pytest.mark.usefixtures("process_group")
 def test_a_fully_sharded_model_materialises_its_clock():
     from torch.distributed.fsdp import fully_shard
 
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        with torch.device("meta"):
-            model = nn.Sequential(nn.Linear(4, 4))
-            model.criterion = CyclicalFocalLoss(total_steps=5)
-        fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
-        model.to_empty(device="cpu")
-        for module in model.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        model.criterion(model[0].weight.to_local() * 1.0, T[:4]).backward()
-        assert model.criterion.progress == 0.25
-    finally:
-        torch.distributed.destroy_process_group()
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4))
+        model.criterion = CyclicalFocalLoss(total_steps=5)
+    fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    model.criterion(model[0].weight.to_local() * 1.0, T[:4]).backward()
+    assert model.criterion.progress == 0.25
 
 
 def test_copies_have_separate_clocks():

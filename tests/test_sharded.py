@@ -184,16 +184,9 @@ def test_needs_a_process_group():
         sharded_cyclical_focal_loss(torch.zeros(1, 2), torch.tensor([0]), eta=0.5)
 
 
-@pytest.fixture
-def alone():
-    """A process group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
+@pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_batched_gradients(alone, reduction):
+def test_batched_gradients(reduction):
     logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     value = sharded_cyclical_focal_loss(logits, torch.tensor([0, 3, 1]), eta=0.4, reduction=reduction)
     cotangents = torch.randn(5, *value.shape, dtype=torch.float64)
@@ -202,7 +195,8 @@ def test_batched_gradients(alone, reduction):
         torch.testing.assert_close(got, torch.autograd.grad(value, logits, cotangent, retain_graph=True)[0])
 
 
-def test_transforms_and_tracing_are_refused(alone):
+@pytest.mark.usefixtures("process_group")
+def test_transforms_and_tracing_are_refused():
     logits = torch.randn(3, 4)
 
     def loss(z):
