@@ -9,7 +9,6 @@ import torch
 from cyclofocal.arguments import SigmoidSettings, SoftmaxSettings
 from cyclofocal.functional import binary_cyclical_focal_loss, cyclical_focal_loss
 from cyclofocal.kernels import native, operators
-from cyclofocal.lab.bench.measure import peak_bytes
 from cyclofocal.linear import linear_cyclical_focal_loss
 
 GAMMAS = {"gamma_pos": 1.5, "gamma_neg": 2.0, "gamma_hc": 3.0}
@@ -127,18 +126,3 @@ def test_pointers_are_never_taken_to_other_memory(family):
         with pytest.raises(ValueError, match="a kernel must be given"):
             kernel(*tensors, 0.4, settings, "mean", with_grad=True)
     assert operators.SOFTMAX.fused is not kernel
-
-
-@pytest.mark.parametrize(
-    ("loss", "rows", "most"),
-    [(cyclical_focal_loss, 128, 2.1), (cyclical_focal_loss, 4096, 2.0), (binary_cyclical_focal_loss, 4096, 2.0)],
-)
-def test_the_plain_version_takes_little_memory(loss, rows, most, monkeypatch):
-    monkeypatch.setattr(kernels, "forced_backend", "plain")
-    logits = torch.randn(rows, 1000, requires_grad=True)
-    target = torch.zeros(rows, dtype=torch.int64) if loss is cyclical_focal_loss else torch.zeros(rows, 1000)
-
-    def step():
-        return torch.autograd.grad(loss(logits, target, eta=0.5, label_smoothing=0.1), logits)
-
-    assert peak_bytes(step, "cpu") <= most * 4 * logits.numel()

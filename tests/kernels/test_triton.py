@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,9 +51,21 @@ def compiled(kernel, target, pointers, **constants):
     return triton.compile(source, target=GPUTarget(*target))
 
 
+def assembled(ptx, capability, folder):
+    """Registers of a thread, and bytes that it spills, as the assembler that triton brings reports them."""
+    import triton
+
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    (folder / "kernel.ptx").write_text(ptx)
+    name = f"--gpu-name=sm_{capability}{'a' if capability == 90 else ''}"
+    command = [str(assembler), "-v", name, "kernel.ptx", "-o", "kernel.cubin"]
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+    return int(re.search(r"Used (\d+) registers", said)[1]), sum(map(int, re.findall(r"(\d+) bytes spill", said)))
+
+
 @needs_triton
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does not compile")
-@pytest.mark.parametrize("target", [("cuda", 80, 32), ("hip", "gfx942", 64)], ids=lambda target: target[0])
+@pytest.mark.parametrize("target", [("cuda", 80, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)], ids=str)
 def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, monkeypatch):
     """The interpreter knows neither types nor shapes that a compiler refuses."""
     from triton.backends.compiler import GPUTarget
@@ -80,7 +93,14 @@ def test_the_kernels_compile_for_a_gpu_that_need_not_be_here(target, tmp_path, m
         (softmax_by_probabilities, floats, exponents | tile),
         (sigmoid_by_element, floats, exponents | {"BLOCK": 1024}),
     ):
-        assert compiled(kernel, target, pointers, **constants).kernel
+        program = compiled(kernel, target, pointers, **constants)
+        assert program.kernel
+        if target[0] == "cuda":
+            found = set(re.findall(r"^\s*(?:@\S+ )?(\w[\w.]*f64[\w.]*)", program.asm["ptx"], re.MULTILINE))
+            assert found <= {"cvt.rn.f32.f64"}  # of arguments; a GPU takes up to 64 times as long in float64
+            registers, spilled = assembled(program.asm["ptx"], target[1], tmp_path)
+            assert not spilled
+            assert registers <= (64 if kernel is not sigmoid_by_element else 255)
         assert all(p.do_not_specialize for p in kernel.params if p.annotation_type)  # one program for all numbers
 
 
