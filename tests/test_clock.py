@@ -189,6 +189,18 @@ def test_a_second_training_that_sets_no_progress_warns():
         train(criterion, 100)
 
 
+def test_warnings_name_the_line_that_called_the_loss():
+    counting, never_set = CyclicalFocalLoss(total_steps=1), CyclicalFocalLoss()
+    train(counting, 1)
+    train(never_set, 99)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        counting(X, T)
+        never_set(X, T)
+        never_set.load_state_dict({})
+    assert [warning.filename for warning in found] == [__file__] * 3
+
+
 def test_end_training_leaves_a_loss_that_counts_alone():
     criterion = CyclicalFocalLoss(total_steps=5)
     train(criterion, 2)

@@ -1,7 +1,9 @@
 """Checks of arguments: a wrong call is refused before any work, with the value, the rule and the remedy."""
 
 import functools
+import inspect
 import math
+import re
 import warnings
 from typing import NamedTuple, TypeVar, cast
 
@@ -12,6 +14,9 @@ from torch.autograd import forward_ad
 Value = TypeVar("Value")
 MONOTONE_GAMMA_HC = 3.59
 """Above it the high-confidence loss rises with p in a band, so its gradient has the wrong sign there."""
+
+INSIDE = re.compile(r"torch\b|cyclofocal\b(?!\.lab\b)")
+"""Modules that stand between a warning and the line it is about; the laboratory is a user of the library."""
 
 REDUCTIONS = ("mean", "sum", "none")
 LOGITS_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -192,11 +197,18 @@ def check_sides(alpha: float | None, probability_margin: float) -> None:
 @functools.cache
 def _warn_not_monotone() -> None:
     """Warn once per process that the high-confidence loss is not monotone."""
-    warnings.warn(
+    warn_caller(
         f"a gamma_hc above {MONOTONE_GAMMA_HC} makes the high-confidence loss rise with the probability of the true"
-        " class in a band (for 4: from p = 0.155 to 0.443), where its gradient pushes the wrong way; 2 or 3 is usual",
-        stacklevel=5,
+        " class in a band (for 4: from p = 0.155 to 0.443), where its gradient pushes the wrong way; 2 or 3 is usual"
     )
+
+
+def warn_caller(message: str) -> None:
+    """Warn at the line that called the library: the first one outside of it and of torch, which calls modules."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and INSIDE.match(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

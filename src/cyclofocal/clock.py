@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclofocal.arguments import can_read, is_traced, is_transformed
+from cyclofocal.arguments import can_read, is_traced, is_transformed, warn_caller
 from cyclofocal.ranges import check_at_least
 from cyclofocal.schedules import cyclical_eta
 
@@ -255,16 +254,14 @@ class Clocked(nn.Module):
         host = self._host
         if self.total_steps is None:
             if host.forwards == STALE_STEPS - 1 and not host.is_set and self._needs_progress:
-                warnings.warn(
+                warn_caller(
                     f"progress was never set in {STALE_STEPS} training steps, so eta does not change; call set_progress"
-                    " every epoch, or give total_steps at construction",
-                    stacklevel=4,
+                    " every epoch, or give total_steps at construction"
                 )
         elif host.forwards == self.total_steps * self.accumulation:
-            warnings.warn(
+            warn_caller(
                 f"more training steps than total_steps={self.total_steps} (accumulation={self.accumulation}); progress"
-                " stays at 1",
-                stacklevel=4,
+                " stays at 1"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Clocked":
@@ -311,10 +308,9 @@ class Clocked(nn.Module):
         if not self.step.is_meta:
             self.reset_parameters()
         if self._needs_progress:
-            warnings.warn(
+            warn_caller(
                 "the checkpoint holds no clock of this loss, as one of cross-entropy does not: its progress is 0, the"
-                " beginning of a training; call set_progress to continue elsewhere",
-                stacklevel=2,
+                " beginning of a training; call set_progress to continue elsewhere"
             )
 
     def _replicate_for_data_parallel(self) -> "Clocked":
