@@ -18,6 +18,7 @@ import oracle
 from cyclofocal import (
     BinaryCyclicalFocalLoss,
     CyclicalFocalLoss,
+    FocalLoss,
     adjust_logits,
     binary_cyclical_focal_loss,
     class_counts,
@@ -199,7 +200,7 @@ def test_tau_1_recovers_the_balanced_decision():
     boundaries = {}
     for tau in (0.0, 1.0):
         model = nn.Linear(1, 2).double()
-        criterion = CyclicalFocalLoss.from_counts([9000, 1000], tau=tau, **CROSS_ENTROPY)
+        criterion = CyclicalFocalLoss(logit_offset=tau * log_prior([9000, 1000]), **CROSS_ENTROPY)
         criterion.set_progress(0.0)
         optimizer = torch.optim.LBFGS(model.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
@@ -391,6 +392,20 @@ def test_bad_counts_are_refused(name):
     ):
         with pytest.raises(ValueError, match=message):
             call(counts)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tau": 0.0}])
+def test_counts_that_change_nothing_warn(settings):
+    for kind, samples in ((CyclicalFocalLoss, ()), (FocalLoss, ()), (BinaryCyclicalFocalLoss, (100,))):
+        with pytest.warns(UserWarning, match=r"the counts change nothing .*; give tau=1.0, or class_weight"):
+            kind.from_counts([90, 10], *samples, total_steps=10, **settings)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("settings", [{"tau": 1.0}, {"class_weight": "sqrt"}])
+def test_counts_that_change_the_loss_do_not_warn(settings):
+    CyclicalFocalLoss.from_counts([90, 10], **settings)
+    BinaryCyclicalFocalLoss.from_counts([90, 10], 100, **settings)
 
 
 @pytest.mark.parametrize(

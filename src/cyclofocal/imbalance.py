@@ -85,7 +85,7 @@ def class_weights(
         raise ValueError(f"class_weight is {scheme!r}; it must be one of {', '.join(map(repr, SCHEMES))}, or None")
     if not 0 <= beta < 1:
         raise ValueError(f"beta is {beta}; it must lie in [0, 1)")
-    n = _checked_counts(counts, allow_absent)
+    n = checked_counts(counts, allow_absent)
     if scheme == "balanced":
         weights = 1 / n
     elif scheme == "sqrt":
@@ -125,7 +125,7 @@ def log_prior(counts: Counts, *, samples: Counts | None = None, allow_absent: bo
     if samples is not None:
         negatives, positives = binary_counts(counts, samples, allow_absent).clamp(min=1).unbind(-1)
         return positives.log() - negatives.log()
-    n = _checked_counts(counts, allow_absent).clamp(min=1)
+    n = checked_counts(counts, allow_absent).clamp(min=1)
     return (n / n.sum()).log()
 
 
@@ -135,14 +135,14 @@ def binary_counts(positives: Counts, samples: Counts, allow_absent: bool = False
     Raises:
         ValueError: counts that are no counts, or more positives than samples.
     """
-    pos, total = (_checked_counts(c, True, name) for c, name in ((positives, "positives"), (samples, "samples")))
+    pos, total = (checked_counts(c, True, name) for c, name in ((positives, "positives"), (samples, "samples")))
     if total.shape not in ((1,), pos.shape):
         raise ValueError(f"samples has {len(total)} numbers for {len(pos)} labels; give one, or one per label")
     if bool((pos > total).any()):
         label = int((pos > total).nonzero()[0])
         most = total.expand_as(pos)[label].item()
         raise ValueError(f"label {label} has {pos[label]:g} positives of {most:g} samples; there cannot be more")
-    return _checked_counts(
+    return checked_counts(
         torch.stack([total - pos, pos], -1), allow_absent, "samples of one side (negative or positive)"
     )
 
@@ -216,8 +216,12 @@ def _is_numbers(labels: Any) -> bool:
     return isinstance(labels, Sequence) and all(isinstance(label, numbers.Number) for label in labels)
 
 
-def _checked_counts(counts: Counts, allow_absent: bool, name: str = "counts") -> Tensor:
-    """Counts as float64 on the CPU, at least one-dimensional."""
+def checked_counts(counts: Counts, allow_absent: bool = False, name: str = "counts") -> Tensor:
+    """Counts as float64 on the CPU, at least one-dimensional.
+
+    Raises:
+        TypeError, ValueError: counts that are no counts, or a class without a sample that may not be absent.
+    """
     is_array = isinstance(counts, Tensor | Sequence | numbers.Number) or hasattr(counts, "__array__")
     if not is_array or hasattr(counts, "iloc"):  # a Series of value_counts is not in the order of the classes
         raise TypeError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cyclofocal import functional
-from cyclofocal.arguments import can_read, check_gammas, check_reduction, check_sides, check_unit_interval
+from cyclofocal.arguments import can_read, check_gammas, check_reduction, check_sides, check_unit_interval, warn_caller
 from cyclofocal.clock import Clocked
 from cyclofocal.imbalance import Counts, WeightScheme, binary_counts, check_tau, class_weights, log_prior
 
@@ -80,6 +80,8 @@ def _check_offset(offset: Tensor | None) -> None:
 
 def _joined(settings: dict[str, Any], made: dict[str, Tensor]) -> dict[str, Any]:
     """Add what follows from the counts to the settings of a constructor."""
+    if not made:
+        warn_caller("the counts change nothing without tau and class_weight; give tau=1.0, or class_weight='sqrt'")
     for name in settings.keys() & made.keys():
         option = "tau" if name == "logit_offset" else "class_weight"
         raise ValueError(f"{name} is given, and {option} makes one from the counts; leave one of the two out")
@@ -194,6 +196,8 @@ class CyclicalFocalLoss(_Loss):
             beta: of the effective number of samples, in [0, 1).
             allow_absent: accept a class without a sample: its weight is 0, its prior that of one sample.
             settings: of the constructor; ``weight_start=0.8`` defers the class weights.
+
+        Without ``tau`` and ``class_weight`` the counts change nothing, which is a warning.
 
         Raises:
             ValueError: counts that are no counts, a class without a sample, or a setting out of its range.

@@ -142,10 +142,20 @@ def test_the_prior_goes_with_every_loss():
         torch.testing.assert_close(b(logits, target), a(logits + 0.7 * shift, target))
 
 
-def test_a_class_without_samples_is_refused_by_name():
-    (loss,) = losses_in("logit-adjusted")
+ONLY_MARGINS = "ldam-drw:class_weight=none,weight_start=0"
+
+
+@pytest.mark.parametrize("name", ["logit-adjusted", "weighted", ONLY_MARGINS, "vs:tau=0"])
+def test_a_class_without_samples_is_refused_by_name(name):
+    (loss,) = losses_in(name)
     with pytest.raises(ValueError, match="counts is 0 for class 1"):
         build_criterion(loss, [3, 0, 2])
+
+
+@pytest.mark.filterwarnings("error")
+def test_margins_alone_say_nothing_of_counts_without_use():
+    (loss,) = losses_in(ONLY_MARGINS)
+    build_criterion(loss, COUNTS)
 
 
 def test_settings_of_imbalance_are_stored_where_they_are_set():

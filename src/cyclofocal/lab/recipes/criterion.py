@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cyclofocal import CyclicalFocalLoss, FocalLoss
+from cyclofocal.imbalance import checked_counts
 from cyclofocal.lab.recipes.custom_loss import Criterion, load_loss
 from cyclofocal.lab.recipes.loss import COSINE_SCALE, LossSettings
 
@@ -39,15 +39,12 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
         del settings["gamma_hc"]
     else:
         settings["cyclical_factor"] = loss.cyclical_factor
-    if not loss.needs_counts:
-        return kind(**settings)
-    criterion = kind.from_counts(
-        class_counts,
-        class_weight=loss.class_weight or None,  # type: ignore[arg-type]
-        tau=loss.tau,
-        weight_start=loss.weight_start,
-        **settings,
-    )
+    settings["weight_start"] = loss.weight_start
+    if loss.class_weight or loss.tau:
+        scheme: Any = loss.class_weight or None
+        criterion = kind.from_counts(class_counts, class_weight=scheme, tau=loss.tau, **settings)
+    else:
+        criterion = kind(**settings)
     if not (loss.max_margin or loss.vs_gamma):
         return criterion
     return ScaledMarginLoss(criterion, class_counts, loss.vs_gamma, loss.max_margin)
@@ -124,7 +121,7 @@ class ScaledMarginLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.criterion = criterion
-        n = torch.tensor(class_counts, dtype=torch.float64)
+        n = checked_counts(class_counts)
         self.register_buffer("factor", ((n / n.max()) ** vs_gamma).float())
         self.register_buffer("margin", (COSINE_SCALE * max_margin * (n.min() / n) ** 0.25).float())
 
