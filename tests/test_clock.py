@@ -189,6 +189,23 @@ def test_a_second_training_that_sets_no_progress_warns():
         train(criterion, 100)
 
 
+def test_a_printed_loss_shows_what_differs_from_its_defaults():
+    usual = "gamma_pos=2.0, gamma_neg=2.0, gamma_hc=3.0"
+    assert repr(CyclicalFocalLoss()) == f"CyclicalFocalLoss({usual}, cyclical_factor=4.0)"
+    made = CyclicalFocalLoss.from_counts([9, 1], tau=1.0, class_weight="sqrt", weight_start=0.8, reduction="sum")
+    assert repr(made) == (
+        f"CyclicalFocalLoss(weight=Tensor(2,), logit_offset=Tensor(2,), {usual},"
+        " reduction='sum', weight_start=0.8, cyclical_factor=4.0)"
+    )
+    binary = BinaryCyclicalFocalLoss(
+        alpha=0.25, pos_weight=torch.ones(3), label_smoothing=0.1, total_steps=9, accumulation=2, cyclical_in_eval=True
+    )
+    assert repr(binary) == (
+        f"BinaryCyclicalFocalLoss(pos_weight=Tensor(3,), {usual}, alpha=0.25, label_smoothing=0.1,"
+        " cyclical_factor=4.0, total_steps=9, accumulation=2, cyclical_in_eval=True)"
+    )
+
+
 def test_warnings_name_the_line_that_called_the_loss():
     counting, never_set = CyclicalFocalLoss(total_steps=1), CyclicalFocalLoss()
     train(counting, 1)

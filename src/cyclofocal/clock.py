@@ -122,6 +122,10 @@ class Clocked(nn.Module):
         settings = [f"cyclical_factor={self.cyclical_factor}"]
         if self.total_steps is not None:
             settings.append(f"total_steps={self.total_steps}")
+        if self.accumulation != 1:
+            settings.append(f"accumulation={self.accumulation}")
+        if self.cyclical_in_eval:
+            settings.append("cyclical_in_eval=True")
         return ", ".join(settings)
 
     def _now(self, name: str) -> float | Tensor:

@@ -14,6 +14,16 @@ from cyclofocal.imbalance import Counts, WeightScheme, binary_counts, check_tau,
 _PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 """Exponents of eval mode: cross-entropy."""
 
+USUAL = {
+    "alpha": None,
+    "probability_margin": 0.0,
+    "ignore_index": -100,
+    "reduction": "mean",
+    "label_smoothing": 0.0,
+    "weight_start": 0.0,
+}
+"""Defaults of the settings that a printed loss shows only where they are others."""
+
 ROUNDING = 1e-6
 """Tolerance of a comparison with the progress, which is float32."""
 
@@ -62,8 +72,10 @@ class _Loss(Clocked):
         return weight if now >= -ROUNDING else None
 
     def extra_repr(self) -> str:
-        settings = [f"{name}={value}" for name, value in self.gammas.items()]
-        settings += [f"weight_start={self.weight_start}"] * bool(self.weight_start)
+        buffers = [(name, self._buffers.get(name)) for name in ("weight", "pos_weight", "logit_offset")]
+        settings = [f"{name}=Tensor{tuple(tensor.shape)}" for name, tensor in buffers if tensor is not None]
+        settings += [f"{name}={value}" for name, value in self.gammas.items()]
+        settings += [f"{name}={now!r}" for name, usual in USUAL.items() if (now := getattr(self, name, usual)) != usual]
         return ", ".join([*settings, super().extra_repr()])
 
 

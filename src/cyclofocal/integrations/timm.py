@@ -55,7 +55,7 @@ def create_loss(
 
     Example:
         >>> create_loss(smoothing=0.1, gamma_hc=2.0)
-        CyclicalFocalLoss(gamma_pos=2.0, gamma_neg=2.0, gamma_hc=2.0, cyclical_factor=4.0)
+        CyclicalFocalLoss(gamma_pos=2.0, gamma_neg=2.0, gamma_hc=2.0, label_smoothing=0.1, cyclical_factor=4.0)
         >>> create_loss(class_weight="sqrt", counts=[90, 10]).weight
         tensor([0.5000, 1.5000])
     """

@@ -38,8 +38,8 @@ def swap_loss(model: nn.Module, criterion: BinaryCyclicalFocalLoss) -> None:
         >>> from torchvision.models.detection import retinanet_resnet50_fpn
         >>> model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
         >>> swap_loss(model, BinaryCyclicalFocalLoss(alpha=0.25, reduction="sum"))
-        >>> model.head.classification_head.criterion
-        BinaryCyclicalFocalLoss(gamma_pos=2.0, gamma_neg=2.0, gamma_hc=3.0, cyclical_factor=4.0)
+        >>> model.head.classification_head.criterion.alpha
+        0.25
     """
     if not isinstance(criterion, BinaryCyclicalFocalLoss):
         raise TypeError(f"criterion is a {type(criterion).__name__}; it must be a BinaryCyclicalFocalLoss")
