@@ -375,6 +375,7 @@ BAD_COUNTS = {
     "nan": ([3, math.nan], "counts holds nan for class 1"),
     "zero": ([0, 0], "0 for every class"),
     "absent": ([3, 0], "counts is 0 for class 1; every class must have a sample, unless allow_absent=True"),
+    "labels": ([1, 0, 2, 0], r"counts is 0 for class 1; .*; if these are labels, class_counts\(labels\) counts them"),
     "empty": ([], "counts is empty"),
 }
 

@@ -238,9 +238,10 @@ def checked_counts(counts: Counts, allow_absent: bool = False, name: str = "coun
     if not bool(n.any()):
         raise ValueError(f"{name} is 0 for every class; there is nothing to weigh")
     if not allow_absent and not bool(n.all()):
+        labels = "; if these are labels, class_counts(labels) counts them" if name == "counts" else ""
         raise ValueError(
             f"{name} is 0 for class {_first(n == 0)}; every class must have a sample, unless allow_absent=True says"
-            " that it may be absent"
+            f" that it may be absent{labels}"
         )
     return n
 
