@@ -445,6 +445,15 @@ def test_bad_settings_are_refused(call, message):
         call()
 
 
+@pytest.mark.parametrize("settings", [{"tau": 1.0}, {"class_weight": "sqrt"}])
+def test_counts_of_other_classes_are_named_when_called(settings):
+    criterion = CyclicalFocalLoss.from_counts([9, 1], **settings)
+    with pytest.raises(
+        ValueError, match=r"has shape \(2,\);.*; if from_counts made it, give .* one count for each class"
+    ):
+        criterion(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -18,6 +18,9 @@ MONOTONE_GAMMA_HC = 3.59
 INSIDE = re.compile(r"torch\b|cyclofocal\b(?!\.lab\b)")
 """Modules that stand between a warning and the line it is about; the laboratory is a user of the library."""
 
+FROM_COUNTS = "; if from_counts made it, give from_counts one count for each class"
+"""End of an error about a tensor of the wrong length that the user may never have seen."""
+
 REDUCTIONS = ("mean", "sum", "none")
 LOGITS_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -261,7 +264,7 @@ def check_class_weight(name: str, weight: Tensor | None, classes: int) -> None:
         return
     check_floating(name, weight)
     if weight.shape != (classes,):
-        raise ValueError(f"{name} has shape {tuple(weight.shape)}; it must be ({classes},), one per class")
+        raise ValueError(f"{name} has shape {tuple(weight.shape)}; it must be ({classes},), one per class{FROM_COUNTS}")
 
 
 def add_offset(logits: Tensor, offset: Tensor, class_dim: int) -> Tensor:
@@ -273,7 +276,7 @@ def add_offset(logits: Tensor, offset: Tensor, class_dim: int) -> Tensor:
     if not single and (logits.dim() == 0 or offset.shape != (logits.shape[class_dim],)):
         raise ValueError(
             f"logit_offset has shape {tuple(offset.shape)}; for logits of shape {tuple(logits.shape)} it must hold one"
-            f" number for each class, dimension {class_dim}"
+            f" number for each class, dimension {class_dim}{FROM_COUNTS}"
         )
     dtype = compute_dtype(logits.dtype)
     if class_dim >= 0:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from cyclofocal.arguments import FROM_COUNTS
 from cyclofocal.integrations.progress import Loss, check_criterion, set_clock
 from cyclofocal.losses import BinaryCyclicalFocalLoss, CyclicalFocalLoss
 from cyclofocal.ranges import check_at_least
@@ -332,6 +333,7 @@ class BoostedLoss:
             if held is not None and held.shape != (classes,):
                 raise ValueError(
                     f"{name} of the loss has shape {tuple(held.shape)}; num_class is {classes}, one for each"
+                    f"{FROM_COUNTS}"
                 )
         if not np.isin(labels, np.arange(classes)).all():
             raise ValueError(f"labels must be whole numbers from 0 to num_class - 1 = {classes - 1}")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cyclofocal import losses as torch_losses
-from cyclofocal.arguments import check_gammas, check_unit_interval
+from cyclofocal.arguments import FROM_COUNTS, check_gammas, check_unit_interval
 from cyclofocal.imbalance import Counts, WeightScheme
 from cyclofocal.integrations.host import require_host
 from cyclofocal.schedules import cyclical_eta
@@ -416,6 +416,7 @@ def _check_classes(name: str, numbers: list[float], y_pred: Any) -> None:
     if len(numbers) != y_pred.shape[-1]:
         raise ValueError(
             f"{name} holds {len(numbers)} numbers for logits of {y_pred.shape[-1]} classes; it must hold one per class"
+            f"{FROM_COUNTS}"
         )
 
 
