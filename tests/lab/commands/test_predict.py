@@ -82,7 +82,7 @@ def test_the_walk_of_the_page(tmp_path, monkeypatch, capsys):
         said.append(out)
     assert "cross-entropy, seed 0: AUROC" in said[1]
     assert "300 predictions: predictions.csv" in said[2]
-    assert "trained on all 504 samples but 96 for validation, not evaluated" in said[3]
+    assert "504 samples trained on, 96 for validation, not evaluated" in said[3]
     assert "model.pt2: largest difference to the logits of the model" in said[5]
     found = pd.read_csv("predictions.csv")
     (folder,) = glob.glob("runs/people/ce-seed0-*")

@@ -279,7 +279,7 @@ def _recipe_of(data: str, settings: list[str], roles: dict[str, Any]) -> Recipe:
 def _result_line(record: RunRecord, folder: Path) -> str:
     if not record.metrics:
         return (
-            f"{record.loss['title']}, seed {record.seed}: trained on all {sum(record.train_counts)} samples but"
+            f"{record.loss['title']}, seed {record.seed}: {sum(record.train_counts)} samples trained on,"
             f" {record.validation_samples} for validation, not evaluated, {record.seconds:.0f} s, {folder}"
         )
     known = {metric.key: metric for metric in metrics_of("the rarer class" if len(record.train_counts) == 2 else "")}
