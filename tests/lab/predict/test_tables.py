@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import cyclofocal.lab as lab
 from cyclofocal.lab.commands import app
+from cyclofocal.lab.messages import DamagedDataError
 from cyclofocal.lab.predict import stream
 from cyclofocal.lab.predict.stream import Output, predict_file
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
@@ -131,7 +132,8 @@ def test_parquet_equals_csv(run, tmp_path):
             "'age' must hold numbers.*row 5 has 'old'",
         ),
         (lambda f: f.assign(age=["inf" if i == 5 else "3" for i in range(N)]), r"'age' is infinite in row 5"),
-        (lambda f: f.assign(age="1,234"), "'age' must hold numbers.*row 0 has '1,234'"),  # 1.234 or 1234
+        (lambda f: f.assign(age="1,234"), "'age' must hold numbers with a decimal point.*row 0 has '1,234'"),  # or 1234
+        (lambda f: f.assign(income="0.016"), "numbers with a decimal comma, as in training; row 0 has '0.016'"),
         (lambda f: f.assign(age="1e300"), r"row 0 is too large"),
         (lambda f: f.assign(label="maybe"), r"column 'label' holds 'maybe', which the model does not know.*no, yes"),
     ],
@@ -141,6 +143,15 @@ def test_what_does_not_fit_is_refused_by_name(run, tmp_path, change, words):
         predicted(run[0], change(people()), tmp_path)
     assert not (tmp_path / "out.csv").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("place", ["early", "late"])
+def test_a_file_that_is_not_utf8_is_refused_with_the_remedy(run, tmp_path, place):
+    text = people().to_csv(index=False, sep=";")
+    text = text.replace("york", "yörk") if place == "early" else text + 10_000 * "X;1;1;yörk;007;True;yes\n"
+    (tmp_path / "new.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DamagedDataError, match=r"new.csv: not a CSV in UTF-8 .* of its lines .*; save it as UTF-8"):
+        predict_file(lab.load(run[0]), [tmp_path / "new.csv"], tmp_path / "out.csv")
 
 
 def test_further_columns_and_unknown_categories_are_reported(run, tmp_path):

@@ -42,9 +42,8 @@ def read_csv(path: Path, target: str, faults: Faults, data: TableData, on_bad_te
     try:
         return _read_columns(path, target, faults, data, on_bad_text)
     except UnicodeDecodeError as error:
+        faults.add(not_utf8(path, error), DamagedDataError)
         wrong, count = _undecodable(path)
-        said = f"not a CSV in UTF-8 ({error}): {len(wrong)} of its lines (number {preview(wrong)}); save it as UTF-8"
-        faults.add(said, DamagedDataError)
         if len(wrong) > count / 2:
             faults.refuse()
         return read_csv(path, target, faults, data, "replace")
@@ -114,6 +113,12 @@ def _long_lines(path: Path, separator: str, skipped: int, width: int, on_bad_tex
         next(rows, None)
         ends = [(skipped + rows.line_num, len(row)) for row in rows if row]
     return {line: length for line, length in ends if length > width}, len(ends)
+
+
+def not_utf8(path: Path, error: UnicodeDecodeError) -> str:
+    """Sentence on the lines of a CSV file that are not in UTF-8, with the remedy."""
+    wrong, _ = _undecodable(path)
+    return f"not a CSV in UTF-8 ({error}): {len(wrong)} of its lines (number {preview(wrong)}); save it as UTF-8"
 
 
 def _undecodable(path: Path) -> tuple[list[int], int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cyclofocal.lab.data.delimited import MISSING_TEXTS, find_header
+from cyclofocal.lab.data.delimited import MISSING_TEXTS, find_header, not_utf8
 from cyclofocal.lab.data.encoder import TableEncoder
 from cyclofocal.lab.data.notation import number_of
 from cyclofocal.lab.data.tables import SUFFIXES, as_texts
@@ -84,7 +84,10 @@ def names_of_columns(path: Path, encoder: TableEncoder) -> list[str]:
         raise MissingDataError(f"{path}: no such file; a table is a .csv or .parquet file")
     if path.suffix.lower() == ".parquet":
         return _parquet_file(path).schema_arrow.names
-    return find_header(path, encoder.columns[0])[1]
+    try:
+        return find_header(path, encoder.columns[0])[1]
+    except UnicodeDecodeError as error:
+        raise DamagedDataError(f"{path}: {not_utf8(path, error)}") from None
 
 
 def read_chunks(path: Path, encoder: TableEncoder, rows: int, further: Sequence[str] = ()) -> Iterator["DataFrame"]:
@@ -148,8 +151,10 @@ def _csv_chunks(path: Path, encoder: TableEncoder, wanted: Sequence[str], rows: 
             with reader:
                 for frame in reader:
                     yield frame.rename(columns=places)
-        except (UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-            raise DamagedDataError(f"{path}: not a CSV in UTF-8, or a row has too many values ({error})") from error
+        except UnicodeDecodeError as error:
+            raise DamagedDataError(f"{path}: {not_utf8(path, error)}") from error
+        except (csv.Error, pd.errors.ParserError, pd.errors.ParserWarning) as error:
+            raise DamagedDataError(f"{path}: not a CSV, or a row has too many values ({error})") from error
 
 
 def _is_empty(path: Path, skipped: int) -> bool:
@@ -192,9 +197,10 @@ def _numbers(column: "Series", decimal: str, title: str, first_row: int) -> np.n
         wrong = np.isnan(found) & column.notna().to_numpy()
         for row in np.flatnonzero(wrong):
             if _number(column.iloc[row], decimal, wrong=None) is None:
+                mark = "comma" if decimal == "," else "point"
                 raise ValueError(
-                    f"{title}: column {column.name!r} must hold numbers, as in training; row {first_row + row} has"
-                    f" {str(column.iloc[row])[:60]!r}"
+                    f"{title}: column {column.name!r} must hold numbers with a decimal {mark}, as in training; row"
+                    f" {first_row + row} has {str(column.iloc[row])[:60]!r}"
                 )
     if len(infinite := np.flatnonzero(np.isinf(found))):
         raise ValueError(f"{title}: column {column.name!r} is infinite in row {first_row + infinite[0]}")
