@@ -137,12 +137,12 @@ def test_a_table_without_faults_is_sound(tmp_path):
     assert code == 0
     assert said.endswith("no identifier, constant, leak or copy found\n")
     code, said = check(tmp_path / "t.csv", "--target", "label", "--group", "town", "--drop", "y")
-    assert (code, "drop_columns has 'y'" in said) == (1, True)
+    assert (code, "--drop has 'y'" in said) == (1, True)
     noise().assign(town=None).to_csv(tmp_path / "t.csv", index=False)
     assert "town  left out; 200 missing" in check(tmp_path / "t.csv", "--target", "label", "--drop", "town")[1]
     code, said = check(tmp_path / "t.csv")
     assert code == 2
-    assert "name the column to predict" in said
+    assert "name the column to predict, with --target" in said
 
 
 def test_training_warns_of_leaks_and_copies(csv):

@@ -32,8 +32,8 @@ def test_every_fault_of_a_file_is_in_one_message(read):
     title, *faults = str(raised.value).splitlines()
     assert title.endswith("t.csv: 6 faults")
     expected = [
-        "1. drop_columns has 'v'; it must be one of the columns x, y, z, label.",
-        "2. group_column is 'w'; it must be one of the columns x, y, z, label.",
+        "1. --drop has 'v'; it must be one of the columns x, y, z, label.",
+        "2. --group is 'w'; it must be one of the columns x, y, z, label.",
         "3. 1 of its lines have more values than there are names of columns (number 4); line 4 has 5 values for 4"
         " names",
         "4. target 'label' has no value in 1 of its rows (number 4); remove them",
@@ -49,7 +49,7 @@ def test_a_missing_target_hides_no_other_fault(read):
     lines[2] = "1,inf,3,a"
     said = str(read(lines, target="lable", time_column="tim").value)
     assert "target is 'lable'; it must be one of the columns x, y, z, label. Did you mean 'label'?" in said
-    assert "time_column is 'tim'" in said
+    assert "--time is 'tim'" in said
     assert "column 'y' is infinite" in said
 
 
@@ -64,7 +64,7 @@ def test_lines_in_another_encoding_are_named_with_other_faults(read):
     lines[4] = "1,2,é,a"
     said = str(read(lines, encoding="latin1", id_column="nothing").value)
     assert "1 of its lines (number 5); save it as UTF-8" in said
-    assert "id_column is 'nothing'" in said
+    assert "--id is 'nothing'" in said
     assert "UTF-8" in str(read(["x,label", "é,é", "é,é"], encoding="latin1").value)
 
 
@@ -79,7 +79,7 @@ def test_the_target_in_a_role_and_missing_groups_are_faults(read):
     lines = LINES.copy()
     lines[2] = ",1,1,a"
     said = str(read(lines, group_column="x", id_column="label").value)
-    assert "id_column names 'label', which is the target; omit it" in said
+    assert "--id names 'label', which is the target; omit it" in said
     assert "column 'x' has no value in 1 of its rows (number 2), but it is the group; fill in or remove them" in said
 
 

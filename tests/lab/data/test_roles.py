@@ -123,7 +123,7 @@ def test_groups_are_told_apart_as_they_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"time_column": "day", "folds": 5}, "time_column is 'day' and folds is 5"),
+        ({"time_column": "day", "folds": 5}, "--time is 'day' and folds is 5"),
         ({"time_column": "day", "group_column": "patient"}, "rows are split by one of them"),
     ],
 )
@@ -133,7 +133,7 @@ def test_roles_that_exclude_each_other_are_refused(csv, fields, words):
 
 
 def test_tables_of_keel_and_images_have_no_roles():
-    with pytest.raises(ValueError, match="group_column is 'x', but keel:iris is split as published"):
+    with pytest.raises(ValueError, match="--group is 'x', but keel:iris is split as published"):
         TableData("keel:iris", group_column="x")
     with pytest.raises(SettingError, match="'group_column' is not a field of a recipe"):
         with_settings(digits(), ["group_column=x"])
@@ -143,9 +143,7 @@ def test_a_split_without_a_class_says_why(tmp_path):
     frame = visits().sort_values("day", ignore_index=True)
     frame["label"] = np.where(frame.index < 40, "early", "late")
     frame.to_csv(tmp_path / "t.csv", index=False)
-    words = (
-        "test_fraction 0.2 and validation_fraction 0.0 by time_column 'day' leave no row to test of a class: 'early'"
-    )
+    words = "test_fraction 0.2 and validation_fraction 0.0 by --time 'day' leave no row to test of a class: 'early'"
     with pytest.raises(ValueError, match=re.escape(words)):
         load(config(tmp_path / "t.csv", time_column="day", test_fraction=0.2))
     frame["day"] = "soon"
@@ -182,8 +180,8 @@ def test_both_commands_take_the_roles(csv, tmp_path):
     wrong = ["compare", str(csv), "--target", "label", "--group", "patiant", "--drop", "code,nothing"]
     said = CliRunner().invoke(app, wrong, env={"COLUMNS": "300"})
     assert said.exit_code == 2
-    assert "group_column is 'patiant'" in said.output
-    assert "drop_columns has 'nothing'" in said.output
+    assert "--group is 'patiant'" in said.output
+    assert "--drop has 'nothing'" in said.output
     for command in (["compare", "digits"], ["train", "digits"]):
         said = CliRunner().invoke(app, [*command, "--time", "day"], env={"COLUMNS": "300"})
         assert said.exit_code == 2

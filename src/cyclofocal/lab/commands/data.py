@@ -95,7 +95,7 @@ def _check_table(names: list[str], target: str, roles: dict[str, Any]) -> None:
     if len(names) > 1:
         raise typer.BadParameter(f"{', '.join(names)} are {len(names)}; give one table.", param_hint="DATA")
     if not target and not names[0].startswith(KEEL):
-        raise typer.BadParameter(f"{names[0]} is a table; name the column to predict.", param_hint="--target")
+        raise typer.BadParameter(f"{names[0]} is a table; name the column to predict, with --target COLUMN.")
     split = {"folds": FOLDS} if names[0].startswith(KEEL) else {"test_fraction": 0.2}
     with one_line_errors(Path(names[0])):
         data = TableData(names[0], target=target, validation_fraction=0.2, **split, **roles)

@@ -215,19 +215,19 @@ class TableData(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = {name: value for name in ROLES if (value := getattr(self, name))}
+        given = {option: value for name, option in ROLES.items() if (value := getattr(self, name))}
         if given and self.source.startswith(KEEL):
             said = ", ".join(f"{name} is {value!r}" for name, value in given.items())
             raise ValueError(f"{said}, but {self.source} is split as published; omit it")
         if self.time_column and self.folds:
             raise ValueError(
-                f"time_column is {self.time_column!r} and folds is {self.folds}; the latest rows are one test set, so"
+                f"--time is {self.time_column!r} and folds is {self.folds}; the latest rows are one test set, so"
                 " omit one of them"
             )
         if self.time_column and self.group_column:
             raise ValueError(
-                f"time_column is {self.time_column!r} and group_column is {self.group_column!r}; rows are split by one"
-                " of them, so omit the other"
+                f"--time is {self.time_column!r} and --group is {self.group_column!r}; rows are split by one of them,"
+                " so omit the other"
             )
 
     @property
@@ -269,8 +269,8 @@ DEFAULTS: dict[str, Any] = {
 }
 """Fields of all kinds but the source, in the order of records."""
 
-ROLES = ("drop_columns", "group_column", "time_column", "id_column")
-"""Fields of columns of a table that are no features."""
+ROLES = {"drop_columns": "--drop", "group_column": "--group", "time_column": "--time", "id_column": "--id"}
+"""Fields of columns of a table that are no features, with the options that set them."""
 
 KINDS: tuple[type[DataConfig], ...] = (PublishedData, FolderData, ListData, TimmData, TableData)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cyclofocal.lab.data.config import TableData
+from cyclofocal.lab.data.config import ROLES, TableData
 from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
 from cyclofocal.lab.data.encoder import Scaling, TableEncoder, category_texts, fit_scaling
 from cyclofocal.lab.data.splits import draw_fraction, draw_whole_groups
@@ -208,7 +208,9 @@ def _check_kept(table: Table, rows: Positions, data: TableData, part: str) -> No
     if len(emptied):
         sizes = {table.classes[c]: table.counts[c] for c in emptied.tolist()}
         by = "".join(
-            f" by {field} {name!r}" for field in ("group_column", "time_column") if (name := getattr(data, field))
+            f" by {ROLES[field]} {name!r}"
+            for field in ("group_column", "time_column")
+            if (name := getattr(data, field))
         )
         how = f"{data.folds} folds" if data.folds else f"test_fraction {data.test_fraction}"
         raise ValueError(

@@ -92,14 +92,14 @@ def check_columns(names: Sequence[str], target: str, faults: Faults, data: Table
     Raises:
         ValueError: two columns of one name; names them, with all faults before.
     """
-    given = {"target": (target,), **{role: _names(getattr(data, role)) for role in ROLES}}
-    for role, columns in given.items():
+    given = {"target": (target,), **{option: _names(getattr(data, role)) for role, option in ROLES.items()}}
+    for option, columns in given.items():
         for column in columns:
             if column not in names:
                 rule = f"it must be one of the columns {preview(names)}.{did_you_mean(column, names)}"
-                faults.add(f"{role} {'has' if role == 'drop_columns' else 'is'} {column!r}; {rule}")
-            elif role != "target" and column == target:
-                faults.add(f"{role} names {column!r}, which is the target; omit it")
+                faults.add(f"{option} {'has' if option == '--drop' else 'is'} {column!r}; {rule}")
+            elif option != "target" and column == target:
+                faults.add(f"{option} names {column!r}, which is the target; omit it")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         faults.add(f"more than one column is called {preview(list(map(repr, twice)))}")
         faults.refuse()
