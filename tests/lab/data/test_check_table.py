@@ -131,6 +131,20 @@ def test_a_page_describes_a_table(csv):
         assert re.search(words, said), words
 
 
+def test_a_number_that_differs_in_every_row_may_be_an_identifier(tmp_path):
+    rng = np.random.default_rng(0)
+    noise().assign(case=rng.permutation(200) + 7000, age=rng.permutation(200) / 2).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    code, said = check(tmp_path / "t.csv", "--target", "label")
+    assert code == 0
+    assert "'case' has another whole number in every row and is used as a feature; if it names the rows" in said
+    assert "leave it out: --id 'case'" in said
+    assert "'age'" not in said
+    assert "no identifier" not in said
+    assert "no identifier" in check(tmp_path / "t.csv", "--target", "label", "--id", "case")[1]
+
+
 def test_a_table_without_faults_is_sound(tmp_path):
     noise().to_csv(tmp_path / "t.csv", index=False)
     code, said = check(tmp_path / "t.csv", "--target", "label")

@@ -40,7 +40,7 @@ class TableReport:
         counts: rows by class.
         columns: by column of the file, its encoding or why it is no feature.
         missing: rows without a value, by column.
-        notes: sentences on dropped and converted columns.
+        notes: sentences on dropped and converted columns, and on features that may be identifiers.
         leaks: AUROC of the columns that predict the target alone.
         copies: sentences on equal rows.
     """
@@ -90,7 +90,7 @@ def check_table(table: Table, data: TableData) -> TableReport:
         dict(zip(table.classes, table.counts, strict=True)),
         split.columns,
         {**{str(name): int(count) for name, count in table.features.isna().sum().items()}, **table.missing},
-        table.notes,
+        (*table.notes, *possible_identifiers(table)),
         find_leaks(table),
         (*repeated_rows(table), *shared_rows(split)),
     )
@@ -148,6 +148,16 @@ def leak_sentence(title: str, name: str, auroc: float) -> str:
         f" hold the answer. If it is not known when a prediction is made, leave it out: --drop {name!r}. If it says"
         f" which rows belong together: --group {name!r}"
     )
+
+
+def possible_identifiers(table: Table) -> list[str]:
+    """Sentences on features that have another whole number in every row."""
+    return [
+        f"{table.title}: column {name!r} has another whole number in every row and is used as a feature; if it names"
+        f" the rows, leave it out: --id {name!r}"
+        for name, column in table.features.items()
+        if column.dtype == "float64" and column.is_unique and (column % 1 == 0).all()
+    ]
 
 
 def repeated_rows(table: Table) -> list[str]:
