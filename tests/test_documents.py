@@ -72,7 +72,7 @@ def test_install_lines_are_true_from_a_clone():
 
 
 def test_recommended_settings_are_measured_or_say_they_are_not():
-    """Every difference in a row of the decision page occurs in the tables of records that it names."""
+    """Every difference, or level with and without a threshold, on the decision page is in the tables of records."""
     text = (ROOT / "docs/choosing.md").read_text()
     tables = "".join(
         place
@@ -84,8 +84,10 @@ def test_recommended_settings_are_measured_or_say_they_are_not():
     rows = text.partition("## Which setting")[2].partition("## ")[0].split("|---|---|---|\n")[1].partition("\n\n")[0]
     for row in rows.splitlines():
         differences = re.findall(r"[+-]\d+\.\d\b", row)
-        assert differences or "not measured here" in row, row
+        levels = re.findall(r"(\d+\.\d) to (\d+\.\d) %", row)
+        assert differences or levels or "not measured here" in row, row
         assert all(f"({difference})" in tables for difference in differences), row
+        assert all(f"{before} ({after})" in tables for before, after in levels), row
 
 
 def test_readme_is_short_and_answers_first():
@@ -99,6 +101,10 @@ def test_readme_is_short_and_answers_first():
     differences = re.findall(r"[+-]\d+\.\d\b", text.partition("## Install")[0])
     assert differences
     assert all(f"({difference})" in tables for difference in differences)
+    levels = re.findall(r"(\d+\.\d) to (\d+\.\d) %", text.partition("## Install")[0])
+    evidence = (ROOT / "docs/evidence.md").read_text()
+    assert levels
+    assert all(f"{before} ({after})" in evidence for before, after in levels)
 
 
 def test_tree_in_contributing_is_the_tree():
