@@ -5,6 +5,9 @@ from collections.abc import Collection, Iterable
 
 PREVIEW_LENGTH = 5
 
+LISTED_IMAGES = 100
+"""Largest number of unreadable images that are named at once, so that they can be mended together."""
+
 
 class MissingDataError(FileNotFoundError):
     """Missing data set, list or package; the message says where it was searched for and how to get it."""
@@ -28,7 +31,7 @@ def did_you_mean(given: str, allowed: Iterable[str], most: int = 1) -> str:
     return f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
-def preview(names: Collection[object]) -> str:
+def preview(names: Collection[object], most: int = PREVIEW_LENGTH) -> str:
     """List the first few names and the number of others: "a, b, c, d, e and 7 more"."""
-    shown = ", ".join(str(name) for name, _ in zip(names, range(PREVIEW_LENGTH), strict=False))
-    return shown if len(names) <= PREVIEW_LENGTH else f"{shown} and {len(names) - PREVIEW_LENGTH} more"
+    shown = ", ".join(str(name) for name, _ in zip(names, range(most), strict=False))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

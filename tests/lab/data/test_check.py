@@ -33,6 +33,13 @@ def test_many_are_counted_and_some_of_them_named(tmp_path):
     assert str(report).endswith("and 4 more")
 
 
+def test_unreadable_images_are_all_named(tmp_path):
+    for i in range(9):
+        (tmp_path / f"{i}.png").write_bytes(b"cut")
+    said = str(check_images(on_demand(files(tmp_path, [f"{i}.png" for i in range(9)]), [0] * 9, "all cut")))
+    assert all(f"/{i}.png: not a readable image" in said for i in range(9))
+
+
 def test_a_class_without_image_is_not_sound(tmp_path):
     picture(0).save(tmp_path / "0.png")
     report = check_images(on_demand(files(tmp_path, ["0.png"]), [1], "holes"))

@@ -94,6 +94,16 @@ def test_what_does_not_fit_is_refused_by_name(run, tmp_path, make, error, words)
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_all_unreadable_images_are_named(run, tmp_path):
+    write_folder(tmp_path / "new", {"monday": 9})
+    broken = sorted((tmp_path / "new" / "monday").iterdir())[1:8]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UnreadableImageError, match=r"^7 of 9 images: ") as error:
+        predicted(run[0], tmp_path, tmp_path / "new")
+    assert all(f"{path}: not a readable image" in str(error.value) for path in broken)
+
+
 def test_folders_without_a_class_name_are_no_classes(run, tmp_path):
     write_folder(tmp_path / "new", {"monday": 2, "tuesday": 1})
     summary, _ = predicted(run[0], tmp_path, tmp_path / "new")

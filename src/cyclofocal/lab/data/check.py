@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cyclofocal.lab.data.dataset import Samples, StoredReader
-from cyclofocal.lab.messages import MissingImageError, UnreadableImageError, preview
+from cyclofocal.lab.messages import LISTED_IMAGES, MissingImageError, UnreadableImageError, preview
 from cyclofocal.ranges import check_at_least
 
 TAIL = 4096
@@ -48,7 +48,8 @@ class CheckReport:
             f" {min(self.class_counts)} to {max(self.class_counts)} each;"
             f" {len(self.missing)} missing, {len(self.unreadable)} unreadable"
         ]
-        lines += [f"  {preview(messages)}" for messages in (self.missing, self.unreadable) if messages]
+        lines += [f"  {preview(self.missing)}"] if self.missing else []
+        lines += [f"  {preview(self.unreadable, LISTED_IMAGES)}"] if self.unreadable else []
         return "\n".join(lines)
 
 

@@ -52,6 +52,11 @@ class TableTransform:
         return torch.from_numpy(self.encoder.transform(prepare(frame, self.encoder, "data frame")))
 
 
+def new_images(paths: Sequence[str]) -> Samples:
+    """Images of files, which are read on demand and have no class."""
+    return on_demand(files(Path(), list(paths)), np.zeros(len(paths)), "new images")
+
+
 class TrainedModel:
     """A trained classifier.
 
@@ -160,8 +165,7 @@ class TrainedModel:
 
     def image_batches(self, paths: Sequence[str], workers: int = 0) -> Iterator[Tensor]:
         """Inputs of image files, a batch at a time, read by a number of processes."""
-        images: Samples = on_demand(files(Path(), list(paths)), np.zeros(len(paths)), "new images")
-        loader = build_loader(images, self.recipe, self.device, workers)
+        loader = build_loader(new_images(paths), self.recipe, self.device, workers)
         return loader.eval_batches(torch.arange(len(paths)).split(self.recipe.batch_size))
 
     @torch.no_grad()

@@ -10,15 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cyclofocal.lab.messages import preview
+from cyclofocal.lab.data.check import check_images
+from cyclofocal.lab.messages import LISTED_IMAGES, UnreadableImageError, preview
 from cyclofocal.lab.metrics import LabelArray
 from cyclofocal.lab.predict.images import find_images
-from cyclofocal.lab.predict.model import TrainedModel
+from cyclofocal.lab.predict.model import TrainedModel, new_images
 from cyclofocal.lab.predict.rows import check_names, labels_of, names_of_columns, prepare, read_chunks
 from cyclofocal.lab.records import atomic_file
 
 CHUNK_ROWS = 50_000
 """Number of rows of a table that are in memory at a time."""
+
+CHECKING_THREADS = 8
+"""Number of threads that look for all unreadable images once there is one."""
 
 BATCH_ROWS = 4096
 """Number of rows of a table that are computed at once; small batches would take most of the time."""
@@ -117,10 +121,15 @@ def _chunks(
 
 def _image_chunks(model: TrainedModel, sources: Sequence[Path], workers: int) -> Iterator[Chunk]:
     found, first = find_images(sources, model.classes), 0
-    for inputs in model.image_batches(found.paths, workers):
-        part = slice(first, first + len(inputs))
-        yield Chunk({"path": found.paths[part]}, model.batch_logits(inputs), np.array(found.labels[part]))
-        first += len(inputs)
+    try:
+        for inputs in model.image_batches(found.paths, workers):
+            part = slice(first, first + len(inputs))
+            yield Chunk({"path": found.paths[part]}, model.batch_logits(inputs), np.array(found.labels[part]))
+            first += len(inputs)
+    except UnreadableImageError as error:
+        report = check_images(new_images(found.paths[first:]), CHECKING_THREADS)
+        faults = (*report.missing, *report.unreadable)
+        raise type(error)(f"{len(faults)} of {len(found.paths)} images: {preview(faults, LISTED_IMAGES)}") from None
 
 
 def _table_chunks(model: TrainedModel, path: Path, id_column: str, summary: PredictionSummary) -> Iterator[Chunk]:

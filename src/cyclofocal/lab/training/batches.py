@@ -219,7 +219,8 @@ class ImageFileLoader:
         try:
             yield from self.loader
         except UnreadableImageError as error:  # of a worker the message is a traceback that ends in the error's own
-            raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from None
+            said = str(error).strip().rpartition(f"{type(error).__name__}: ")[2]
+            raise type(error)(f"{said}; `cyclofocal data check DATA` lists all that cannot be read") from None
 
 
 class TransformedDataset(Dataset):
