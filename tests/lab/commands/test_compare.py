@@ -181,7 +181,7 @@ def _still_runs(process):
         (["digits", "--losses", "cyclical:gamma_hc=2,cyclical_factor=8"], ["is one loss", "two or more"]),
         (["digits", "--tune", "3"], ["--tune", "digits has no validation data to choose settings by"]),
         (["digits", "--losses", "ce,cycical"], ["'cycical' is not a loss", "smoothed", "'cyclical'?"]),
-        (["digits", "--losses", "ce"], ["'ce' is one loss", "two or more"]),
+        (["digits", "--losses", "ce"], ["'ce' is one loss", "two or more", "cyclofocal train", "--loss ce"]),
         (["digits", "--losses", "ce,focal,ce"], ["'ce' is given twice"]),
         (["digits", "--seeds", "0"], ["--seeds", "0 is too few", "1 or more"]),
         (["digits", "--epochs", "many"], ["--epochs", "valid integer"]),

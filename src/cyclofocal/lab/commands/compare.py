@@ -86,7 +86,10 @@ def _names(losses: Sequence[LossSettings]) -> str:
 def _two_losses(names: str) -> str:
     found = losses_of(names) if names else []
     if len(found) == 1:
-        raise typer.BadParameter(f"{names!r} is one loss; a comparison needs two or more, separated by commas.")
+        raise typer.BadParameter(
+            f"{names!r} is one loss; a comparison needs two or more, separated by commas. For one:"
+            f" `cyclofocal train DATA --loss {names}`."
+        )
     if found and all(loss.estimator for loss in found):
         raise typer.BadParameter(f"{names!r} are references alone; give a loss to compare them with, such as ce.")
     return names
