@@ -101,12 +101,17 @@ def test_the_walk_of_the_page(tmp_path, monkeypatch, capsys):
     assert code == 0
     assert "columns not used, for the model was trained without them: extra" in err
     assert "column 'town': not seen in training, so encoded as none of its categories: rome" in err
+    Path("empty").mkdir()
     for arguments, words in (
         (["predict", folder, "renamed.csv"], "stopped: renamed.csv: no column 'town', which the model was trained on"),
         (["predict", folder, "new.csv", "--id", "name"], "id column is 'name'; it must be one of age, town, member"),
         (["predict", folder, "new.csv", "--balanced", "--calibrated"], "exclude each other"),
         (["predict", folder, "picture.png"], "the model was trained on a table"),
-        (["predict", "runs/people", "new.csv"], "no model.json, and so no model"),
+        (
+            ["predict", "runs/people", "new.csv"],
+            "people: no run, but a folder of runs; give one with a model: runs/people/",
+        ),
+        (["predict", "empty", "new.csv"], "no model.json, and so no model"),
         (["export", "nowhere"], "nowhere: no such folder"),
     ):
         code, _, err = run(["cyclofocal", *arguments], monkeypatch, capsys)

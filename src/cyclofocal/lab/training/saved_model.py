@@ -195,6 +195,8 @@ def _read_description(folder: Path) -> ModelDescription:
     if found := not_a_file(path):
         raise DamagedModelError(f"{path}: {found}, where a run has a file; move it, and run the same command again")
     if not path.exists():
+        if below := sorted(str(found.parent) for found in folder.rglob(DESCRIPTION)):
+            raise FileNotFoundError(f"{folder}: no run, but a folder of runs; give one with a model: {preview(below)}")
         raise FileNotFoundError(
             f"{folder}: no {DESCRIPTION}, and so no model; `cyclofocal compare` and unfinished runs leave none. Give"
             " the run's data, settings, loss and seed to `cyclofocal train`, with the same --out"
