@@ -102,6 +102,8 @@ def test_the_walk_of_the_page(tmp_path, monkeypatch, capsys):
     assert "columns not used, for the model was trained without them: extra" in err
     assert "column 'town': not seen in training, so encoded as none of its categories: rome" in err
     Path("empty").mkdir()
+    code, out, _ = run(["cyclofocal", "predict", folder, "new.csv", "--cpu"], monkeypatch, capsys)
+    assert (code, out.endswith("300 predictions: predictions.csv (replaced)\n")) == (0, True)
     for arguments, words in (
         (["predict", folder, "renamed.csv"], "stopped: renamed.csv: no column 'town', which the model was trained on"),
         (["predict", folder, "new.csv", "--id", "name"], "id column is 'name'; it must be one of age, town, member"),

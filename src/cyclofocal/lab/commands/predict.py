@@ -90,6 +90,7 @@ def predict_new(
     if tuned_threshold and threshold is not None:
         raise typer.BadParameter("give one of them.", param_hint="--tuned-threshold, --threshold")
     make_folder(output.parent, "--output")
+    replaced = _replaced(output)
     with one_line_errors(run):
         from cyclofocal.lab.predict.load import load_model
         from cyclofocal.lab.predict.stream import Output, predict_file
@@ -106,7 +107,7 @@ def predict_new(
             f"column {name!r}: missing in {count} of {found.samples} rows, and never in training: a number is taken as"
             " the median of training, a text as none of the categories"
         )
-    typer.echo(f"{found.samples} predictions: {output}")
+    typer.echo(f"{found.samples} predictions: {output}{replaced}")
     if found.labelled.any():
         typer.echo(_quality(found, model))
 
@@ -139,12 +140,18 @@ def export_run(
     """Export the network of a finished run, compare its logits with those of the model, and report the difference."""
     path = output or Path(f"model.{kind}")
     make_folder(path.parent, "--output")
+    replaced = _replaced(path)
     with one_line_errors(run):
         from cyclofocal.lab.predict.export import export_model
         from cyclofocal.lab.predict.load import load_model
 
         difference = export_model(load_model(run), path, kind.value)
-    typer.echo(f"{path}: largest difference to the logits of the model {difference:.2g}")
+    typer.echo(f"{path}{replaced}: largest difference to the logits of the model {difference:.2g}")
+
+
+def _replaced(path: Path) -> str:
+    """Say behind the name of an output that there is one already."""
+    return " (replaced)" if path.exists() else ""
 
 
 def _device(cpu: bool) -> str:
