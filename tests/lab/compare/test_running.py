@@ -15,7 +15,7 @@ from cyclofocal.lab.compare.grid import ONE_CORE, JobError, Resources, finished,
 from cyclofocal.lab.compare.local import run_local
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.recipes.digits import digits
-from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL
+from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, MAJORITY
 from cyclofocal.lab.records import RunRecord, write_record
 from cyclofocal.lab.training import checkpoint, epoch
 from cyclofocal.lab.training import run_folder as runs
@@ -282,6 +282,23 @@ def test_checkpoints_are_as_far_apart_as_asked(tmp_path, monkeypatch):
         now[0] += 11
         run.save_epoch(number, {"rows": [{"epoch": number}]})
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-00008.pt", "checkpoint-00005.pt"]
+
+
+def test_eta_leaves_out_start_up_and_waits_for_a_network(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    jobs = grid([RECIPE], [MAJORITY, CROSS_ENTROPY], range(3), tmp_path)
+    record = RunRecord(
+        recipe={}, loss={}, seed=0, versions={}, device="cpu", train_counts=[], epochs=[], metrics={}, seconds=2
+    )
+    networks = [job for job in jobs if not job.loss.estimator]
+    estimator = display.EtaEstimator(jobs, {})
+    now[0] = 30.0
+    estimator.end(next(job for job in jobs if job.loss.estimator), replace(record, seconds=0.0))
+    assert estimator.seconds_left() is None
+    now[0] = 32.0
+    estimator.end(networks[0], record)
+    assert estimator.seconds_left() == pytest.approx(4, rel=0.01)
 
 
 def test_eta_uses_finished_runs_of_the_same_recipe(tmp_path, monkeypatch):

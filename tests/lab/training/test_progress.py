@@ -53,7 +53,7 @@ def test_elsewhere_there_is_a_line_per_epoch_or_second(screen):
 
 def test_elsewhere_a_long_epoch_has_an_early_line_once(screen, monkeypatch):
     said = screen(terminal=False)
-    now = iter([0.0, 9.0, 20.0, 20.0, 20.0, 30.0, 40.0])
+    now = iter([0.0, 9.0, 20.0, 20.0, 20.0, 30.0, 40.0])  # the first step waits for the processes
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
     with RunProgress("digits ce seed 0", steps=100, done=0, shown=True) as bar:
         assert not bar.step(32)
@@ -61,7 +61,7 @@ def test_elsewhere_a_long_epoch_has_an_early_line_once(screen, monkeypatch):
         bar.show(0.5, 0.75)
         assert not bar.step(32)
     assert said.getvalue() == (
-        "digits ce seed 0: step 2/100, loss 0.5000, accuracy 75.00 %, 3 images/s, about 0:16:20 left\n"
+        "digits ce seed 0: step 2/100, loss 0.5000, accuracy 75.00 %, 3 images/s, about 0:17:58 left\n"
     )
 
 

@@ -1,8 +1,10 @@
 """Progress of a comparison: a bar on a terminal, lines now and then elsewhere."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from itertools import chain
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
@@ -12,16 +14,20 @@ from cyclofocal.lab.compare.grid import Job, JobError, Outcome
 from cyclofocal.lab.records import RunRecord
 
 LINE_SECONDS = 30.0
-"""Time between two lines, where there is no terminal; the first comes with the first run, with the time left."""
+"""Time between two lines, where there is no terminal; the first comes with the first estimate of the time left."""
 
 
 class EtaEstimator:
-    """Estimate of the time left with this backend: a job costs the mean of its recipe's finished ones."""
+    """Estimate of the time left with this backend: a job costs the mean of its recipe's finished ones.
+
+    References, which are fitted in no time, and networks are counted apart. The time begins with the first run that
+    ends, so without the start of the processes.
+    """
 
     def __init__(self, jobs: Iterable[Job], done: Mapping[Job, RunRecord]) -> None:
-        self.seconds: dict[str, list[float]] = {}
+        self.seconds: dict[tuple[str, bool], list[float]] = {}
         self.left = [job for job in jobs if job not in done]
-        self.worked, self.started = list[Job](), time.monotonic()
+        self.worked, self.created, self.started = list[Job](), time.monotonic(), math.inf
         for job, record in done.items():
             self._learn(job, record)
 
@@ -31,21 +37,29 @@ class EtaEstimator:
         if isinstance(outcome, RunRecord):
             self._learn(job, outcome)
             self.worked.append(job)
+            self.started = min(self.started, max(self.created, time.monotonic() - outcome.seconds))
 
     def seconds_left(self) -> float | None:
-        """None before the first job of this backend has ended."""
-        if not self.worked:
+        """None before the first network of this backend has ended, or the first reference if there are no others."""
+        if not self.worked or (all(map(_is_reference, self.worked)) and not all(map(_is_reference, self.left))):
             return None
         done, left = sum(map(self._cost, self.worked)), sum(map(self._cost, self.left))
         return left * (time.monotonic() - self.started) / done
 
     def _learn(self, job: Job, record: RunRecord) -> None:
-        self.seconds.setdefault(job.recipe.name, []).append(max(record.seconds, 1e-3))
+        key = job.recipe.name, _is_reference(job)
+        self.seconds.setdefault(key, []).append(max(record.seconds, 1e-3))
 
     def _cost(self, job: Job) -> float:
-        """Mean seconds of the recipe's finished jobs; of all finished jobs where it has none."""
-        known = self.seconds.get(job.recipe.name) or [second for all_ in self.seconds.values() for second in all_]
+        """Mean seconds of the finished jobs of this recipe and kind; otherwise of this kind, or of all."""
+        kind = _is_reference(job)
+        alike = [second for key, all_ in self.seconds.items() if key[1] == kind for second in all_]
+        known = self.seconds.get((job.recipe.name, kind)) or alike or list(chain(*self.seconds.values()))
         return sum(known) / len(known)
+
+
+def _is_reference(job: Job) -> bool:
+    return bool(job.loss.estimator)
 
 
 class GridProgress:
@@ -53,7 +67,7 @@ class GridProgress:
 
     def __init__(self, console: Console, jobs: list[Job], done: Mapping[Job, RunRecord]) -> None:
         self.console, self.estimator = console, EtaEstimator(jobs, done)
-        self.total, self.failed, self.printed = len(jobs), 0, time.monotonic()
+        self.total, self.failed, self.printed, self.estimated = len(jobs), 0, time.monotonic(), False
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("[red]{task.fields[failed]}"), TimeElapsedColumn())
         shown = console.is_terminal and len(done) < len(jobs)
         self.bar = Progress(TextColumn("training"), *columns, _Left(), console=console, disable=not shown)
@@ -74,11 +88,13 @@ class GridProgress:
         until = None if left is None else now + left
         failed = f"{self.failed} failed" if self.failed else ""
         self.bar.update(self.task, advance=1, failed=failed, until=until)
-        first = len(self.estimator.worked) == 1 and isinstance(outcome, RunRecord) and bool(self.estimator.left)
+        first = not self.estimated and left is not None and bool(self.estimator.left)
+        self.estimated |= first
         if not self.console.is_terminal and (first or now - self.printed > LINE_SECONDS):
             self.printed = now
             ended = f"{self.total - len(self.estimator.left)} of {self.total} runs"
-            self.console.print(", ".join(filter(None, (ended, failed, f"about {_clock(left)} left"))), markup=False)
+            about = "" if left is None else f"about {_clock(left)} left"
+            self.console.print(", ".join(filter(None, (ended, failed, about))), markup=False)
 
 
 class _Left(ProgressColumn):

@@ -30,7 +30,8 @@ class RunProgress:
         self.title = title
         self.task = self.bar.add_task(title, total=steps, completed=done, numbers="")
         self.steps, self.looked = done, time.perf_counter()
-        self.total, self.done, self.started, self.early = steps, done, self.looked, self.lines is not None
+        self.total, self.first, self.started, self.early = steps, done + 1, self.looked, self.lines is not None
+        self.rated_from = self.looked
         self.n_images, self.printed = 0, float("-inf")
 
     def __enter__(self) -> "RunProgress":
@@ -44,6 +45,9 @@ class RunProgress:
         """Count a step of ``n_images``; True if it is time to ``show``."""
         self.steps += 1
         self.n_images += n_images
+        if self.early and self.steps == self.first:  # which waits for processes and caches, as no further one does
+            self.rated_from = time.perf_counter()
+            return False
         if self.early and time.perf_counter() - self.started > EARLY_SECONDS:
             return True
         return not self.bar.disable and time.perf_counter() - self.looked > SECONDS
@@ -63,7 +67,7 @@ class RunProgress:
         """Print one line before the end of the first epoch, with the time that is left at this rate."""
         assert self.lines is not None
         self.early = False
-        seconds = (time.perf_counter() - self.started) / (self.steps - self.done) * (self.total - self.steps)
+        seconds = (time.perf_counter() - self.rated_from) / (self.steps - self.first) * (self.total - self.steps)
         self.lines.print(
             f"{self.title}: step {self.steps}/{self.total}, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %,"
             f" {rate:,.0f} images/s, about {timedelta(seconds=round(seconds))} left",
