@@ -31,6 +31,16 @@ def did_you_mean(given: str, allowed: Iterable[str], most: int = 1) -> str:
     return f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Number with the noun that goes with it, and perhaps its verb.
+
+    Example:
+        >>> counted(1, "image is", "images are")
+        '1 image is'
+    """
+    return f"{count} {one if count == 1 else many}"
+
+
 def preview(names: Collection[object], most: int = PREVIEW_LENGTH) -> str:
     """List the first few names and the number of others: "a, b, c, d, e and 7 more"."""
     shown = ", ".join(str(name) for name, _ in zip(names, range(most), strict=False))

@@ -186,7 +186,7 @@ def test_copies_in_a_custom_folder_are_warned_of(lab, tmp_path):
     assert (
         f"warning: {pictures}: 1 of 6 test images are training images too, byte for byte: {copy.format('', '')}" in err
     )
-    assert f"1 images are of two classes: {copy.format(' (label 1)', ' (label 0)')}" in err
+    assert f"1 image is of two classes: {copy.format(' (class light)', ' (class dark)')}" in err
 
 
 @pytest.mark.parametrize("command", ["train --data", "compare"])

@@ -79,7 +79,7 @@ def test_copies_are_counted_by_what_they_spoil_and_named(tmp_path):
     first, second, third = str(found).split("\n")
     assert first.startswith(f"3 of 4 test images are training images too, byte for byte: {name('test1')} = ")
     assert second.startswith("2 images are of two classes: ")
-    assert third == f"1 images are repeated within their class: {found.repeated[0]}"
+    assert third == f"1 image is repeated within its class: {found.repeated[0]}"
     assert found.problems == [first, second]
     assert str(find_copies({"training": train.select([0, 1, 3]), "test": test.select([0])})) == ""
 

@@ -34,8 +34,7 @@ def test_every_fault_of_a_file_is_in_one_message(read):
     expected = [
         "1. --drop has 'v'; it must be one of the columns x, y, z, label.",
         "2. --group is 'w'; it must be one of the columns x, y, z, label.",
-        "3. 1 of its lines have more values than there are names of columns (number 4); line 4 has 5 values for 4"
-        " names",
+        "3. 1 of its lines has more values than there are names of columns (number 4); line 4 has 5 values for 4 names",
         "4. target 'label' has no value in 1 of its rows (number 4); remove them",
         "5. a test part and a validation part need 3 rows or more of every class, but 'rare' has 1; join rare classes,"
         " remove them, or take fewer folds",

@@ -114,6 +114,11 @@ def test_folders_that_are_not_checked_are_named(tree):
     assert "not read" not in run(tree / "own" / "train").output
 
 
+def test_a_class_too_small_to_split_is_named(tree):
+    write_folder(tree / "flat", {"ant": 2, "bee": 1})
+    assert "too small to split into training and test, with 1 image each: bee; add images" in run(tree / "flat").output
+
+
 def test_copies_in_custom_data_are_reported_and_not_sound(tree):
     write_folder(tree / "own" / "train", {"ant": 2, "bee": 2})
     write_folder(tree / "own" / "test", {"ant": 1, "bee": 3}, seed=1)
@@ -125,10 +130,12 @@ def test_copies_in_custom_data_are_reported_and_not_sound(tree):
     picture(60).save(tree / "own" / "test" / "ant" / "0.png")
     assert run(tree / "own").exit_code == 0
     picture(0).save(tree / "own" / "train" / "bee" / "0.png")
-    assert "1 images are of two classes" in run(tree / "own").output
+    said = run(tree / "own").output
+    assert "1 image is of two classes" in said
+    assert "bee/0.png (class bee) = " in said
     assert run(tree / "own").exit_code == 1
     picture(1).save(tree / "own" / "train" / "ant" / "0.png")
-    assert "1 images are repeated within their class" in run(tree / "own").output
+    assert "1 image is repeated within its class" in run(tree / "own").output
 
 
 def test_lists_are_checked_against_each_other(tree):
@@ -157,7 +164,7 @@ def test_copies_in_a_published_set_are_reported_and_sound(tree):
     picture(0).save(tree / LINES[2][0])
     result = run("places-lt", "--lists", tree)
     assert result.exit_code == 0, result.output
-    assert "1 images are of two classes" in result.output
+    assert "1 image is of two classes" in result.output
 
 
 def test_what_is_not_there_is_named(tree):

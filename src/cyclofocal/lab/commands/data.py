@@ -31,7 +31,7 @@ from cyclofocal.lab.data.lists import check_same_numbers, list_images
 from cyclofocal.lab.data.load import load, load_table
 from cyclofocal.lab.data.published import PUBLISHED, Published, list_differences, verified
 from cyclofocal.lab.data.tables import SUFFIXES
-from cyclofocal.lab.messages import MissingDataError
+from cyclofocal.lab.messages import MissingDataError, preview
 from cyclofocal.lab.recipes.tabular import FOLDS
 
 
@@ -69,9 +69,10 @@ def check_data(
         _check_table(names, target, roles)
     if names[0] in KNOWN and len(names) == 1:
         _check_known(names[0], root, data_workers, any((lists, images, against)))
-    sound, checked = True, dict[str, Samples]()
+    sound, checked, classes = True, dict[str, Samples](), tuple[str, ...]()
     with refused(None, MissingDataError):
-        for split, path, published in _splits(names, lists, images):
+        for split, path, published, named in _splits(names, lists, images):
+            classes = named
             checked[path.name if path.name not in checked else split.title] = split
             report = check_images(split, data_workers)
             typer.echo(str(report))
@@ -84,7 +85,10 @@ def check_data(
                 sound = sound and as_published
             if against is not None and path.is_file():
                 typer.echo(f"  {list_differences(path, against / path.name if against.is_dir() else against)}")
-        if str(found := find_copies(checked, data_workers)):
+        small = [name for name, count in zip(classes, report.class_counts, strict=False) if count == 1]
+        if small and len(checked) == 1:
+            typer.echo(f"  too small to split into training and test, with 1 image each: {preview(small)}; add images")
+        if str(found := find_copies(checked, data_workers, classes)):
             typer.echo(str(found))
         sound = sound and (names[0] in PUBLISHED or not found.problems)
     raise typer.Exit(0 if sound else 1)
@@ -129,13 +133,13 @@ def _check_known(name: str, root: Path, workers: int, has_lists: bool) -> None:
 
 def _splits(
     names: list[str], lists: Path | None, images: Path | None
-) -> Iterator[tuple[Samples, Path, Published | None]]:
-    """Yield each split, its list or folder, and the published facts about it."""
+) -> Iterator[tuple[Samples, Path, Published | None, tuple[str, ...]]]:
+    """Yield each split, its list or folder, the published facts about it, and the names of the classes of a folder."""
     if names[0] in PUBLISHED and len(names) == 1:
         if lists is None:
             raise typer.BadParameter(f"{names[0]} needs the folder of its list files.", param_hint="--lists")
         for file, published in PUBLISHED[names[0]].items():
-            yield list_images(lists / file, images or lists), lists / file, published
+            yield list_images(lists / file, images or lists), lists / file, published, ()
         return
     if lists is not None:
         raise typer.BadParameter(f"{names[0]} is not a published data set; omit --lists.", param_hint="--lists")
@@ -145,13 +149,13 @@ def _splits(
             listed = list_images(path, images or path.parent)
             train = train or listed
             check_same_numbers(train, listed)
-            yield listed, path, None
+            yield listed, path, None, ()
         else:
-            splits = read_splits(path)[1].values()
+            classes, splits = read_splits(path)
             if said := ignored_warning(path):
                 typer.echo(said, err=True)
-            for split in splits:
-                yield split, Path(split.title), None
+            for split in splits.values():
+                yield split, Path(split.title), None, classes
 
 
 def _own_paths(names: list[str]) -> list[Path]:

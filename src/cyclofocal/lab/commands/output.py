@@ -238,7 +238,7 @@ def warn_of_images(config: DataConfig, data: "DataSet") -> None:
 
     if not is_main():
         return
-    for problem in find_copies(data.splits).problems:
+    for problem in find_copies(data.splits, classes=data.classes).problems:
         warn(f"warning: {data.title}: {problem}")
     is_folder = isinstance(config, FolderData) and isinstance(data.train.reader, Files)
     if is_folder and (said := ignored_warning(path_of(config.source))):

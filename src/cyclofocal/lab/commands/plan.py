@@ -8,6 +8,7 @@ import typer
 
 from cyclofocal.lab.commands.output import warn
 from cyclofocal.lab.data.config import TableData
+from cyclofocal.lab.messages import counted
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.job import Job
 
@@ -27,17 +28,17 @@ def plan_lines(jobs: Sequence[Job]) -> list[str]:
     losses = dict.fromkeys(job.loss.title for job in jobs if not job.loss.estimator)
     references = dict.fromkeys(job.loss.title for job in jobs if job.loss.estimator)
     seeds = {job.seed for job in jobs}
-    sides = f"{_counted(len(losses), 'loss', 'losses')} ({', '.join(losses)}), "
+    sides = f"{counted(len(losses), 'loss', 'losses')} ({', '.join(losses)}), "
     if references:
-        sides += f"{_counted(len(references), 'reference', 'references')} ({', '.join(references)}), "
-    sides += _counted(len(seeds), "seed", "seeds")
+        sides += f"{counted(len(references), 'reference', 'references')} ({', '.join(references)}), "
+    sides += counted(len(seeds), "seed", "seeds")
     folds = max(recipe.data.cross_validation[1] if recipe.data.cross_validation else 1 for recipe in recipes)
     return [*described, sides + (f", {folds} folds each" if folds > 1 else "")]
 
 
 def _description(recipe: Recipe) -> str:
     pixels = "" if isinstance(recipe.data, TableData) else f", {recipe.image_size} x {recipe.image_size} pixels"
-    epochs = _counted(recipe.total_epochs, "epoch", "epochs")
+    epochs = counted(recipe.total_epochs, "epoch", "epochs")
     return f"{recipe.title}: {recipe.model}{pixels}, {epochs}{_stopping(recipe)}"
 
 
@@ -47,11 +48,7 @@ def _stopping(recipe: Recipe) -> str:
         return ""
     if isinstance(recipe.data, TableData) and not recipe.data.asks_for_validation:
         return ", no early stopping without validation rows"
-    return f", or until {_counted(recipe.early_stopping, 'epoch', 'epochs')} bring no smaller validation loss"
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+    return f", or until {counted(recipe.early_stopping, 'epoch', 'epochs')} bring no smaller validation loss"
 
 
 def time_left(seconds: Sequence[float], left: int) -> str:
@@ -59,7 +56,7 @@ def time_left(seconds: Sequence[float], left: int) -> str:
     if not left or not seconds:
         return ""
     about = timedelta(seconds=round(left * sum(seconds) / len(seconds)))
-    return f"about {about} for {_counted(left, 'run', 'runs')} more"
+    return f"about {about} for {counted(left, 'run', 'runs')} more"
 
 
 def confirm_cpu(jobs: Sequence[Job], yes: bool, cpu: bool) -> None:
@@ -80,7 +77,7 @@ def confirm_cpu(jobs: Sequence[Job], yes: bool, cpu: bool) -> None:
     remedy = "in minutes: --small, a small network on 32 x 32 pixels, or --features of compare, a head alone"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise typer.BadParameter(f"{slow}; give --yes to train it all the same; {remedy}.", param_hint="--yes")
-    warn(f"{slow}, hours or days for {_counted(len(jobs), 'run', 'runs')}; {remedy}")
+    warn(f"{slow}, hours or days for {counted(len(jobs), 'run', 'runs')}; {remedy}")
     typer.confirm("Train on the CPU?", abort=True, err=True)
 
 

@@ -1,14 +1,14 @@
 """Check the images of a data set: count them, and list those that are missing, unreadable or copies."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from cyclofocal.lab.data.dataset import Samples, StoredReader
-from cyclofocal.lab.messages import LISTED_IMAGES, MissingImageError, UnreadableImageError, preview
+from cyclofocal.lab.messages import LISTED_IMAGES, MissingImageError, UnreadableImageError, counted, preview
 from cyclofocal.ranges import check_at_least
 
 TAIL = 4096
@@ -78,17 +78,19 @@ class Copies:
             for (split, earlier), pairs in self.shared.items()
         ]
         return lines + (
-            [f"{len(self.conflicting)} images are of two classes: {preview(self.conflicting)}"]
+            [f"{counted(len(self.conflicting), 'image is', 'images are')} of two classes: {preview(self.conflicting)}"]
             if self.conflicting
             else []
         )
 
     def __str__(self) -> str:
-        repeated = f"{len(self.repeated)} images are repeated within their class: {preview(self.repeated)}"
+        count = len(self.repeated)
+        copies = counted(count, "image is repeated within its class", "images are repeated within their class")
+        repeated = f"{copies}: {preview(self.repeated)}"
         return "\n".join(self.problems + ([repeated] if self.repeated else []))
 
 
-def find_copies(splits: Mapping[str, Samples | None], workers: int = 8) -> Copies:
+def find_copies(splits: Mapping[str, Samples | None], workers: int = 8, classes: Sequence[str] = ()) -> Copies:
     """Find images that are equal byte for byte, within and between splits, without decoding any.
 
     Sizes are compared first, then the last 4 KiB of files of equal size, then the SHA-256 of those that are still
@@ -97,6 +99,7 @@ def find_copies(splits: Mapping[str, Samples | None], workers: int = 8) -> Copie
     Args:
         splits: splits by name, training first; None is skipped.
         workers: number of threads.
+        classes: names of the classes for messages; without them labels are given.
     """
     stored = {name: images for name, images in splits.items() if images and isinstance(images.reader, StoredReader)}
     found = Copies({name: len(images) for name, images in stored.items()})
@@ -106,7 +109,7 @@ def find_copies(splits: Mapping[str, Samples | None], workers: int = 8) -> Copie
             groups = _alike(groups, key, pool)
     for first, *others in groups:
         for other in others:
-            _note(found, first, other)
+            _note(found, first, other, classes)
     return found
 
 
@@ -197,10 +200,14 @@ def _key(image: _Stored, key: Callable[[_Stored], object]) -> object:
         return None
 
 
-def _note(found: Copies, first: _Stored, other: _Stored) -> None:
+def _note(found: Copies, first: _Stored, other: _Stored, classes: Sequence[str]) -> None:
     is_conflicting = first.label != other.label and min(first.label, other.label) >= 0
     if is_conflicting:
-        found.conflicting.append(f"{other} (label {other.label}) = {first} (label {first.label})")
+        named = [
+            f"{image} (class {classes[image.label]})" if classes else f"{image} (label {image.label})"
+            for image in (other, first)
+        ]
+        found.conflicting.append(" = ".join(named))
     if first.split != other.split:
         found.shared.setdefault((other.split, first.split), []).append(f"{other} = {first}")
     elif not is_conflicting:

@@ -16,7 +16,7 @@ from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.data.faults import Faults
 from cyclofocal.lab.data.notation import has_decimal_point
 from cyclofocal.lab.data.sheet import Sheet, check_columns, named, numbers_of, read_notations, without_unnamed
-from cyclofocal.lab.messages import DamagedDataError, preview
+from cyclofocal.lab.messages import DamagedDataError, counted, preview
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -99,7 +99,8 @@ def _note_long_lines(path: Path, faults: Faults, form: tuple[str, int, int], on_
     if not long:
         return list(range(form[1]))
     number, values = next(iter(long.items()))
-    said = f"{len(long)} of its lines have more values than there are names of columns (number {preview(list(long))})"
+    lines = counted(len(long), "of its lines has", "of its lines have")
+    said = f"{lines} more values than there are names of columns (number {preview(list(long))})"
     faults.add(f"{said}; line {number} has {values} values for {form[2]} names", DamagedDataError)
     if len(long) == count:
         faults.refuse()

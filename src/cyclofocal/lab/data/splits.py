@@ -1,13 +1,13 @@
 """Training, validation and test set from the splits of a source, checked against each other."""
 
 import os.path
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from cyclofocal.lab.data.dataset import DataSet, Labels, Positions, Samples
-from cyclofocal.lab.messages import preview
+from cyclofocal.lab.messages import counted, preview
 
 FRACTION_SEED = 4000
 
@@ -58,11 +58,11 @@ def make_splits(
     if test is not None and test_fraction:
         raise ValueError(f"test_fraction is {test_fraction}, but {title} has {test.title}; it must be 0")
     if test is None:
-        train, test = split_off(train, test_fraction)
+        train, test = split_off(train, test_fraction, classes)
     return DataSet(title, classes, train, validation, test)
 
 
-def split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
+def split_off(images: Samples, fraction: float, classes: Sequence[str] = ()) -> tuple[Samples, Samples]:
     """Split off a ``fraction`` of every class (rounded, at least one image) by a fixed seed; returns rest and fraction.
 
     Raises:
@@ -77,10 +77,10 @@ def split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
     train = np.setdiff1d(np.arange(len(images)), test)
     emptied = np.setdiff1d(images.labels, images.labels[train])
     if len(emptied):
-        count = (images.labels == emptied[0]).sum()
+        first, count = emptied[0], int((images.labels == emptied[0]).sum())
         raise ValueError(
-            f"test_fraction {fraction} of the {count} image(s) of class {emptied[0]} in {images.title} would leave none"
-            " to train on"
+            f"{images.title}: class {classes[first] if classes else first} has {counted(count, 'image', 'images')}, of"
+            f" which test_fraction {fraction} would leave none to train on; add images to it, or leave the class out"
         )
     return images.select(train), images.select(test)
 
