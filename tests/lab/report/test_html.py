@@ -23,7 +23,7 @@ from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.result_tables import recipe_settings
 from cyclofocal.lab.report.run_predictions import PredictionFiles
 from cyclofocal.lab.report.summary import summaries
-from evidence import data_sets, grid, measured, store_runs
+from evidence import binary, data_sets, grid, measured, store_runs
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "link", "line", "br", "img"}
@@ -107,6 +107,16 @@ def test_the_page_contains_every_part():
         *("Each class", "owl", "some CPU"),
     ):
         assert words in text
+
+
+def test_two_classes_name_the_threshold_and_counts_are_whole():
+    confusion = [[1140, 60], [12, 88]]
+    records = [replace(r, confusion=confusion, train_counts=[900, 90]) for r in binary(measured(grid(3)))]
+    text = made(records)
+    assert ">1140<" in text
+    assert "e+03" not in text
+    assert text.count("at the threshold 0.5") >= 2
+    assert "at the threshold" not in made(list(measured(grid(3))))
 
 
 def test_later_records_add_tables_and_pictures():

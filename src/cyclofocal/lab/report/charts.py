@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cyclofocal.lab.metrics import Array, Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import by_run
-from cyclofocal.lab.report.findings import format_interval, format_value
+from cyclofocal.lab.report.findings import format_count, format_interval, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import half_width
 from cyclofocal.lab.report.summary import PairedComparison, Summary
@@ -191,7 +191,7 @@ def confusion_matrix(summary: Summary, name: str) -> str:
             x, value = left + size * column, matrix[row, column]
             parts.append(rectangle(x, y, size - 1, size - 1, "cell", 0.04 + 0.76 * share[row, column]))
             if value and count <= MAX_NUMBERED:
-                parts.append(text(x + size / 2, y + size / 2 + 3, f"{value:.3g}", "", "middle"))
+                parts.append(text(x + size / 2, y + size / 2 + 3, format_count(value), "", "middle"))
     parts.append(
         text(left + size * count / 2, 24 + size * count, "predicted class, in the order of the rows", "", "middle")
     )
@@ -199,7 +199,7 @@ def confusion_matrix(summary: Summary, name: str) -> str:
     wrong = np.where(np.eye(count, dtype=bool), 0, matrix)
     if most := wrong.max():
         true, predicted = (int(place) for place in np.unravel_index(wrong.argmax(), wrong.shape))
-        right += f"; most often wrong: {names[true]} as {names[predicted]}, {most:.3g} samples"
+        right += f"; most often wrong: {names[true]} as {names[predicted]}, {format_count(most)} samples"
     title = f"Confusion matrix of {summary.experiment.titles[name]}"
     return picture(WIDTH, round(size * count) + 34, parts, title, right)
 

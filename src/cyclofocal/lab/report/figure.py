@@ -16,7 +16,7 @@ from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.records import CONFUSION_CLASSES
 from cyclofocal.lab.report.charts import MAX_NUMBERED, MAX_POINTS, short_name
 from cyclofocal.lab.report.experiment import Experiment
-from cyclofocal.lab.report.findings import format_value
+from cyclofocal.lab.report.findings import format_count, format_value
 from cyclofocal.lab.report.summary import PairedComparison, Summary, common_primary
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
@@ -104,7 +104,7 @@ def _confusion_panel(axes: Any, matrix: NDArray[np.float64], classes: Sequence[s
         for (row, column), value in np.ndenumerate(matrix):
             if value:
                 colour = "white" if share[row, column] > 55 else "black"
-                axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=6.5, color=colour)
+                axes.text(column, row, format_count(value), ha="center", va="center", fontsize=6.5, color=colour)
     if len(matrix) <= MAX_POINTS:
         names = [short_name(name) for name in classes]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)

@@ -49,6 +49,11 @@ def format_value(value: float, metric: Metric, sign: bool = False) -> str:
     return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
 
 
+def format_count(mean: float) -> str:
+    """Number of samples, a mean over seeds: three digits, or all those before the point."""
+    return f"{mean:.3g}" if mean < 100 else f"{mean:.0f}"
+
+
 def _decimals(metric: Metric) -> int:
     return 1 if metric.percent else 3
 

@@ -21,6 +21,7 @@ from cyclofocal.lab.report.mistakes import Mistakes, find_mistakes
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.result_tables import (
     adjusted_table,
+    at_threshold,
     class_table,
     column_encoding,
     commands,
@@ -143,6 +144,7 @@ def _experiment(summary: Summary) -> dict[str, Any]:
             if len(summary.train_counts) <= charts.MAX_POINTS
         ],
         "confused": None if len(summary.train_counts) <= charts.MAX_POINTS else confusion_table(summary),
+        "at_threshold": at_threshold(summary),
         "no_confusion": _no_confusion(summary),
         "classes": [table for table in (class_table(summary), precision_table(summary)) if table.rows],
         "columns": column_encoding(summary),

@@ -11,7 +11,7 @@ import numpy as np
 from cyclofocal.lab.metrics import THRESHOLDS, Metric, metrics_of
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS, uses
-from cyclofocal.lab.report.findings import format_effect, format_interval, format_p, format_value
+from cyclofocal.lab.report.findings import format_count, format_effect, format_interval, format_p, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import Estimate
 from cyclofocal.lab.report.summary import LossResult, PairedComparison, Summary, common_primary
@@ -180,6 +180,11 @@ def _loss_and(headings: Iterable[str]) -> list[Column]:
     return [Column("loss", "text"), *map(Column, headings)]
 
 
+def at_threshold(summary: Summary) -> str:
+    """Part of a caption: the threshold that predictions of two classes are at; "" for more classes."""
+    return ", at the threshold 0.5" if len(summary.train_counts) == 2 else ""
+
+
 def class_table(summary: Summary) -> ReportTable:
     """Mean accuracy of each class by loss; without rows if the records do not have it."""
     losses = (summary.experiment.titles[name] for name in summary.experiment.class_accuracy)
@@ -193,7 +198,11 @@ def class_table(summary: Summary) -> ReportTable:
         ]
         for row in summary.class_results
     ]
-    return ReportTable("Accuracy (recall) of each class, %, mean over seeds; described, not tested", columns, rows)
+    return ReportTable(
+        f"Accuracy (recall) of each class, %{at_threshold(summary)}, mean over seeds; described, not tested",
+        columns,
+        rows,
+    )
 
 
 def precision_table(summary: Summary) -> ReportTable:
@@ -204,7 +213,10 @@ def precision_table(summary: Summary) -> ReportTable:
         [TableCell(title), *(TableCell(f"{of_loss[c]:.1f}", key=of_loss[c]) for of_loss in found.values())]
         for c, title in enumerate(summary.experiment.classes if found else ())
     ]
-    title = "Precision of each class, %, mean over seeds; 0 for a class that is never predicted; described, not tested"
+    title = (
+        f"Precision of each class, %{at_threshold(summary)}, mean over seeds; 0 for a class that is never predicted;"
+        " described, not tested"
+    )
     return ReportTable(title, columns, rows)
 
 
@@ -224,7 +236,7 @@ def confusion_table(summary: Summary) -> ReportTable:
 
 
 def _numbers(values: Iterable[float]) -> list[TableCell]:
-    return [TableCell(f"{value:.3g}", key=value) for value in values]
+    return [TableCell(format_count(value), key=value) for value in values]
 
 
 def overview_table(summaries: Sequence[Summary], references: bool = True) -> ReportTable:
