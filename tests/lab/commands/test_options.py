@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cyclofocal.lab.bench.candidates import user_candidate
-from cyclofocal.lab.commands import app
+from cyclofocal.lab.commands import _MainCommands, app
 from cyclofocal.lab.commands.compare import default_losses, primary_of, training_counts
 from cyclofocal.lab.commands.options import loss_names, losses_of
 from cyclofocal.lab.compare.grid import grid, try_custom_losses
@@ -387,3 +387,15 @@ def test_names_and_paths_resolve_to_experiments(tmp_path):
         resolve_recipes(str(table))
     with pytest.raises(ValueError, match="Did you mean 'label'"):
         resolve_recipes(str(table), "lable")
+
+
+@pytest.mark.parametrize("command", ["", *_MainCommands.places, "data check"])
+def test_help_cuts_nothing_in_a_narrow_terminal(command):
+    said = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    assert said.exit_code == 0
+    assert "\N{HORIZONTAL ELLIPSIS}" not in said.output
+    if not command:
+        assert "..." not in said.output.replace("[ARGS]...", "")
+    if command == "compare":
+        words = " ".join(said.output.split())
+        assert "ce, smoothed, focal, asymmetric, cyclical, weighted, logit-" in words

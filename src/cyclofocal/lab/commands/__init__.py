@@ -9,7 +9,11 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-TYPER_SETTINGS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False}
+TYPER_SETTINGS: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,  # whose tables cut long words in narrow terminals
+}
 
 
 class _Commands(TyperGroup):
@@ -26,6 +30,7 @@ class _Commands(TyperGroup):
         command = super().get_command(ctx, cmd_name)
         if command is not None and (place := self.places.get(cmd_name)):
             command.help = _docstring(*place.split(":"))
+            command.short_help = (command.help or "").partition("\n\n")[0]  # in full; click cuts that of a long help
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 
 
 def _names(losses: Sequence[LossSettings]) -> str:
-    return ",".join(loss.name for loss in losses)
+    return ", ".join(loss.name for loss in losses)
 
 
 def _two_losses(names: str) -> str:
