@@ -18,7 +18,6 @@ from cyclofocal.equation import Eta, softmax_denominator
 from cyclofocal.kernels.terms import Scratch, SigmoidTerms, SoftmaxTerms, as_float_if_cpu
 
 CHUNK_ELEMENTS = {"cpu": 2**20}  # on the CPU the two or three buffers of a chunk should stay in cache
-MIN_CHUNK_ELEMENTS = 2**16  # of a smaller chunk the calls take longer than their work
 CHUNK_ELEMENTS_ELSEWHERE = 2**24
 SIGMOID_CHUNK_ELEMENTS = 2**15, 2**18  # on the CPU, of ten buffers: for each thread, and at most
 STRETCH = 4096  # positions side by side that are worth a loop
@@ -153,8 +152,6 @@ def chunks(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
         shapes = {full: (batch, classes, *rest), full - 1: (batch, *rest)}
         tensors = tuple(None if tensor is None else tensor.view(shapes[tensor.dim()]) for tensor in tensors)
     budget = CHUNK_ELEMENTS.get(logits.device.type, CHUNK_ELEMENTS_ELSEWHERE)
-    if logits.is_cpu:  # the buffers of two chunks or more take no more memory than the logits
-        budget = min(budget, max(MIN_CHUNK_ELEMENTS, -(-batch // 2) * classes * size))
     if logits.numel() <= budget:
         if logits.numel():
             yield tensors

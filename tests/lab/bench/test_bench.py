@@ -87,19 +87,16 @@ def test_memory_is_the_peak_and_not_what_is_left():
     assert peak_bytes(step, "cpu") == 2 * 2**20
 
 
-@pytest.mark.parametrize(
-    ("loss", "rows", "most"),
-    [(cyclical_focal_loss, 128, 2.1), (cyclical_focal_loss, 4096, 2.0), (binary_cyclical_focal_loss, 4096, 2.0)],
-)
-def test_the_plain_version_takes_little_memory(loss, rows, most, monkeypatch):
+@pytest.mark.parametrize("loss", [cyclical_focal_loss, binary_cyclical_focal_loss])
+def test_the_plain_version_takes_little_memory(loss, monkeypatch):
     monkeypatch.setattr(kernels, "forced_backend", "plain")
-    logits = torch.randn(rows, 1000, requires_grad=True)
-    target = torch.zeros(rows, dtype=torch.int64) if loss is cyclical_focal_loss else torch.zeros(rows, 1000)
+    logits = torch.randn(4096, 1000, requires_grad=True)
+    target = torch.zeros(4096, dtype=torch.int64) if loss is cyclical_focal_loss else torch.zeros(4096, 1000)
 
     def step():
         return torch.autograd.grad(loss(logits, target, eta=0.5, label_smoothing=0.1), logits)
 
-    assert peak_bytes(step, "cpu") <= most * 4 * logits.numel()
+    assert peak_bytes(step, "cpu") <= 2 * 4 * logits.numel()
 
 
 def test_a_loss_that_fails_is_left_out_and_said_so(tmp_path):
