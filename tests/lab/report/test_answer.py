@@ -228,3 +228,10 @@ def test_an_answer_over_data_sets_names_the_best_by_rank():
     few, *_ = over(data_sets(6, seeds=3))
     assert few == "On 6 of 6 experiments nothing can be concluded: there are too few seeds."
     assert over(data_sets(2))[0].startswith("2 data sets are too few to conclude anything over data sets")
+
+
+@pytest.mark.parametrize(("file", "loss"), [("", "ce"), ("my_loss.py:mine", "ce=my_loss.py:mine")])
+def test_the_command_to_train_spells_the_loss(file, loss, capsys):
+    records = [replace(run, loss=run.loss | {"file": file}) for run in runs((0.0, -0.05))]
+    print_comparison(records, train="cyclofocal train digits")
+    assert f"Train the model: cyclofocal train digits --loss {loss}\n" in capsys.readouterr().out

@@ -50,7 +50,9 @@ def print_comparison(
         everything: print the tables of all metrics, the findings and the explanations too.
         train: command that trains a model on the one experiment, to be printed with the loss to use.
     """
+    from cyclofocal.lab.recipes.parse_losses import spelled_loss
     from cyclofocal.lab.report.answer import recommended
+    from cyclofocal.lab.report.constructors import loss_of
     from cyclofocal.lab.report.experiment import group_experiments
     from cyclofocal.lab.report.summary import summaries
 
@@ -63,7 +65,8 @@ def print_comparison(
             _print_lines(console, [""] if len(found) > 1 else [])
             _print_answer(console, summary, everything)
     if train and len(found) == 1:
-        _print_lines(console, ["", f"Train the model: {train} --loss {shlex.quote(recommended(found[0]))}"])
+        (run, *_) = found[0].experiment.runs[recommended(found[0])]
+        _print_lines(console, ["", f"Train the model: {train} --loss {shlex.quote(spelled_loss(loss_of(run)))}"])
     if not everything:
         _print_lines(console, ["", MORE])
     if picture is not None:

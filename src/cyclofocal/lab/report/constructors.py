@@ -6,6 +6,7 @@ from typing import Any
 
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.parse_losses import spelled_loss
+from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, fold_of
 from cyclofocal.lab.report.summary import Summary
 
@@ -43,6 +44,11 @@ def _call(name: str, settings: Mapping[str, Any], *positional: str) -> str:
     return f"{name}({', '.join([*positional, *(f'{key}={value!r}' for key, value in settings.items())])})"
 
 
+def loss_of(run: RunRecord) -> LossSettings:
+    """Settings of the loss of a run, old records included."""
+    return LossSettings(**(LOSS_DEFAULTS | run.loss))
+
+
 def chosen_settings(summary: Summary, name: str) -> list[str]:
     """Settings of a tuned loss, each with the seeds (``seed.fold`` with folds) it was chosen for.
 
@@ -51,7 +57,7 @@ def chosen_settings(summary: Summary, name: str) -> list[str]:
     """
     found: dict[tuple[str, str, str], list[str]] = {}
     for run in summary.experiment.runs[name]:
-        loss = LossSettings(**(LOSS_DEFAULTS | run.loss))
+        loss = loss_of(run)
         if loss.trials:
             rate = f"learning rate x {loss.learning_rate_scale:g}, " if loss.learning_rate_scale != 1 else ""
             cell = f"{run.seed}.{fold_of(run)}" if summary.folds > 1 else f"{run.seed}"
