@@ -19,7 +19,7 @@ TYPER_SETTINGS: dict[str, Any] = {
 class _Commands(TyperGroup):
     """Commands by name, each imported when it runs: the help of all starts at once, and a report needs no torch."""
 
-    places: ClassVar[dict[str, str]]
+    places: ClassVar[dict[str, tuple[str, str]]]
     """File in this folder and function of each command."""
 
     def __init__(self, **settings: Any) -> None:
@@ -29,14 +29,14 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
         if command is not None and (place := self.places.get(cmd_name)):
-            command.help = _docstring(*place.split(":"))
+            command.help = _docstring(*place)
             command.short_help = (command.help or "").partition("\n\n")[0]  # in full; click cuts that of a long help
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if name in self.places:
-            file, function = self.places[name].split(":")
+            file, function = self.places[name]
             single = typer.Typer(**TYPER_SETTINGS)
             single.command(name)(getattr(import_module(f"{__name__}.{file}"), function))
             command = typer.main.get_command(single)
@@ -53,21 +53,21 @@ def _docstring(file: str, function: str) -> str | None:
 
 class _MainCommands(_Commands):
     places: ClassVar = {
-        "compare": "compare:compare",
-        "reproduce": "train:reproduce",
-        "train": "train:train_model",
-        "predict": "predict:predict_new",
-        "export": "predict:export_run",
-        "report": "report:report",
-        "recipes": "recipes:recipes",
-        "evaluate": "evaluate:evaluate",
-        "decoupled": "decoupled:decoupled",
-        "bench": "bench:bench",
+        "compare": ("compare", "compare"),
+        "reproduce": ("train", "reproduce"),
+        "train": ("train", "train_model"),
+        "predict": ("predict", "predict_new"),
+        "export": ("predict", "export_run"),
+        "report": ("report", "report"),
+        "recipes": ("recipes", "recipes"),
+        "evaluate": ("evaluate", "evaluate"),
+        "decoupled": ("decoupled", "decoupled"),
+        "bench": ("bench", "bench"),
     }
 
 
 class _DataCommands(_Commands):
-    places: ClassVar = {"check": "data:check_data"}
+    places: ClassVar = {"check": ("data", "check_data")}
 
 
 app = typer.Typer(cls=_MainCommands, no_args_is_help=True, **TYPER_SETTINGS)
