@@ -120,7 +120,8 @@ def _cyclofocal(title: str, prepare: Callable[[Problem], Step], backend: str, fa
         return prepare(problem)
 
     settings = ", ".join(f"{name}={value:g}" for name, value in CYCLOFOCAL_SETTINGS.items())
-    clock = "eta=0.5" if "function" in title else f"total_steps={TOTAL_STEPS}"
+    is_function = prepare in (_softmax_function, _sigmoid_function)
+    clock = "eta=0.5" if is_function else f"total_steps={TOTAL_STEPS}"
     return Candidate(title, "cyclofocal", checked, family, f"{settings}, {clock}", backend)
 
 
