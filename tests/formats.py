@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import pickle
 import struct
 import tarfile
@@ -145,3 +146,46 @@ def write_list(path: Path, lines: list[tuple[str, int]]) -> Path:
     """A list file: ``relative/path label`` per line."""
     path.write_text("".join(f"{name} {label}\n" for name, label in lines))
     return path
+
+
+def write_coco(folder: Path, images: int = 6, side: int = 32, classes: int = 2) -> Path:
+    """Write a COCO file of noise with one or two bright squares per image, and the images; category ids have gaps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    content: dict = {"images": [], "annotations": [], "categories": []}
+    for c in range(classes):
+        content["categories"].append({"id": 10 * c + 3, "name": f"kind{c}"})
+    for number in range(images):
+        pixels = rng.integers(0, 60, (side, side + 8, 3), dtype=np.uint8)
+        for _ in range(1 + number % 2):
+            left, top = (int(place) for place in rng.integers(0, side // 2, 2))
+            c = len(content["annotations"]) % classes
+            pixels[top : top + side // 2, left : left + side // 2, c] = 250
+            annotation = {"id": len(content["annotations"]), "image_id": 100 + number, "category_id": 10 * c + 3}
+            content["annotations"].append(annotation | {"bbox": [left, top, side // 2, side // 2], "iscrowd": 0})
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        content["images"].append({"id": 100 + number, "file_name": f"{number}.png", "width": side + 8, "height": side})
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return folder / "boxes.json"
+
+
+def write_voc(folder: Path, splits: dict[str, int], extra: str = "", body: str = "") -> Path:
+    """Write a folder of Pascal VOC with one box per image; ``extra`` goes before the root of every XML file."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    number = 0
+    for split, count in splits.items():
+        stems = []
+        for _ in range(count):
+            stems.append(f"img{number}")
+            picture(number, (40, 30)).save(folder / "JPEGImages" / f"img{number}.jpg")
+            box = body or "<bndbox><xmin>4</xmin><ymin>5</ymin><xmax>20</xmax><ymax>25</ymax></bndbox>"
+            kind = ("cat", "dog")[number % 2]
+            (folder / "Annotations" / f"img{number}.xml").write_text(
+                f"{extra}<annotation><filename>img{number}.jpg</filename><size><width>40</width><height>30</height>"
+                f"<depth>3</depth></size><object><name>{kind}</name><difficult>{int(number == 2)}</difficult>{box}"
+                "</object></annotation>"
+            )
+            number += 1
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
+    return folder

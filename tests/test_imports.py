@@ -32,6 +32,7 @@ ORDER = [  # a module may import from rooms above its own line only
     "lab.recipes",
     "lab.records",
     "lab.training",
+    "lab.detection",
     "lab.report",
     "lab.oltr",
     "lab.predict",

@@ -1,5 +1,6 @@
 """torchvision: the sigmoid loss in the classification heads of RetinaNet and FCOS."""
 
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -46,6 +47,18 @@ def swap_loss(model: nn.Module, criterion: BinaryCyclicalFocalLoss) -> None:
     check_criterion(criterion, "and call criterion.set_progress(progress) before each epoch or step")
     if criterion.reduction != "sum":
         raise ValueError(f'reduction is {criterion.reduction!r}; it must be "sum", the head divides by its foreground')
+    replace_loss(model, criterion)
+
+
+def replace_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Replace the focal loss of a RetinaNet or FCOS by any sum over logits (anchors, C) and targets of that shape.
+
+    A module becomes a submodule of the model, a function does not.
+
+    Raises:
+        ValueError: there is no such head.
+        RuntimeError: torchvision's head no longer calls the loss to replace.
+    """
     heads: list[Any] = [module for module in model.modules() if isinstance(module, (*SWAPPED, *SWAPPED.values()))]
     if not heads:
         raise ValueError(f"model is a {type(model).__name__} without the head of torchvision's RetinaNet or FCOS")

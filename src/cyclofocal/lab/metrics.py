@@ -82,6 +82,23 @@ METRICS = (
 )
 """Metrics of a run, in the order of tables of three or more classes."""
 
+BOX_METRICS = (
+    Metric("ap", "average precision", "AP"),
+    Metric("ap50", "average precision at overlap 0.5", "AP50"),
+    Metric("ap75", "average precision at overlap 0.75", "AP75"),
+    Metric("rarest_ap", "average precision of the rarest class", "AP of the rarest class"),
+    Metric("ap_small", "average precision of boxes below 32 x 32 pixels", "AP, small"),
+    Metric("ap_medium", "average precision of boxes of 32 x 32 to 96 x 96 pixels", "AP, medium"),
+    Metric("ap_large", "average precision of boxes above 96 x 96 pixels", "AP, large"),
+)
+"""Metrics of detections, in the order of tables."""
+
+EVERY_METRIC = (*METRICS, *BOX_METRICS)
+"""Metrics of all kinds of experiments."""
+
+BOX_PRIMARY = "ap"
+"""Key of the default primary metric of detections."""
+
 OF_TWO_CLASSES = (
     *(AUROC, "rare_ap", "rare_recall", "rare_precision"),
     *("balanced_accuracy", "tuned_balanced_accuracy", "rare_f1", "tuned_f1", "mcc", "tuned_mcc"),
@@ -117,20 +134,23 @@ RANKED = (AUROC, "macro_ap", "rare_ap")
 """Keys of the metrics that depend on the order of the samples alone."""
 
 
-def metrics_of(rarer: str = "") -> tuple[Metric, ...]:
+def metrics_of(rarer: str = "", boxes: bool = False) -> tuple[Metric, ...]:
     """Metrics in the order of tables.
 
     Args:
         rarer: name of the rarer of two classes, for the titles; "" for three or more classes.
+        boxes: True for detections.
 
     Returns:
-        :data:`METRICS`; for two classes those of :data:`OF_TWO_CLASSES` first, all others as further ones, and none of
-        shot groups.
+        :data:`BOX_METRICS` of detections, else :data:`METRICS`; for two classes those of :data:`OF_TWO_CLASSES` first,
+        all others as further ones, and none of shot groups.
 
     Example:
         >>> [metric.title for metric in metrics_of("yes")][:3]
         ['AUROC', 'average precision of yes', 'recall of yes']
     """
+    if boxes:
+        return BOX_METRICS
     if not rarer:
         return METRICS
     known = {metric.key: _of_rarer(metric, rarer) for metric in METRICS if metric.key not in SHOTS}
@@ -148,22 +168,23 @@ def _of_rarer(metric: Metric, rarer: str) -> Metric:
     return replace(metric, title=title, short_title=short_title)
 
 
-def default_metric(classes: Iterable[int]) -> str:
+def default_metric(classes: Iterable[int], boxes: bool = False) -> str:
     """Key of the default primary metric, from the number of classes of every data set that is compared.
 
-    It is the AUROC if any has two classes, because it is that of the two and has a value for more (the mean of each
-    class against the others); the balanced accuracy otherwise.
+    Of detections (``boxes``) it is the average precision. Of classes it is the AUROC if any data set has two, because
+    it is that of the two and has a value for more (the mean of each class against the others); the balanced accuracy
+    otherwise.
 
     Example:
         >>> default_metric([2]), default_metric([2, 10]), default_metric([10])
         ('macro_auroc', 'macro_auroc', 'balanced_accuracy')
     """
-    return AUROC if 2 in set(classes) else PRIMARY
+    return BOX_PRIMARY if boxes else AUROC if 2 in set(classes) else PRIMARY
 
 
 def default_margin(key: str) -> float:
     """Margin of equivalence if none is given: 0.5 points for percentages, 0.005 in the unit of others."""
-    return next(0.5 if metric.percent else 0.005 for metric in METRICS if metric.key == key)
+    return next(0.5 if metric.percent else 0.005 for metric in EVERY_METRIC if metric.key == key)
 
 
 def compute_metrics(

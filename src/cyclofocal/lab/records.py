@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from cyclofocal.lab.metrics import BINS, METRICS, PRIMARY
+from cyclofocal.lab.metrics import BINS, EVERY_METRIC, PRIMARY
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe, flat_schema
 from cyclofocal.lab.schema import fault, needed, short
@@ -34,13 +34,14 @@ class RunRecord:
         seed: seed of the split, the long tail, the initialisation and the data order.
         versions: versions of Python and of the packages that determine the results.
         device: "cpu", or the accelerator's name.
-        train_counts: training images per class.
+        train_counts: training samples per class; of detections, boxes.
         epochs: one row per epoch: epoch (from 0), eta, learning_rate, train_loss, train_accuracy; weight_decay,
             temperature, clip_norm where they cycle; validation_accuracy, validation_balanced_accuracy,
             validation_nll where there is such a split, of two classes validation_auroc; validation_loss with early
             stopping, which makes fewer rows than the recipe has epochs. Empty for a reference.
         metrics: metrics of the test set with the evaluated weights, as fractions (nats for nll); see ``metrics``.
-        per_class: accuracy of each class on the test set, as fractions; empty in old records.
+        per_class: accuracy of each class on the test set, of detections its average precision, as fractions; empty in
+            old records.
         reliability: per bin of confidence: samples of the test set, sum of their confidences, correct ones; empty in
             old records.
         seconds: wall time of the run, summed over all parts if it was stopped and resumed; the first run of a worker
@@ -52,8 +53,8 @@ class RunRecord:
         processes, threads: processes, and CPU threads per process, of the last part of the run.
         command: command that started the run; empty if it was started from Python.
         classes: names of the classes, in label order; empty in old records, as are the next three fields.
-        validation_samples: number of validation samples; 0 without a validation set.
-        test_counts: test images per class.
+        validation_samples: number of validation samples, of detections boxes; 0 without a validation set.
+        test_counts: test samples per class; of detections, boxes.
         system: operating system and processor.
         primary_metric: key of the metric chosen for the verdicts when the run was started; "" if none was.
         columns: of a table, a description of how each column is encoded, as "date, as 4 numbers"; empty for images.
@@ -68,6 +69,8 @@ class RunRecord:
             :data:`CONFUSION_CLASSES` classes.
         margin: differences in the primary metric below it count as none, declared when the run was started, in per cent
             for percentages; None if none was.
+        precision_recall: of detections, precision at recall 0, 0.01, ..., 1 and an overlap of 0.5, mean over the
+            classes; empty otherwise.
     """
 
     recipe: dict[str, Any]
@@ -100,11 +103,17 @@ class RunRecord:
     adjusted: dict[str, float | None] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     margin: float | None = None
+    precision_recall: list[float] = field(default_factory=list)
 
     @property
     def is_reference(self) -> bool:
         """True for a model fitted in place of a network; see :data:`~cyclofocal.lab.recipes.loss.ESTIMATORS`."""
         return bool(self.loss.get("estimator"))
+
+    @property
+    def is_detection(self) -> bool:
+        """True for a detector, whose metrics are of boxes."""
+        return self.recipe.get("task") == "detection"
 
 
 VALIDATION_LOSS = "validation_loss"
@@ -128,6 +137,9 @@ def has_stopped(rows: Sequence[Mapping[str, Any]], patience: int) -> bool:
     return 0 < patience <= len(rows) - 1 - best_epoch(rows)
 
 
+RECALLS = 101
+"""Recalls at which ``precision_recall`` has a precision."""
+
 CONFUSION_CLASSES = 100
 """Most classes of a stored confusion matrix, which then takes about 30 kB of a record."""
 
@@ -135,7 +147,7 @@ NAMES, NEEDED = {entry.name for entry in fields(RunRecord)}, needed(RunRecord)
 REPEATED = {"recipe", "loss", "versions", "command", "system", "classes", "columns", "train_counts", "test_counts"}
 """Fields that are equal in many records of a file."""
 
-FRACTIONS = {metric.key for metric in METRICS if metric.percent}
+FRACTIONS = {metric.key for metric in EVERY_METRIC if metric.percent}
 
 LARGEST = 1e100
 """Largest value of a metric, whose square must be finite too."""
@@ -319,6 +331,7 @@ def _wrong_length(record: RunRecord) -> str:
         ("epoch_seconds", len(record.epochs), "as epochs has"),
         ("reliability", BINS, "one of each bin of confidence"),
         ("confusion", classes, of_classes),
+        ("precision_recall", RECALLS, "one of each recall"),
     ):
         if (found := len(getattr(record, name))) not in (0, length):
             return f"{name} has {found} entries; it must have {length}, {why}"
@@ -343,8 +356,9 @@ def _out_of_range(record: RunRecord) -> str:
     for name, number in record.thresholds.items():
         if not 0 <= number <= 1:
             return f"thresholds.{name} is {number:g}; it must be a probability, in [0, 1]"
-    if record.per_class and not 0 <= min(record.per_class) <= max(record.per_class) <= 1:
-        return f"per_class is {short(record.per_class)}; it must be fractions, in [0, 1]"
+    for name in ("per_class", "precision_recall"):
+        if (shares := getattr(record, name)) and not 0 <= min(shares) <= max(shares) <= 1:
+            return f"{name} is {short(shares)}; it must be fractions, in [0, 1]"
     for name in ("train_counts", "test_counts", "epoch_seconds"):
         if min(getattr(record, name), default=0) < 0:
             return f"{name} is {short(getattr(record, name))}; it must not be negative"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cyclofocal.lab.bench.candidates import user_candidate
 from cyclofocal.lab.commands import _MainCommands, app
 from cyclofocal.lab.commands.compare import default_losses, primary_of, training_counts
-from cyclofocal.lab.commands.options import loss_names, losses_of
+from cyclofocal.lab.commands.options import losses_of, trained_losses
 from cyclofocal.lab.compare.grid import grid, try_custom_losses
 from cyclofocal.lab.oltr.recipes import fashion_mnist_open
 from cyclofocal.lab.recipes.criterion import build_criterion
@@ -135,7 +135,7 @@ def test_names_are_spelled_out_in_one_way():
     assert loss.name == "cyclical:gamma_hc=2,cyclical_factor=4"
     assert loss.title == "cyclical focal (gamma_hc 2, cyclical_factor 4)"
     assert losses_of("ce,cyclical") == [LOSSES[0], CYCLICAL]
-    assert loss_names("ce,cyclical:gamma_hc=2") == "ce,cyclical:gamma_hc=2"
+    assert trained_losses("ce,cyclical:gamma_hc=2") == losses_of("ce,cyclical:gamma_hc=2")
 
 
 @pytest.mark.parametrize(

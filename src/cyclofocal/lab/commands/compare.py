@@ -21,6 +21,7 @@ from cyclofocal.lab.commands.options import (
     Everything,
     Group,
     Identifier,
+    Images,
     KeepModels,
     Out,
     Root,
@@ -31,7 +32,6 @@ from cyclofocal.lab.commands.options import (
     all_settings,
     apply_settings,
     at_least_one,
-    check_small,
     check_source,
     command_line,
     losses_of,
@@ -58,12 +58,16 @@ from cyclofocal.lab.compare.grid import (
     try_custom_losses,
 )
 from cyclofocal.lab.data.config import KEEL, is_table
-from cyclofocal.lab.metrics import ONLY_TWO_CLASSES, default_margin, default_metric
+from cyclofocal.lab.metrics import BOX_METRICS, METRICS, ONLY_TWO_CLASSES, default_margin, default_metric
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
+from cyclofocal.lab.oltr.stages import task_of
+from cyclofocal.lab.recipes.detection import DetectionRecipe
 from cyclofocal.lab.recipes.loss import (
+    DETECTION_LOSSES,
     ESTIMATORS,
     FOR_BALANCED,
+    FOR_BOXES,
     FOR_IMBALANCED,
     IMBALANCED_FROM,
     LOSSES,
@@ -73,7 +77,6 @@ from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.resolve import resolve_recipes
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.training.job import Job, RunOptions
-from cyclofocal.lab.training.models import check_model
 
 if TYPE_CHECKING:
     from cyclofocal.lab.commands.features import FrozenFeatures
@@ -83,16 +86,20 @@ def _names(losses: Sequence[LossSettings]) -> str:
     return ", ".join(loss.name for loss in losses)
 
 
-def _two_losses(names: str) -> str:
-    found = losses_of(names) if names else []
+def _two_losses(names: str, boxes: bool) -> list[LossSettings]:
+    """Losses of ``--losses``, two or more; none for the default."""
+    found = losses_of(names, boxes) if names else []
     if len(found) == 1:
         raise typer.BadParameter(
             f"{names!r} is one loss; a comparison needs two or more, separated by commas. For one:"
-            f" `cyclofocal train DATA --loss {names}`."
+            f" `cyclofocal train DATA --loss {names}`.",
+            param_hint="--losses",
         )
     if found and all(loss.estimator for loss in found):
-        raise typer.BadParameter(f"{names!r} are references alone; give a loss to compare them with, such as ce.")
-    return names
+        raise typer.BadParameter(
+            f"{names!r} are references alone; give a loss to compare them with, such as ce.", param_hint="--losses"
+        )
+    return found
 
 
 def _share_of_a_gpu(share: float | None) -> float | None:
@@ -106,7 +113,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="EXPERIMENT",
-            help="Names from `cyclofocal recipes`, tables (.csv, .parquet), image folders, keel:NAME or keel:all.",
+            help="Names from `cyclofocal recipes`, tables (.csv, .parquet), image folders, boxes (COCO .json, folder of"
+            " Pascal VOC), keel:NAME or keel:all.",
         ),
     ],
     *,
@@ -119,8 +127,8 @@ def compare(
             help=f"Losses, separated by commas: {_names(LOSSES)}, with settings after a colon"
             " (cyclical:gamma_hc=2,cyclical_factor=8), or your own (my_loss.py:function). The reference is ce, or else"
             f" the first. Default: {_names(FOR_IMBALANCED)} if the largest class has more than {IMBALANCED_FROM:g}"
-            f" times as many samples as the smallest, otherwise {_names(FOR_BALANCED)}.",
-            callback=_two_losses,
+            f" times as many samples as the smallest, otherwise {_names(FOR_BALANCED)}. Of boxes"
+            f" {_names(DETECTION_LOSSES)}; default: {_names(FOR_BOXES)}.",
         ),
     ] = "",
     references: Annotated[
@@ -152,7 +160,7 @@ def compare(
         typer.Option(
             metavar="METRIC",
             help=f"Primary metric for the verdicts: {', '.join(METRIC_KEYS)}. Default: macro_auroc (AUROC) if any"
-            " experiment has two classes, otherwise balanced_accuracy.",
+            " experiment has two classes, otherwise balanced_accuracy; of boxes ap.",
             callback=lambda key: key and metric_key(key),
         ),
     ] = "",
@@ -165,6 +173,7 @@ def compare(
         ),
     ] = None,
     epochs: Epochs = None,
+    images: Images = None,
     features: Annotated[
         str,
         typer.Option(
@@ -222,19 +231,21 @@ def compare(
     Runs are paired by seed. The same command resumes interrupted runs; finished runs are reused by every command. It
     stores results and predictions of the test samples; with --keep-models the models too, as `cyclofocal train` does.
     """
-    given = all_settings(settings, small, epochs=epochs, folds=folds)
+    given = all_settings(settings, epochs=epochs, folds=folds, image_root=images)
     if small and features:
         raise typer.BadParameter("one is of a network, the other of none; give one.", param_hint="--small, --features")
     frozen = _frozen(features, keep_models, given, root, out)
     fields = role_fields(drop, group, time, identifier) | ({"folds": folds} if folds else {})
-    found = _experiments(what, target, fields, given, root, frozen)
-    check_small(small, *(experiment for experiment in found if isinstance(experiment, Recipe)))
-    with refused("--set"):
+    found = _experiments(what, target, fields, given, root, frozen, small)
+    boxes = _detects(found)
+    named = _two_losses(losses, boxes)
+    with refused("--set", OSError):
         for experiment in found:
-            check_model(experiment.second if isinstance(experiment, TwoStages) else experiment)
+            recipe = experiment.second if isinstance(experiment, TwoStages) else experiment
+            task_of(recipe).check(recipe)
     counts = training_counts(found, root) if not (losses and metric) or metric in ONLY_TWO_CLASSES else []
-    chosen = losses_of(losses) if losses else default_losses(counts)
-    metric = primary_of(metric, counts)
+    chosen = named or (list(FOR_BOXES) if boxes else default_losses(counts))
+    metric = primary_of(metric, counts, boxes)
     if tune:
         chosen = _tuned(chosen, tune, found, root)
     options = RunOptions(
@@ -311,24 +322,42 @@ def training_counts(experiments: Sequence[Recipe | TwoStages], root: Path) -> li
         return [tuple(load_data(recipe, root, 0).counts) for recipe in recipes]
 
 
+def _detects(experiments: Sequence[Recipe | TwoStages]) -> bool:
+    """True if the experiments are of boxes, False if none is.
+
+    Raises:
+        typer.BadParameter: some are, and no metric is of both.
+    """
+    boxes = [isinstance(experiment, DetectionRecipe) for experiment in experiments]
+    if any(boxes) and not all(boxes):
+        raise typer.BadParameter("boxes and classes have no metric in common; compare them apart.")
+    return all(boxes)
+
+
 def default_losses(counts: Sequence[Sequence[int]]) -> list[LossSettings]:
     """The losses for imbalanced data if any training samples per class are, otherwise those for balanced data."""
     imbalanced = any(max(of_classes) > IMBALANCED_FROM * min(of_classes) for of_classes in counts)
     return list(FOR_IMBALANCED if imbalanced else FOR_BALANCED)
 
 
-def primary_of(given: str, counts: Sequence[Sequence[int]]) -> str:
+def primary_of(given: str, counts: Sequence[Sequence[int]], boxes: bool = False) -> str:
     """Primary metric, chosen before the first run: the given one, or the default for the data.
 
     Raises:
-        typer.BadParameter: a metric of two classes, and data of more.
+        typer.BadParameter: a metric of two classes, and data of more; or one of boxes for classes, or the reverse.
     """
+    known = [metric.key for metric in (BOX_METRICS if boxes else METRICS)]
+    if given and given not in known:
+        raise typer.BadParameter(
+            f"{given} is no metric of {'boxes' if boxes else 'classes'}; allowed: {', '.join(known)}.",
+            param_hint="--metric",
+        )
     if given in ONLY_TWO_CLASSES and any(len(of_classes) != 2 for of_classes in counts):
         raise typer.BadParameter(
             f"{given} is a metric of two classes, and an experiment has {max(map(len, counts))}; give another one.",
             param_hint="--metric",
         )
-    return given or default_metric(map(len, counts))
+    return given or default_metric(map(len, counts), boxes)
 
 
 def _frozen(features: str, keep_models: bool, settings: list[str], root: Path, out: Path) -> "FrozenFeatures | None":
@@ -351,6 +380,7 @@ def _experiments(
     settings: list[str],
     root: Path,
     frozen: "FrozenFeatures | None" = None,
+    small: bool = False,
 ) -> list[Recipe | TwoStages]:
     """Find the experiments of names separated by spaces or commas; a path may hold a comma."""
     names = [name for given in what for name in ([given] if os.path.exists(given) else given.split(","))]
@@ -359,20 +389,28 @@ def _experiments(
     with shown_warnings(), refused("EXPERIMENT", ImportError, OSError):
         for name in names:
             check_source(name, "EXPERIMENT", root)
-        return [found for name in names for found in _experiment(name, target, fields, settings, root, frozen)]
+        return [found for name in names for found in _experiment(name, target, fields, settings, root, frozen, small)]
 
 
 def _experiment(
-    name: str, target: str, fields: dict[str, Any], settings: list[str], root: Path, frozen: "FrozenFeatures | None"
+    name: str,
+    target: str,
+    fields: dict[str, Any],
+    settings: list[str],
+    root: Path,
+    frozen: "FrozenFeatures | None",
+    small: bool,
 ) -> Sequence[Recipe | TwoStages]:
     """The recipes that a name means, or both stages of an experiment, with ``--set`` applied."""
     if name in TWO_STAGES and not (target or fields.keys() - {"folds"}):
         if frozen:
             raise ValueError(f"{name} has two stages, which train the network; give it without --features")
+        if small:
+            raise typer.BadParameter(f"{name} is no folder or list of images; leave it out.", param_hint="--small")
         return [stages_of(name, settings)]
     if frozen:
         return [frozen.head(recipe) for recipe in resolve_recipes(name, target, fields)]
-    recipes = [apply_settings(recipe, settings) for recipe in resolve_recipes(name, target, fields)]
+    recipes = [apply_settings(recipe, settings, small) for recipe in resolve_recipes(name, target, fields)]
     if is_table(name, target):
         _look_for_copies(recipes, root)
     return [_pinned(recipe, root) if recipe.data.is_custom else recipe for recipe in recipes]

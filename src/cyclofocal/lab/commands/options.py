@@ -16,9 +16,10 @@ import typer
 from cyclofocal.lab.commands.output import warn
 from cyclofocal.lab.data.config import PREFIXES, SHARDS, is_table
 from cyclofocal.lab.messages import did_you_mean
-from cyclofocal.lab.metrics import METRICS
+from cyclofocal.lab.metrics import EVERY_METRIC
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.detection import SMALL_DETECTOR, DetectionRecipe
 from cyclofocal.lab.recipes.image_folder import SMALL_NETWORK
 from cyclofocal.lab.recipes.loss import LIGHTGBM, LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
@@ -28,7 +29,7 @@ from cyclofocal.lab.recipes.settings import AnyRecipe, settings_of, with_setting
 FIELDS = "fields="
 """Value of ``--set`` that lists all fields."""
 
-METRIC_KEYS = [metric.key for metric in METRICS]
+METRIC_KEYS = [metric.key for metric in EVERY_METRIC]
 
 
 def at_least_one(count: int | None) -> int | None:
@@ -46,7 +47,8 @@ Lists = Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the
 Images = Annotated[
     Path | None,
     typer.Option(
-        file_okay=False, help="Folder that the paths in the lists are relative to; default: that of the lists."
+        file_okay=False,
+        help="Folder that the paths in list files or COCO files are relative to; default: that of the files.",
     ),
 ]
 DataWorkers = Annotated[
@@ -136,26 +138,37 @@ def experiment_name(name: str) -> str:
     return check_choice(name, [*RECIPES, *TWO_STAGES], "recipe")
 
 
-def loss_names(names: str) -> str:
-    """Refuse anything but one or more different losses of a network, separated by commas; see :func:`losses_of`."""
-    for loss in losses_of(names):
-        if loss.estimator:
-            raise typer.BadParameter(
-                f"{loss.name} is no loss but a reference, which is compared and not stored: `cyclofocal compare DATA"
-                f" --losses ce,{loss.name}` shows its result; for a model to keep, fit it with"
-                f" {'LightGBM' if loss.estimator == LIGHTGBM.estimator else 'scikit-learn'} itself."
-            )
-    return names
-
-
-def losses_of(names: str) -> list[LossSettings]:
+def losses_of(names: str, boxes: bool = False, option: str = "--losses") -> list[LossSettings]:
     """Parse a list of losses, in order; see :func:`~cyclofocal.lab.recipes.parse_losses.losses_in`.
+
+    Args:
+        names: losses, separated by commas.
+        boxes: True for losses of detectors.
+        option: option that the messages name.
 
     Raises:
         typer.BadParameter: a loss is unknown or unusable.
     """
-    with refused():
-        return losses_in(names)
+    with refused(option):
+        return losses_in(names, boxes)
+
+
+def trained_losses(names: str, boxes: bool = False, option: str = "--losses") -> list[LossSettings]:
+    """Losses of networks, as :func:`losses_of`, without references.
+
+    Raises:
+        typer.BadParameter: a loss is unknown or unusable, or a reference.
+    """
+    losses = losses_of(names, boxes, option)
+    for loss in losses:
+        if loss.estimator:
+            raise typer.BadParameter(
+                f"{loss.name} is no loss but a reference, which is compared and not stored: `cyclofocal compare DATA"
+                f" --losses ce,{loss.name}` shows its result; for a model to keep, fit it with"
+                f" {'LightGBM' if loss.estimator == LIGHTGBM.estimator else 'scikit-learn'} itself.",
+                param_hint=option,
+            )
+    return losses
 
 
 def check_source(source: str, option: str, root: Path = Path("data")) -> None:
@@ -169,19 +182,10 @@ def check_source(source: str, option: str, root: Path = Path("data")) -> None:
         warn(str(warning.message))
 
 
-def all_settings(settings: Sequence[str] | None, small: bool = False, **options: int | None) -> list[str]:
-    """``--set`` together with options for single fields, such as ``--epochs``, which count last; ``--small`` first."""
+def all_settings(settings: Sequence[str] | None, **options: int | Path | None) -> list[str]:
+    """``--set`` together with options for single fields, such as ``--epochs``, which count last."""
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    return [*(SMALL_NETWORK if small else ()), *(settings or []), *given]
-
-
-def check_small(small: bool, *recipes: Recipe) -> None:
-    """Refuse ``--small`` for anything but a user's images."""
-    for recipe in recipes:
-        if small and not recipe.data.is_custom:
-            raise typer.BadParameter(
-                f"{recipe.title} is no folder or list of images; leave it out.", param_hint="--small"
-            )
+    return [*(settings or []), *given]
 
 
 def check_set_sources(settings: Sequence[str]) -> None:
@@ -192,12 +196,19 @@ def check_set_sources(settings: Sequence[str]) -> None:
             check_source(value, "--set")
 
 
-def apply_settings(recipe: AnyRecipe, settings: list[str] | None) -> AnyRecipe:
-    """Apply ``--set`` to the recipe, or list its fields."""
+def apply_settings(recipe: AnyRecipe, settings: list[str] | None, small: bool = False) -> AnyRecipe:
+    """Apply ``--small`` and then ``--set`` to the recipe, or list its fields.
+
+    Raises:
+        typer.BadParameter: a setting that the recipe refuses, or ``--small`` for anything but a user's images.
+    """
+    if small and not recipe.data.is_custom:
+        raise typer.BadParameter(f"{recipe.title} is no folder or list of images; leave it out.", param_hint="--small")
     list_fields(settings or [], recipe)
     check_set_sources(settings or [])
+    network = SMALL_DETECTOR if isinstance(recipe, DetectionRecipe) else SMALL_NETWORK
     with refused("--set"):
-        return with_settings(recipe, settings or [])
+        return with_settings(recipe, [*(network if small else ()), *(settings or [])])
 
 
 def list_fields(settings: Sequence[str], *recipes: Recipe) -> None:

@@ -66,7 +66,10 @@ def print_comparison(
             _print_answer(console, summary, everything)
     if train and len(found) == 1:
         (run, *_) = found[0].experiment.runs[recommended(found[0])]
-        _print_lines(console, ["", f"Train the model: {train} --loss {shlex.quote(spelled_loss(loss_of(run)))}"])
+        _print_lines(
+            console,
+            ["", f"Train the model: {train} --loss {shlex.quote(spelled_loss(loss_of(run), run.is_detection))}"],
+        )
     if not everything:
         _print_lines(console, ["", MORE])
     if picture is not None:

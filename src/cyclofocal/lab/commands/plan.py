@@ -9,6 +9,7 @@ import typer
 from cyclofocal.lab.commands.output import warn
 from cyclofocal.lab.data.config import TableData
 from cyclofocal.lab.messages import counted
+from cyclofocal.lab.recipes.detection import SMALL_BACKBONE, DetectionRecipe
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.job import Job
 
@@ -37,9 +38,13 @@ def plan_lines(jobs: Sequence[Job]) -> list[str]:
 
 
 def _description(recipe: Recipe) -> str:
-    pixels = "" if isinstance(recipe.data, TableData) else f", {recipe.image_size} x {recipe.image_size} pixels"
+    model, pixels = recipe.model, f", {recipe.image_size} x {recipe.image_size} pixels"
+    if isinstance(recipe.data, TableData):
+        pixels = ""
+    if isinstance(recipe, DetectionRecipe):
+        model, pixels = f"{model} on {recipe.backbone}", f", {recipe.image_size} pixels on the longer side"
     epochs = counted(recipe.total_epochs, "epoch", "epochs")
-    return f"{recipe.title}: {recipe.model}{pixels}, {epochs}{_stopping(recipe)}"
+    return f"{recipe.title}: {model}{pixels}, {epochs}{_stopping(recipe)}"
 
 
 def _stopping(recipe: Recipe) -> str:
@@ -75,6 +80,8 @@ def confirm_cpu(jobs: Sequence[Job], yes: bool, cpu: bool) -> None:
         return
     slow = f"{large.title}: {large.model} with {large.image_size} x {large.image_size} pixels is slow on a CPU"
     remedy = "in minutes: --small, a small network on 32 x 32 pixels, or --features of compare, a head alone"
+    if isinstance(large, DetectionRecipe):
+        remedy = "in minutes: --small, a small backbone on 320 pixels"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise typer.BadParameter(f"{slow}; give --yes to train it all the same; {remedy}.", param_hint="--yes")
     warn(f"{slow}, hours or days for {counted(len(jobs), 'run', 'runs')}; {remedy}")
@@ -82,7 +89,9 @@ def confirm_cpu(jobs: Sequence[Job], yes: bool, cpu: bool) -> None:
 
 
 def is_large(recipe: Recipe) -> bool:
-    """True for a network of timm on images of :data:`LARGE_IMAGE` pixels or more."""
+    """True for a network of timm, or backbone of torchvision, on images of :data:`LARGE_IMAGE` pixels or more."""
+    if isinstance(recipe, DetectionRecipe):
+        return recipe.backbone != SMALL_BACKBONE and recipe.image_size >= LARGE_IMAGE
     from cyclofocal.lab.training.models import MODELS
 
     return recipe.image_size >= LARGE_IMAGE and recipe.model not in MODELS and not isinstance(recipe.data, TableData)

@@ -11,6 +11,7 @@ from cyclofocal.lab.commands.output import one_line_errors, warn
 from cyclofocal.lab.messages import preview
 
 if TYPE_CHECKING:
+    from cyclofocal.lab.predict.detector import TrainedDetector
     from cyclofocal.lab.predict.model import TrainedModel
     from cyclofocal.lab.predict.stream import PredictionSummary
 
@@ -27,13 +28,6 @@ class FormatName(StrEnum):
     onnx = "onnx"
 
 
-def csv_path(path: Path) -> Path:
-    """Refuse an output file in an unsupported format."""
-    if path.suffix.lower() != ".csv":
-        raise typer.BadParameter(f"{str(path)!r} must end in .csv.")
-    return path
-
-
 def predict_new(
     run: FinishedRun,
     data: Annotated[
@@ -41,13 +35,25 @@ def predict_new(
         typer.Argument(
             metavar="DATA",
             help="New data: a table (.csv, .parquet) for a model of a table; image files, folders of images or list"
-            " files for a model of images.",
+            " files for a model of images; for a detector also a COCO file (.json), whose boxes are then evaluated.",
         ),
     ],
     *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write, a .csv.", callback=csv_path, dir_okay=False)
-    ] = Path("predictions.csv"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write; default: predictions.csv, or of a detector detections.json.",
+            dir_okay=False,
+        ),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for the images with the boxes of a detector.")
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Score from which --pictures show a box; default: 0.3.")
+    ] = None,
     top: Annotated[
         bool, typer.Option("--top", help="Write the probability of the predicted class alone, not of every class.")
     ] = False,
@@ -78,7 +84,7 @@ def predict_new(
     data_workers: DataWorkers = 0,
     cpu: Cpu = False,
 ) -> None:
-    """Predict new images or rows with the model of a finished run, and write a CSV file.
+    """Predict new images or rows with the model of a finished run, and write a CSV file; of a detector, COCO results.
 
     Tables are read in parts, so they may exceed the memory. Columns that are missing, values of another kind than in
     training and classes that the model does not know are refused by name; then nothing is written.
@@ -89,13 +95,24 @@ def predict_new(
         )
     if tuned_threshold and threshold is not None:
         raise typer.BadParameter("give one of them.", param_hint="--tuned-threshold, --threshold")
-    make_folder(output.parent, "--output")
-    replaced = _replaced(output)
     with one_line_errors(run):
-        from cyclofocal.lab.predict.load import load_model
+        from cyclofocal.lab.predict.load import load_any
+        from cyclofocal.lab.predict.model import TrainedModel
         from cyclofocal.lab.predict.stream import Output, predict_file
 
-        model = load_model(run, _device(cpu))
+        model = load_any(run, _device(cpu))
+    output = _output_path(output, isinstance(model, TrainedModel))
+    replaced = _replaced(output)
+    if not isinstance(model, TrainedModel):
+        options = {"--top": top, "--calibrated": calibrated, "--balanced": balanced, "--id": id_column}
+        options |= {"--tuned-threshold": tuned_threshold, "--threshold": threshold is not None}
+        _refuse([option for option, value in options.items() if value], "a classifier, and this is a detector")
+        with one_line_errors(run):
+            _detect(model, data, output, pictures, 0.3 if score is None else score, data_workers, replaced)
+        return
+    options = {"--pictures": pictures is not None, "--score": score is not None}
+    _refuse([option for option, value in options.items() if value], "a detector, and this is a classifier")
+    with one_line_errors(run):
         contents = Output(calibrated, balanced, "stored" if tuned_threshold else threshold, top, id_column)
         found = predict_file(model, data, output, contents, data_workers)
     if found.unused:
@@ -110,6 +127,42 @@ def predict_new(
     typer.echo(f"{found.samples} predictions: {output}{replaced}")
     if found.labelled.any():
         typer.echo(_quality(found, model))
+
+
+def _output_path(output: Path | None, classifies: bool) -> Path:
+    """Path of the output, whose folder is made."""
+    path = output or Path("predictions.csv" if classifies else "detections.json")
+    suffix = ".csv" if classifies else ".json"
+    if path.suffix.lower() != suffix:
+        raise typer.BadParameter(f"{str(path)!r} must end in {suffix}.", param_hint="--output")
+    make_folder(path.parent, "--output")
+    return path
+
+
+def _refuse(options: list[str], of: str) -> None:
+    if options:
+        raise typer.BadParameter(f"they are for {of}; omit them.", param_hint=", ".join(options))
+
+
+def _detect(
+    model: "TrainedDetector",
+    data: list[Path],
+    output: Path,
+    pictures: Path | None,
+    score: float,
+    workers: int,
+    said: str,
+) -> None:
+    from cyclofocal.lab.metrics import BOX_METRICS
+    from cyclofocal.lab.predict.detector import detect_files
+
+    found = detect_files(model, data, output, pictures, score, workers)
+    typer.echo(f"{found.boxes} boxes in {found.images} images: {output}{said}")
+    if pictures is not None:
+        typer.echo(f"pictures {pictures}")
+    known = [(metric.short_title, found.metrics.get(metric.key)) for metric in BOX_METRICS]
+    if shown := [f"{title} {100 * value:.2f} %" for title, value in known if value is not None]:
+        typer.echo(", ".join(shown))
 
 
 def _quality(found: "PredictionSummary", model: "TrainedModel") -> str:

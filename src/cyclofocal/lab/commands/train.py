@@ -26,15 +26,13 @@ from cyclofocal.lab.commands.options import (
     apply_settings,
     at_least_one,
     check_choice,
-    check_small,
     check_source,
     command_line,
     experiment_name,
-    loss_names,
-    losses_of,
     make_folder,
     recipe_or_path,
     role_fields,
+    trained_losses,
 )
 from cyclofocal.lab.commands.output import (
     is_main,
@@ -52,10 +50,10 @@ from cyclofocal.lab.metrics import Metric, metrics_of
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.image_folder import image_recipe
-from cyclofocal.lab.recipes.loss import LOSSES
+from cyclofocal.lab.recipes.detection import DetectionRecipe
+from cyclofocal.lab.recipes.loss import DETECTION_LOSSES, LOSSES
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.recipes.resolve import resolve_recipes
+from cyclofocal.lab.recipes.resolve import resolve_recipes, source_recipe
 from cyclofocal.lab.records import VALIDATION_LOSS, RunRecord, best_epoch
 from cyclofocal.lab.training.job import Job, RunOptions
 
@@ -81,10 +79,10 @@ def reproduce(
             "--losses",
             "--loss",
             metavar="LOSS,LOSS,...",
-            help=f"Losses, separated by commas: {', '.join(entry.name for entry in LOSSES)}.",
-            callback=loss_names,
+            help=f"Losses, separated by commas: {', '.join(entry.name for entry in LOSSES)}; of boxes"
+            f" {', '.join(entry.name for entry in DETECTION_LOSSES)}. Default: ce,cyclical; of boxes focal,cyclical.",
         ),
-    ] = "ce,cyclical",
+    ] = "",
     seeds: Annotated[int, typer.Option(help="Number of seeds per loss: 0, 1, 2, ...", callback=at_least_one)] = 1,
     stage: Annotated[
         int | None, typer.Option(min=1, max=2, help="Run only stage 1 or 2 of a two-stage experiment; default: both.")
@@ -115,10 +113,13 @@ def reproduce(
         if stage is not None or lists is not None or images is not None:
             raise typer.BadParameter(f"{name} has one stage and no lists.", param_hint="--stage, --lists, --images")
         recipe = apply_settings(RECIPES[name](), all_settings(settings, epochs=epochs))
-        _run_all(grid([recipe], losses_of(losses), range(seeds), out, options), out, yes)
+        boxes = isinstance(recipe, DetectionRecipe)
+        chosen = trained_losses(losses or ("focal,cyclical" if boxes else "ce,cyclical"), boxes)
+        _run_all(grid([recipe], chosen, range(seeds), out, options), out, yes)
         return
     stages = stages_of(name, all_settings(settings, epochs=epochs), lists, images)
-    jobs = jobs_of_stages(grid([stages], losses_of(losses), range(seeds), out, options), stage)
+    chosen = trained_losses(losses or "ce,cyclical")
+    jobs = jobs_of_stages(grid([stages], chosen, range(seeds), out, options), stage)
     with one_line_errors(out):
         warn_of_images_of(stages, root)
         if stage == 2:
@@ -141,7 +142,8 @@ def train_model(
         typer.Option(
             metavar="DATA",
             help="Custom data: a folder of images (train/ and test/ or val/, or classes and --set test_fraction=0.2),"
-            " a list file (and --set image_root=, validation_list=, test_list=), a table (and --set target=COLUMN),"
+            " a list file or COCO file of boxes (and --images, --set validation_list=, test_list=), a folder of Pascal"
+            " VOC, a table (and --set target=COLUMN),"
             " keel:NAME, torch/, hfds/, wds/ or tfds/NAME.",
         ),
     ] = None,
@@ -159,8 +161,8 @@ def train_model(
             "--loss",
             "--losses",
             metavar="LOSS",
-            help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}; default: cyclical.",
-            callback=loss_names,
+            help=f"Loss, one of {', '.join(entry.name for entry in LOSSES)}; of boxes"
+            f" {', '.join(entry.name for entry in DETECTION_LOSSES)}. Default: cyclical.",
         ),
     ] = "cyclical",
     seed: Annotated[
@@ -168,6 +170,7 @@ def train_model(
     ] = 0,
     epochs: Epochs = None,
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Target column of a table.")] = "",
+    images: Images = None,
     small: Small = False,
     settings: Settings = None,
     root: Root = Path("data"),
@@ -198,11 +201,12 @@ def train_model(
     options = RunOptions(
         root, data_workers, cpu, True, _trackers(tensorboard, tracker), command_line(), keep_models=keep_models
     )
-    settings = all_settings([*([f"target={target}"] if target else []), *(settings or [])], small, epochs=epochs)
+    given = [*([f"target={target}"] if target else []), *(settings or [])]
+    settings = all_settings(given, epochs=epochs, image_root=images)
     check_source(data or name or "", "--data" if data else "RECIPE", root)
     recipe = _recipe_of(data, settings, roles) if data is not None else RECIPES[name or ""]()
-    check_small(small, recipe)
-    recipe = apply_settings(recipe, settings)
+    recipe = apply_settings(recipe, settings, small)
+    losses = trained_losses(loss, isinstance(recipe, DetectionRecipe), "--loss")
     if model is not None:
         gives_width = any(setting.startswith("width=") for setting in settings)
         recipe = replace(recipe, model=model, width=recipe.width if gives_width else 0)
@@ -210,12 +214,12 @@ def train_model(
         from cyclofocal.lab.training.train import with_data_digest
 
         with one_line_errors(out):
-            recipe, images = with_data_digest(recipe, root)
-            if images.train.n_features:
-                warn_of_rows(images)
+            recipe, found = with_data_digest(recipe, root)
+            if found.train.n_features:
+                warn_of_rows(found)
             else:
-                warn_of_images(recipe.data, images)
-    jobs = grid([recipe], losses_of(loss), [seed], out, options)
+                warn_of_images(recipe.data, found)
+    jobs = grid([recipe], losses, [seed], out, options)
     _run_all([_on_all_data(job) for job in jobs[:1]] if all_data else jobs, out, yes)
 
 
@@ -268,7 +272,7 @@ def _recipe_of(data: str, settings: list[str], roles: dict[str, Any]) -> Recipe:
     """The recipe of a user's images, or of a table whose target is among the settings."""
     target = next((setting.partition("=")[2] for setting in settings if setting.startswith("target=")), "")
     if not is_table(data, target) and not roles:
-        return image_recipe(data)
+        return source_recipe(data)
     with one_line_errors(Path(data)), shown_warnings():
         found = resolve_recipes(data, target, roles)
     if len(found) > 1:
@@ -282,8 +286,9 @@ def _result_line(record: RunRecord, folder: Path) -> str:
             f"{record.loss['title']}, seed {record.seed}: {sum(record.train_counts)} samples trained on,"
             f" {record.validation_samples} for validation, not evaluated, {record.seconds:.0f} s, {folder}"
         )
-    known = {metric.key: metric for metric in metrics_of("the rarer class" if len(record.train_counts) == 2 else "")}
-    shown = dict.fromkeys((record.primary_metric, "accuracy", "nll", "ece"))
+    rarer = "the rarer class" if len(record.train_counts) == 2 else ""
+    known = {metric.key: metric for metric in metrics_of(rarer, record.is_detection)}
+    shown = dict.fromkeys((record.primary_metric, "accuracy", "nll", "ece", "ap50", "rarest_ap"))
     said = [_value(known[key], record.metrics.get(key)) for key in shown if key in known]
     if VALIDATION_LOSS in record.epochs[-1]:
         said.append(f"epoch {best_epoch(record.epochs) + 1} of {len(record.epochs)}")

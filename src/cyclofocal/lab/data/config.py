@@ -15,6 +15,12 @@ PREFIXES = ("torch/", "hfds/", "tfds/")
 KEEL = "keel:"
 """Prefix of the tables of the KEEL repository."""
 
+VOC = "voc:"
+"""Prefix of a folder of Pascal VOC annotations."""
+
+BOX_SOURCES = ("bccd", "digit-scenes")
+"""Data sets of boxes that are found, or generated, by their names."""
+
 SHARDS = "wds/"
 """Prefix of a folder of WebDataset shards below the folder of data sets."""
 
@@ -65,7 +71,8 @@ class DataConfig:
     @property
     def is_custom(self) -> bool:
         """True for images of the user, whose files and labels are not known before they are read."""
-        return isinstance(self, FolderData | ListData | TimmData)
+        own_boxes = isinstance(self, BoxData) and self.source not in BOX_SOURCES
+        return own_boxes or isinstance(self, FolderData | ListData | TimmData)
 
     @property
     def cross_validation(self) -> tuple[int, int] | None:
@@ -75,10 +82,10 @@ class DataConfig:
     def flat(self) -> dict[str, Any]:
         """Fields of all kinds of sources; those that this kind does not have are at their defaults.
 
-        Those of :data:`ROLES` are left out at their defaults, so that earlier records keep their identity.
+        Those of :data:`LATER_FIELDS` are left out at their defaults.
         """
         content = {"source": self.source, **DEFAULTS, **asdict(self)}
-        return {name: value for name, value in content.items() if name not in ROLES or value != DEFAULTS[name]}
+        return {name: value for name, value in content.items() if name not in LATER_FIELDS or value != DEFAULTS[name]}
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,39 @@ class TableData(DataConfig):
         return (self.fold, self.folds) if self.folds else None
 
 
+@dataclass(frozen=True)
+class BoxData(DataConfig):
+    """Images with boxes: a COCO file (.json), "voc:FOLDER" of Pascal VOC, or one of :data:`BOX_SOURCES`.
+
+    Attributes:
+        image_root: folder of the images; "" is the folder of the COCO file, or that which the VOC folder has for them.
+        validation_list, test_list: further COCO files of the same categories; "": none.
+        test_fraction: part of the images for the test set where there is none, in (0, 1); else 0.
+        bad_boxes: "refuse" an image with a box outside of it or without area, or "drop" such boxes.
+    """
+
+    image_root: str = ""
+    validation_list: str = ""
+    test_list: str = ""
+    test_fraction: float = 0.0
+    bad_boxes: str = "refuse"
+
+    kind: ClassVar[str] = "images with boxes"
+    validation_field: ClassVar[str] = "validation_list"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bad_boxes not in BAD_BOXES:
+            raise ValueError(f"bad_boxes is {self.bad_boxes!r}; it must be one of {', '.join(BAD_BOXES)}")
+        if (self.validation_list or self.test_list) and not self.source.endswith(".json"):
+            raise ValueError(
+                f"validation_list is {self.validation_list!r} and test_list is {self.test_list!r}, which are for COCO"
+                f" files; {self.source} has its own splits, so omit them"
+            )
+
+
+BAD_BOXES = ("refuse", "drop")
+
 DEFAULTS: dict[str, Any] = {
     "subset": "",
     "imbalance": 1.0,
@@ -266,13 +306,17 @@ DEFAULTS: dict[str, Any] = {
     "group_column": "",
     "time_column": "",
     "id_column": "",
+    "bad_boxes": "refuse",
 }
 """Fields of all kinds but the source, in the order of records."""
 
 ROLES = {"drop_columns": "--drop", "group_column": "--group", "time_column": "--time", "id_column": "--id"}
 """Fields of columns of a table that are no features, with the options that set them."""
 
-KINDS: tuple[type[DataConfig], ...] = (PublishedData, FolderData, ListData, TimmData, TableData)
+LATER_FIELDS = (*ROLES, "bad_boxes")
+"""Fields that a record lacks at their defaults, so that earlier ones keep their identity."""
+
+KINDS: tuple[type[DataConfig], ...] = (PublishedData, FolderData, ListData, TimmData, TableData, BoxData)
 
 FIELD_TYPES: dict[str, Any] = {
     name: hint for kind in KINDS for name, hint in get_type_hints(kind).items() if name in DEFAULTS
@@ -286,7 +330,8 @@ def data_config(source: str, **given: Any) -> DataConfig:
     Args:
         source: one of :data:`NAMED_SOURCES`; a path, or "path:PATH" if it looks like a name: a folder of images or of
             shards, or a list file; "torch/NAME", "hfds/NAME" or "tfds/NAME" for what timm reads; "wds/FOLDER" for
-            WebDataset shards; a .csv or .parquet file with a ``target``, or "keel:NAME".
+            WebDataset shards; a .csv or .parquet file with a ``target``, or "keel:NAME"; for boxes a .json file,
+            "voc:FOLDER", or one of :data:`BOX_SOURCES`.
         given: any of :data:`DEFAULTS`. A field that this kind of source does not have must be at its default.
 
     Raises:
@@ -317,9 +362,14 @@ def is_table(source: str, target: str) -> bool:
     return bool(target) or source.startswith(KEEL) or Path(source).suffix.lower() == ".parquet"
 
 
+def is_boxes(source: str) -> bool:
+    """True for images with boxes."""
+    return source in BOX_SOURCES or source.startswith(VOC) or Path(source).suffix.lower() == ".json"
+
+
 def path_of(source: str) -> Path:
     """Path of a folder or list file."""
-    return Path(source.removeprefix("path:")).expanduser()
+    return Path(source.removeprefix("path:").removeprefix(VOC)).expanduser()
 
 
 def check_ranges(given: Mapping[str, Any]) -> None:
@@ -350,6 +400,8 @@ SMALLEST = {"imbalance": 1, **dict.fromkeys(("head_images", "test_per_class", "v
 def _kind(source: str, given: Mapping[str, Any]) -> type[DataConfig]:
     if is_table(source, given.get("target", "")):
         return TableData
+    if is_boxes(source):
+        return BoxData
     if source in NAMED_SOURCES:
         return PublishedData
     if source.startswith(PREFIXES):

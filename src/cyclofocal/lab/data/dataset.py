@@ -39,11 +39,31 @@ class StoredReader(Reader, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Boxes:
+    """Boxes of one image.
+
+    Attributes:
+        corners: left, top, right and bottom edge of each in pixels of the image, float64 (M, 4).
+        classes: class of each, int64 (M,).
+        ignored: crowds of COCO and difficult objects of Pascal VOC, bool (M,): not trained on, and neither right nor
+            wrong in the evaluation.
+        size: width and height of the image in pixels.
+        image_id: number of the image in results in the format of COCO.
+    """
+
+    corners: NDArray[np.float64]
+    classes: Labels
+    ignored: NDArray[np.bool_]
+    size: tuple[int, int]
+    image_id: int
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Labelled images, or rows of a table, of one split; selecting some costs no decoding.
 
     Attributes:
-        labels: class per sample, (N,), int64.
+        labels: class per sample, (N,), int64; of images with boxes that of their rarest box, to draw splits by.
         positions: number of each sample in its source, (N,); unchanged by a selection.
         title: name of the split, such as "cifar10 train".
         inputs: images in memory, uint8 (N, channels, height, width), or the encoded rows of a table, float32
@@ -51,6 +71,7 @@ class Samples:
         max_pixel: largest value of a pixel; ``inputs / max_pixel`` lies in [0, 1].
         reader: reader of images that are not in memory.
         names: names of all samples in the source, by position; None numbers them.
+        boxes: boxes of each image, (N,); None for samples of one class each.
     """
 
     labels: Labels
@@ -60,6 +81,7 @@ class Samples:
     max_pixel: int = 255
     reader: Reader | None = None
     names: tuple[str, ...] | None = None
+    boxes: tuple[Boxes, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.inputs is None) == (self.reader is None):
@@ -131,7 +153,15 @@ class Samples:
             labels=self.labels[chosen],
             positions=self.positions[chosen],
             inputs=None if self.inputs is None else self.inputs[chosen],
+            boxes=None if self.boxes is None else tuple(self.boxes[i] for i in chosen),
         )
+
+    def class_counts(self, classes: int) -> tuple[int, ...]:
+        """Samples per class; of images with boxes, the boxes per class that are not ignored."""
+        labels = self.labels
+        if self.boxes is not None:
+            labels = np.concatenate([labels[:0], *(found.classes[~found.ignored] for found in self.boxes)])
+        return tuple(np.bincount(labels, minlength=classes).tolist())
 
     def _position(self, index: int) -> int:
         if not 0 <= index < len(self):
@@ -173,12 +203,13 @@ class _Joined:
 def join(first: Samples, second: Samples) -> Samples:
     """Samples of two splits, one after the other; costs no decoding."""
     title, labels = f"{first.title} and {second.title}", np.concatenate([first.labels, second.labels])
+    boxes = None if first.boxes is None or second.boxes is None else first.boxes + second.boxes
     if first.inputs is None or second.inputs is None:
-        return on_demand(_Joined((first, second)), labels, title)
+        return replace(on_demand(_Joined((first, second)), labels, title), boxes=boxes)
     from torch import cat
 
     positions, inputs = np.concatenate([first.positions, second.positions]), cat([first.inputs, second.inputs])
-    return Samples(labels, positions, title, inputs, first.max_pixel)
+    return Samples(labels, positions, title, inputs, first.max_pixel, boxes=boxes)
 
 
 @dataclass(frozen=True)
@@ -193,6 +224,7 @@ class DataSet:
         test: samples that are evaluated once, after the last epoch.
         columns: of a table, a description of how each column is encoded; empty for images.
         encoder: encoder of a table, fitted to the training rows; None for images.
+        category_ids: of boxes, the number of each class in results in the format of COCO.
     """
 
     title: str
@@ -202,11 +234,12 @@ class DataSet:
     test: Samples
     columns: dict[str, str] = field(default_factory=dict)
     encoder: TableEncoder | None = None
+    category_ids: tuple[int, ...] = ()
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Training samples per class."""
-        return tuple(np.bincount(self.train.labels, minlength=len(self.classes)).tolist())
+        """Training samples, or boxes, per class."""
+        return self.train.class_counts(len(self.classes))
 
     @property
     def splits(self) -> dict[str, Samples | None]:
@@ -231,4 +264,6 @@ def _digest(*splits: Samples | None) -> str:
             content.update(split.labels.tobytes() + split.positions.tobytes())
             names = () if split.reader is None else map(split.name, range(len(split)))
             content.update("\n".join(names).encode())
+            for boxes in split.boxes or ():
+                content.update(boxes.corners.tobytes() + boxes.classes.tobytes() + boxes.ignored.tobytes())
     return content.hexdigest()[:16]

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from cyclofocal.lab.data import subsets
+from cyclofocal.lab.data.boxes import read_boxes
 from cyclofocal.lab.data.cifar import read_cifar10, read_cifar100
 from cyclofocal.lab.data.config import (
     KEEL,
     NAMED_SOURCES,
     PREFIXES,
     SHARDS,
+    BoxData,
     DataConfig,
     FolderData,
     ImageData,
@@ -80,10 +82,13 @@ def load(data: DataConfig, root: Path = Path("data"), seed: int = 0, test_too: b
     """
     if isinstance(data, TableData):
         return split_table(load_table(data), data, seed, test_too)
-    assert isinstance(data, ImageData)
-    rng = np.random.default_rng(seed)
-    full = _read_images(data, root, rng)
-    subset = _with_validation(full, _subset(full, data, rng), data.validation_images, _title(full.title, data))
+    if isinstance(data, BoxData):
+        subset = read_boxes(data, root)
+    else:
+        assert isinstance(data, ImageData)
+        rng = np.random.default_rng(seed)
+        full = _read_images(data, root, rng)
+        subset = _with_validation(full, _subset(full, data, rng), data.validation_images, _title(full.title, data))
     check_apart(subset.title, subset.splits)
     if data.digest:
         _check_digest(data.source, subset.digest_with_test, data.digest)

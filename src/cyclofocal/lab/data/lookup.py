@@ -39,6 +39,7 @@ class SampleLookup:
         given = {name: stored[name] for name in DEFAULTS if name in stored}
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         self.data = data_config(stored["source"], **given)
+        self.category_ids: tuple[int, ...] = ()
         self.source = self._read(root)
         self._places: dict[Any, int] | None = None
 
@@ -49,7 +50,9 @@ class SampleLookup:
             return load_table(self.data)
         if isinstance(self.data, PublishedData) and self.data.draws_test_set:
             return all_digits()
-        return load(self.data, root).test
+        data = load(self.data, root)
+        self.category_ids = data.category_ids
+        return data.test
 
     @property
     def columns(self) -> list[str]:

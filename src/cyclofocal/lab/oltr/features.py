@@ -107,8 +107,9 @@ def read_run(folder: Path) -> tuple[StageRecipe, str, int]:
     said = fault(run.get("recipe"), flat_schema(StageRecipe), "recipe") or fault(run.get("loss"), LossSettings, "loss")
     if said or not isinstance(run.get("seed"), int):
         raise Stage1Error(f"{folder / 'run.json'}: {said or 'it has no seed'}")
-    if run["recipe"].get("backbone"):
-        raise Stage1Error(f"{folder}: a head on frozen features, without a network; give the run of a network")
+    for field, what in (("backbone_digest", "a head on frozen features, without a network"), ("task", "a detector")):
+        if run["recipe"].get(field):
+            raise Stage1Error(f"{folder}: {what}; give the run of a network that classifies images")
     try:
         recipe = StageRecipe.from_flat(run["recipe"] | {"precision": "no"})
     except (KeyError, TypeError):

@@ -19,26 +19,20 @@ from cyclofocal.lab.oltr.network import OpenLongTailed
 from cyclofocal.lab.oltr.open_set_data import OpenData, hold_out, open_images, with_unknown
 from cyclofocal.lab.oltr.stage1 import Stage1Error, stage1_model, stage1_weights, trained_model
 from cyclofocal.lab.oltr.stage_recipe import WEIGHT, StageRecipe, TwoStages
+from cyclofocal.lab.recipes.detection import DetectionRecipe
 from cyclofocal.lab.recipes.head import HeadRecipe
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.batches import build_loader
 from cyclofocal.lab.training.features import HEAD
 from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.loop import Metrics, Task, Training
 from cyclofocal.lab.training.models import classifier_of
 from cyclofocal.lab.training.optim import optimizer_over, weight_groups
 from cyclofocal.lab.training.run_folder import run_folder
 from cyclofocal.lab.training.sampler import class_aware_batches
 from cyclofocal.lab.training.schedule import ScheduledValues
-from cyclofocal.lab.training.train import (
-    PLAIN,
-    Metrics,
-    Task,
-    Training,
-    load_data,
-    predictions_of,
-    write_predictions,
-)
+from cyclofocal.lab.training.train import PLAIN, evaluate_classes, load_data, predictions_of, write_predictions
 from cyclofocal.lab.training.train_state import TrainState, build_state
 
 if TYPE_CHECKING:
@@ -62,9 +56,13 @@ def with_stage1_digest(stages: TwoStages) -> StageRecipe:
 
 
 def task_of(recipe: Recipe) -> Task:
-    """The task of a recipe: a stage of open long-tailed recognition, a head on features, or plain training."""
+    """The task of a recipe: a stage of open long-tailed recognition, a head, a detector, or plain training."""
     if isinstance(recipe, HeadRecipe):
         return HEAD
+    if isinstance(recipe, DetectionRecipe):
+        from cyclofocal.lab.detection.task import DETECTION  # which imports torchvision
+
+        return DETECTION
     if not isinstance(recipe, StageRecipe):
         return PLAIN
     return STAGE1 if recipe.stage == 1 else STAGE2
@@ -163,7 +161,7 @@ def class_aware(job: Job, data: DataSet, epoch: int) -> tuple[Tensor, ...]:
     return class_aware_batches(data.train.labels, job.seed, epoch, recipe.batch_size, recipe.per_class)
 
 
-def evaluate_open(training: Training) -> tuple[Array, Metrics]:
+def predict_open(training: Training) -> tuple[Array, Metrics]:
     """Logits of the known test images, and the metrics of known and unknown ones; all logits are written."""
     recipe, data = training.job.recipe, training.data
     assert isinstance(recipe, StageRecipe)
@@ -202,5 +200,10 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return optimizer_over(groups, recipe)
 
 
-STAGE1 = PLAIN._replace(load=load_open, build=build_stage1, evaluate=evaluate_open, keeps_weights=True)
+STAGE1 = PLAIN._replace(
+    load=load_open,
+    build=build_stage1,
+    evaluate=functools.partial(evaluate_classes, predict_test=predict_open),
+    keeps_weights=True,
+)
 STAGE2 = STAGE1._replace(build=build_stage2, batches=class_aware, begin=fill_memory, keeps_weights=False)

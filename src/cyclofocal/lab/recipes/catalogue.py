@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from cyclofocal.lab.recipes import fashion
 from cyclofocal.lab.recipes.cifar import cifar, cifar_4000, cifar_4000_small, cifar_fast, cifar_lt, cifar_lt_small
+from cyclofocal.lab.recipes.detection import bccd, digit_scenes
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.gtsrb import gtsrb
 from cyclofocal.lab.recipes.imagenet import imagenet
@@ -32,6 +33,9 @@ _MAKERS: list[Callable[[], Recipe]] = [
     plankton,
     gtsrb,
     imagenet,
+    functools.partial(bccd, "retinanet"),
+    functools.partial(bccd, "fcos"),
+    digit_scenes,
 ]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {make().name: make for make in _MAKERS}

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cyclofocal import CyclicalFocalLoss, FocalLoss
-from cyclofocal.imbalance import checked_counts
+from cyclofocal import BinaryCyclicalFocalLoss, BinaryFocalLoss, CyclicalFocalLoss, FocalLoss
+from cyclofocal.imbalance import checked_counts, class_weights
 from cyclofocal.lab.recipes.custom_loss import Criterion, load_loss
 from cyclofocal.lab.recipes.loss import COSINE_SCALE, LossSettings
 
@@ -48,6 +48,32 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
     if not (loss.max_margin or loss.vs_gamma):
         return criterion
     return ScaledMarginLoss(criterion, class_counts, loss.vs_gamma, loss.max_margin)
+
+
+def build_box_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterion:
+    """The loss as something to call on logits (anchors, C) and targets of that shape, 0 or 1; it gives their sum.
+
+    The head of the detector divides the sum by the number of foreground anchors of the image.
+
+    Args:
+        loss: its settings.
+        class_counts: training boxes per class, on which class weights depend.
+
+    Raises:
+        MissingDataError, ValueError: a custom loss that cannot be used, or a class without boxes for class weights.
+    """
+    if loss.file:
+        return load_loss(loss.file, loss.digest, class_counts)
+    if loss.is_cross_entropy and loss.alpha is None and not loss.label_smoothing:
+        return nn.BCEWithLogitsLoss(reduction="sum")
+    names = ("gamma_pos", "gamma_neg", "alpha", "label_smoothing", "weight_start")
+    settings: dict[str, Any] = {"reduction": "sum"} | {name: getattr(loss, name) for name in names}
+    if loss.class_weight:
+        scheme: Any = loss.class_weight
+        settings["pos_weight"] = class_weights(class_counts, scheme).float()
+    if loss.cyclical_factor is None:
+        return BinaryFocalLoss(**settings)
+    return BinaryCyclicalFocalLoss(gamma_hc=loss.gamma_hc, cyclical_factor=loss.cyclical_factor, **settings)
 
 
 def validation_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterion:

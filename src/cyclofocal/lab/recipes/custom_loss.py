@@ -39,9 +39,10 @@ def load_loss(file: str, digest: str, class_counts: Sequence[int] | None = None)
 
     Args:
         file: NAME is a function of logits (N, C) and target, which gives the mean loss; or a ``torch.nn.Module`` that
-            does, or a class of such. A parameter ``class_counts`` of the function or the class is given the training
-            samples per class, an int64 tensor (C,); a class may take no other argument. A method ``set_progress`` is
-            called with the progress of training, in [0, 1], as that of :class:`cyclofocal.CyclicalFocalLoss`.
+            does, or a class of such. For a detector it gives the sum over logits (anchors, C) and targets of that
+            shape. A parameter ``class_counts`` of the function or the class is given the training samples per class,
+            an int64 tensor (C,); a class may take no other argument. A method ``set_progress`` is called with the
+            progress of training, in [0, 1], as that of :class:`cyclofocal.CyclicalFocalLoss`.
         digest: expected :func:`file_digest`.
         class_counts: training samples per class; None where there are none.
 
@@ -124,13 +125,14 @@ def only_loss(path: Path) -> str:
     return found[0]
 
 
-def try_loss(file: str, digest: str, class_counts: Sequence[int], soft: bool = False) -> None:
+def try_loss(file: str, digest: str, class_counts: Sequence[int], soft: bool = False, boxes: bool = False) -> None:
     """Call the loss once on random logits, on the CPU, with its backward pass.
 
     Args:
         file, digest: arguments of :func:`load_loss`.
         class_counts: training samples per class of the experiment.
         soft: pass probabilities (N, C), as after mixup, instead of indices (N,).
+        boxes: pass 0 or 1 for each anchor and class (N, C), as a detector does; the loss is then their sum.
 
     Raises:
         MissingDataError: no such file.
@@ -143,10 +145,11 @@ def try_loss(file: str, digest: str, class_counts: Sequence[int], soft: bool = F
     logits = torch.randn(TRIED_ROWS, classes, generator=generator, requires_grad=True)
     target = torch.arange(TRIED_ROWS) % classes
     given = f"probabilities (N, {classes}), because the recipe mixes images" if soft else "class indices (N,)"
+    given = f"0 or 1 for each anchor and class (N, {classes})" if boxes else given
     try:
         if (set_progress := getattr(criterion, "set_progress", None)) is not None:
             set_progress(0.0)
-        loss = criterion(logits, torch.nn.functional.one_hot(target, classes).float() if soft else target)
+        loss = criterion(logits, torch.nn.functional.one_hot(target, classes).float() if soft or boxes else target)
     except Exception as error:  # custom code can raise anything
         raise ValueError(
             f"{file}: called with logits (N, {classes}) and {given} it raises {_describe(error)}"
@@ -154,7 +157,8 @@ def try_loss(file: str, digest: str, class_counts: Sequence[int], soft: bool = F
     if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.is_floating_point():
         seen = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise ValueError(
-            f"{file}: it returns {seen}; it must return one number as a tensor, the mean loss of the batch"
+            f"{file}: it returns {seen}; it must return one number as a tensor, the"
+            f" {'sum of the loss over anchors and classes' if boxes else 'mean loss of the batch'}"
         )
     if not loss.isfinite():
         raise ValueError(f"{file}: it returns {loss.item()} for ordinary logits; it must be finite")

@@ -10,7 +10,7 @@ place of one for all it was 0.884. AdamW's steps do not grow with the gradient, 
 from dataclasses import dataclass, field
 from typing import Any
 
-from cyclofocal.lab.data.config import TableData
+from cyclofocal.lab.data.config import BoxData, TableData
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 HEADS = ("linear", "mlp")
@@ -59,6 +59,8 @@ def head_recipe(images: Recipe, **frozen: Any) -> HeadRecipe:
     """
     if isinstance(images.data, TableData):
         raise ValueError(f"{images.name} is a table; a network gives features of images, so give it without --features")
+    if isinstance(images.data, BoxData):
+        raise ValueError(f"{images.name} has images with boxes, of which a head has no use; give it without --features")
     if images.data.draws_test_set:
         raise ValueError(
             f"{images.name} draws another test set for every seed; features are computed once, and need data whose"

@@ -27,6 +27,7 @@ class LossSettings:
             class as often as any other. The settings above follow from the class counts of the data all the same.
         estimator: "" for a loss of the network; else the model that is fitted in its place, one of :data:`ESTIMATORS`,
             which has none of the settings above but ``class_weight``.
+        alpha: of a detection loss, share in [0, 1] of the positive side; None leaves both sides as they are.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LossSettings:
     vs_gamma: float = 0.0
     sampler: str = ""
     estimator: str = ""
+    alpha: float | None = None
 
     @property
     def needs_counts(self) -> bool:
@@ -67,7 +69,7 @@ class LossSettings:
 IMBALANCE = ("tau", "class_weight", "weight_start", "max_margin", "vs_gamma")
 """Settings that follow from the class counts."""
 
-OPTIONAL = (*IMBALANCE, "sampler", "estimator")
+OPTIONAL = (*IMBALANCE, "sampler", "estimator", "alpha")
 """Fields that older runs do not have."""
 
 COSINE_SCALE = 30.0
@@ -124,6 +126,28 @@ LOSSES = (
 )
 """All losses; the cyclical one has the settings of the published CIFAR and ImageNet commands."""
 
+DETECTION_LOSSES = (
+    LossSettings("bce", "binary cross-entropy"),
+    LossSettings("focal", "focal", gamma_pos=2.0, gamma_neg=2.0, alpha=0.25),
+    LossSettings("asymmetric", "asymmetric focal", gamma_pos=0.0, gamma_neg=4.0),
+    LossSettings(
+        "cyclical", "cyclical focal", gamma_pos=2.0, gamma_neg=2.0, gamma_hc=3.0, cyclical_factor=4.0, alpha=0.25
+    ),
+    LossSettings(
+        "class-balanced-focal",
+        "class-balanced focal",
+        gamma_pos=2.0,
+        gamma_neg=2.0,
+        alpha=0.25,
+        class_weight="effective",
+    ),
+)
+"""Losses over a sigmoid for the anchors of a detector; ``focal`` is that of RetinaNet as published.
+
+A class weight multiplies alpha, so the positive side of its class alone. Reference for the exponents of
+``asymmetric``: Ridnik et al., *Asymmetric Loss For Multi-Label Classification*, ICCV 2021.
+"""
+
 MAJORITY = LossSettings("majority", "majority class", estimator="majority")
 """The class frequencies as the probabilities of every sample, so the largest class as its prediction."""
 
@@ -154,3 +178,5 @@ IMBALANCED_FROM = 3.0
 
 FOR_BALANCED = (CROSS_ENTROPY, SMOOTHED, FOCAL, ASYMMETRIC, CYCLICAL)
 FOR_IMBALANCED = (CROSS_ENTROPY, SMOOTHED, WEIGHTED, LOGIT_ADJUSTED, FOCAL, CYCLICAL)
+FOR_BOXES = (DETECTION_LOSSES[1], DETECTION_LOSSES[0], DETECTION_LOSSES[3])
+"""Compared by default on images with boxes: the published loss of RetinaNet first, which is the reference."""

@@ -1,14 +1,21 @@
 """Parse losses given as text: names, names with settings, and custom losses."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.custom_loss import check_loss, file_digest, only_loss
-from cyclofocal.lab.recipes.loss import LIGHTGBM, LOGISTIC_REGRESSION, LOSSES, MAJORITY, LossSettings
+from cyclofocal.lab.recipes.loss import (
+    DETECTION_LOSSES,
+    LIGHTGBM,
+    LOGISTIC_REGRESSION,
+    LOSSES,
+    MAJORITY,
+    LossSettings,
+)
 from cyclofocal.lab.recipes.settings import SettingError
 from cyclofocal.ranges import check_at_least
 
@@ -32,7 +39,20 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 BASE_ESTIMATORS = {loss.name: loss for loss in (MAJORITY, LOGISTIC_REGRESSION, LIGHTGBM)}
 """Models that are fitted in place of a network; the latter two have the setting ``class_weight``."""
 
+DENSE = ("alpha", "label_smoothing", "class_weight", "weight_start")
+DETECTION_SETTINGS: dict[str, tuple[str, ...]] = {
+    "bce": DENSE,
+    "focal": (*GAMMAS, *DENSE),
+    "asymmetric": (*GAMMAS, *DENSE),
+    "cyclical": (*GAMMAS, "gamma_hc", "cyclical_factor", *DENSE),
+    "class-balanced-focal": (*GAMMAS, *DENSE),
+}
+"""Settings of each detection loss, as :data:`SETTINGS`."""
+
 SAMPLERS = ("balanced",)
+
+TAKEN_NAMES = SETTINGS.keys() | DETECTION_SETTINGS.keys() | BASE_ESTIMATORS.keys()
+"""Names that a custom loss cannot have."""
 
 SCALE_SETTING = "learning_rate_scale"
 
@@ -40,12 +60,42 @@ CUSTOM = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<path>[^=]+\.py)(?::(?P<function>
 """NAME=PATH.py:FUNCTION, where the name and, in a file with one loss, the function may be left out."""
 
 
-def losses_in(text: str) -> list[LossSettings]:
+class LossFamily(NamedTuple):
+    """Losses of one kind of model.
+
+    Attributes:
+        losses: by name, with those of references.
+        settings: of each loss.
+        references: names of models that are fitted in place of a network.
+        build: makes the loss of its settings and the samples per class; checks the settings.
+    """
+
+    losses: dict[str, LossSettings]
+    settings: dict[str, tuple[str, ...]]
+    references: tuple[str, ...]
+    build: Callable[[LossSettings, Sequence[int]], Any]
+
+
+def loss_family(boxes: bool) -> LossFamily:
+    """Losses of detectors, or of classifiers with their references."""
+    from cyclofocal.lab.recipes.criterion import build_box_criterion, build_criterion
+
+    if boxes:
+        return LossFamily({loss.name: loss for loss in DETECTION_LOSSES}, DETECTION_SETTINGS, (), build_box_criterion)
+    known = {loss.name: loss for loss in LOSSES} | BASE_ESTIMATORS
+    return LossFamily(known, SETTINGS, tuple(BASE_ESTIMATORS), build_criterion)
+
+
+def losses_in(text: str, boxes: bool = False) -> list[LossSettings]:
     """Parse losses separated by commas, each with its settings after a colon, which commas separate too.
 
     A custom loss is ``PATH.py:FUNCTION``, or ``NAME=PATH.py:FUNCTION``; see
     :func:`~cyclofocal.lab.recipes.custom_loss.load_loss`. Its file is run; the loss is called once the number of
     classes is known, see :func:`~cyclofocal.lab.training.train.try_custom_losses`.
+
+    Args:
+        text: losses.
+        boxes: True for losses of detectors, whose settings differ, instead of classifiers.
 
     Raises:
         SettingError: an unknown loss or setting, a value of another type or out of its range, a loss given twice, or
@@ -55,13 +105,18 @@ def losses_in(text: str) -> list[LossSettings]:
         >>> [loss.name for loss in losses_in("ce,cyclical:gamma_hc=2,cyclical_factor=4,focal")]
         ['ce', 'cyclical:gamma_hc=2,cyclical_factor=4', 'focal']
     """
-    losses = [custom_loss(item, settings) or _built_in(item, settings) for item, settings in _items(text)]
+    family = loss_family(boxes)
+    losses = [custom_loss(item, settings) or _built_in(item, settings, family) for item, settings in _items(text)]
     _check_different(losses)
     return losses
 
 
-def spelled_loss(loss: LossSettings) -> str:
+def spelled_loss(loss: LossSettings, boxes: bool = False) -> str:
     """Text from which :func:`losses_in` makes a loss of the same settings, without its trials of tuning.
+
+    Args:
+        loss: its settings.
+        boxes: True for a loss of detectors.
 
     Returns:
         "" for a built-in loss of another version, which is unknown here.
@@ -75,10 +130,10 @@ def spelled_loss(loss: LossSettings) -> str:
     if loss.file:
         scale = "" if loss.learning_rate_scale == 1 else f",{SCALE_SETTING}={_short(loss.learning_rate_scale)}"
         return f"{base}={loss.file}{scale}"
-    default = next((known for known in LOSSES if known.name == base), None)
-    if default is None:
+    family = loss_family(boxes)
+    if base not in family.settings:
         return ""
-    allowed = (*SETTINGS[base], SCALE_SETTING)
+    default, allowed = family.losses[base], (*family.settings[base], SCALE_SETTING)
     return base + _settings_text({n: getattr(loss, n) for n in allowed if getattr(loss, n) != getattr(default, n)})
 
 
@@ -103,22 +158,24 @@ def _items(text: str) -> list[tuple[str, list[str]]]:
     return items
 
 
-def _built_in(name: str, settings: list[str]) -> LossSettings:
-    known = {loss.name: loss for loss in LOSSES}
-    if name not in known | BASE_ESTIMATORS:
+def _built_in(name: str, settings: list[str], family: LossFamily) -> LossSettings:
+    if name not in family.losses:
+        others = f", the references {', '.join(family.references)}" if family.references else ""
         raise SettingError(
-            f"{name!r} is not a loss; allowed: {', '.join(known)}, the references {', '.join(BASE_ESTIMATORS)}, or a"
-            f" custom loss, PATH.py:FUNCTION.{did_you_mean(name, [*known, *BASE_ESTIMATORS])}"
+            f"{name!r} is not a loss{'' if family.references else ' of detectors'}; allowed:"
+            f" {', '.join(family.settings)}{others}, or a custom loss, PATH.py:FUNCTION."
+            f"{did_you_mean(name, list(family.losses))}"
         )
-    loss = (known | BASE_ESTIMATORS)[name]
+    loss = family.losses[name]
     if not settings:
         return loss
     if loss == MAJORITY:
         raise SettingError(f"{name} has no settings; {settings[0]!r} was given")
-    values = _values(name, settings, ("class_weight",) if loss.estimator else (*SETTINGS[name], SCALE_SETTING))
+    allowed = ("class_weight",) if loss.estimator else (*family.settings[name], SCALE_SETTING)
+    values = _values(name, settings, allowed, family)
     described = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
     changed = replace(loss, name=f"{name}{_settings_text(values)}", title=f"{loss.title} ({described})", **values)
-    _check_range(changed)
+    _check_range(changed, family)
     return changed
 
 
@@ -138,7 +195,7 @@ def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
         function = found["function"] or only_loss(Path(path))
     except (FileNotFoundError, ValueError) as error:
         raise SettingError(str(error)) from None
-    name, taken_names = (found["name"] or function).strip(), SETTINGS.keys() | BASE_ESTIMATORS.keys()
+    name, taken_names = (found["name"] or function).strip(), TAKEN_NAMES
     if not re.fullmatch(r"[\w.-]+", name) or name in taken_names:
         taken = (
             "is the name of a built-in loss"
@@ -158,7 +215,9 @@ def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
     return LossSettings(name + _settings_text(values), title, file=file, digest=digest, **values)
 
 
-def _values(loss: str, settings: Sequence[str], allowed: tuple[str, ...]) -> dict[str, Any]:
+def _values(
+    loss: str, settings: Sequence[str], allowed: tuple[str, ...], family: LossFamily | None = None
+) -> dict[str, Any]:
     """Parse settings as numbers, in the order of ``allowed``, so that one loss has one name."""
     values: dict[str, Any] = {}
     for setting in settings:
@@ -167,7 +226,7 @@ def _values(loss: str, settings: Sequence[str], allowed: tuple[str, ...]) -> dic
             raise SettingError(f"{loss}:{setting}: it must be {loss}:SETTING=NUMBER, like {loss}:{allowed[0]}=1")
         if name not in allowed:
             raise SettingError(
-                f"{name!r} is not a setting of {loss}; allowed: {', '.join(allowed)}.{_other(name)}"
+                f"{name!r} is not a setting of {loss}; allowed: {', '.join(allowed)}.{_other(name, family)}"
                 f"{did_you_mean(name, list(allowed))}"
             )
         if name in values:
@@ -197,10 +256,9 @@ def _value(loss: str, name: str, text: str) -> float | str:
         raise SettingError(f"{name} of {loss} is {text!r}; it must be a number") from None
 
 
-def _check_range(loss: LossSettings) -> None:
+def _check_range(loss: LossSettings, family: LossFamily) -> None:
     """Check settings by the loss of the library."""
     from cyclofocal.arguments import check_gammas, check_unit_interval
-    from cyclofocal.lab.recipes.criterion import build_criterion
 
     if loss.estimator:
         return
@@ -209,7 +267,7 @@ def _check_range(loss: LossSettings) -> None:
         check_unit_interval("label_smoothing", loss.label_smoothing)
         check_at_least("vs_gamma", loss.vs_gamma, 0)
         check_at_least("max_margin", loss.max_margin, 0)
-        build_criterion(loss, class_counts=(1, 1))
+        family.build(loss, (1, 1))
     except ValueError as error:
         raise SettingError(f"{loss.name}: {error}") from None
 
@@ -225,8 +283,8 @@ def _check_different(losses: list[LossSettings]) -> None:
                 raise SettingError(f"{loss.name!r} and {earlier.name!r} are the same loss; give one of them")
 
 
-def _other(setting: str) -> str:
-    having = [name for name, settings in SETTINGS.items() if setting in settings]
+def _other(setting: str, family: LossFamily | None) -> str:
+    having = [name for name, settings in family.settings.items() if setting in settings] if family else []
     return f" {setting} is a setting of {', '.join(having)}." if having else ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, make_dataclass, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from cyclofocal.lab.data.config import DEFAULTS, FIELD_TYPES, ROLES, DataConfig, data_config
+from cyclofocal.lab.data.config import DEFAULTS, FIELD_TYPES, LATER_FIELDS, DataConfig, data_config
 from cyclofocal.lab.longtail import OLTR, ShotGroups
 
 CycleRange = tuple[float, float]
@@ -273,7 +273,7 @@ FLAT_DEFAULTS = (
         for name, value in Recipe("", "", DataConfig(""), epochs=1, learning_rate=1.0).flat().items()
         if name not in FIRST
     }
-    | {name: DEFAULTS[name] for name in ROLES}
+    | {name: DEFAULTS[name] for name in LATER_FIELDS}
     | {name: getattr(Recipe, name) for name in NOT_STORED_IF_OFF}
 )
 """Values of fields that older records lack."""

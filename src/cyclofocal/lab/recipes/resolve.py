@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cyclofocal.lab.data.config import KEEL, PREFIXES, ROLES, SHARDS
+from cyclofocal.lab.data.config import KEEL, PREFIXES, ROLES, SHARDS, VOC, is_boxes
 from cyclofocal.lab.data.files import EXTENSIONS
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.messages import MissingDataError, did_you_mean
 from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.detection import box_recipe
 from cyclofocal.lab.recipes.image_folder import image_recipe
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.recipes.tabular import keel_recipe, keel_recipes, table_recipe
@@ -23,8 +24,9 @@ def resolve_recipes(name: str, target: str = "", fields: Mapping[str, Any] | Non
 
     Args:
         name: a name of :data:`~cyclofocal.lab.recipes.catalogue.RECIPES`; a .csv or .parquet file; "keel:NAME", or
-            "keel:all" for every table there whose classes have rows enough for its folds; a folder or list of images,
-            or another source of :func:`~cyclofocal.lab.data.config.data_config`.
+            "keel:all" for every table there whose classes have rows enough for its folds; a COCO file (.json) or
+            folder of Pascal VOC; a folder or list of images, or another source of
+            :func:`~cyclofocal.lab.data.config.data_config`.
         target: column of a .csv or .parquet file to predict.
         fields: further fields of the data of such a file, as of :class:`~cyclofocal.lab.data.config.TableData`.
 
@@ -51,11 +53,23 @@ def resolve_recipes(name: str, target: str = "", fields: Mapping[str, Any] | Non
         return [_table(name, target, fields)]
     if target:
         raise ValueError(f"target is {target!r}, but {name} is no table, which ends in {' or '.join(SUFFIXES)}")
+    if is_boxes(name):
+        return [box_recipe(name)]
     if Path(name).expanduser().exists() or name.startswith((*PREFIXES, SHARDS, "path:")):
-        return [image_recipe(name)]
+        return [source_recipe(name)]
     if Path(name).expanduser().is_symlink():
         raise MissingDataError(f"{name}: a link that leads to no file or folder; correct or remove it")
     raise _unknown(name)
+
+
+def source_recipe(source: str) -> Recipe:
+    """The recipe of images of the user: with boxes if it is a COCO file or a folder of Pascal VOC."""
+    if is_boxes(source):
+        return box_recipe(source)
+    folder = Path(source).expanduser()
+    if (folder / "Annotations").is_dir() or next(folder.glob("*.xml"), None) is not None:
+        return box_recipe(f"{VOC}{source}")
+    return image_recipe(source)
 
 
 def check_name(name: str, root: Path = Path("data")) -> None:

@@ -278,9 +278,12 @@ def _counts_missing(summary: Summary) -> str:
     ratio = max(summary.train_counts) / max(min(summary.train_counts), 1)
     if ratio < IMBALANCED_FROM or _using_counts(summary) or summary.adjusted or summary.primary.key == "accuracy":
         return ""
+    known, samples = "weighted, logit-adjusted", "samples"
+    if summary.experiment.boxes:
+        known, samples = "class-balanced-focal", "boxes"
     return (
-        f"Not compared: losses that use the class counts (weighted, logit-adjusted), though the largest class has"
-        f" {ratio:.0f} times the samples of the smallest; add them with --losses."
+        f"Not compared: losses that use the class counts ({known}), though the largest class has {ratio:.0f} times the"
+        f" {samples} of the smallest; add them with --losses."
     )
 
 

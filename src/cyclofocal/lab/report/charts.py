@@ -115,7 +115,8 @@ def _stored_accuracy(summary: Summary) -> tuple[str, str]:
     runs = [run for members in summary.experiment.runs.values() for run in members]
     plain = ("validation_accuracy", "validation accuracy, %")
     balanced = ("validation_balanced_accuracy", "balanced validation accuracy, %")
-    for key, label in (plain, balanced) if summary.primary.key == "accuracy" else (balanced, plain):
+    boxes = ("validation_ap", "validation AP, %")
+    for key, label in (boxes, plain, balanced) if summary.primary.key == "accuracy" else (boxes, balanced, plain):
         if all(run.epochs and key in run.epochs[-1] for run in runs):
             return key, label
     return "train_accuracy", "training accuracy, %"
@@ -140,14 +141,17 @@ def class_accuracy(summary: Summary) -> str:
     counts = np.asarray(summary.train_counts, dtype=np.float64)
     groups = _groups(counts)
     frequency = np.array([counts[group].mean() for group in groups])
-    label = "training samples of the class"
+    of_class, samples = summary.experiment.of_class, "boxes" if summary.experiment.boxes else "samples"
+    label = f"training {samples} of the class"
     if np.ptp(counts) == 0:
-        frequency, label = np.arange(len(groups), dtype=np.float64), f"class ({counts[0]:.0f} training samples each)"
+        frequency, label = np.arange(len(groups), dtype=np.float64), f"class ({counts[0]:.0f} training {samples} each)"
     lines = {}
     for name, runs in found.items():
         grouped = np.stack([runs[:, group].mean(1) for group in groups], axis=1)
         lines[name] = (frequency, grouped.mean(0), half_width(grouped, summary.experiment.overlap))
-    return line_chart(summary, lines, (0.0, 100.0), (label, "accuracy, %"), "Accuracy by class frequency")
+    return line_chart(
+        summary, lines, (0.0, 100.0), (label, f"{of_class}, %"), f"{of_class.capitalize()} by class frequency"
+    )
 
 
 def _groups(counts: Array) -> list[NDArray[np.intp]]:

@@ -14,8 +14,12 @@ MOST_LISTED = 12
 """Most runs that a call names."""
 
 
-def constructor_call(loss: LossSettings) -> str:
+def constructor_call(loss: LossSettings, boxes: bool = False) -> str:
     """Python expression that makes the loss; ``counts`` in it are the training samples per class.
+
+    Args:
+        loss: its settings.
+        boxes: True for a loss of detectors, whose heads divide the sum over the anchors.
 
     Returns:
         "" for a custom loss, and for a margin or vector scaling, which the library has no class for.
@@ -27,6 +31,8 @@ def constructor_call(loss: LossSettings) -> str:
     if loss.file or loss.max_margin or loss.vs_gamma:
         return ""
     smoothing = {"label_smoothing": loss.label_smoothing} if loss.label_smoothing else {}
+    if boxes:
+        return _sigmoid_call(loss, smoothing)
     if loss.is_cross_entropy:
         return _call("torch.nn.CrossEntropyLoss", smoothing)
     gammas = {"gamma_pos": loss.gamma_pos, "gamma_neg": loss.gamma_neg}
@@ -38,6 +44,19 @@ def constructor_call(loss: LossSettings) -> str:
         return _call(kind, gammas | smoothing)
     of_counts = {name: getattr(loss, name) for name in ("class_weight", "tau", "weight_start") if getattr(loss, name)}
     return _call(f"{kind}.from_counts", of_counts | gammas | smoothing, "counts")
+
+
+def _sigmoid_call(loss: LossSettings, smoothing: dict[str, float]) -> str:
+    """Python expression of a loss over a sigmoid, for ``swap_loss``; "" with class weights, which are of tensors."""
+    if loss.class_weight:
+        return ""
+    settings: dict[str, Any] = {"gamma_pos": loss.gamma_pos, "gamma_neg": loss.gamma_neg}
+    kind = "BinaryFocalLoss"
+    if loss.cyclical_factor is not None:
+        kind = "BinaryCyclicalFocalLoss"
+        settings |= {"gamma_hc": loss.gamma_hc, "cyclical_factor": loss.cyclical_factor}
+    alpha = {} if loss.alpha is None else {"alpha": loss.alpha}
+    return _call(kind, settings | alpha | smoothing | {"reduction": "sum"})
 
 
 def _call(name: str, settings: Mapping[str, Any], *positional: str) -> str:

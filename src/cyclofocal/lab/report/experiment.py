@@ -73,6 +73,16 @@ class Experiment:
         return next(iter(self.runs.values()))[0]
 
     @property
+    def boxes(self) -> bool:
+        """True for detections of boxes, False for classes."""
+        return self.first.is_detection
+
+    @property
+    def of_class(self) -> str:
+        """Name of the result of each class, an accuracy or an average precision."""
+        return "average precision" if self.boxes else "accuracy"
+
+    @property
     def classes(self) -> list[str]:
         """Names of the classes; their numbers if the records do not contain names."""
         return self.first.classes or [str(c) for c in range(len(self.first.train_counts))]
@@ -80,7 +90,7 @@ class Experiment:
     @cached_property
     def rarer(self) -> str:
         """Name of the rarer of two classes in training; "" for three or more classes."""
-        if len(self.first.train_counts) != 2:
+        if len(self.first.train_counts) != 2 or self.boxes:
             return ""
         found = {rarer_class(run.train_counts) for runs in self.runs.values() for run in runs}
         return self.classes[found.pop()] if len(found) == 1 else "the rarer class"
@@ -88,11 +98,14 @@ class Experiment:
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """Metrics in the order of tables; see :func:`~cyclofocal.lab.metrics.metrics_of`."""
-        return metrics_of(self.rarer)
+        return metrics_of(self.rarer, self.boxes)
 
     @cached_property
     def class_accuracy(self) -> dict[str, NDArray[np.float64]]:
-        """Accuracy of every class by loss, (runs, C), in per cent, for losses that have it in all records."""
+        """Accuracy, or average precision, of every class by loss, (runs, C), in per cent.
+
+        Losses that lack it in a record are left out.
+        """
         found = {name: by_run(members, lambda run: run.per_class) for name, members in self.runs.items()}
         return {name: 100 * runs for name, runs in found.items() if runs.size}
 

@@ -22,6 +22,7 @@ MAX_SEEDS = 10_000
 MAX_LISTED_CLASSES = 20
 
 ACCURACIES = {
+    "validation_ap": "average precision on validation data",
     "validation_balanced_accuracy": "balanced accuracy on validation data",
     "validation_accuracy": "accuracy on validation data",
     "train_accuracy": "training accuracy",
@@ -356,10 +357,8 @@ def explanations(summary: Summary) -> list[str]:
         f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_epochs(summary)};"
         f" {_split(summary)}test set evaluated once, after {_evaluated(summary)}.",
         *_head_only(summary),
-        f"Training samples per class: {counts(summary)}.",
-        *_thresholds(summary),
-        *_test_samples(summary),
-        f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
+        f"Training {'boxes' if summary.experiment.boxes else 'samples'} per class: {counts(summary)}.",
+        *(_of_boxes() if summary.experiment.boxes else _of_classes(summary)),
         *_intervals(summary),
         _what_varies(summary),
         f"p: {_test(summary)}, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
@@ -376,6 +375,24 @@ def explanations(summary: Summary) -> list[str]:
             f"The runs were started with another primary metric, {declared}; one chosen afterwards is weaker evidence."
         )
     return [*lines, *remarks(summary)]
+
+
+def _of_classes(summary: Summary) -> list[str]:
+    """Meaning of the metrics of classes."""
+    return [
+        *_thresholds(summary),
+        *_test_samples(summary),
+        f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
+    ]
+
+
+def _of_boxes() -> list[str]:
+    """Meaning of the metrics of boxes."""
+    return [
+        "AP: average precision as COCO defines it, mean over the classes and over ten overlaps (intersection over"
+        " union) from 0.5 to 0.95; AP50 and AP75 at one overlap. Small boxes have less than 32 x 32 pixels, large ones"
+        " more than 96 x 96.",
+    ]
 
 
 def remarks(summary: Summary) -> list[str]:
@@ -485,8 +502,9 @@ def _split(summary: Summary) -> str:
     first = summary.experiment.first
     if not first.test_counts:
         return ""
+    unit = "boxes" if summary.experiment.boxes else "samples"
     samples = {"train": sum(first.train_counts), "validation": first.validation_samples, "test": sum(first.test_counts)}
-    return f"samples: {', '.join(f'{count:,} for {part}' for part, count in samples.items() if count)}; "
+    return f"{unit}: {', '.join(f'{count:,} for {part}' for part, count in samples.items() if count)}; "
 
 
 def _test_samples(summary: Summary) -> list[str]:
@@ -527,11 +545,11 @@ def _tuned(summary: Summary) -> list[str]:
 def _head_only(summary: Summary) -> list[str]:
     """Note that the network was frozen, if it was."""
     recipe = summary.recipe
-    if not (backbone := recipe.get("backbone")):
+    if not (digest := recipe.get("backbone_digest")):
         return []
     return [
-        f"Only the head was trained ({recipe['model']}), on frozen features of {backbone}; SHA-256 of its weights:"
-        f" {recipe['backbone_digest']}."
+        f"Only the head was trained ({recipe['model']}), on frozen features of {recipe['backbone']}; SHA-256 of its"
+        f" weights: {digest}."
     ]
 
 

@@ -11,6 +11,7 @@ from cyclofocal.lab.records import CONFUSION_CLASSES
 from cyclofocal.lab.report import charts, curves
 from cyclofocal.lab.report.answer import answer, answer_over
 from cyclofocal.lab.report.constructors import tuned_calls
+from cyclofocal.lab.report.detections import box_strip, precision_recall_chart
 from cyclofocal.lab.report.findings import (
     adjusted_conclusion,
     conclusions,
@@ -153,6 +154,7 @@ def _experiment(summary: Summary) -> dict[str, Any]:
         "recipe": recipe_settings(summary),
         "environment": environment(summary),
         "commands": commands(summary),
+        "boxes": summary.experiment.boxes,
     }
 
 
@@ -177,6 +179,7 @@ def _predicted(summary: Summary, source: SampleSource | None, n_experiments: int
     root, show = (source.root, source.show_samples) if source else (Path(), False)
     mistakes = find_mistakes(summary.experiment, found, root, show)
     return {
+        "strip": box_strip(summary, source.files if source else None, root, show) if summary.experiment.boxes else None,
         "without_predictions": found.missing,
         "prediction_notes": found.notes,
         "curves": _curves(summary, found) if found.runs else [],
@@ -247,19 +250,26 @@ def _findings(summary: Summary) -> list[tuple[str, str, str]]:
 
 def _figures(summary: Summary) -> list[Figure]:
     """Charts of curves, classes and schedules."""
-    band = "mean over seeds, band: 95 % t interval"
+    band, of_class = "mean over seeds, band: 95 % t interval", summary.experiment.of_class
+    precision = (
+        "Precision and recall",
+        precision_recall_chart(summary) if summary.experiment.boxes else "",
+        f"at an overlap of 0.5, mean over the classes; {band}",
+        "the records do not contain the curves",
+    )
     drawn = (
+        *([precision] if summary.experiment.boxes else []),
         (
             "Learning curves",
             charts.learning_curves(summary),
             band,
-            "the records do not contain the accuracy of each epoch",
+            f"the records do not contain the {of_class} of each epoch",
         ),
         (
-            "Accuracy by class frequency",
+            f"{of_class.capitalize()} by class frequency",
             charts.class_accuracy(summary),
             band,
-            "the records do not contain the accuracy of each class",
+            f"the records do not contain the {of_class} of each class",
         ),
         (
             "Schedule of eta",

@@ -192,10 +192,10 @@ def _thumbnail(sample: int | str, lookup: SampleLookup | None) -> str:
     return "" if image is None else data_uri(image)
 
 
-def data_uri(image: Image.Image) -> str:
-    """A small version of an image as a data URI: PNG up to :data:`SMALL_IMAGE` pixels, JPEG above."""
+def data_uri(image: Image.Image, most: int = THUMBNAIL) -> str:
+    """An image of at most ``most`` pixels as a data URI: PNG up to :data:`SMALL_IMAGE` pixels, JPEG above."""
     small, content = image.copy(), io.BytesIO()
     kind = "png" if max(image.size) <= SMALL_IMAGE else "jpeg"
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((most, most))
     small.save(content, kind, **({"optimize": True} if kind == "png" else {"quality": 80}))
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

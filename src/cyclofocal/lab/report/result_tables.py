@@ -182,13 +182,15 @@ def _loss_and(headings: Iterable[str]) -> list[Column]:
 
 def at_threshold(summary: Summary) -> str:
     """Part of a caption: the threshold that predictions of two classes are at; "" for more classes."""
-    return ", at the threshold 0.5" if len(summary.train_counts) == 2 else ""
+    return ", at the threshold 0.5" if summary.experiment.rarer else ""
 
 
 def class_table(summary: Summary) -> ReportTable:
-    """Mean accuracy of each class by loss; without rows if the records do not have it."""
+    """Mean accuracy, or average precision, of each class by loss; without rows if the records do not have it."""
     losses = (summary.experiment.titles[name] for name in summary.experiment.class_accuracy)
-    columns = [Column("class", "text"), *map(Column, ("training samples", "test samples", *losses))]
+    boxes = summary.experiment.boxes
+    samples = ("training boxes", "test boxes") if boxes else ("training samples", "test samples")
+    columns = [Column("class", "text"), *map(Column, (*samples, *losses))]
     rows = [
         [
             TableCell(row.title),
@@ -198,8 +200,9 @@ def class_table(summary: Summary) -> ReportTable:
         ]
         for row in summary.class_results
     ]
+    result = "Average precision" if boxes else "Accuracy (recall)"
     return ReportTable(
-        f"Accuracy (recall) of each class, %{at_threshold(summary)}, mean over seeds; described, not tested",
+        f"{result} of each class, %{at_threshold(summary)}, mean over seeds; described, not tested",
         columns,
         rows,
     )
@@ -438,7 +441,13 @@ def _long_class_rows(summary: Summary) -> Iterator[dict[str, Any]]:
     runs, titles = summary.experiment.runs, summary.experiment.titles
     for row in summary.class_results:
         for name, mean in row.accuracy.items():
-            values = {"metric": "accuracy", "class": row.title, "role": "class", "unit": "%", "mean": mean}
+            values = {
+                "metric": summary.experiment.of_class,
+                "class": row.title,
+                "role": "class",
+                "unit": "%",
+                "mean": mean,
+            }
             seeds = len({run.seed for run in runs[name]})
             yield _long_start(summary) | values | {"loss": name, "title": titles[name], "seeds": seeds}
 

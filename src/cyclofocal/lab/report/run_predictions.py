@@ -50,14 +50,14 @@ class PredictionFiles:
     def __init__(self, stored: StoredRuns) -> None:
         found = zip(stored.records, stored.files, strict=True)
         self._folders = [(record, file.parent) for record, file in found if file.name == RECORD_OF_A_RUN]
-        self._paths: dict[str, Path] = {}
+        self._by_run: dict[str, Path] = {}
 
-    def of(self, record: RunRecord) -> Path | None:
-        """File of the predictions of a run; None if there is none."""
-        if self._folders and not self._paths:
-            self._paths = {_key(known): folder / PREDICTIONS for known, folder in reversed(self._folders)}
-        path = self._paths.get(_key(record)) if self._paths else None
-        return path if path and path.is_file() else None
+    def of(self, record: RunRecord, name: str = PREDICTIONS) -> Path | None:
+        """File of the predictions of a run, or another file of its folder; None if there is none."""
+        if self._folders and not self._by_run:
+            self._by_run = {_key(known): folder for known, folder in reversed(self._folders)}
+        folder = self._by_run.get(_key(record)) if self._by_run else None
+        return folder / name if folder and (folder / name).is_file() else None
 
 
 def _key(record: RunRecord) -> str:

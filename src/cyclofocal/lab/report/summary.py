@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyclofocal.lab.metrics import (
-    METRICS,
+    EVERY_METRIC,
     PRIMARY,
     RANKED,
     Metric,
@@ -28,9 +28,9 @@ from cyclofocal.lab.report.statistics import (
     verdict,
 )
 
-KEYS = [metric.key for metric in METRICS]
-CROSS_ENTROPIES = ("ce", "ce:tuned")
-"""Names of the default reference, the first that exists."""
+KEYS = [metric.key for metric in EVERY_METRIC]
+CROSS_ENTROPIES, PUBLISHED_DETECTION = ("ce", "ce:tuned"), ("focal",)
+"""Names of the default reference of classes and of boxes, the first that exists."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def primary_metric(key: str, titled: Sequence[Metric] = ()) -> Metric:
     Raises:
         ValueError: there is none.
     """
-    for metric in (*titled, *METRICS):
+    for metric in (*titled, *EVERY_METRIC):
         if metric.key == key:
             return metric
     raise ValueError(f"metric is {key!r}; it must be one of {', '.join(KEYS)}")
@@ -238,9 +238,9 @@ def common_primary(found: Sequence[Summary]) -> Metric:
 
 def _undeclared_metric(found: Sequence[Experiment]) -> str:
     """Key of the default primary metric of records that declare none, or several; the older one if some lack it."""
-    key = default_metric(len(experiment.classes) for experiment in found)
+    key = default_metric((len(experiment.classes) for experiment in found), found[0].boxes)
     has_it = all(experiment.values(name, primary_metric(key)) for experiment in found for name in experiment.runs)
-    return key if has_it else PRIMARY
+    return key if has_it or found[0].boxes else PRIMARY
 
 
 def declared_metric(found: Sequence[Experiment]) -> str:
@@ -256,9 +256,10 @@ def declared_margin(found: Sequence[Experiment]) -> float | None:
 
 
 def default_reference(found: Sequence[Experiment]) -> str:
-    """Name of cross-entropy, untuned if both exist; "" without it, for the first loss of each experiment."""
+    """Name of cross-entropy, untuned if both exist, of boxes focal; "" for the first loss of each experiment."""
     names = {name for experiment in found for name in experiment.runs}
-    return next((name for name in CROSS_ENTROPIES if name in names), "")
+    preferred = PUBLISHED_DETECTION if found and found[0].boxes else CROSS_ENTROPIES
+    return next((name for name in preferred if name in names), "")
 
 
 def _summary(experiment: Experiment, reference: str, primary: Metric, margin: float) -> Summary:

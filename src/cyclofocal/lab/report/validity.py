@@ -16,6 +16,7 @@ WINDOW = 5
 
 LEAST_GAIN = {
     VALIDATION_LOSS: 1.0,
+    "validation_ap": 1.0,
     "validation_balanced_accuracy": 1.0,
     "validation_accuracy": 1.0,
     "train_accuracy": 5.0,
@@ -146,7 +147,7 @@ def single_classes(experiment: Experiment) -> list[SingleClass]:
     """Losses with runs that predict one class for every test sample, whose accuracies do not compare losses."""
     found = []
     for name, runs in experiment.runs.items():
-        if same := [run for run in runs if _predicts_single_class(run)]:
+        if same := [run for run in runs if not experiment.boxes and _predicts_single_class(run)]:
             adjusted = _mean_percent(run.adjusted.get("balanced_accuracy") for run in same)
             tuned = _mean_percent(run.metrics.get("tuned_balanced_accuracy") for run in same)
             found.append(

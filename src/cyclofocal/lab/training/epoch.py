@@ -76,30 +76,38 @@ def run_epoch(state: TrainState, context: TrainContext, epoch: int, display: Run
             display.show(*metrics.means())
     guard.check()
     loss_mean, accuracy = metrics.means(state.accelerator)
-    row = {"epoch": epoch, **_values(recipe, first), "train_loss": loss_mean, "train_accuracy": accuracy}
+    row = {"epoch": epoch, **_values(recipe, first), "train_loss": loss_mean}
+    if accuracy is not None:
+        row["train_accuracy"] = accuracy
     return row | {"seconds": round(time.perf_counter() - started, 3)}
 
 
 class EpochMetrics:
-    """Loss and accuracy so far, on the device; of a soft target the accuracy is its share of the predicted class."""
+    """Loss and accuracy so far, on the device; of a soft target the accuracy is its share of the predicted class.
+
+    Where a step gives no logits there is no accuracy.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), device=device, dtype=torch.float64)
         self.right = torch.zeros((), device=device, dtype=torch.float64)
-        self.n_images = 0
+        self.n_images, self.has_logits = 0, True
 
-    def add(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
+    def add(self, loss: Tensor, logits: Tensor | None, target: Tensor) -> None:
         """A step of this process: the mean loss of its images."""
         self.n_images += len(target)
         self.loss.add_(loss, alpha=len(target))
+        if logits is None:
+            self.has_logits = False
+            return
         predicted = logits.argmax(1)
         self.right += (predicted == target if target.ndim == 1 else target.gather(1, predicted[:, None])).sum()
 
-    def means(self, accelerator: "Accelerator | None" = None) -> tuple[float, float]:
+    def means(self, accelerator: "Accelerator | None" = None) -> tuple[float, float | None]:
         """Mean loss and accuracy; of all processes, if they are given, to be called in each of them."""
         metrics = torch.stack([self.loss, self.right, self.loss.new_tensor(self.n_images)])
         loss, right, n_images = (metrics if accelerator is None else accelerator.reduce(metrics, "sum")).tolist()
-        return loss / n_images, right / n_images
+        return loss / n_images, right / n_images if self.has_logits else None
 
 
 class NonFiniteGuard:

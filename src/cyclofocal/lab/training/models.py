@@ -30,7 +30,7 @@ class SmallConvNet(nn.Module):
     def __init__(self, classes: int, width: int = 16, image_size: int = 8, channels: int = 1) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            _convolution(channels, width), _convolution(width, 2 * width), nn.MaxPool2d(2), nn.Flatten()
+            convolution(channels, width), convolution(width, 2 * width), nn.MaxPool2d(2), nn.Flatten()
         )
         self.classifier = nn.Linear(2 * width * (image_size // 2) ** 2, classes)
 
@@ -62,13 +62,13 @@ class SmallResNet(nn.Module):
     def __init__(self, classes: int, width: int = 64, image_size: int = 32, channels: int = 3) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            _convolution(channels, width),
-            _convolution(width, 2 * width),
+            convolution(channels, width),
+            convolution(width, 2 * width),
             nn.MaxPool2d(2),
             Residual(2 * width),
-            _convolution(2 * width, 4 * width),
+            convolution(2 * width, 4 * width),
             nn.MaxPool2d(2),
-            _convolution(4 * width, 8 * width),
+            convolution(4 * width, 8 * width),
             nn.MaxPool2d(2),
             Residual(8 * width),
             nn.AdaptiveMaxPool2d(1),
@@ -95,7 +95,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(_convolution(width, width), _convolution(width, width))
+        self.body = nn.Sequential(convolution(width, width), convolution(width, width))
 
     def forward(self, features: Tensor) -> Tensor:
         return features + self.body(features)
@@ -219,7 +219,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         widths = [width] * 5 + [2 * width] * 5 + [4 * width] * 5
         blocks = [CifarBlock(inputs, outputs) for inputs, outputs in zip([width, *widths], widths, strict=False)]
-        self.features = nn.Sequential(_convolution(channels, width), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.features = nn.Sequential(convolution(channels, width), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(4 * width, classes)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -237,7 +237,7 @@ class CifarBlock(nn.Module):
         super().__init__()
         self.stride, self.added = (1, 0) if inputs == outputs else (2, outputs - inputs)
         self.body = nn.Sequential(
-            _convolution(inputs, outputs, self.stride),
+            convolution(inputs, outputs, self.stride),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
         )
@@ -366,7 +366,7 @@ def use_cosine_classifier(model: nn.Module, scale: float) -> nn.Module:
     return model
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )

@@ -52,7 +52,7 @@ class RunProgress:
             return True
         return not self.bar.disable and time.perf_counter() - self.looked > SECONDS
 
-    def show(self, loss: float, accuracy: float) -> None:
+    def show(self, loss: float, accuracy: float | None) -> None:
         """Bring the bar up to date."""
         now = time.perf_counter()
         rate = self.n_images / (now - self.looked)
@@ -60,16 +60,17 @@ class RunProgress:
         if self.lines is not None:
             self._show_early(loss, accuracy, rate)
             return
-        numbers = f"loss {loss:.3f}  accuracy {100 * accuracy:.1f} %  {rate:,.0f} images/s"
+        right = "" if accuracy is None else f"  accuracy {100 * accuracy:.1f} %"
+        numbers = f"loss {loss:.3f}{right}  {rate:,.0f} images/s"
         self.bar.update(self.task, completed=self.steps, numbers=numbers)
 
-    def _show_early(self, loss: float, accuracy: float, rate: float) -> None:
+    def _show_early(self, loss: float, accuracy: float | None, rate: float) -> None:
         """Print one line before the end of the first epoch, with the time that is left at this rate."""
         assert self.lines is not None
         self.early = False
         seconds = (time.perf_counter() - self.rated_from) / (self.steps - self.first) * (self.total - self.steps)
         self.lines.print(
-            f"{self.title}: step {self.steps}/{self.total}, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %,"
+            f"{self.title}: step {self.steps}/{self.total}, loss {loss:.4f}{_accuracy(accuracy)},"
             f" {rate:,.0f} images/s, about {timedelta(seconds=round(seconds))} left",
             markup=False,
             soft_wrap=True,
@@ -81,12 +82,20 @@ class RunProgress:
         if self.lines is None or (number < epochs and now - self.printed < EPOCH_LINE_SECONDS):
             return
         self.early, self.printed = False, now
-        metrics = {"validation_auroc": "AUROC", "validation_balanced_accuracy": "balanced accuracy"}
+        metrics = {
+            "validation_ap": "AP",
+            "validation_auroc": "AUROC",
+            "validation_balanced_accuracy": "balanced accuracy",
+        }
         key = next((key for key in metrics if row.get(key) is not None), "")
         validation = f", validation {metrics[key]} {100 * row[key]:.2f} %" if key else ""
         self.lines.print(
-            f"{self.title}: epoch {number}/{epochs}, loss {row['train_loss']:.4f},"
-            f" accuracy {100 * row['train_accuracy']:.2f} %{validation}, {row['seconds']:.1f} s",
+            f"{self.title}: epoch {number}/{epochs}, loss {row['train_loss']:.4f}"
+            f"{_accuracy(row.get('train_accuracy'))}{validation}, {row['seconds']:.1f} s",
             markup=False,
             soft_wrap=True,
         )
+
+
+def _accuracy(accuracy: float | None) -> str:
+    return "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"

@@ -16,7 +16,7 @@ from cyclofocal.lab.recipes.head import HeadRecipe
 from cyclofocal.lab.recipes.loss import ESTIMATORS, LIGHTGBM, MAJORITY, LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.job import Job
-from cyclofocal.lab.training.train import Task, Training
+from cyclofocal.lab.training.loop import Task, Training
 from cyclofocal.lab.training.train_state import TrainState
 
 if TYPE_CHECKING:

@@ -137,7 +137,7 @@ def save_model(
         classes=list(data.classes),
         train_counts=list(data.counts),
         inputs=data.train.n_features,
-        preprocessing={} if data.encoder is not None else _preprocessing(recipe, data.train.max_pixel),
+        preprocessing={} if data.encoder is not None else _preprocessing(recipe, data),
         encoder=None if data.encoder is None else data.encoder.to_json(),
         versions=versions(),
         sha256={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
@@ -176,15 +176,17 @@ def read_model(folder: Path) -> SavedModel:
 _REMEDY = "remove it and run the same `cyclofocal train` command again"
 
 
-def _preprocessing(recipe: Recipe, max_pixel: int) -> dict[str, Any]:
-    """Values that turn an image into the model's input."""
+def _preprocessing(recipe: Recipe, data: DataSet) -> dict[str, Any]:
+    """Values that turn an image into the model's input; of boxes also the numbers of the classes for results."""
+    boxes = {} if data.test.boxes is None else {"category_ids": list(data.category_ids)}
     return {
         "image_size": recipe.image_size,
         "channels": recipe.channels,
         "crop": crop_fraction(recipe),
         "mean": list(per_channel(recipe.mean, recipe.channels)),
         "std": list(per_channel(recipe.std, recipe.channels)),
-        "max_pixel": max_pixel,
+        "max_pixel": data.train.max_pixel,
+        **boxes,
     }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cyclofocal.lab.recipes.criterion import build_criterion
 from cyclofocal.lab.recipes.custom_loss import Criterion, try_loss
+from cyclofocal.lab.recipes.detection import DetectionRecipe
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.training.batches import Batch
@@ -46,8 +47,8 @@ class TrainState:
         """The model whose predictions count: the moving average where there is one."""
         return self.model if self.ema is None else self.ema.module
 
-    def step(self, batch: Batch, images: Tensor, target: Tensor, now: ScheduledValues) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; loss of this process's share, detached, and its logits.
+    def step(self, batch: Batch, images: Tensor, target: Tensor, now: ScheduledValues) -> tuple[Tensor, Tensor | None]:
+        """One step of the optimiser; loss of this process's share, detached, and its logits, if there are any.
 
         The loss is weighed so that the mean over the processes is the mean over the whole batch.
         """
@@ -62,10 +63,10 @@ class TrainState:
         self._optimizer_step()
         if self.ema is not None:
             self.ema.update(self.model)
-        return loss.detach(), logits.detach()
+        return loss.detach(), None if logits is None else logits.detach()
 
-    def loss(self, images: Tensor, target: Tensor, now: ScheduledValues) -> tuple[Tensor, Tensor]:
-        """Mean loss of this process's share, and its logits."""
+    def loss(self, images: Tensor, target: Tensor, now: ScheduledValues) -> tuple[Tensor, Tensor | None]:
+        """Mean loss of this process's share, and its logits, if there are any."""
         logits = self.wrapped_model(images)
         return self.criterion(logits if now.temperature == 1 else logits / now.temperature, target), logits
 
@@ -139,7 +140,8 @@ def try_custom_loss(recipe: Recipe, loss: LossSettings, class_counts: Sequence[i
         MissingDataError, ValueError: of :func:`~cyclofocal.lab.recipes.custom_loss.try_loss`.
     """
     if loss.file:
-        try_loss(loss.file, loss.digest, class_counts, soft=recipe.mixup > 0 or recipe.cutmix > 0)
+        soft, boxes = recipe.mixup > 0 or recipe.cutmix > 0, isinstance(recipe, DetectionRecipe)
+        try_loss(loss.file, loss.digest, class_counts, soft, boxes)
 
 
 def build_state(
@@ -149,6 +151,7 @@ def build_state(
     class_counts: Sequence[int],
     make_optimizer: Callable[[nn.Module, Recipe], torch.optim.Optimizer] = build_optimizer,
     make_learner: Callable[..., TrainState] = TrainState,
+    make_criterion: Callable[[LossSettings, Sequence[int]], Criterion] = build_criterion,
 ) -> TrainState:
     """The state at the beginning, with ``model`` on the accelerator's device.
 
@@ -164,7 +167,7 @@ def build_state(
         average = ModelEmaV3(model, decay=recipe.ema_decay)  # before anything wraps the model
     if recipe.sync_batch_norm and accelerator.num_processes > 1:
         model = sync_batch_norm(model)
-    criterion = build_criterion(job.loss, class_counts)
+    criterion = make_criterion(job.loss, class_counts)
     if isinstance(criterion, nn.Module):
         criterion.to(device)
     forward, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))

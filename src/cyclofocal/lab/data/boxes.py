@@ -1,0 +1,136 @@
+"""Images with boxes: checks that all formats share, and the splits of a data set."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cyclofocal.lab.data.coco import read_coco
+from cyclofocal.lab.data.config import VOC, BoxData, path_of
+from cyclofocal.lab.data.dataset import DataSet, Labels, Samples
+from cyclofocal.lab.data.files import find_dataset
+from cyclofocal.lab.data.lists import check_present
+from cyclofocal.lab.data.scenes import read_digit_scenes
+from cyclofocal.lab.data.splits import FRACTION_SEED
+from cyclofocal.lab.data.voc import read_voc
+from cyclofocal.lab.messages import DamagedDataError, counted, preview
+
+
+def read_boxes(data: BoxData, root: Path) -> DataSet:
+    """Read a data set of images with boxes; without a test set its validation set is the test set.
+
+    Args:
+        data: source, and the treatment of boxes that cannot be right.
+        root: folder of published data sets.
+
+    Raises:
+        MissingDataError: a file, folder or package that is not there.
+        MissingImageError: an image that is annotated and not there; several are named, with a count.
+        DamagedDataError: a file of another format, an annotation of an unknown image or category, a box outside of its
+            image or without area; several are named, with a count.
+        ValueError: categories that differ between files, or one without a training box.
+    """
+    if data.source == "digit-scenes":
+        return read_digit_scenes()
+    if data.source.endswith(".json"):
+        return _read_coco_files(data)
+    if data.source.startswith(VOC):
+        folder, title = path_of(data.source), data.source
+    else:
+        places = [root / "bccd" / "BCCD", root / "BCCD", root / "bccd"]
+        remedy = "clone github.com/Shenggan/BCCD_Dataset and give its folder as --root, or see docs/data.md"
+        folder, title = find_dataset(("Annotations",), places, data.source, remedy), data.source
+    classes, splits = read_voc(folder, Path(data.image_root) if data.image_root else None)
+    return _data_set(title, classes, splits, data)
+
+
+def _read_coco_files(data: BoxData) -> DataSet:
+    paths = {"train": data.source, "val": data.validation_list, "test": data.test_list}
+    read = {
+        name: read_coco(Path(path).expanduser(), Path(data.image_root) if data.image_root else None)
+        for name, path in paths.items()
+        if path
+    }
+    categories = {name: found.categories for name, found in read.items()}
+    for name, found in categories.items():
+        if found != categories["train"]:
+            raise ValueError(f"{paths[name]} has other categories than {data.source}; they must have the same ids")
+    classes, ids = tuple(categories["train"].values()), tuple(categories["train"])
+    splits = {name: found.images for name, found in read.items()}
+    return replace(_data_set(data.source, classes, splits, data), category_ids=ids)
+
+
+def _data_set(title: str, classes: tuple[str, ...], splits: dict[str, Samples], data: BoxData) -> DataSet:
+    """Check the splits, and split off a test set where there is none."""
+    splits = {name: checked_boxes(images, classes, data.bad_boxes == "drop") for name, images in splits.items()}
+    train, validation, test = (splits.get(name) for name in ("train", "val", "test"))
+    if train is None:
+        raise ValueError(f"{title} has no training images; its splits are {', '.join(splits)}")
+    if test is None:
+        validation, test = None, validation
+    if test is not None and data.test_fraction:
+        raise ValueError(f"test_fraction is {data.test_fraction}, but {title} has {test.title}; it must be 0")
+    if test is None:
+        train, test = _split_off(train, data.test_fraction)
+    empty = [f"{c} ({classes[c]})" for c, count in enumerate(train.class_counts(len(classes))) if not count]
+    if empty:
+        raise ValueError(
+            f"{train.title}: {len(empty)} of {len(classes)} categories have no training box: {preview(empty)}; annotate"
+            " some, or remove the category"
+        )
+    return DataSet(title, classes, train, validation, test)
+
+
+def checked_boxes(images: Samples, classes: Sequence[str], drop: bool = False) -> Samples:
+    """The images with corners moved into the image where they are less than a pixel outside of it.
+
+    Args:
+        images: images with boxes.
+        classes: names of the classes.
+        drop: leave out boxes that are further outside or without area, instead of refusing them.
+
+    Raises:
+        MissingImageError, DamagedDataError: images and boxes that cannot be used; several are named, with a count.
+    """
+    assert images.boxes is not None
+    check_present(images)
+    bad, found = [], []
+    for i, boxes in enumerate(images.boxes):
+        edge = np.array(boxes.size * 2)
+        corners = boxes.corners.clip(0, edge)
+        right = (np.abs(corners - boxes.corners) <= 1).all(1) & (corners[:, 2:] > corners[:, :2]).all(1)
+        for k in np.flatnonzero(~right):
+            kind = f"{boxes.corners[k].tolist()} of {classes[boxes.classes[k]]}"
+            bad.append(f"{images.name(i)}, {boxes.size[0]} x {boxes.size[1]} pixels: {kind}")
+        found.append(replace(boxes, corners=corners[right], classes=boxes.classes[right], ignored=boxes.ignored[right]))
+    if bad and not drop:
+        raise DamagedDataError(
+            f"{images.title}: {counted(len(bad), 'box is', 'boxes are')} outside of the image or without area (left,"
+            f" top, right, bottom): {preview(bad)}; correct the annotations, or leave such boxes out with"
+            " --set bad_boxes=drop"
+        )
+    return replace(images, boxes=tuple(found), labels=_rarest(replace(images, boxes=tuple(found)), len(classes)))
+
+
+def _split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
+    """Split off a ``fraction`` of the images by a fixed seed, evenly over their rarest classes; rest and fraction."""
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"test_fraction is {fraction}, and {images.title} has neither a validation nor a test set; give one"
+            " (--set test_list=FILE), or a fraction between 0 and 1, as in --set test_fraction=0.2"
+        )
+    rng = np.random.default_rng(FRACTION_SEED)
+    order = np.lexsort((rng.random(len(images)), images.labels))
+    steps = np.floor(np.arange(len(images) + 1) * fraction + rng.random())
+    drawn = np.sort(order[np.diff(steps) > 0])
+    return images.select(np.setdiff1d(order, drawn)), images.select(drawn)
+
+
+def _rarest(images: Samples, classes: int) -> Labels:
+    """Class of the rarest box of each image; ``classes`` for an image without one."""
+    counts = [*images.class_counts(classes), np.inf]
+    return np.array(
+        [min({*found.classes.tolist()} or {classes}, key=lambda c: (counts[c], c)) for found in images.boxes or ()],
+        dtype=np.int64,
+    )

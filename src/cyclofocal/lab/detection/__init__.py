@@ -1,0 +1,1 @@
+"""Object detection: RetinaNet and FCOS in the training loop of the laboratory."""
