@@ -266,7 +266,7 @@ def test_long_run_resumes_from_its_checkpoint_then_removes_it(tmp_path, monkeypa
     begun = []
     real_epoch = epoch.run_epoch
     monkeypatch.setattr(
-        "cyclofocal.lab.training.train.run_epoch", lambda *args: begun.append(args[2]) or real_epoch(*args)
+        "cyclofocal.lab.training.loop.run_epoch", lambda *args: begun.append(args[2]) or real_epoch(*args)
     )
     record = run_job(job, ONE_CORE)
     assert begun == [1]

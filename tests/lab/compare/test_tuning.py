@@ -16,7 +16,7 @@ from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.training import train as training
+from cyclofocal.lab.training import loop as training
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.run_folder import RunMismatchError
 from cyclofocal.lab.training.train import train

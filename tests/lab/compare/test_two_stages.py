@@ -22,8 +22,9 @@ from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, SMOOTHED
 from cyclofocal.lab.records import read_records
 from cyclofocal.lab.training import checkpoint
+from cyclofocal.lab.training import loop as training
 from cyclofocal.lab.training import run_folder as runs
-from cyclofocal.lab.training import train as training
+from cyclofocal.lab.training.train import load_data
 from stages import FIRST
 
 SECOND = replace(
@@ -199,7 +200,7 @@ def test_a_class_without_a_test_image_is_refused_before_training(stage, tmp_path
     (job,) = grid([STAGES], [CROSS_ENTROPY], [0], tmp_path)
     if stage == 2:
         run_job(job.stage1)
-    real = training.load_data
+    real = load_data
 
     def lacking(recipe, root, seed):
         data = real(recipe, root, seed)

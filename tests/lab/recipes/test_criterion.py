@@ -1,17 +1,21 @@
 """The losses for imbalanced data have the values and gradients of their papers, in float64 loops over the formulas."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from cyclofocal.lab.recipes.catalogue import RECIPES
-from cyclofocal.lab.recipes.criterion import build_criterion
-from cyclofocal.lab.recipes.loss import LOSSES
-from cyclofocal.lab.recipes.parse_losses import losses_in
+from cyclofocal.lab.recipes.criterion import build_box_criterion, build_criterion
+from cyclofocal.lab.recipes.detection import digit_scenes
+from cyclofocal.lab.recipes.loss import DETECTION_LOSSES, LOSSES
+from cyclofocal.lab.recipes.parse_losses import losses_in, spelled_loss
+from cyclofocal.lab.recipes.settings import SettingError
 from cyclofocal.lab.training.models import CosineClassifier, classifier_of, use_cosine_classifier
-from cyclofocal.lab.training.train_state import initial_model
+from cyclofocal.lab.training.train_state import initial_model, try_custom_loss
+from cyclofocal.schedules import cyclical_eta
 
 COUNTS = [5000, 700, 80, 6]
 BETA = 0.9999
@@ -162,3 +166,77 @@ def test_settings_of_imbalance_are_stored_where_they_are_set():
     plain, prior = losses_in("focal,focal:tau=1")
     assert "tau" not in plain.flat()
     assert prior.flat()["tau"] == 1
+
+
+DENSE = {loss.name: loss for loss in DETECTION_LOSSES}
+
+
+def anchors():
+    """Logits and targets of anchors in float64, most of them background."""
+    generator = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(200, 4, dtype=torch.float64, generator=generator)
+    return logits.requires_grad_(), (torch.rand(200, 4, generator=generator) < 0.03).double()
+
+
+def test_focal_of_boxes_is_that_of_torchvision():
+    ops = pytest.importorskip("torchvision.ops")
+    logits, target = anchors()
+    ours = build_box_criterion(DENSE["focal"], COUNTS)(logits, target)
+    theirs = ops.sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2, reduction="sum")
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    (one,), (other,) = (torch.autograd.grad(loss, logits, retain_graph=True) for loss in (ours, theirs))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(DENSE))
+@pytest.mark.parametrize("progress", [0.0, 0.1, 0.25, 1.0])
+def test_losses_of_boxes_have_the_values_of_their_equations(name, progress):
+    loss, (logits, target) = DENSE[name], anchors()
+    criterion: Any = build_box_criterion(loss, COUNTS)
+    if loss.cyclical_factor is not None:
+        criterion.set_progress(progress)
+    eta = cyclical_eta(progress, loss.cyclical_factor) if loss.cyclical_factor else 0.0
+    p = logits.sigmoid()
+    alpha = 1.0 if loss.alpha is None else loss.alpha
+    positive = (1 - eta) * (1 - p) ** loss.gamma_pos + eta * (1 + p) ** loss.gamma_hc
+    negative = (1 - eta) * p**loss.gamma_neg + eta * (2 - p) ** loss.gamma_hc
+    side = torch.tensor(effective() if loss.class_weight else [1.0] * 4, dtype=torch.float32).double()
+    expected = -(target * side * alpha * positive * p.log())
+    expected -= (1 - target) * (1.0 if loss.alpha is None else 1 - alpha) * negative * (-logits).sigmoid().log()
+    torch.testing.assert_close(criterion(logits, target), expected.sum(), rtol=1e-10, atol=0)
+
+
+def test_losses_of_boxes_are_spelled_as_they_are_read():
+    text = "bce,cyclical:gamma_hc=2,alpha=0.5,focal:alpha=0.1,class-balanced-focal:class_weight=balanced"
+    losses = losses_in(text, boxes=True)
+    assert [loss.name for loss in losses] == [
+        "bce",
+        "cyclical:gamma_hc=2,alpha=0.5",
+        "focal:alpha=0.1",
+        "class-balanced-focal:class_weight=balanced",
+    ]
+    assert [spelled_loss(loss, boxes=True) for loss in losses] == [loss.name for loss in losses]
+    with pytest.raises(SettingError, match="'ce' is not a loss of detectors; allowed: bce, focal"):
+        losses_in("ce", boxes=True)
+    with pytest.raises(SettingError, match=r"alpha must lie in|alpha is 2"):
+        losses_in("focal:alpha=2", boxes=True)
+    with pytest.raises(SettingError, match="'bce' is not a loss; allowed: ce"):
+        losses_in("bce")
+
+
+def test_a_custom_loss_of_boxes_is_tried_on_anchors(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import torch.nn.functional as F\n"
+        "def summed(logits, target):\n"
+        "    return F.binary_cross_entropy_with_logits(logits, target, reduction='sum')\n"
+        "def indices(logits, target):\n"
+        "    return F.cross_entropy(logits, target.long())\n"
+    )
+    summed, indices = losses_in(f"{file}:summed,{file}:indices", boxes=True)
+    try_custom_loss(digit_scenes(), summed, COUNTS)
+    logits, target = anchors()
+    own = build_box_criterion(summed, COUNTS)(logits, target)
+    torch.testing.assert_close(own, build_box_criterion(DENSE["bce"], COUNTS)(logits, target))
+    with pytest.raises(ValueError, match=r"called with logits \(N, 4\) and 0 or 1 for each anchor and class"):
+        try_custom_loss(digit_scenes(), indices, COUNTS)

@@ -13,7 +13,7 @@ from cyclofocal.lab.messages import MissingDataError
 from cyclofocal.lab.recipes.catalogue import IMBALANCES, RECIPES
 from cyclofocal.lab.recipes.image_folder import image_recipe
 from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, SMOOTHED
-from cyclofocal.lab.training import train as module
+from cyclofocal.lab.training import loop as module
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.models import MODELS, build_model, check_model
 from cyclofocal.lab.training.train import load_data, train

@@ -171,7 +171,7 @@ def test_a_row_without_its_checkpoint_is_cut_off(tmp_path, whole, monkeypatch):
 
 def test_a_finished_run_is_not_run_again(whole, monkeypatch):
     folder, record = whole
-    monkeypatch.setattr("cyclofocal.lab.training.train.fit", None)
+    monkeypatch.setattr("cyclofocal.lab.training.loop.fit", None)
     assert go_on(folder) == record
     assert [line for line in read_records(folder / "record.jsonl") if isinstance(line, RunRecord)] == [record]
 
@@ -231,7 +231,7 @@ def of_seed_4(tmp_path_factory):
 @pytest.fixture
 def idle(monkeypatch):
     """No step may be made."""
-    monkeypatch.setattr("cyclofocal.lab.training.train.fit", None)
+    monkeypatch.setattr("cyclofocal.lab.training.loop.fit", None)
 
 
 @pytest.mark.usefixtures("idle")

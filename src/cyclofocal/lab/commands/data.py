@@ -20,18 +20,20 @@ from cyclofocal.lab.commands.options import (
     role_fields,
 )
 from cyclofocal.lab.commands.output import ignored_warning, one_line_errors
+from cyclofocal.lab.data.boxes import box_splits
 from cyclofocal.lab.data.check import check_images, find_copies
 from cyclofocal.lab.data.check_table import check_table
 from cyclofocal.lab.data.cifar import CIFAR_MD5, compare_files
-from cyclofocal.lab.data.config import KEEL, PublishedData, TableData, is_table
+from cyclofocal.lab.data.config import KEEL, BoxData, PublishedData, TableData, is_table
 from cyclofocal.lab.data.dataset import Samples
-from cyclofocal.lab.data.fingerprints import KNOWN, compare_fingerprints, fingerprint
+from cyclofocal.lab.data.fingerprints import KNOWN, KNOWN_BOXES, compare_fingerprints, fingerprint
 from cyclofocal.lab.data.folders import read_splits
 from cyclofocal.lab.data.lists import check_same_numbers, list_images
 from cyclofocal.lab.data.load import load, load_table
 from cyclofocal.lab.data.published import PUBLISHED, Published, list_differences, verified
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.messages import MissingDataError, preview
+from cyclofocal.lab.recipes.resolve import source_recipe
 from cyclofocal.lab.recipes.tabular import FOLDS
 
 
@@ -40,8 +42,8 @@ def check_data(
         list[str],
         typer.Argument(
             metavar="DATA",
-            help=f"{', '.join((*KNOWN, *PUBLISHED))}; your own image folder or list files, the training list first; or"
-            " a table, with --target.",
+            help=f"{', '.join((*KNOWN, *KNOWN_BOXES, *PUBLISHED))}; your own image folder or list files, the training"
+            " list first; boxes, as a COCO file (.json) or a folder of Pascal VOC; or a table, with --target.",
         ),
     ],
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Target column of a table.")] = "",
@@ -67,6 +69,8 @@ def check_data(
     roles = role_fields(drop, group, time, identifier)
     if is_table(names[0], target) or roles or Path(names[0]).suffix.lower() in SUFFIXES:
         _check_table(names, target, roles)
+    if isinstance(boxes := source_recipe(names[0]).data, BoxData):
+        _check_boxes(names, replace(boxes, image_root=str(images or "")), root, data_workers)
     if names[0] in KNOWN and len(names) == 1:
         _check_known(names[0], root, data_workers, any((lists, images, against)))
     sound, checked, classes = True, dict[str, Samples](), tuple[str, ...]()
@@ -106,6 +110,28 @@ def _check_table(names: list[str], target: str, roles: dict[str, Any]) -> None:
         report = check_table(load_table(data), data)
     typer.echo(str(report))
     raise typer.Exit(1 if report.leaks else 0)
+
+
+def _check_boxes(names: list[str], data: BoxData, root: Path, workers: int) -> None:
+    """Count the images and boxes of each split, read every image, and exit."""
+    if len(names) > 1:
+        raise typer.BadParameter(f"{', '.join(names)} are {len(names)}; give one.", param_hint="DATA")
+    published = KNOWN_BOXES.get(data.source, {})
+    sound = True
+    with refused("DATA", OSError):
+        _, classes, _, splits = box_splits(replace(data, bad_boxes="drop" if published else "refuse"), root)
+    for name, images in splits.items():
+        counts = dict(zip(classes, images.class_counts(len(classes)), strict=True))
+        report = check_images(images, workers)
+        said = f"{images.title}: {len(images)} images, {sum(counts.values())} boxes"
+        typer.echo(f"{said} ({', '.join(f'{kind} {count}' for kind, count in counts.items())})")
+        if broken := [*report.missing, *report.unreadable]:
+            typer.echo(f"  {len(broken)} cannot be read: {preview(broken)}")
+        agrees = not published or published[name] == (len(images), counts)
+        if published:
+            typer.echo(f"  {'the' if agrees else 'not the'} published number of images and boxes")
+        sound = sound and agrees and not broken
+    raise typer.Exit(0 if sound else 1)
 
 
 def _check_known(name: str, root: Path, workers: int, has_lists: bool) -> None:

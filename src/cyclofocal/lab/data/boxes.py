@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,22 @@ from cyclofocal.lab.data.voc import read_voc
 from cyclofocal.lab.messages import DamagedDataError, counted, preview
 
 
+class BoxSplits(NamedTuple):
+    """Images with boxes as they are stored, checked.
+
+    Attributes:
+        title: name of the data set.
+        classes: names of the classes.
+        category_ids: numbers of the classes in a COCO file; empty for other formats.
+        splits: by "train", "val" and "test".
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    splits: dict[str, Samples]
+
+
 def read_boxes(data: BoxData, root: Path) -> DataSet:
     """Read a data set of images with boxes; without a test set its validation set is the test set.
 
@@ -25,45 +42,13 @@ def read_boxes(data: BoxData, root: Path) -> DataSet:
         root: folder of published data sets.
 
     Raises:
-        MissingDataError: a file, folder or package that is not there.
-        MissingImageError: an image that is annotated and not there; several are named, with a count.
-        DamagedDataError: a file of another format, an annotation of an unknown image or category, a box outside of its
-            image or without area; several are named, with a count.
-        ValueError: categories that differ between files, or one without a training box.
+        MissingDataError, MissingImageError, DamagedDataError: as of :func:`box_splits`.
+        ValueError: categories that differ between files, or one without a training box; no test set and no
+            ``test_fraction``, or both.
     """
     if data.source == "digit-scenes":
         return read_digit_scenes()
-    if data.source.endswith(".json"):
-        return _read_coco_files(data)
-    if data.source.startswith(VOC):
-        folder, title = path_of(data.source), data.source
-    else:
-        places = [root / "bccd" / "BCCD", root / "BCCD", root / "bccd"]
-        remedy = "clone github.com/Shenggan/BCCD_Dataset and give its folder as --root, or see docs/data.md"
-        folder, title = find_dataset(("Annotations",), places, data.source, remedy), data.source
-    classes, splits = read_voc(folder, Path(data.image_root) if data.image_root else None)
-    return _data_set(title, classes, splits, data)
-
-
-def _read_coco_files(data: BoxData) -> DataSet:
-    paths = {"train": data.source, "val": data.validation_list, "test": data.test_list}
-    read = {
-        name: read_coco(Path(path).expanduser(), Path(data.image_root) if data.image_root else None)
-        for name, path in paths.items()
-        if path
-    }
-    categories = {name: found.categories for name, found in read.items()}
-    for name, found in categories.items():
-        if found != categories["train"]:
-            raise ValueError(f"{paths[name]} has other categories than {data.source}; they must have the same ids")
-    classes, ids = tuple(categories["train"].values()), tuple(categories["train"])
-    splits = {name: found.images for name, found in read.items()}
-    return replace(_data_set(data.source, classes, splits, data), category_ids=ids)
-
-
-def _data_set(title: str, classes: tuple[str, ...], splits: dict[str, Samples], data: BoxData) -> DataSet:
-    """Check the splits, and split off a test set where there is none."""
-    splits = {name: checked_boxes(images, classes, data.bad_boxes == "drop") for name, images in splits.items()}
+    title, classes, category_ids, splits = box_splits(data, root)
     train, validation, test = (splits.get(name) for name in ("train", "val", "test"))
     if train is None:
         raise ValueError(f"{title} has no training images; its splits are {', '.join(splits)}")
@@ -79,7 +64,49 @@ def _data_set(title: str, classes: tuple[str, ...], splits: dict[str, Samples], 
             f"{train.title}: {len(empty)} of {len(classes)} categories have no training box: {preview(empty)}; annotate"
             " some, or remove the category"
         )
-    return DataSet(title, classes, train, validation, test)
+    return DataSet(title, classes, train, validation, test, category_ids=category_ids)
+
+
+def box_splits(data: BoxData, root: Path) -> BoxSplits:
+    """Read and check the images and boxes of a COCO file, of Pascal VOC, or of a published data set.
+
+    Raises:
+        MissingDataError: a file, folder or package that is not there.
+        MissingImageError: an image that is annotated and not there; several are named, with a count.
+        DamagedDataError: a file of another format, an annotation of an unknown image or category, a box outside of its
+            image or without area; several are named, with a count.
+        ValueError: categories that differ between files.
+    """
+    found = _coco_splits(data) if data.source.endswith(".json") else _voc_splits(data, root)
+    splits = {
+        name: checked_boxes(images, found.classes, data.bad_boxes == "drop") for name, images in found.splits.items()
+    }
+    return found._replace(splits=splits)
+
+
+def _coco_splits(data: BoxData) -> BoxSplits:
+    paths = {"train": data.source, "val": data.validation_list, "test": data.test_list}
+    read = {
+        name: read_coco(Path(path).expanduser(), Path(data.image_root) if data.image_root else None)
+        for name, path in paths.items()
+        if path
+    }
+    categories = read["train"].categories
+    for name, found in read.items():
+        if found.categories != categories:
+            raise ValueError(f"{paths[name]} has other categories than {data.source}; they must have the same ids")
+    splits = {name: found.images for name, found in read.items()}
+    return BoxSplits(data.source, tuple(categories.values()), tuple(categories), splits)
+
+
+def _voc_splits(data: BoxData, root: Path) -> BoxSplits:
+    if data.source.startswith(VOC):
+        folder = path_of(data.source)
+    else:
+        places = [root / "bccd" / "BCCD", root / "BCCD", root / "bccd"]
+        folder = find_dataset(("Annotations",), places, data.source, "prepare it as docs/data.md describes")
+    classes, splits = read_voc(folder, Path(data.image_root) if data.image_root else None)
+    return BoxSplits(data.source, classes, (), splits)
 
 
 def checked_boxes(images: Samples, classes: Sequence[str], drop: bool = False) -> Samples:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cyclofocal.lab.data.dataset import Boxes
 
-RIGHT, WRONG, MISSED = "#1a9850", "#d73027", "#ffbf00"
+CORRECT, WRONG, MISSED = "#1a9850", "#d73027", "#ffbf00"
 """Colours of boxes that match a true one, of others, and of true ones that nothing matches."""
 
 CLASS_COLOURS = ("#d73027", "#1f78b4", "#1a9850", "#984ea3", "#ff7f00", "#a65628", "#f781bf", "#00bcd4")

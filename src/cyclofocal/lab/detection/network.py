@@ -70,9 +70,9 @@ def check_detector(recipe: DetectionRecipe) -> None:
         MissingDataError: no such file of weights.
     """
     if recipe.backbone != SMALL_BACKBONE:
-        from torchvision.models import list_models, resnet
+        from torchvision import models
 
-        known = [name for name in list_models(resnet) if name.startswith(("resnet", "resnext", "wide"))]
+        known = [name for name in models.list_models(models) if name.startswith(("resnet", "resnext", "wide"))]
         if recipe.backbone not in known:
             hint = did_you_mean(recipe.backbone, [SMALL_BACKBONE, *known])
             raise ValueError(f"backbone is {recipe.backbone!r}; it must be {SMALL_BACKBONE}, {', '.join(known)}.{hint}")

@@ -9,7 +9,7 @@ from cyclofocal.lab.recipes.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 SMALL_BACKBONE = "small"
-"""Name of our own backbone; see :class:`~cyclofocal.lab.detection.network.SmallPyramid`."""
+"""Name of the built-in backbone; see :class:`~cyclofocal.lab.detection.network.SmallPyramid`."""
 
 SMALL_DETECTOR = (
     "backbone=small",
@@ -78,6 +78,8 @@ class DetectionRecipe(Recipe):
             raise ValueError(f"width is {self.width}, but {self.backbone} has its own; it must be 0")
         if self.backbone == SMALL_BACKBONE and (self.pretrained or self.backbone_weights):
             raise ValueError("pretrained and backbone_weights are for a network of torchvision; backbone is 'small'")
+        if self.model == "fcos" and self.backbone == SMALL_BACKBONE and self.width % 8:
+            raise ValueError(f"width is {self.width}; for fcos it must be a multiple of 8, as its group norms need")
         if self.pretrained and self.backbone_weights:
             raise ValueError("pretrained and backbone_weights exclude each other; set one of them")
 

@@ -9,7 +9,7 @@ import numpy as np
 from cyclofocal.lab.data.coco import read_results
 from cyclofocal.lab.data.dataset import Boxes, Samples
 from cyclofocal.lab.data.lookup import SampleLookup
-from cyclofocal.lab.detection.draw import MISSED, RIGHT, WRONG, DrawnBox, draw_boxes, matched
+from cyclofocal.lab.detection.draw import CORRECT, MISSED, WRONG, DrawnBox, draw_boxes, matched
 from cyclofocal.lab.detection.task import DETECTIONS
 from cyclofocal.lab.messages import UnreadableImageError
 from cyclofocal.lab.records import RECALLS
@@ -76,7 +76,7 @@ def box_strip(summary: Summary, files: PredictionFiles | None, root: Path, show:
         root: folder of data sets, from which the images are read.
         show: False shows none.
     """
-    if not show:
+    if files and not show:
         return BoxStrip(missing="the images are not shown, as asked for")
     experiment = summary.experiment
     paths = {
@@ -134,7 +134,7 @@ def _picture(images: Samples, index: int, found: dict[str, Any], classes: list[s
     truth = images.boxes[index]
     right, taken = matched(found, truth)
     drawn = [DrawnBox(tuple(truth.corners[k]), "", MISSED) for k in np.flatnonzero(~taken)] + [
-        DrawnBox(tuple(corners), classes[label], RIGHT if correct else WRONG)
+        DrawnBox(tuple(corners), classes[label], CORRECT if correct else WRONG)
         for corners, label, correct in zip(found["boxes"], found["labels"].tolist(), right, strict=True)
     ]
     total = int((~truth.ignored).sum())
