@@ -22,7 +22,10 @@ Bounds = tuple[float, float]
 """Smallest and largest value."""
 
 Score = tuple[float, float]
-"""Balanced accuracy on the validation data, and the negative of the NLL there, which decides between equal ones."""
+"""Balanced accuracy on the validation data, and the negative of the NLL there, which decides between equal ones.
+
+Of boxes the average precision, and 0.
+"""
 
 LEARNING_RATE_SCALE: Bounds = (0.3, 3.0)
 GAMMA: Bounds = (0.0, 5.0)
@@ -32,6 +35,7 @@ LABEL_SMOOTHING: Bounds = (0.0, 0.3)
 TAU: Bounds = (0.0, 2.5)
 MAX_MARGIN: Bounds = (0.0, 1.0)
 VS_GAMMA: Bounds = (0.0, 0.5)
+ALPHA: Bounds = (0.05, 0.95)
 
 SPACES: dict[str, dict[str, Bounds]] = {
     "ce": {},
@@ -51,10 +55,11 @@ SPACES: dict[str, dict[str, Bounds]] = {
     "class-balanced-focal": {"gamma": GAMMA},
     "ldam-drw": {"max_margin": MAX_MARGIN},
     "vs": {"vs_gamma": VS_GAMMA},
+    "bce": {},
 }
 """Settings tuned for each loss, besides ``learning_rate_scale``; "gamma" is ``gamma_pos`` and ``gamma_neg`` in one.
 
-A loss that has a ``tau`` has it tuned, too.
+A loss that has a ``tau`` or an ``alpha`` has it tuned, too.
 """
 
 LOGARITHMIC = ("learning_rate_scale", "cyclical_factor")
@@ -68,9 +73,10 @@ def tune(job: Job) -> LossSettings:
     r"""The loss at the best of ``loss.trials`` settings, found without the test set.
 
     Every trial is a separate training, and the best has the greatest balanced accuracy, of two classes the greatest
-    AUROC, on the validation data after the evaluated epoch, the last or with early stopping the best one; of equal ones
-    that with the smaller NLL, then the earlier. The first trial is the loss as it came, the others are from Optuna's
-    tree-structured Parzen estimator. Search space, by the loss's name before a colon:
+    AUROC, of boxes the greatest average precision, on the validation data after the evaluated epoch, the last or with
+    early stopping the best one; of equal ones that with the smaller NLL, then the earlier. The first trial is the loss
+    as it came, the others are from Optuna's tree-structured Parzen estimator. Search space, by the loss's name before
+    a colon:
 
     ==============  ======================================================================================
     every loss      ``learning_rate_scale`` 0.3 to 3, so that cross-entropy spends its trials too
@@ -82,7 +88,8 @@ def tune(job: Job) -> LossSettings:
     ==============  ======================================================================================
 
     ``class-balanced-focal`` is tuned as ``focal``; ``ldam-drw`` has ``max_margin`` 0 to 1, ``vs`` has ``vs_gamma`` 0 to
-    0.5. Every loss that begins with a ``tau`` has ``tau`` 0 to 2.5 as well.
+    0.5, and ``bce`` nothing else. Every loss that begins with a ``tau`` has ``tau`` 0 to 2.5 as well, and every loss
+    with an ``alpha`` has ``alpha`` 0.05 to 0.95.
 
     The trials are runs in ``tuning/``, next to the recipe's folder, and finished ones are not repeated; a larger budget
     continues where a smaller one stopped. A diverged trial counts against the budget and is never selected; rerunning
@@ -140,7 +147,8 @@ def check_tuning(recipe: Recipe, loss: LossSettings, root: Path) -> None:
             raise ValueError(f"{name} is {start[name]}; tuning {loss.title} tries {least:g} to {greatest:g}")
     if not recipe.data.asks_for_validation and load_data(recipe, root, tuning_seed(recipe, 0)).validation is None:
         needed = recipe.data.validation_field
-        raise ValueError(f"{recipe.name} has no validation data to choose settings by: {needed} is 0; set it")
+        value = repr(found) if isinstance(found := getattr(recipe.data, needed), str) else "0"
+        raise ValueError(f"{recipe.name} has no validation data to choose settings by: {needed} is {value}; set it")
 
 
 def tuning_seed(recipe: Recipe, seed: int) -> int:
@@ -169,8 +177,8 @@ def search_space(loss: LossSettings) -> dict[str, Bounds]:
     name = loss.name.partition(":")[0]
     if not loss.file and name not in SPACES:
         raise ValueError(f"{loss.name!r} cannot be tuned; its name must begin with one of {', '.join(SPACES)}")
-    tau = {"tau": TAU} if loss.tau else {}
-    return {"learning_rate_scale": LEARNING_RATE_SCALE, **({} if loss.file else SPACES[name]), **tau}
+    of_loss = ({} if loss.file else SPACES[name]) | ({"tau": TAU} if loss.tau else {})
+    return {"learning_rate_scale": LEARNING_RATE_SCALE} | of_loss | ({} if loss.alpha is None else {"alpha": ALPHA})
 
 
 def _score(trial: Job) -> Score | None:
@@ -184,6 +192,8 @@ def _score(trial: Job) -> Score | None:
         return None
     assert record is not None
     row = record.epochs[best_epoch(record.epochs)]
+    if record.is_detection:
+        return row["validation_ap"] or 0.0, 0.0
     score = row["validation_balanced_accuracy"] if (auroc := row.get("validation_auroc")) is None else auroc
     return score or 0.0, -(row["validation_nll"] or 0.0)
 
