@@ -78,8 +78,8 @@ def test_options_that_boxes_lack_are_refused(boxes, tmp_path, options, words):
     assert not list(tmp_path.rglob("run.json"))
 
 
-def test_boxes_and_classes_are_not_mixed(boxes, tmp_path):
-    code, said = run("compare", boxes, "digits", "--out", tmp_path, "--yes")
+def test_boxes_and_classes_are_not_mixed(tmp_path):
+    code, said = run("compare", "digit-scenes", "digits", "--out", tmp_path)
     assert (code, "boxes and classes have no metric in common" in said) == (2, True)
     with pytest.raises(ValueError, match="give it without --features"):
         head_recipe(digit_scenes())
