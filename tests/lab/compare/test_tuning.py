@@ -12,11 +12,13 @@ from cyclofocal.lab.compare.grid import run_job
 from cyclofocal.lab.compare.tuning import SHARED_SEED, check_tuning, search_space, tune, tuning_seed
 from cyclofocal.lab.data.config import PublishedData, TableData
 from cyclofocal.lab.data.dataset import DataSet, in_memory
+from cyclofocal.lab.oltr import stages  # noqa: F401  # before load_data is replaced, which it imports by name
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, LossSettings
 from cyclofocal.lab.recipes.parse_losses import losses_in
 from cyclofocal.lab.recipes.recipe import Recipe
-from cyclofocal.lab.training import loop as training
+from cyclofocal.lab.training import loop
+from cyclofocal.lab.training import train as training
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.run_folder import RunMismatchError
 from cyclofocal.lab.training.train import train
@@ -161,8 +163,8 @@ def test_two_classes_are_tuned_by_auroc(monkeypatch):
 
 def test_rerun_trains_nothing_larger_budget_only_new_trials(tmp_path, monkeypatch):
     epochs = []
-    real = training.run_epoch
-    monkeypatch.setattr(training, "run_epoch", lambda *given: epochs.append(given) or real(*given))
+    real = loop.run_epoch
+    monkeypatch.setattr(loop, "run_epoch", lambda *given: epochs.append(given) or real(*given))
     found = tune(job(TINY, tunable(CYCLICAL), 4, tmp_path))
     assert len(epochs) == 3 * TINY.epochs
     assert tune(job(TINY, tunable(CYCLICAL), 4, tmp_path)) == found
@@ -212,7 +214,7 @@ def test_drawn_test_sets_are_tuned_per_seed_fixed_ones_once(trained):
 
 
 def test_a_trial_that_diverges_is_spent_and_not_chosen(trained, monkeypatch):
-    real = training.run_epoch
+    real = loop.run_epoch
     diverges = {1, 2}
 
     def broken(*given):
@@ -220,7 +222,7 @@ def test_a_trial_that_diverges_is_spent_and_not_chosen(trained, monkeypatch):
             raise FloatingPointError("the training loss is nan")
         return real(*given)
 
-    monkeypatch.setattr(training, "run_epoch", broken)
+    monkeypatch.setattr(loop, "run_epoch", broken)
     found = tune(job(TINY, tunable(CYCLICAL, 4), 0))
     assert len(trained) == 4
     assert found in [replace(trained[kept][0], trials=4) for kept in (0, 3)]

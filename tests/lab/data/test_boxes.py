@@ -51,6 +51,12 @@ def test_coco_is_read_as_written(coco):
     assert data.train.image(0).size == data.train.boxes[0].size == (40, 32)
 
 
+def test_a_fifth_of_the_images_is_the_test_set_by_default(tmp_path):
+    data = load(str(write_coco(tmp_path, images=20)))
+    assert (len(data.train), len(data.test)) == (16, 4)
+    assert min(data.test.class_counts(2)) > 0  # drawn evenly over the rarest classes of the images
+
+
 def test_crowds_are_marked_and_not_counted(coco):
     whole = load(str(coco), test_fraction=0.34)
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cyclofocal.lab.data.coco import read_coco
-from cyclofocal.lab.data.config import VOC, BoxData, path_of
+from cyclofocal.lab.data.config import TEST_FRACTION, VOC, BoxData, path_of
 from cyclofocal.lab.data.dataset import DataSet, Labels, Samples
-from cyclofocal.lab.data.files import find_dataset
+from cyclofocal.lab.data.files import find_dataset, image_size
 from cyclofocal.lab.data.lists import check_present
 from cyclofocal.lab.data.scenes import read_digit_scenes
 from cyclofocal.lab.data.splits import FRACTION_SEED
@@ -43,8 +43,8 @@ def read_boxes(data: BoxData, root: Path) -> DataSet:
 
     Raises:
         MissingDataError, MissingImageError, DamagedDataError: as of :func:`box_splits`.
-        ValueError: categories that differ between files, or one without a training box; no test set and no
-            ``test_fraction``, or both.
+        ValueError: categories that differ between files, or one without a training box; a test set and a
+            ``test_fraction``.
     """
     if data.source == "digit-scenes":
         return read_digit_scenes()
@@ -57,7 +57,7 @@ def read_boxes(data: BoxData, root: Path) -> DataSet:
     if test is not None and data.test_fraction:
         raise ValueError(f"test_fraction is {data.test_fraction}, but {title} has {test.title}; it must be 0")
     if test is None:
-        train, test = _split_off(train, data.test_fraction)
+        train, test = _split_off(train, data.test_fraction or TEST_FRACTION)
     empty = [f"{c} ({classes[c]})" for c, count in enumerate(train.class_counts(len(classes))) if not count]
     if empty:
         raise ValueError(
@@ -122,8 +122,10 @@ def checked_boxes(images: Samples, classes: Sequence[str], drop: bool = False) -
     """
     assert images.boxes is not None
     check_present(images)
-    bad, found = [], []
+    bad, found, resized = [], [], []
     for i, boxes in enumerate(images.boxes):
+        if (size := image_size(images.name(i))) != boxes.size:
+            resized.append(f"{images.name(i)} ({size[0]} x {size[1]}, annotated {boxes.size[0]} x {boxes.size[1]})")
         edge = np.array(boxes.size * 2)
         corners = boxes.corners.clip(0, edge)
         right = (np.abs(corners - boxes.corners) <= 1).all(1) & (corners[:, 2:] > corners[:, :2]).all(1)
@@ -131,6 +133,11 @@ def checked_boxes(images: Samples, classes: Sequence[str], drop: bool = False) -
             kind = f"{boxes.corners[k].tolist()} of {classes[boxes.classes[k]]}"
             bad.append(f"{images.name(i)}, {boxes.size[0]} x {boxes.size[1]} pixels: {kind}")
         found.append(replace(boxes, corners=corners[right], classes=boxes.classes[right], ignored=boxes.ignored[right]))
+    if resized:
+        raise DamagedDataError(
+            f"{images.title}: {counted(len(resized), 'image is', 'images are')} of another size than annotated:"
+            f" {preview(resized)}; correct the annotations"
+        )
     if bad and not drop:
         raise DamagedDataError(
             f"{images.title}: {counted(len(bad), 'box is', 'boxes are')} outside of the image or without area (left,"
@@ -142,11 +149,6 @@ def checked_boxes(images: Samples, classes: Sequence[str], drop: bool = False) -
 
 def _split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
     """Split off a ``fraction`` of the images by a fixed seed, evenly over their rarest classes; rest and fraction."""
-    if not 0 < fraction < 1:
-        raise ValueError(
-            f"test_fraction is {fraction}, and {images.title} has neither a validation nor a test set; give one"
-            " (--set test_list=FILE), or a fraction between 0 and 1, as in --set test_fraction=0.2"
-        )
     rng = np.random.default_rng(FRACTION_SEED)
     order = np.lexsort((rng.random(len(images)), images.labels))
     steps = np.floor(np.arange(len(images) + 1) * fraction + rng.random())

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from cyclofocal.lab.data.dataset import Boxes, Samples, on_demand
-from cyclofocal.lab.data.files import files
-from cyclofocal.lab.messages import DamagedDataError, MissingDataError, preview
+from cyclofocal.lab.data.files import files, image_size
+from cyclofocal.lab.messages import DamagedDataError, MissingDataError, MissingImageError, preview
 from cyclofocal.lab.schema import fault
 
 
@@ -173,10 +172,9 @@ def _size(image: _Image, root: Path) -> tuple[int, int]:
     if image.width and image.height:
         return image.width, image.height
     try:
-        with Image.open(root / image.file_name) as file:
-            return file.size
-    except OSError:
-        return 0, 0  # missing ones are reported together
+        return image_size(str(root / image.file_name))
+    except MissingImageError:
+        return 0, 0  # they are reported together
 
 
 def _boxes(image: _Image, size: tuple[int, int], annotations: list[_Annotation], places: dict[int, int]) -> Boxes:

@@ -259,7 +259,8 @@ class BoxData(DataConfig):
     Attributes:
         image_root: folder of the images; "" is the folder of the COCO file, or that which the VOC folder has for them.
         validation_list, test_list: further COCO files of the same categories; "": none.
-        test_fraction: part of the images for the test set where there is none, in (0, 1); else 0.
+        test_fraction: part of the images for the test set where there is none, in (0, 1); 0 is
+            :data:`TEST_FRACTION` there.
         bad_boxes: "refuse" an image with a box outside of it or without area, or "drop" such boxes.
     """
 
@@ -284,6 +285,9 @@ class BoxData(DataConfig):
 
 
 BAD_BOXES = ("refuse", "drop")
+
+TEST_FRACTION = 0.2
+"""Part of the images with boxes that is the test set if nothing else says."""
 
 DEFAULTS: dict[str, Any] = {
     "subset": "",

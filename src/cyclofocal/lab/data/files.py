@@ -39,6 +39,22 @@ def decode(file: str | BinaryIO, name: str) -> Image.Image:
     raise UnreadableImageError(f"{name}: mode {mode}; images must have 8 bits per channel")
 
 
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image file, without decoding its pixels.
+
+    Raises:
+        MissingImageError: no such file.
+        UnreadableImageError: no image; begins with the path.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError as error:
+        raise MissingImageError(f"{path}: no such file") from error
+    except Exception as error:  # Pillow's decoders raise more than OSError on damaged files
+        raise UnreadableImageError(f"{path}: not a readable image ({error})") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Files:
     """Read image files below ``root`` by relative path."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cyclofocal.lab.data.dataset import Samples
-from cyclofocal.lab.messages import DamagedDataError
 from cyclofocal.lab.recipes.detection import DetectionRecipe
 from cyclofocal.lab.training import rng
 from cyclofocal.lab.training.batches import MOST_BYTES, Batch, Shard
@@ -123,12 +122,6 @@ class _Resized(Dataset):
 
     def __getitem__(self, index: Any) -> Tensor:
         image = self.images.image(int(index))
-        assert self.images.boxes is not None
-        if image.size != (wanted := self.images.boxes[int(index)].size):
-            raise DamagedDataError(
-                f"{self.images.name(int(index))}: {image.width} x {image.height} pixels, but its annotations are of an"
-                f" image of {wanted[0]} x {wanted[1]}; correct them"
-            )
         return resized(image, self.longer, self.mode)
 
 

@@ -13,15 +13,17 @@ from torch import nn
 from cyclofocal.lab.data.boxes import checked_boxes
 from cyclofocal.lab.data.coco import coco_results, read_coco
 from cyclofocal.lab.data.dataset import Boxes, Samples
+from cyclofocal.lab.data.files import image_size
 from cyclofocal.lab.detection.batches import BoxLoader
 from cyclofocal.lab.detection.draw import CLASS_COLOURS, DrawnBox, draw_boxes
 from cyclofocal.lab.detection.precision import check_evaluation, evaluate_boxes
 from cyclofocal.lab.detection.task import detect
-from cyclofocal.lab.messages import MissingImageError, UnreadableImageError
 from cyclofocal.lab.predict.images import find_images
 from cyclofocal.lab.predict.model import new_images
 from cyclofocal.lab.recipes.detection import DetectionRecipe
 from cyclofocal.lab.records import write_atomically
+from cyclofocal.lab.training.accelerator import start_accelerator
+from cyclofocal.lab.training.job import RunOptions
 from cyclofocal.lab.training.saved_model import ModelDescription
 
 PICTURE_WIDTH = 960
@@ -49,10 +51,8 @@ class TrainedDetector:
         Raises:
             UnreadableImageError: an image cannot be decoded; names its path.
         """
-        from accelerate import Accelerator
-
         device = next(self.module.parameters()).device
-        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=self.recipe.precision)
+        accelerator = start_accelerator(self.recipe, RunOptions(cpu=device.type == "cpu"))
         return detect(self.module, BoxLoader(images, self.recipe, device, workers), len(images), accelerator)
 
 
@@ -117,19 +117,9 @@ def _annotated(path: Path, classes: tuple[str, ...]) -> tuple[Samples, tuple[int
 def _plain(sources: Sequence[Path], classes: tuple[str, ...]) -> Samples:
     """Images without annotations, numbered from 1."""
     images = new_images(find_images(sources, classes).paths)
-    boxes = [_empty(images.name(i), i + 1) for i in range(len(images))]
+    none = (np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    boxes = [Boxes(*none, image_size(images.name(i)), i + 1) for i in range(len(images))]
     return replace(images, boxes=tuple(boxes))
-
-
-def _empty(path: str, image_id: int) -> Boxes:
-    try:
-        with Image.open(path) as image:
-            size = image.size
-    except FileNotFoundError:
-        raise MissingImageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UnreadableImageError(f"{path}: not a readable image ({error})") from None
-    return Boxes(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_), size, image_id)
 
 
 def _picture(image: Image.Image, found: dict[str, Any], classes: tuple[str, ...], least: float) -> Image.Image:

@@ -194,7 +194,7 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
         command=job.options.command,
-        primary_metric=job.options.primary_metric or default_metric([len(data.classes)], data.test.boxes is not None),
+        primary_metric=job.options.primary_metric or default_metric([len(data.classes)], data.train.boxes is not None),
         margin=job.options.margin,
         classes=list(data.classes),
         validation_samples=0 if data.validation is None else sum(data.validation.class_counts(len(data.classes))),

@@ -178,7 +178,7 @@ _REMEDY = "remove it and run the same `cyclofocal train` command again"
 
 def _preprocessing(recipe: Recipe, data: DataSet) -> dict[str, Any]:
     """Values that turn an image into the model's input; of boxes also the numbers of the classes for results."""
-    boxes = {} if data.test.boxes is None else {"category_ids": list(data.category_ids)}
+    boxes = {} if data.train.boxes is None else {"category_ids": list(data.category_ids)}
     return {
         "image_size": recipe.image_size,
         "channels": recipe.channels,
