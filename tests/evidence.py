@@ -46,6 +46,11 @@ def record(loss, seed, accuracy, nll=0.5, few=0.5, fold=0, recipe=None):
     )
 
 
+def untimed(record):
+    """The same record without its times, which differ between equal runs."""
+    return replace(record, seconds=0.0, epoch_seconds=[], data_seconds=[])
+
+
 def measured(records, gain=0.02):
     """The same records with what later ones hold: logits less the class prior, better by ``gain``, and the rest."""
     for found in records:

@@ -110,6 +110,7 @@ OF_A_KIND = {
     **dict.fromkeys(("seed", "processes", "threads", "validation_samples"), int),
     **dict.fromkeys(("device", "data", "weights", "command", "system", "primary_metric"), str),
     **dict.fromkeys(("train_counts", "epochs", "epoch_seconds", "per_class", "reliability", "classes"), list),
+    **dict.fromkeys(("precision_recall", "data_seconds"), list),
     **dict.fromkeys(("recipe", "loss", "versions", "metrics", "columns"), dict),
     "test_counts": list,
     "confusion": list,
@@ -141,6 +142,8 @@ def test_every_field_of_another_kind_is_named(tmp_path):
             assert other in ([], {}), (name, other)
             assert name in (
                 "epoch_seconds",
+                "data_seconds",
+                "precision_recall",
                 "per_class",
                 "reliability",
                 "classes",

@@ -50,6 +50,7 @@ class RunRecord:
         weights: evaluated weights, "last epoch", "moving average", "best epoch" or "best epoch of the moving average";
             the best epoch is that of :func:`best_epoch`. "" for a reference.
         epoch_seconds: training time of each epoch, without evaluation.
+        data_seconds: part of it in which the training waited for its batches; empty in old records.
         processes, threads: processes, and CPU threads per process, of the last part of the run.
         command: command that started the run; empty if it was started from Python.
         classes: names of the classes, in label order; empty in old records, as are the next three fields.
@@ -104,6 +105,7 @@ class RunRecord:
     confusion: list[list[int]] = field(default_factory=list)
     margin: float | None = None
     precision_recall: list[float] = field(default_factory=list)
+    data_seconds: list[float] = field(default_factory=list)
 
     @property
     def is_reference(self) -> bool:
@@ -329,6 +331,7 @@ def _wrong_length(record: RunRecord) -> str:
         ("per_class", classes, of_classes),
         ("test_counts", classes, of_classes),
         ("epoch_seconds", len(record.epochs), "as epochs has"),
+        ("data_seconds", len(record.epochs), "as epochs has"),
         ("reliability", BINS, "one of each bin of confidence"),
         ("confusion", classes, of_classes),
         ("precision_recall", RECALLS, "one of each recall"),
@@ -359,7 +362,7 @@ def _out_of_range(record: RunRecord) -> str:
     for name in ("per_class", "precision_recall"):
         if (shares := getattr(record, name)) and not 0 <= min(shares) <= max(shares) <= 1:
             return f"{name} is {short(shares)}; it must be fractions, in [0, 1]"
-    for name in ("train_counts", "test_counts", "epoch_seconds"):
+    for name in ("train_counts", "test_counts", "epoch_seconds", "data_seconds"):
         if min(getattr(record, name), default=0) < 0:
             return f"{name} is {short(getattr(record, name))}; it must not be negative"
     for name in ("reliability", "confusion"):

@@ -22,6 +22,7 @@ from cyclofocal.lab.training import run_folder as runs
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.run_folder import RunFolder, RunMismatchError, identity, lock_run, run_folder
 from cyclofocal.lab.training.train import train
+from evidence import untimed
 
 RECIPE = replace(digits(), epochs=2, warmup_epochs=1)
 
@@ -34,11 +35,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def numbers(record):
-    """All of a record but its seconds."""
-    return replace(record, seconds=0.0, epoch_seconds=[])
 
 
 def test_the_grid_is_paired_and_holds_every_fold(tmp_path):
@@ -70,7 +66,7 @@ def test_the_processes_give_the_numbers_of_this_one(tmp_path):
     assert finished(jobs)[0] == records
     for job in jobs[1:3]:
         alone = train(Job(job.recipe, job.loss, job.seed, options=RunOptions(cpu=True)))
-        assert numbers(records[job]) == numbers(alone)
+        assert untimed(records[job]) == untimed(alone)
         assert records[job].threads == 1
 
 
@@ -210,7 +206,7 @@ def test_damaged_record_is_named_and_its_job_runs_again(record, tmp_path, monkey
     found, (error,) = finished([job])
     assert found == {}
     assert str(error) == f'{job.record_path}, line 1: seconds is "long"; it must be a number'
-    assert numbers(run_job(job, ONE_CORE)) == numbers(record)
+    assert untimed(run_job(job, ONE_CORE)) == untimed(record)
 
 
 def test_damaged_line_after_a_whole_record_is_no_reason_to_run(record, tmp_path):
@@ -224,12 +220,12 @@ def test_damaged_line_after_a_whole_record_is_no_reason_to_run(record, tmp_path)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_record_with_other_epochs_than_its_recipe_runs_again(rows, record, tmp_path):
     (job,) = grid([RECIPE], [CYCLICAL], [1], tmp_path)
-    write_record(replace(record, epochs=(2 * record.epochs)[:rows], epoch_seconds=[]), job.record_path)
+    write_record(replace(untimed(record), epochs=(2 * record.epochs)[:rows]), job.record_path)
     found, (error,) = finished([job])
     assert found == {}
     fault = f"epochs has {rows} rows; it must have 2, as the recipe says"
     assert str(error) == f"{job.record_path}, line 1: {fault}"
-    assert numbers(run_job(job, ONE_CORE)) == numbers(record)
+    assert untimed(run_job(job, ONE_CORE)) == untimed(record)
 
 
 def test_a_cooldown_counts_among_the_epochs_of_a_record(record, tmp_path):
@@ -271,7 +267,7 @@ def test_long_run_resumes_from_its_checkpoint_then_removes_it(tmp_path, monkeypa
     record = run_job(job, ONE_CORE)
     assert begun == [1]
     assert not checkpoint.checkpoints(job.folder)
-    assert numbers(record) == numbers(train(Job(RECIPE, CYCLICAL, 0, options=RunOptions(cpu=True))))
+    assert untimed(record) == untimed(train(Job(RECIPE, CYCLICAL, 0, options=RunOptions(cpu=True))))
 
 
 def test_checkpoints_are_as_far_apart_as_asked(tmp_path, monkeypatch):

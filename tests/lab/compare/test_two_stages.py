@@ -25,6 +25,7 @@ from cyclofocal.lab.training import checkpoint
 from cyclofocal.lab.training import loop as training
 from cyclofocal.lab.training import run_folder as runs
 from cyclofocal.lab.training.train import load_data
+from evidence import untimed
 from stages import FIRST
 
 SECOND = replace(
@@ -87,7 +88,7 @@ def records(folder):
 
 def numbers(record):
     """All of a record but its times, its command and the margin, which a comparison alone declares."""
-    return replace(record, seconds=0.0, epoch_seconds=[], command="", margin=None)
+    return replace(untimed(record), command="", margin=None)
 
 
 def contents(folder):

@@ -24,7 +24,7 @@ from cyclofocal.lab.oltr.stages import stage2_job, task_of
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY
 from cyclofocal.lab.records import read_records
 from cyclofocal.lab.training import checkpoint
-from cyclofocal.lab.training import train as training
+from cyclofocal.lab.training import loop as training
 from cyclofocal.lab.training.job import Job, RunOptions
 from cyclofocal.lab.training.run_folder import DamagedRunError, RunFolder, RunMismatchError
 from cyclofocal.lab.training.train import train

@@ -203,7 +203,7 @@ def test_losses_of_boxes_have_the_values_of_their_equations(name, progress):
     side = torch.tensor(effective() if loss.class_weight else [1.0] * 4, dtype=torch.float32).double()
     expected = -(target * side * alpha * positive * p.log())
     expected -= (1 - target) * (1.0 if loss.alpha is None else 1 - alpha) * negative * (-logits).sigmoid().log()
-    torch.testing.assert_close(criterion(logits, target), expected.sum(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(criterion(logits, target), expected.sum(), rtol=1e-6, atol=0)  # eta is in float32
 
 
 def test_losses_of_boxes_are_spelled_as_they_are_read():

@@ -11,10 +11,13 @@ from PIL import Image
 from cyclofocal.lab.data.dataset import DataSet, in_memory, on_demand
 from cyclofocal.lab.messages import MissingDataError
 from cyclofocal.lab.recipes.catalogue import IMBALANCES, RECIPES
+from cyclofocal.lab.recipes.detection import DetectionRecipe
 from cyclofocal.lab.recipes.image_folder import image_recipe
-from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, CYCLICAL, FOCAL, LOSSES, SMOOTHED
-from cyclofocal.lab.training import loop as module
+from cyclofocal.lab.recipes.loss import ASYMMETRIC, CROSS_ENTROPY, CYCLICAL, DETECTION_LOSSES, FOCAL, LOSSES, SMOOTHED
+from cyclofocal.lab.training import loop
+from cyclofocal.lab.training import train as module
 from cyclofocal.lab.training.job import Job, RunOptions
+from cyclofocal.lab.training.loop import run_task
 from cyclofocal.lab.training.models import MODELS, build_model, check_model
 from cyclofocal.lab.training.train import load_data, train
 
@@ -37,6 +40,8 @@ SHAPES = {
     "plankton": (1, 48, 48),
     "gtsrb": (3, 32, 32),
 }
+
+CLASSIFIERS = [name for name, make in RECIPES.items() if not isinstance(make(), DetectionRecipe)]
 
 
 @pytest.fixture(autouse=True)
@@ -73,17 +78,17 @@ def small(recipe):
     return replace(recipe, epochs=1, cooldown_epochs=0, batch_size=4, precision="no", width=width, **sizes)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_two_steps(name, monkeypatch, tmp_path):
     recipe, steps = RECIPES[name](), []
     source = recipe.data.source
     classes = CLASSES[source]
     data = DataSet(source, tuple(map(str, range(classes))), fake(source, 8), None, fake(source, 2 * 8))
-    real = module.run_epoch
-    monkeypatch.setattr(module, "run_epoch", lambda *arguments: steps.append(arguments) or real(*arguments))
+    real = loop.run_epoch
+    monkeypatch.setattr(loop, "run_epoch", lambda *arguments: steps.append(arguments) or real(*arguments))
     monkeypatch.setattr(module, "load_data", lambda recipe, root, seed: data)
     monkeypatch.setattr(module, "compute_metrics", lambda logits, *rest: {"shape": logits.shape})  # classes are missing
-    monkeypatch.setattr(module, "check_every_class_is_tested", lambda data: None)
+    monkeypatch.setattr(loop, "check_every_class_is_tested", lambda data: None)
     monkeypatch.setattr(module, "recall_per_class", lambda *given: np.zeros(1))
     record = train(Job(small(recipe), CYCLICAL, 0, options=RunOptions(cpu=True)))
     assert record.metrics["shape"] == (16, classes)
@@ -92,16 +97,31 @@ def test_two_steps(name, monkeypatch, tmp_path):
     assert np.isfinite(record.epochs[0]["train_loss"])
 
 
+@pytest.mark.parametrize("name", RECIPES.keys() - CLASSIFIERS)
+def test_two_steps_of_a_detector(name):
+    pytest.importorskip("torchmetrics")
+    from cyclofocal.lab.detection.task import DETECTION
+
+    scenes = load_data(RECIPES["digit-scenes"](), None, 0)
+    data = replace(scenes, train=scenes.train.select(range(8)), validation=None)
+    recipe = replace(RECIPES[name](), epochs=1, warmup_epochs=0, batch_size=4, image_size=64)
+    job = Job(recipe, DETECTION_LOSSES[1], 0, options=RunOptions(cpu=True))
+    record = run_task(job, DETECTION._replace(load=lambda *_: data))
+    assert np.isfinite(record.epochs[0]["train_loss"])
+    assert record.metrics["ap"] is not None
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_data_set_is_known(name, tmp_path):
     with contextlib.suppress(MissingDataError):  # which says that only the files are missing
         data = load_data(RECIPES[name](), tmp_path, 0)
-        assert sum(data.counts) == len(data.train) > 0
+        assert sum(data.counts) >= len(data.train) > 0
 
 
 def test_all_that_was_promised_is_there():
     subsets = {"cifar10": ("4000", "5_3", "5_3-released", "6_2"), "cifar100": ("4000", "5_3", "6_2")}
     expected = {"digits", "imagenet", "fashion-mnist", "tiny-imagenet-lt", "plankton", "gtsrb"}
+    expected |= {"bccd-retinanet", "bccd-fcos", "digit-scenes"}
     expected |= {f"fashion-mnist-{kind}" for kind in ("4000", "imbalanced", "lt")}
     for source, kinds in subsets.items():
         expected |= {source, f"{source}-fast", *(f"{source}-{kind}" for kind in kinds)}

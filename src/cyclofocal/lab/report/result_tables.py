@@ -326,6 +326,7 @@ def environment(summary: Summary) -> ReportTable:
         "system": _distinct(run.system or "not recorded" for run in runs),
         "processes × threads": _distinct(f"{run.processes} × {run.threads}" for run in runs),
         "runs": f"{len(runs)}, {time} in all",
+        **({"waiting for data": f"{share:.0%} of the training time"} if (share := waiting_share(losses)) else {}),
         "evaluated weights": _distinct(run.weights for run in losses),
         **{
             package: _distinct(run.versions.get(package, "not recorded") for run in runs if uses(run, package))
@@ -333,6 +334,13 @@ def environment(summary: Summary) -> ReportTable:
         },
     }
     return _pairs("Hardware and software", "part", found)
+
+
+def waiting_share(runs: Sequence[RunRecord]) -> float:
+    """Share of the training time in which runs waited for their batches; 0 if the records do not have it."""
+    timed = [run for run in runs if run.data_seconds]
+    total = math.fsum(second for run in timed for second in run.epoch_seconds)
+    return math.fsum(second for run in timed for second in run.data_seconds) / total if total else 0.0
 
 
 def column_encoding(summary: Summary) -> ReportTable:

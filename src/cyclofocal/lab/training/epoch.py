@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,8 @@ def run_epoch(state: TrainState, context: TrainContext, epoch: int, display: Run
     state.wrapped_model.train()
     now = first = scheduled_values(recipe, job.loss, epoch, 0, len(batches))
     apply_schedule(first, state.criterion, state.optimizer)
-    for step, batch in enumerate(context.source.train(batches, share, job.seed, epoch)):
+    loaded = TimedBatches(context.source.train(batches, share, job.seed, epoch))
+    for step, batch in enumerate(loaded):
         if step and recipe.clock == "step":
             now = scheduled_values(recipe, job.loss, epoch, step, len(batches))
             apply_schedule(now, state.criterion, state.optimizer)
@@ -79,7 +80,24 @@ def run_epoch(state: TrainState, context: TrainContext, epoch: int, display: Run
     row = {"epoch": epoch, **_values(recipe, first), "train_loss": loss_mean}
     if accuracy is not None:
         row["train_accuracy"] = accuracy
-    return row | {"seconds": round(time.perf_counter() - started, 3)}
+    return row | {"data_seconds": round(loaded.seconds, 3), "seconds": round(time.perf_counter() - started, 3)}
+
+
+class TimedBatches:
+    """Iterate over batches, and add up the time in seconds that they take to be there."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches, self.seconds = iter(batches), 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        started = time.perf_counter()
+        try:
+            return next(self.batches)
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 class EpochMetrics:

@@ -52,6 +52,9 @@ RESUMED = ("rows", "seconds", "data", "model", "optimizer", "criterion", "averag
 DECLARED_AT_START = ("command", "primary_metric", "margin")
 """Fields of a record that were declared when its run was first started."""
 
+TIMES = ("seconds", "data_seconds")
+"""Times of an epoch, which differ between equal runs; a record has them apart from the other columns of its rows."""
+
 Metrics = dict[str, float | None]
 
 
@@ -186,11 +189,12 @@ def finish_run(training: Training, results: dict[str, Any]) -> RunRecord:
         **{name: value for name, value in job.identity.items() if name not in ("test", "all_data")},
         device=_device_name(accelerator.device),
         train_counts=list(data.counts),
-        epochs=[{name: value for name, value in row.items() if name != "seconds"} for row in rows],
+        epochs=[{name: value for name, value in row.items() if name not in TIMES} for row in rows],
         seconds=round(training.seconds, 3),
         data=data.title,
         weights=_evaluated_weights(training),
         epoch_seconds=[row["seconds"] for row in rows],
+        data_seconds=[row.get("data_seconds", 0.0) for row in rows],
         processes=accelerator.num_processes,
         threads=torch.get_num_threads(),
         command=job.options.command,
