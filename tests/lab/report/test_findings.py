@@ -7,7 +7,8 @@ import pytest
 
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, FOCAL
 from cyclofocal.lab.report.experiment import group_experiments
-from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions, explanations, ranking_conclusions
+from cyclofocal.lab.report.explanations import explanations
+from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions, ranking_conclusions
 from cyclofocal.lab.report.ranking import ranking
 from cyclofocal.lab.report.summary import summaries, summarise
 from evidence import data_sets, grid, measured, record

@@ -10,7 +10,8 @@ from cyclofocal.lab.data.config import FolderData
 from cyclofocal.lab.recipes.digits import digits
 from cyclofocal.lab.recipes.loss import CROSS_ENTROPY, CYCLICAL, FOCAL
 from cyclofocal.lab.report.experiment import group_experiments
-from cyclofocal.lab.report.findings import conclusions, explanations
+from cyclofocal.lab.report.explanations import explanations
+from cyclofocal.lab.report.findings import conclusions
 from cyclofocal.lab.report.statistics import holm
 from cyclofocal.lab.report.summary import common_primary, summaries, summarise, threshold_gains
 from evidence import binary, grid, measured, record

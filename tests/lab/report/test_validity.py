@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cyclofocal.lab.report.answer import answer
-from cyclofocal.lab.report.findings import explanations, single_class_sentences
+from cyclofocal.lab.report.explanations import explanations
+from cyclofocal.lab.report.findings import single_class_sentences
 from cyclofocal.lab.report.summary import primary_metric, summarise
 from cyclofocal.lab.report.validity import late_gains, single_classes
 from evidence import binary, grid

@@ -15,8 +15,8 @@ from cyclofocal.lab.metrics import Metric, metrics_of
 from cyclofocal.lab.oltr.evaluation import OPEN_METRICS, Evaluation, evaluate_file
 from cyclofocal.lab.oltr.open_set_metrics import THRESHOLD
 from cyclofocal.lab.recipes.settings import SHOT_GROUPS
-from cyclofocal.lab.report.findings import format_value
 from cyclofocal.lab.report.table import Column, ReportTable, TableCell, to_terminal
+from cyclofocal.lab.report.wording import format_value
 from cyclofocal.lab.training.predictions import Predictions, read
 
 

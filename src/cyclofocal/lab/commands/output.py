@@ -100,7 +100,7 @@ def _print_answer(console: Console, summary: Summary, everything: bool) -> None:
     """Print one experiment: its answer, the primary table, and then either the remarks or all there is."""
     from cyclofocal.lab.report.answer import answer, recommended
     from cyclofocal.lab.report.constructors import chosen_settings
-    from cyclofocal.lab.report.findings import remarks
+    from cyclofocal.lab.report.explanations import remarks
     from cyclofocal.lab.report.result_tables import metric_table, threshold_table
     from cyclofocal.lab.report.table import to_terminal
 
@@ -128,7 +128,8 @@ def _print_answer(console: Console, summary: Summary, everything: bool) -> None:
 def _print_rest(console: Console, summary: Summary) -> None:
     """Print the tables of the other metrics, the findings, all tuned settings and the explanations."""
     from cyclofocal.lab.report.constructors import chosen_settings
-    from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions, explanations
+    from cyclofocal.lab.report.explanations import explanations
+    from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions
     from cyclofocal.lab.report.result_tables import result_tables
     from cyclofocal.lab.report.table import to_terminal
 
@@ -170,7 +171,7 @@ def _print_overview(console: Console, found: Sequence[Summary], everything: bool
 
 
 def _print_remarks(console: Console, found: Sequence[Summary]) -> None:
-    from cyclofocal.lab.report.findings import remarks
+    from cyclofocal.lab.report.explanations import remarks
 
     _print_lines(console, [f"{summary.experiment.title}: {note}" for summary in found for note in remarks(summary)])
 

@@ -8,18 +8,13 @@ from cyclofocal.lab.recipes.loss import IMBALANCE, IMBALANCED_FROM
 from cyclofocal.lab.report.findings import (
     NOT_RANKED,
     adjusted_amounts,
-    amount,
     difference_text,
-    format_interval,
-    format_value,
-    joined,
     margin_text,
     nothing_concluded,
     ranked_by,
     ranking_conclusions,
     seeds_needed,
     single_class_sentences,
-    spread,
     unconverged_sentence,
 )
 from cyclofocal.lab.report.ranking import Ranking
@@ -33,6 +28,7 @@ from cyclofocal.lab.report.summary import (
     threshold_gains,
 )
 from cyclofocal.lab.report.validity import late_gains, single_classes
+from cyclofocal.lab.report.wording import amount, format_interval, format_value, joined, spread
 
 MOST_SENTENCES = 4
 """Sentences from which an answer is long enough without a hint at losses that were not compared."""

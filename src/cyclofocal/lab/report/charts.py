@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from cyclofocal.lab.metrics import Array, Metric
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import by_run
-from cyclofocal.lab.report.findings import format_count, format_interval, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import half_width
 from cyclofocal.lab.report.summary import PairedComparison, Summary
 from cyclofocal.lab.report.svg import AxisScale, band, dot, line, picture, rectangle, text, x_axis, y_axis
+from cyclofocal.lab.report.wording import format_count, format_interval, format_value
 
 WIDTH, HEIGHT = 360, 236
 WIDE_CHART = 440  # width of a chart with names of losses above its lines

@@ -4,12 +4,8 @@ from collections.abc import Sequence
 
 from cyclofocal.lab.report.answer import answer, answer_over
 from cyclofocal.lab.report.constructors import tuned_calls
-from cyclofocal.lab.report.findings import (
-    adjusted_conclusion,
-    conclusions,
-    explanations,
-    ranking_conclusions,
-)
+from cyclofocal.lab.report.explanations import explanations
+from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions, ranking_conclusions
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.result_tables import (
     adjusted_table,

@@ -16,8 +16,8 @@ from cyclofocal.lab.metrics import Metric
 from cyclofocal.lab.records import CONFUSION_CLASSES
 from cyclofocal.lab.report.charts import MAX_NUMBERED, MAX_POINTS, short_name
 from cyclofocal.lab.report.experiment import Experiment
-from cyclofocal.lab.report.findings import format_count, format_value
 from cyclofocal.lab.report.summary import PairedComparison, Summary, common_primary
+from cyclofocal.lab.report.wording import format_count, format_value
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 """Okabe and Ito's palette, for colour-blind readers too."""

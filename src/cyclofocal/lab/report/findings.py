@@ -1,25 +1,28 @@
-"""Write numbers and findings as text."""
+"""Findings of a comparison as sentences."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cyclofocal.lab.data.config import is_table
-from cyclofocal.lab.longtail import ShotGroups
-from cyclofocal.lab.metrics import BINS, Metric, default_margin
+from cyclofocal.lab.messages import counted
 from cyclofocal.lab.records import VALIDATION_LOSS
 from cyclofocal.lab.report.ranking import MIN_DATA_SETS, Ranking, WinTieLoss
-from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE, VERDICTS, Estimate, minimum_pairs
+from cyclofocal.lab.report.statistics import ALPHA, TOLERANCE, VERDICTS, minimum_pairs
 from cyclofocal.lab.report.summary import (
     PairedComparison,
     Summary,
-    declared_margin,
-    declared_metric,
-    threshold_gains,
 )
-from cyclofocal.lab.report.validity import Cause, LateGain, SingleClass, single_classes
+from cyclofocal.lab.report.validity import Cause, LateGain, SingleClass
+from cyclofocal.lab.report.wording import (
+    amount,
+    format_interval,
+    format_p,
+    format_value,
+    joined,
+    spread,
+    tiny_amount,
+)
 
 MAX_SEEDS = 10_000
-MAX_LISTED_CLASSES = 20
 
 ACCURACIES = {
     "validation_ap": "average precision on validation data",
@@ -42,43 +45,6 @@ CAUSES: dict[Cause, str] = {
 """Causes of one class for every sample, and their remedies."""
 
 NOT_RANKED = "The losses are not ranked: no two losses are in every experiment."
-
-
-def format_value(value: float, metric: Metric, sign: bool = False) -> str:
-    """Value with the decimals of its metric, in ASCII."""
-    text = f"{value:{'+' if sign else ''}.{_decimals(metric)}f}"
-    return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
-
-
-def format_count(mean: float) -> str:
-    """Number of samples, a mean over seeds: three digits, or all those before the point."""
-    return f"{mean:.3g}" if mean < 100 else f"{mean:.0f}"
-
-
-def _decimals(metric: Metric) -> int:
-    return 1 if metric.percent else 3
-
-
-def format_interval(value: Estimate, metric: Metric, sign: bool = False) -> str:
-    """Interval as ``[70.1, 72.4]``; "" without one."""
-    if value.interval is None:
-        return ""
-    return f"[{', '.join(format_value(bound, metric, sign) for bound in value.interval)}]"
-
-
-def format_p(p: float) -> str:
-    """P value with three decimals, or ``<0.001``.
-
-    Example:
-        >>> format_p(0.0312), format_p(0.00002)
-        ('0.031', '<0.001')
-    """
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
-
-
-def format_effect(effect: float | None) -> str:
-    """Effect size with its sign; a dash without one."""
-    return "–" if effect is None else f"{effect:+.{1 if abs(effect) < 10 else 0}f}"
 
 
 def conclusions(summary: Summary) -> list[str]:
@@ -105,14 +71,14 @@ def _primary(summary: Summary, comparison: PairedComparison) -> str:
         return f"{loss}: nothing can be concluded; {reason}."
     details = difference_text(comparison)
     if value.n != summary.seeds:
-        details += f", {_counted(value.n, 'seed', 'seeds')} of both"
+        details += f", {counted(value.n, 'seed', 'seeds')} of both"
     if comparison.verdict == "equivalent":
         same = f"equivalent to {summary.reference} in {metric.title}, within {margin_text(summary)}"
         return f"{loss}: {same} ({details}){'' if any(comparison.per_seed) else '; the runs are equal'}."
     if not comparison.direction:
         none = f"no significant difference from {summary.reference} in {metric.title}"
         return f"{loss}: {none} ({details}); {seeds_needed(comparison)}."
-    tiny = _tiny(value.mean, metric)
+    tiny = tiny_amount(value.mean, metric)
     change = ("higher" if value.mean > 0 else "lower") + (f" by {tiny}" if tiny else "")
     within = f", but within {margin_text(summary)}" if comparison.within_margin else ""
     return f"{loss}: {comparison.verdict} than {summary.reference}{within}; its {metric.title} is {change} ({details})."
@@ -158,13 +124,9 @@ def _too_few(comparison: PairedComparison) -> str:
         return ""
     if comparison.difference.overlapping:
         return "a single pair of runs is too few, two are needed"
-    seeds = _counted(comparison.estimate.n, "seed is", "seeds are")
-    family = _counted(comparison.family_size, "comparison needs", "comparisons need")
+    seeds = counted(comparison.estimate.n, "seed is", "seeds are")
+    family = counted(comparison.family_size, "comparison needs", "comparisons need")
     return f"{seeds} too few, {family} {minimum_pairs(comparison.family_size)} or more"
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
 
 
 def seeds_needed(comparison: PairedComparison) -> str:
@@ -175,7 +137,7 @@ def seeds_needed(comparison: PairedComparison) -> str:
         if abs(comparison.estimate.mean) > TOLERANCE * max(map(abs, comparison.per_seed)):
             return "no number of seeds would be enough to detect a difference of this size by folds of these samples"
         return "the differences average to zero"
-    if tiny := _tiny(comparison.estimate.mean, comparison.metric):
+    if tiny := tiny_amount(comparison.estimate.mean, comparison.metric):
         return f"the observed difference is {tiny}"
     seeds = f"about {max(comparison.needed, comparison.estimate.n + 1):,}"
     if comparison.needed > MAX_SEEDS:
@@ -188,19 +150,6 @@ def difference_text(comparison: PairedComparison) -> str:
     value, metric = comparison.estimate, comparison.metric
     size = f"{amount(value.mean, metric, sign=True)} {format_interval(value, metric, sign=True)}".rstrip()
     return f"{size}, p {format_p(comparison.corrected_p)}"
-
-
-def joined(names: Sequence[str], most: int, last: str = "and") -> str:
-    """Names in a sentence, as "a, b and c"; beyond ``most`` the number of the others; with commas inside, semicolons.
-
-    Example:
-        >>> joined(["a", "b", "c"], 3, "or"), joined(["a", "b", "c"], 2), joined(["a, tuned", "b", "c"], 3)
-        ('a, b or c', 'a, b and 1 more', 'a, tuned; b; and c')
-    """
-    shown = [*names] if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
-    if len(shown) > 2 and any("," in name for name in shown):
-        return f"{'; '.join(shown[:-1])}; {last} {shown[-1]}"
-    return f" {last} ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
 
 
 def unconverged_sentence(gains: Sequence[LateGain], summary: Summary) -> str:
@@ -241,16 +190,6 @@ def _level(cause: Cause, losses: Sequence[SingleClass]) -> str:
     return ""
 
 
-def spread(low: float, high: float) -> str:
-    """Two numbers with one decimal, as "0.3 to 4.0"; one if they are equal then.
-
-    Example:
-        >>> spread(0.31, 4), spread(0.31, 0.29)
-        ('0.3 to 4.0', '0.3')
-    """
-    return f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
-
-
 class AdjustedAmounts(NamedTuple):
     """Result of cross-entropy with the class prior taken out of its logits, in the primary metric.
 
@@ -283,18 +222,6 @@ def adjusted_amounts(summary: Summary) -> AdjustedAmounts | None:
     return AdjustedAmounts(own.loss, reached, amount(change, metric, sign=True), gain, compared)
 
 
-def _tiny(value: float, metric: Metric) -> str:
-    """Bound of a difference that is printed as 0; "" for a larger one."""
-    if float(format_value(value, metric)):
-        return ""
-    return f"less than {0.5 * 10 ** -_decimals(metric):g} {metric.unit_of_difference}".rstrip()
-
-
-def amount(value: float, metric: Metric, sign: bool = False) -> str:
-    """Value of a difference with its unit."""
-    return f"{format_value(value, metric, sign)} {metric.unit_of_difference}".rstrip()
-
-
 def ranking_conclusions(found: Ranking) -> list[str]:
     """Findings over data sets: a test of all losses, then each loss against the reference."""
     return [_over_data_sets(found), *(_tallied(loss, tally, found) for loss, tally in found.tallies.items())]
@@ -322,241 +249,10 @@ def ranked_by(found: Ranking) -> str:
 
 
 def _tallied(loss: str, tally: WinTieLoss, found: Ranking) -> str:
-    wins = _counted(tally.wins, "data set", "data sets")
+    wins = counted(tally.wins, "data set", "data sets")
     better, worse = ("" if count is None else f" (significantly on {count})" for count in (tally.better, tally.worse))
     few = ", with too few seeds for a significant difference on any" if tally.better is None else ""
     return (
         f"{loss}: ahead of {found.reference} on {wins}{better}, tied on {tally.ties}, behind on"
         f" {tally.losses}{worse}{few}."
     )
-
-
-def _epochs(summary: Summary) -> str:
-    """Number of epochs, and the rule of early stopping."""
-    planned, patience = summary.recipe["epochs"], summary.recipe.get("early_stopping", 0)
-    if not (patience and _stops_early(summary)):
-        return _counted(planned, "epoch", "epochs")
-    without = _counted(patience, "epoch", "epochs")
-    return f"at most {_counted(planned, 'epoch', 'epochs')}, stopped after {without} without a smaller validation loss"
-
-
-def _evaluated(summary: Summary) -> str:
-    return "the epoch with the smallest validation loss" if _stops_early(summary) else "the last epoch"
-
-
-def _stops_early(summary: Summary) -> bool:
-    runs = [run for members in summary.experiment.runs.values() for run in members]
-    return any(VALIDATION_LOSS in row for run in runs for row in run.epochs[-1:])
-
-
-def explanations(summary: Summary) -> list[str]:
-    """Explanations of the tables: seeds, samples, intervals, corrections, and notes on the runs."""
-    folds = f" of {summary.folds} folds each, averaged" if summary.folds > 1 else ""
-    first, others = (_counted(summary.comparisons(rest), "comparison", "comparisons") for rest in (False, True))
-    lines = [
-        f"{_counted(summary.seeds, 'seed', 'seeds')}{folds}, {_epochs(summary)};"
-        f" {_split(summary)}test set evaluated once, after {_evaluated(summary)}.",
-        *_head_only(summary),
-        f"Training {'boxes' if summary.experiment.boxes else 'samples'} per class: {counts(summary)}.",
-        *(_of_boxes() if summary.experiment.boxes else _of_classes(summary)),
-        *_intervals(summary),
-        _what_varies(summary),
-        f"p: {_test(summary)}, Holm-corrected over the {first} in {summary.primary.title}, the primary metric.",
-        f"p of all other metrics: over their {others} together. A significant difference has p < {ALPHA}.",
-        *_further(summary),
-        *_seeds_needed_for_any(summary),
-        *_equivalence(summary),
-        *_adjustment(summary),
-        *_references(summary),
-        *_tuned(summary),
-    ]
-    if (declared := declared_metric([summary.experiment])) not in ("", summary.primary.key):
-        lines.append(
-            f"The runs were started with another primary metric, {declared}; one chosen afterwards is weaker evidence."
-        )
-    return [*lines, *remarks(summary)]
-
-
-def _of_classes(summary: Summary) -> list[str]:
-    """Meaning of the metrics of classes."""
-    return [
-        *_thresholds(summary),
-        *_test_samples(summary),
-        f"NLL: negative log-likelihood. ECE: expected calibration error ({BINS} bins).",
-    ]
-
-
-def _of_boxes() -> list[str]:
-    """Meaning of the metrics of boxes."""
-    return [
-        "AP: average precision as COCO defines it, mean over the classes and over ten overlaps (intersection over"
-        " union) from 0.5 to 0.95; AP50 and AP75 at one overlap. Small boxes have less than 32 x 32 pixels, large ones"
-        " more than 96 x 96.",
-    ]
-
-
-def remarks(summary: Summary) -> list[str]:
-    """Notes on the runs of this comparison that do not void it."""
-    few = [found for found in single_classes(summary.experiment) if not found.voids(summary.primary)]
-    return [*summary.notes, *single_class_sentences(few)]
-
-
-def _thresholds(summary: Summary) -> list[str]:
-    """Bounds of the shot groups; of two classes, the thresholds."""
-    if not (rarer := summary.experiment.rarer):
-        groups = ShotGroups(**summary.recipe["groups"])
-        return [f"Shot groups ({groups.name}): many >= {groups.many_from}, few <= {groups.few_up_to}."]
-    if not threshold_gains(summary.experiment):
-        return []
-    return [
-        f"Chosen threshold (tuned): probability from which {rarer} is predicted, chosen on validation data for each of"
-        " balanced accuracy, F1 and Matthews correlation by itself; all else is at 0.5."
-    ]
-
-
-def _intervals(summary: Summary) -> list[str]:
-    if not (overlap := summary.experiment.overlap):
-        return [
-            "Intervals: 95 %, Student's t over seeds. Differences are paired by seed; a significant one excludes 0."
-        ]
-    return [
-        "Intervals: 95 %, Student's t over all folds of all seeds. Differences are paired; significant ones exclude 0.",
-        "Folds share training samples, so the variance of the mean of k runs is 1/k + n_test/n_train times theirs.",
-        f"Here n_test/n_train = {overlap:.3g}. Reference: Nadeau and Bengio 2003.",
-    ]
-
-
-def _test(summary: Summary) -> str:
-    return "Student's t with this variance" if summary.experiment.overlap else "sign-flip test"
-
-
-def _further(summary: Summary) -> list[str]:
-    """Family of the further metrics, if the records have them."""
-    if not (count := summary.comparisons(further=True)):
-        return []
-    return [f"p of further metrics (in the page and CSV): over their {_counted(count, 'comparison', 'comparisons')}."]
-
-
-def _seeds_needed_for_any(summary: Summary) -> list[str]:
-    """Seeds below which a sign-flip test cannot be significant."""
-    if summary.experiment.overlap:
-        return []
-    least, least_others = (minimum_pairs(summary.comparisons(rest)) for rest in (False, True))
-    return [
-        f"Too few seeds: p cannot fall below {ALPHA} with fewer than {least} seeds in the primary metric, or"
-        f" {least_others} in the others."
-    ]
-
-
-def _equivalence(summary: Summary) -> list[str]:
-    """Margin, its origin and the test, where something is compared."""
-    if not summary.compared(summary.primary):
-        return []
-    return [
-        f"Equivalent: not significant, and within {margin_text(summary)} ({_origin(summary)}).",
-        "Equivalence is tested by two one-sided t tests, Holm-corrected over the same comparisons.",
-        "Effect: mean of the differences over their standard deviation.",
-    ]
-
-
-def _origin(summary: Summary) -> str:
-    """Origin of the margin of equivalence."""
-    declared = declared_margin([summary.experiment])
-    if declared is None or declared_metric([summary.experiment]) != summary.primary.key:
-        is_default = summary.margin == default_margin(summary.primary.key)
-        return "the default; the runs declare none" if is_default else "chosen afterwards, which is weaker evidence"
-    if declared != summary.margin:
-        return f"chosen afterwards, which is weaker evidence; the runs declare {declared:g}"
-    return "declared when the runs were started"
-
-
-def _adjustment(summary: Summary) -> list[str]:
-    """Meaning of the row of post-hoc adjusted logits, if there is one."""
-    if not summary.adjusted:
-        return []
-    runs = summary.experiment.runs[summary.adjusted[0].name]
-    taus = [run.tau for run in runs if run.tau is not None]
-    shown = f"{min(taus):g}" + (f" to {max(taus):g}" if max(taus) > min(taus) else "")
-    chosen = "chosen on validation data" if summary.experiment.first.validation_samples else "without validation data"
-    compared = f"Losses are compared with it in {summary.primary.title}, Holm-corrected over these comparisons."
-    return [
-        f"Post-hoc adjusted: logits less tau times the log of the class shares; tau {shown}, {chosen}.",
-        *([compared] if summary.against_adjusted else []),
-    ]
-
-
-def _references(summary: Summary) -> list[str]:
-    """Meaning of the rows of references, if there are some."""
-    if not summary.references:
-        return []
-    return [
-        "References, not losses: models fitted to the training rows of the network, in its encoding, at their defaults;"
-        " no epochs, and no tuning. The majority class has the class shares as its probabilities.",
-        f"Their differences to {summary.reference} are paired by seed; p is Holm-corrected over the references alone."
-        " They are not ranked.",
-    ]
-
-
-def _split(summary: Summary) -> str:
-    """Sizes of the splits in the first run; "" if the records do not contain them."""
-    first = summary.experiment.first
-    if not first.test_counts:
-        return ""
-    unit = "boxes" if summary.experiment.boxes else "samples"
-    samples = {"train": sum(first.train_counts), "validation": first.validation_samples, "test": sum(first.test_counts)}
-    return f"{unit}: {', '.join(f'{count:,} for {part}' for part, count in samples.items() if count)}; "
-
-
-def _test_samples(summary: Summary) -> list[str]:
-    """Test samples per class, or the weight of one sample of the rarest class."""
-    if images := summary.recipe.get("test_per_class"):
-        return [f"Test samples: {images} per class, so accuracy and balanced accuracy are the same number."]
-    least = min(summary.experiment.first.test_counts, default=0)
-    weight = 100 / least / len(summary.experiment.classes) if least else 0.0
-    if weight < 1:
-        return []
-    counted = _counted(least, "test sample, which is", "test samples; each is")
-    return [f"The rarest class has {counted} {weight:.1f} points of balanced accuracy."]
-
-
-def _what_varies(summary: Summary) -> str:
-    """Sources of variation that the intervals cover."""
-    if _draws_test_set(summary):
-        return "Each seed draws its own split: intervals and p cover splitting and training again, not new data."
-    return "All seeds share one test set: intervals and p cover training again, not other test data."
-
-
-def _draws_test_set(summary: Summary) -> bool:
-    recipe = summary.recipe
-    return recipe["source"] == "digits" or is_table(recipe["source"], recipe.get("target", ""))
-
-
-def _tuned(summary: Summary) -> list[str]:
-    """Tuning budget, if there was tuning."""
-    budgets = {members[0].loss.get("trials", 0) for members in summary.experiment.runs.values()} - {0}
-    if not budgets:
-        return []
-    each = "for each seed" if _draws_test_set(summary) else "once for all seeds"
-    folds = " and fold" if summary.folds > 1 else ""
-    budget = " or ".join(map(str, sorted(budgets)))
-    return [f"Tuned: settings chosen on validation data, {each}{folds}, from {budget} trials per loss."]
-
-
-def _head_only(summary: Summary) -> list[str]:
-    """Note that the network was frozen, if it was."""
-    recipe = summary.recipe
-    if not (digest := recipe.get("backbone_digest")):
-        return []
-    return [
-        f"Only the head was trained ({recipe['model']}), on frozen features of {recipe['backbone']}; SHA-256 of its"
-        f" weights: {digest}."
-    ]
-
-
-def counts(summary: Summary) -> str:
-    """Training samples by class; for many classes those of the largest and the smallest."""
-    named = sorted(zip(summary.train_counts, summary.experiment.classes, strict=True), key=lambda pair: -pair[0])
-    if len(named) <= MAX_LISTED_CLASSES:
-        return ", ".join(f"{name}: {count}" for count, name in named)
-    (most, largest), (least, smallest) = named[0], named[-1]
-    return f"{len(named)} classes, from {largest} ({most}) to {smallest} ({least})"

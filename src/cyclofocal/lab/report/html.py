@@ -12,12 +12,8 @@ from cyclofocal.lab.report import charts, curves
 from cyclofocal.lab.report.answer import answer, answer_over
 from cyclofocal.lab.report.constructors import tuned_calls
 from cyclofocal.lab.report.detections import box_strip, precision_recall_chart
-from cyclofocal.lab.report.findings import (
-    adjusted_conclusion,
-    conclusions,
-    explanations,
-    ranking_conclusions,
-)
+from cyclofocal.lab.report.explanations import explanations
+from cyclofocal.lab.report.findings import adjusted_conclusion, conclusions, ranking_conclusions
 from cyclofocal.lab.report.mistakes import Mistakes, find_mistakes
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.result_tables import (

@@ -11,11 +11,11 @@ import numpy as np
 from cyclofocal.lab.metrics import THRESHOLDS, Metric, metrics_of
 from cyclofocal.lab.records import RunRecord
 from cyclofocal.lab.report.experiment import LOSS_DEFAULTS, RECIPE_DEFAULTS, uses
-from cyclofocal.lab.report.findings import format_count, format_effect, format_interval, format_p, format_value
 from cyclofocal.lab.report.ranking import Ranking
 from cyclofocal.lab.report.statistics import Estimate
 from cyclofocal.lab.report.summary import LossResult, PairedComparison, Summary, common_primary
 from cyclofocal.lab.report.table import NONE, Column, ReportTable, TableCell
+from cyclofocal.lab.report.wording import format_count, format_effect, format_interval, format_p, format_value
 
 RESULT_COLUMNS = (
     Column("loss", "text"),
