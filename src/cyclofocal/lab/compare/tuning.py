@@ -35,7 +35,7 @@ LABEL_SMOOTHING: Bounds = (0.0, 0.3)
 TAU: Bounds = (0.0, 2.5)
 MAX_MARGIN: Bounds = (0.0, 1.0)
 VS_GAMMA: Bounds = (0.0, 0.5)
-ALPHA: Bounds = (0.05, 0.95)
+ALPHA_BOUNDS: Bounds = (0.05, 0.95)
 
 SPACES: dict[str, dict[str, Bounds]] = {
     "ce": {},
@@ -178,7 +178,7 @@ def search_space(loss: LossSettings) -> dict[str, Bounds]:
     if not loss.file and name not in SPACES:
         raise ValueError(f"{loss.name!r} cannot be tuned; its name must begin with one of {', '.join(SPACES)}")
     of_loss = ({} if loss.file else SPACES[name]) | ({"tau": TAU} if loss.tau else {})
-    return {"learning_rate_scale": LEARNING_RATE_SCALE} | of_loss | ({} if loss.alpha is None else {"alpha": ALPHA})
+    return {"learning_rate_scale": LEARNING_RATE_SCALE} | of_loss | ({} if loss.alpha is None else {"alpha": ALPHA_BOUNDS})
 
 
 def _score(trial: Job) -> Score | None:
