@@ -126,16 +126,17 @@ def digit_scenes() -> DetectionRecipe:
         anchor_scale=2.0,
         mean=(0.3,),
         std=(0.3,),
-        epochs=20,
-        batch_size=16,
+        epochs=30,
+        batch_size=8,
         optimizer="adamw",
-        learning_rate=0.002,
+        learning_rate=0.003,
         weight_decay=0.05,
         decay_norms=False,
         warmup_epochs=1,
         clip_norm=1.0,
         augment="none",
         channels_last=True,
+        facts=Facts(cost="about a minute on one core", expected="AP 41 % of validation images (focal, one seed)"),
     )
 
 
