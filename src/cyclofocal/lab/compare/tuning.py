@@ -177,8 +177,8 @@ def search_space(loss: LossSettings) -> dict[str, Bounds]:
     name = loss.name.partition(":")[0]
     if not loss.file and name not in SPACES:
         raise ValueError(f"{loss.name!r} cannot be tuned; its name must begin with one of {', '.join(SPACES)}")
-    of_loss = ({} if loss.file else SPACES[name]) | ({"tau": TAU} if loss.tau else {})
-    return {"learning_rate_scale": LEARNING_RATE_SCALE} | of_loss | ({} if loss.alpha is None else {"alpha": ALPHA_BOUNDS})
+    further = ({"tau": TAU} if loss.tau else {}) | ({} if loss.alpha is None else {"alpha": ALPHA_BOUNDS})
+    return {"learning_rate_scale": LEARNING_RATE_SCALE} | ({} if loss.file else SPACES[name]) | further
 
 
 def _score(trial: Job) -> Score | None:
