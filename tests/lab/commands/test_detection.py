@@ -118,6 +118,6 @@ def test_boxes_are_counted_and_checked(boxes, tmp_path):
     folder = write_voc(tmp_path / "voc", {"train": 4, "test": 2})
     (folder / "JPEGImages" / "img1.jpg").write_bytes(b"no image")
     code, said = run("data", "check", folder)
-    assert (code, "1 cannot be read" in said) == (1, True)
+    assert (code, "img1.jpg: not a readable image" in said) == (2, True)
     code, said = run("data", "check", "bccd", "--root", tmp_path)
     assert (code, "bccd not found" in said) == (2, True)

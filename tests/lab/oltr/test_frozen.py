@@ -133,7 +133,10 @@ def test_runs_without_weights_are_refused(tmp_path):
     with pytest.raises(Stage1Error, match="has not ended"):
         find_backbone(str(tmp_path / "unended"))
     head = identity(SHORT, CROSS_ENTROPY, 0)
-    RunFolder(tmp_path / "head", head | {"recipe": head["recipe"] | {"backbone": "x"}})
+    RunFolder(tmp_path / "head", head | {"recipe": head["recipe"] | {"backbone_digest": "x"}})
+    RunFolder(tmp_path / "boxes", head | {"recipe": head["recipe"] | {"task": "detection"}})
+    with pytest.raises(Stage1Error, match="a detector; give the run of a network that classifies images"):
+        find_backbone(str(tmp_path / "boxes"))
     with pytest.raises(Stage1Error, match="a head on frozen features"):
         find_backbone(str(tmp_path / "head"))
     folder = ended(tmp_path / "run")

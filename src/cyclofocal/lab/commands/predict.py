@@ -28,6 +28,13 @@ class FormatName(StrEnum):
     onnx = "onnx"
 
 
+def output_path(path: Path | None) -> Path | None:
+    """Refuse an output file in an unsupported format."""
+    if path is not None and path.suffix.lower() not in (".csv", ".json"):
+        raise typer.BadParameter(f"{str(path)!r} must end in .csv, of a detector in .json.")
+    return path
+
+
 def predict_new(
     run: FinishedRun,
     data: Annotated[
@@ -45,6 +52,7 @@ def predict_new(
             "--output",
             "-o",
             help="File to write; default: predictions.csv, or of a detector detections.json.",
+            callback=output_path,
             dir_okay=False,
         ),
     ] = None,
@@ -101,7 +109,7 @@ def predict_new(
         from cyclofocal.lab.predict.stream import Output, predict_file
 
         model = load_any(run, _device(cpu))
-    output = _output_path(output, isinstance(model, TrainedModel))
+    output = _checked_output(output, isinstance(model, TrainedModel))
     replaced = _replaced(output)
     if not isinstance(model, TrainedModel):
         options = {"--top": top, "--calibrated": calibrated, "--balanced": balanced, "--id": id_column}
@@ -129,7 +137,7 @@ def predict_new(
         typer.echo(_quality(found, model))
 
 
-def _output_path(output: Path | None, classifies: bool) -> Path:
+def _checked_output(output: Path | None, classifies: bool) -> Path:
     """Path of the output, whose folder is made."""
     path = output or Path("predictions.csv" if classifies else "detections.json")
     suffix = ".csv" if classifies else ".json"
