@@ -35,6 +35,7 @@ def test_a_comparison_of_boxes_ends_with_a_page_and_a_model(boxes, tmp_path):
     assert code == 0, said
     for words in ("retinanet on small, 64 pixels on the longer side, 1 epoch", "AP, % (higher is better", "focal"):
         assert words in said
+    assert f"Train the model: cyclofocal train {boxes} --images {boxes.parent} --small" in said
     records = [line for path in tmp_path.glob("*/*/record.jsonl") for line in read_records(path)]
     assert {(found.loss["name"], found.primary_metric) for found in records} == {("focal", "ap"), ("cyclical", "ap")}
     code, said = run("report", tmp_path, "-o", tmp_path / "page.html")

@@ -273,19 +273,20 @@ def compare(
     if records:
         from cyclofocal.lab.commands.output import print_comparison
 
-        roles = {"--target": target, "--drop": drop, "--group": group, "--time": time, "--id": identifier}
+        of_data = {"--target": target, "--drop": drop, "--group": group, "--time": time, "--id": identifier}
+        of_data |= {"--images": str(images or "")}
         plain = not (tune or frozen or folds) and len(found) == 1 and isinstance(found[0], Recipe)
-        train = _train_command(what[0], roles, epochs, small, settings or (), root) if plain else ""
+        train = _train_command(what[0], of_data, epochs, small, settings or (), root) if plain else ""
         print_comparison(records, metric=metric, picture=picture, everything=everything, train=train)
     typer.echo(f"records  {out}")
     _report_failures(failed, len(jobs))
 
 
 def _train_command(
-    what: str, roles: dict[str, str], epochs: int | None, small: bool, settings: Sequence[str], root: Path
+    what: str, of_data: dict[str, str], epochs: int | None, small: bool, settings: Sequence[str], root: Path
 ) -> str:
     """Command that trains one model as the comparison did, but for its loss."""
-    given = [word for option, value in roles.items() if value for word in (option, value)]
+    given = [word for option, value in of_data.items() if value for word in (option, value)]
     given += ["--small"] * small + ["--epochs", str(epochs)] * (epochs is not None)
     given += [word for setting in settings for word in ("--set", setting)]
     given += ["--root", str(root)] * (root != Path("data"))

@@ -40,7 +40,7 @@ def load_model(run: str | Path, device: str | torch.device = "cpu") -> TrainedMo
     """
     found = load_any(run, device)
     if not isinstance(found, TrainedModel):
-        raise ValueError(f"{run}: a detector, and not a classifier; load it with load_any")
+        raise ValueError(f"{run}: a detector, and not a classifier; `cyclofocal predict` and load_any take both")
     return found
 
 
