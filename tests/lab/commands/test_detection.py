@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -55,7 +56,7 @@ def test_a_comparison_of_boxes_ends_with_a_page_and_a_model(boxes, tmp_path):
     code, said = run("predict", model, boxes.parent, "-o", tmp_path / "found.csv")
     assert (code, "must end in .json" in said) == (2, True)
     code, said = run("predict", model, boxes.parent, "-o", output, "--top")
-    assert (code, "they are for a classifier, and this is a detector" in said) == (2, True)
+    assert (code, "only for a classifier, and this is a detector; omit it" in said) == (2, True)
     code, said = run("export", model)
     assert (code, "a detector, and not a classifier" in said) == (1, True)
 
@@ -68,6 +69,8 @@ def test_a_comparison_of_boxes_ends_with_a_page_and_a_model(boxes, tmp_path):
         (["--metric", "accuracy"], "accuracy is no metric of boxes; allowed: ap, ap50"),
         (["--tune", "4"], "boxes has no validation data to choose settings by: validation_list is ''; set it"),
         (["--folds", "3"], "folds is for a table"),
+        (["--set", "image_size=3"], "image_size is 3; of a detector it must be at least 32"),
+        (["--set", "bad_boxes=keep"], "bad_boxes is 'keep'; it must be one of refuse, drop"),
         (["--set", "mixup=0.2"], "mixup is 0.2; it must be 0.0, for detectors have none"),
         (["--set", "backbone=resnet5", "--set", "width=0"], "Did you mean 'resnet50'"),
     ],
@@ -77,6 +80,39 @@ def test_options_that_boxes_lack_are_refused(boxes, tmp_path, options, words):
     assert code == 2, said
     assert words in said
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_bad_boxes_are_dropped_by_a_setting(tmp_path):
+    path = write_coco(tmp_path / "coco", images=9)
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [3, 3, 0, 9]
+    path.write_text(json.dumps(content))
+    command = ["train", path, *SMALL, "--loss", "focal", "--no-keep-models", "--out", tmp_path / "runs"]
+    code, said = run(*command)
+    assert code != 0
+    assert "leave such boxes out with --set bad_boxes=drop" in said
+    code, said = run(*command, "--set", "bad_boxes=drop")
+    assert code == 0, said
+    code, said = run(*command, "--set", "fields=")
+    assert "bad_boxes=refuse" in said
+
+
+def test_a_detector_is_evaluated_on_images_elsewhere(boxes, tmp_path):
+    path = tmp_path / "boxes.json"
+    path.write_text(boxes.read_text())
+    code, said = run("train", path, *SMALL, "--loss", "focal", "--out", tmp_path / "runs")
+    assert "give the folder of the images with --images" in said
+    code, said = run("train", path, "--images", boxes.parent, *SMALL, "--loss", "focal", "--out", tmp_path / "runs")
+    assert code == 0, said
+    (model,) = (found.parent for found in tmp_path.rglob("model.json"))
+    output = ["-o", tmp_path / "found.json"]
+    code, said = run("predict", model, path, "--images", boxes.parent, *output)
+    assert code == 0, said
+    assert "AP50" in said
+    code, said = run("predict", model, path, boxes.parent, *output)
+    assert (code, "a COCO file is given alone" in said) == (1, True)
+    code, said = run("report", tmp_path / "runs", "--metric", "accuracy")
+    assert (code, "accuracy is no metric of boxes; allowed: ap" in said) == (2, True)
 
 
 def test_boxes_and_classes_are_not_mixed(tmp_path):
@@ -120,5 +156,12 @@ def test_boxes_are_counted_and_checked(boxes, tmp_path):
     (folder / "JPEGImages" / "img1.jpg").write_bytes(b"no image")
     code, said = run("data", "check", folder)
     assert (code, "img1.jpg: not a readable image" in said) == (2, True)
+    shutil.copy(folder / "JPEGImages" / "img0.jpg", folder / "JPEGImages" / "img1.jpg")
+    code, said = run("data", "check", folder)
+    assert code == 0
+    assert "img0.jpg" in said  # equal byte for byte
+    shutil.copy(folder / "JPEGImages" / "img0.jpg", folder / "JPEGImages" / "img5.jpg")
+    code, said = run("data", "check", folder)
+    assert (code, "images too, byte for byte" in said) == (1, True)
     code, said = run("data", "check", "bccd", "--root", tmp_path)
     assert (code, "bccd not found" in said) == (2, True)

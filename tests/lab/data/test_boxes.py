@@ -57,6 +57,24 @@ def test_a_fifth_of_the_images_is_the_test_set_by_default(tmp_path):
     assert min(data.test.class_counts(2)) > 0  # drawn evenly over the rarest classes of the images
 
 
+def test_a_class_of_two_images_is_in_both_parts(coco):
+    def rare(content):
+        content["categories"].append({"id": 99, "name": "rare"})
+        for place in (0, 1):  # of two images
+            content["annotations"][place]["category_id"] = 99
+
+    for fraction in (0.2, 0.34, 0.5, 0.6):
+        data = load(str(change(coco, rare)), test_fraction=fraction)
+        assert min(*data.counts, *data.test.class_counts(3)) > 0
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    folder = write_voc(tmp_path / "voc", {"train": 4, "test": 2})
+    (folder / "ImageSets" / "Main" / "test.txt").write_text("")
+    with pytest.raises(DamagedDataError, match="voc test: no image in it"):
+        load(f"voc:{folder}")
+
+
 def test_crowds_are_marked_and_not_counted(coco):
     whole = load(str(coco), test_fraction=0.34)
 
@@ -99,6 +117,12 @@ def test_files_of_other_splits_have_the_same_images_folder(coco, tmp_path):
         (lambda c: c["annotations"][0].pop("bbox"), DamagedDataError, "annotations[0]"),
         (lambda c: c["images"][0].update(id=101), DamagedDataError, "images have these ids more than once: 101"),
         (lambda c: c["categories"].append({"id": 5, "name": "no"}), ValueError, "1 of 3 categories have no training"),
+        (
+            lambda c: c["categories"][0].update(name="kind1"),
+            DamagedDataError,
+            "categories have 'kind1' as a name more than once",
+        ),
+        (lambda c: c["annotations"][0].update(category_id=4), DamagedDataError, "which is unknown; known are 3, 13"),
         (lambda c: c.pop("categories"), DamagedDataError, "no list categories; a COCO file of boxes has images"),
         (lambda c: c.update(images=[]), DamagedDataError, "images is empty"),
     ],

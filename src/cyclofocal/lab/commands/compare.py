@@ -32,6 +32,7 @@ from cyclofocal.lab.commands.options import (
     all_settings,
     apply_settings,
     at_least_one,
+    check_metric_kind,
     check_source,
     command_line,
     losses_of,
@@ -58,7 +59,7 @@ from cyclofocal.lab.compare.grid import (
     try_custom_losses,
 )
 from cyclofocal.lab.data.config import KEEL, is_table
-from cyclofocal.lab.metrics import BOX_METRICS, METRICS, ONLY_TWO_CLASSES, default_margin, default_metric
+from cyclofocal.lab.metrics import ONLY_TWO_CLASSES, default_margin, default_metric
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import TwoStages
 from cyclofocal.lab.oltr.stages import task_of
@@ -347,12 +348,7 @@ def primary_of(given: str, counts: Sequence[Sequence[int]], boxes: bool = False)
     Raises:
         typer.BadParameter: a metric of two classes, and data of more; or one of boxes for classes, or the reverse.
     """
-    known = [metric.key for metric in (BOX_METRICS if boxes else METRICS)]
-    if given and given not in known:
-        raise typer.BadParameter(
-            f"{given} is no metric of {'boxes' if boxes else 'classes'}; allowed: {', '.join(known)}.",
-            param_hint="--metric",
-        )
+    check_metric_kind(given, boxes)
     if given in ONLY_TWO_CLASSES and any(len(of_classes) != 2 for of_classes in counts):
         raise typer.BadParameter(
             f"{given} is a metric of two classes, and an experiment has {max(map(len, counts))}; give another one.",

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from cyclofocal.lab.commands.options import (
@@ -31,6 +32,7 @@ from cyclofocal.lab.data.folders import read_splits
 from cyclofocal.lab.data.lists import check_same_numbers, list_images
 from cyclofocal.lab.data.load import load, load_table
 from cyclofocal.lab.data.published import PUBLISHED, Published, list_differences, verified
+from cyclofocal.lab.data.splits import check_apart
 from cyclofocal.lab.data.tables import SUFFIXES
 from cyclofocal.lab.messages import MissingDataError, preview
 from cyclofocal.lab.recipes.resolve import source_recipe
@@ -119,7 +121,8 @@ def _check_boxes(names: list[str], data: BoxData, root: Path, workers: int) -> N
     published = KNOWN_BOXES.get(data.source, {})
     sound = True
     with refused("DATA", OSError):
-        _, classes, _, splits = box_splits(replace(data, bad_boxes="drop" if published else "refuse"), root)
+        title, classes, _, splits = box_splits(replace(data, bad_boxes="drop" if published else "refuse"), root)
+        check_apart(title, splits)
     for name, images in splits.items():
         counts = dict(zip(classes, images.class_counts(len(classes)), strict=True))
         report = check_images(images, workers)
@@ -130,8 +133,15 @@ def _check_boxes(names: list[str], data: BoxData, root: Path, workers: int) -> N
         agrees = not published or published[name] == (len(images), counts)
         if published:
             typer.echo(f"  {'the' if agrees else 'not the'} published number of images and boxes")
-        sound = sound and agrees and not broken
-    raise typer.Exit(0 if sound else 1)
+        hollow = [kind for kind, count in counts.items() if not count and name == "train"]
+        if hollow:
+            typer.echo(f"  no box of {preview(hollow)}; annotate some, or remove the category")
+        sound = sound and agrees and not broken and not hollow
+    unlabelled = {name: replace(images, labels=np.zeros_like(images.labels)) for name, images in splits.items()}
+    copies = find_copies(unlabelled, workers)  # an image of boxes has no class
+    if str(copies):
+        typer.echo(str(copies))
+    raise typer.Exit(0 if sound and not copies.shared else 1)
 
 
 def _check_known(name: str, root: Path, workers: int, has_lists: bool) -> None:

@@ -16,7 +16,7 @@ import typer
 from cyclofocal.lab.commands.output import warn
 from cyclofocal.lab.data.config import PREFIXES, SHARDS, is_table
 from cyclofocal.lab.messages import did_you_mean
-from cyclofocal.lab.metrics import EVERY_METRIC
+from cyclofocal.lab.metrics import BOX_METRICS, EVERY_METRIC, METRICS
 from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.recipes.catalogue import RECIPES
 from cyclofocal.lab.recipes.detection import SMALL_DETECTOR, DetectionRecipe
@@ -84,7 +84,8 @@ Small = Annotated[
     bool,
     typer.Option(
         "--small",
-        help="Train a small network on images of 32 x 32 pixels, in minutes on a CPU; --set and --epochs still count.",
+        help="Train a small network on images of 32 x 32 pixels, of boxes 320, in minutes on a CPU; --set and --epochs"
+        " still count.",
     ),
 ]
 Drop = Annotated[
@@ -233,6 +234,16 @@ def check_choice(given: str, allowed: list[str], what: str, option: str | None =
 def metric_key(key: str) -> str:
     """Refuse a key that is not a metric."""
     return check_choice(key, METRIC_KEYS, "metric")
+
+
+def check_metric_kind(metric: str, boxes: bool) -> None:
+    """Refuse a metric of boxes for runs of classes, and the reverse."""
+    known = [found.key for found in (BOX_METRICS if boxes else METRICS)]
+    if metric and metric not in known:
+        raise typer.BadParameter(
+            f"{metric} is no metric of {'boxes' if boxes else 'classes'}; allowed: {', '.join(known)}.",
+            param_hint="--metric",
+        )
 
 
 def margin_of(margin: float | None) -> float | None:

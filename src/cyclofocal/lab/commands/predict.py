@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cyclofocal.lab.commands.options import Cpu, DataWorkers, make_folder
+from cyclofocal.lab.commands.options import Cpu, DataWorkers, Images, make_folder
 from cyclofocal.lab.commands.output import one_line_errors, warn
 from cyclofocal.lab.messages import preview
 
 if TYPE_CHECKING:
-    from cyclofocal.lab.predict.detector import TrainedDetector
+    from cyclofocal.lab.predict.detector import DetectionSummary, TrainedDetector
     from cyclofocal.lab.predict.model import TrainedModel
     from cyclofocal.lab.predict.stream import PredictionSummary
 
@@ -56,6 +56,7 @@ def predict_new(
             dir_okay=False,
         ),
     ] = None,
+    images: Images = None,
     pictures: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for the images with the boxes of a detector.")
     ] = None,
@@ -116,9 +117,10 @@ def predict_new(
         options |= {"--tuned-threshold": tuned_threshold, "--threshold": threshold is not None}
         _refuse([option for option, value in options.items() if value], "a classifier, and this is a detector")
         with one_line_errors(run):
-            _detect(model, data, output, pictures, 0.3 if score is None else score, data_workers, replaced)
+            boxes = _detect(model, data, output, pictures, score, data_workers, images)
+        _print_boxes(boxes, f"{output}{replaced}", pictures)
         return
-    options = {"--pictures": pictures is not None, "--score": score is not None}
+    options = {"--pictures": pictures is not None, "--score": score is not None, "--images": images is not None}
     _refuse([option for option, value in options.items() if value], "a detector, and this is a classifier")
     with one_line_errors(run):
         contents = Output(calibrated, balanced, "stored" if tuned_threshold else threshold, top, id_column)
@@ -149,7 +151,7 @@ def _checked_output(output: Path | None, classifies: bool) -> Path:
 
 def _refuse(options: list[str], of: str) -> None:
     if options:
-        raise typer.BadParameter(f"they are for {of}; omit them.", param_hint=", ".join(options))
+        raise typer.BadParameter(f"only for {of}; omit it.", param_hint=", ".join(options))
 
 
 def _detect(
@@ -157,15 +159,21 @@ def _detect(
     data: list[Path],
     output: Path,
     pictures: Path | None,
-    score: float,
+    score: float | None,
     workers: int,
-    said: str,
-) -> None:
-    from cyclofocal.lab.metrics import BOX_METRICS
-    from cyclofocal.lab.predict.detector import detect_files
+    images: Path | None,
+) -> "DetectionSummary":
+    from cyclofocal.lab.predict.detector import LEAST_SCORE, detect_files
 
-    found = detect_files(model, data, output, pictures, score, workers)
-    typer.echo(f"{found.boxes} boxes in {found.images} images: {output}{said}")
+    least = LEAST_SCORE if score is None else score
+    return detect_files(model, data, output, pictures, least, workers, images)
+
+
+def _print_boxes(found: "DetectionSummary", output: str, pictures: Path | None) -> None:
+    """Print the number of boxes, and the average precision where the true ones are known."""
+    from cyclofocal.lab.metrics import BOX_METRICS
+
+    typer.echo(f"{found.boxes} boxes in {found.images} images: {output}")
     if pictures is not None:
         typer.echo(f"pictures {pictures}")
     known = [(metric.short_title, found.metrics.get(metric.key)) for metric in BOX_METRICS]

@@ -12,6 +12,7 @@ from cyclofocal.lab.commands.options import (
     Everything,
     Root,
     check_choice,
+    check_metric_kind,
     make_folder,
     margin_of,
     metric_key,
@@ -98,6 +99,8 @@ def report(
         records = stored.records
         if reference:
             _check_reference(records, reference)
+        for boxes in {record.is_detection for record in records}:
+            check_metric_kind(metric, boxes)
         if confusion:
             _draw_confusion(records, confusion)
         if not out:

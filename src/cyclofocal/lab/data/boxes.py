@@ -58,12 +58,14 @@ def read_boxes(data: BoxData, root: Path) -> DataSet:
         raise ValueError(f"test_fraction is {data.test_fraction}, but {title} has {test.title}; it must be 0")
     if test is None:
         train, test = _split_off(train, data.test_fraction or TEST_FRACTION)
-    empty = [f"{c} ({classes[c]})" for c, count in enumerate(train.class_counts(len(classes))) if not count]
-    if empty:
-        raise ValueError(
-            f"{train.title}: {len(empty)} of {len(classes)} categories have no training box: {preview(empty)}; annotate"
-            " some, or remove the category"
-        )
+    for images, part in ((train, "training"), (test, "test")):
+        empty = [f"{c} ({classes[c]})" for c, count in enumerate(images.class_counts(len(classes))) if not count]
+        if empty:
+            raise ValueError(
+                f"{title}: {len(empty)} of {len(classes)} categories have no {part} box: {preview(empty)}; annotate"
+                " some, remove the category, or give other splits (--set validation_list=FILE --set test_list=FILE, or"
+                " test_fraction=0.3)"
+            )
     return DataSet(title, classes, train, validation, test, category_ids=category_ids)
 
 
@@ -78,6 +80,8 @@ def box_splits(data: BoxData, root: Path) -> BoxSplits:
         ValueError: categories that differ between files.
     """
     found = _coco_splits(data) if data.source.endswith(".json") else _voc_splits(data, root)
+    if hollow := [images.title for images in found.splits.values() if not len(images)]:
+        raise DamagedDataError(f"{', '.join(hollow)}: no image in it; list some, or remove the file")
     splits = {
         name: checked_boxes(images, found.classes, data.bad_boxes == "drop") for name, images in found.splits.items()
     }
@@ -121,7 +125,7 @@ def checked_boxes(images: Samples, classes: Sequence[str], drop: bool = False) -
         MissingImageError, DamagedDataError: images and boxes that cannot be used; several are named, with a count.
     """
     assert images.boxes is not None
-    check_present(images)
+    check_present(images, "; give the folder of the images with --images")
     bad, found, resized = [], [], []
     for i, boxes in enumerate(images.boxes):
         if (size := image_size(images.name(i))) != boxes.size:
@@ -152,8 +156,19 @@ def _split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:
     rng = np.random.default_rng(FRACTION_SEED)
     order = np.lexsort((rng.random(len(images)), images.labels))
     steps = np.floor(np.arange(len(images) + 1) * fraction + rng.random())
-    drawn = np.sort(order[np.diff(steps) > 0])
-    return images.select(np.setdiff1d(order, drawn)), images.select(drawn)
+    drawn = set(order[np.diff(steps) > 0].tolist())
+    assert images.boxes is not None
+    classes_of = [set(found.classes[~found.ignored].tolist()) for found in images.boxes]
+    for c in sorted(set().union(*classes_of)):  # each has an image for testing, if it has two
+        having = [i for i, found in enumerate(classes_of) if c in found]
+        if len(having) > 1 and drawn.isdisjoint(having):
+            drawn.add(having[0])
+    for c in sorted(set().union(*classes_of)):  # each keeps one for training
+        having = [i for i, found in enumerate(classes_of) if c in found]
+        if drawn.issuperset(having):
+            drawn.remove(having[-1])
+    test = np.array(sorted(drawn), dtype=np.int64)
+    return images.select(np.setdiff1d(order, test)), images.select(test)
 
 
 def _rarest(images: Samples, classes: int) -> Labels:

@@ -81,11 +81,19 @@ def read_coco(path: Path, image_root: Path | None = None) -> CocoFile:
             raise DamagedDataError(f"{path}: {name} have these ids more than once: {preview(repeated)}")
         if not known:
             raise DamagedDataError(f"{path}: {name} is empty; it must have one or more")
+    names = Counter(name.strip() for name in categories.values())
+    if wrong := [repr(name) for name, count in names.items() if count > 1 or not name]:
+        raise DamagedDataError(
+            f"{path}: categories have {preview(wrong)} as a name more than once, or none; rename them"
+        )
     of_image: dict[int, list[_Annotation]] = {number: [] for number in images}
     for place, entry in enumerate(content["annotations"]):
         if entry.image_id not in images or entry.category_id not in categories:
-            which = "category_id" if entry.image_id in images else "image_id"
-            raise DamagedDataError(f"{path}: annotations[{place}].{which} is {getattr(entry, which)}, which is unknown")
+            which, known = ("category_id", categories) if entry.image_id in images else ("image_id", images)
+            raise DamagedDataError(
+                f"{path}: annotations[{place}].{which} is {getattr(entry, which)}, which is unknown; known are"
+                f" {preview([*known])}"
+            )
         of_image[entry.image_id].append(entry)
     places = {number: place for place, number in enumerate(categories)}
     boxes = tuple(_boxes(entry, _size(entry, root), of_image[entry.id], places) for entry in images.values())
@@ -147,7 +155,8 @@ def _parse(path: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DamagedDataError(f"{path}: not JSON ({error}); it may have been cut off") from None
+        why = "it is empty" if not path.stat().st_size else f"{error}; it must be UTF-8, and may have been cut off"
+        raise DamagedDataError(f"{path}: not JSON ({why})") from None
     parts = content if isinstance(content, dict) else {}
     if missing := [name for name in COCO_PARTS if not isinstance(parts.get(name), list)]:
         raise DamagedDataError(

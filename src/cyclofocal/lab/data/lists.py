@@ -86,8 +86,12 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
     return [name for name, _ in pairs], np.array([label for _, label in pairs], dtype=np.int64)
 
 
-def check_present(images: Samples) -> None:
+def check_present(images: Samples, remedy: str = "; is the list of another layout than the images?") -> None:
     """Refuse listed images that are not on disk, before any training; no image is opened.
+
+    Args:
+        images: listed images.
+        remedy: end of the message if none is there.
 
     Raises:
         MissingImageError: names some of them, with a count.
@@ -95,7 +99,7 @@ def check_present(images: Samples) -> None:
     listed = _files(images)
     absent = listed.missing(images.positions)
     if absent:
-        hint = "; is the list of another layout than the images?" if len(absent) == len(images) else ""
+        hint = remedy if len(absent) == len(images) else ""
         raise MissingImageError(
             f"{images.title}: {len(absent)} of {len(images)} listed images are not in {listed.root}:"
             f" {preview(absent)}{hint}"

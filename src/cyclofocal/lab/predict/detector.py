@@ -26,6 +26,9 @@ from cyclofocal.lab.training.accelerator import start_accelerator
 from cyclofocal.lab.training.job import RunOptions
 from cyclofocal.lab.training.saved_model import ModelDescription
 
+LEAST_SCORE = 0.3
+"""Score from which a box is drawn by default."""
+
 PICTURE_WIDTH = 960
 """Width of a picture with boxes, in pixels."""
 
@@ -69,8 +72,9 @@ def detect_files(
     sources: Sequence[Path],
     output: Path,
     pictures: Path | None = None,
-    least_score: float = 0.3,
+    least_score: float = LEAST_SCORE,
     workers: int = 0,
+    image_root: Path | None = None,
 ) -> DetectionSummary:
     """Find the boxes of images, and write them in the results format of COCO.
 
@@ -81,12 +85,17 @@ def detect_files(
         pictures: folder for pictures with boxes; None draws none.
         least_score: score from which a box is drawn.
         workers: number of processes that decode images.
+        image_root: folder of the images of a COCO file; None is that of the file.
 
     Raises:
         MissingDataError, DamagedDataError, ValueError: images or a COCO file that cannot be used.
     """
-    is_coco = len(sources) == 1 and sources[0].suffix.lower() == ".json"
-    images, ids = _annotated(sources[0], model.classes) if is_coco else (_plain(sources, model.classes), ())
+    is_coco = any(source.suffix.lower() == ".json" for source in sources)
+    if is_coco and len(sources) > 1:
+        raise ValueError(f"{', '.join(map(str, sources))}: a COCO file is given alone; omit the others")
+    if image_root is not None and not is_coco:
+        raise ValueError(f"{image_root}: a folder of images is for a COCO file (.json); omit it")
+    images, ids = _annotated(sources[0], image_root, model.classes) if is_coco else (_plain(sources, model.classes), ())
     assert images.boxes is not None
     found = model.detect(images, workers)
     image_ids = [boxes.image_id for boxes in images.boxes]
@@ -105,10 +114,10 @@ def detect_files(
     return DetectionSummary(len(images), len(results), metrics)
 
 
-def _annotated(path: Path, classes: tuple[str, ...]) -> tuple[Samples, tuple[int, ...]]:
+def _annotated(path: Path, root: Path | None, classes: tuple[str, ...]) -> tuple[Samples, tuple[int, ...]]:
     """Images of a COCO file, whose categories must be the classes of the model, and the numbers of these."""
     check_evaluation()
-    file = read_coco(path)
+    file = read_coco(path, root)
     if (names := tuple(file.categories.values())) != classes:
         raise ValueError(f"{path} has the categories {', '.join(names)}; those of the model are {', '.join(classes)}")
     return checked_boxes(file.images, classes), tuple(file.categories)
@@ -124,9 +133,10 @@ def _plain(sources: Sequence[Path], classes: tuple[str, ...]) -> Samples:
 
 def _picture(image: Image.Image, found: dict[str, Any], classes: tuple[str, ...], least: float) -> Image.Image:
     rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    rising = sorted(rows, key=lambda row: row[2])  # so that of boxes in one place the likeliest is seen
     drawn = [
         DrawnBox((corners[0], corners[1], corners[2], corners[3]), f"{classes[c]} {score:.2f}", _colour(c))
-        for corners, c, score in rows
+        for corners, c, score in rising
         if score >= least
     ]
     return draw_boxes(image, drawn, min(PICTURE_WIDTH, max(image.width, 320)))

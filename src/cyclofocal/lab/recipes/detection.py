@@ -26,6 +26,9 @@ SMALL_DETECTOR = (
 )
 """Settings of a small network on images of 320 pixels, those of the recipe ``bccd-retinanet`` with fewer epochs."""
 
+LEAST_IMAGE = 32
+"""Fewest pixels of the longer side of an image, the coarsest stride of the small backbone."""
+
 NOT_OF_BOXES = {
     "cooldown_epochs": 0,
     "early_stopping": 0,
@@ -72,6 +75,8 @@ class DetectionRecipe(Recipe):
         for name, only in NOT_OF_BOXES.items():
             if getattr(self, name) != only:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {only!r}, for detectors have none")
+        if self.image_size < LEAST_IMAGE:
+            raise ValueError(f"image_size is {self.image_size}; of a detector it must be at least {LEAST_IMAGE}")
         if not self.anchor_scale > 0:
             raise ValueError(f"anchor_scale is {self.anchor_scale}; it must be greater than 0")
         if self.backbone != SMALL_BACKBONE and self.width:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cyclofocal.lab.data.config import FIELD_TYPES, data_config
+from cyclofocal.lab.data.config import DEFAULTS, FIELD_TYPES, BoxData, data_config
 from cyclofocal.lab.longtail import FOLLOWERS, OLTR, ShotGroups
 from cyclofocal.lab.messages import did_you_mean
 from cyclofocal.lab.recipes.recipe import NOT_STORED_IF_OFF, Recipe
@@ -45,7 +45,7 @@ def with_settings(recipe: AnyRecipe, settings: Iterable[str]) -> AnyRecipe:
             values[name] = _value(text.strip(), hints[name])
         except (ValueError, KeyError):
             raise SettingError(f"{name} is {text!r}; it must be {_described(hints[name])}") from None
-    of_data = {name: values.pop(name) for name in recipe.data.flat() if name in values}
+    of_data = {name: values.pop(name) for name in ("source", *FIELD_TYPES) if name in values}
     try:
         return replace(recipe, data=data_config(**(recipe.data.flat() | of_data)), **values)
     except ValueError as error:
@@ -60,7 +60,8 @@ def settings_of(recipe: Recipe) -> list[str]:
         >>> [setting for setting in settings_of(recipe) if setting.startswith(("epochs", "clip"))]
         ['epochs=4', 'clip_norm=none', 'clip_norm_range=1,2']
     """
-    return [f"{name}={_text(getattr(recipe, name, value))}" for name, value in recipe.flat().items()]
+    stored = DEFAULTS | recipe.flat()
+    return [f"{name}={_text(getattr(recipe, name, stored.get(name)))}" for name in _flat_hints(recipe)]
 
 
 def _text(value: Any) -> str:
@@ -75,7 +76,8 @@ def _text(value: Any) -> str:
 def _flat_hints(recipe: Recipe) -> dict[str, Any]:
     """Types of the fields of a recipe and of its data, in the order of records."""
     hints = {"source": str, **FIELD_TYPES, **get_type_hints(type(recipe))}
-    return {name: hints[name] for name in dict.fromkeys((*recipe.flat(), *NOT_STORED_IF_OFF))}
+    further = ("bad_boxes",) if isinstance(recipe.data, BoxData) else ()
+    return {name: hints[name] for name in dict.fromkeys((*recipe.flat(), *NOT_STORED_IF_OFF, *further))}
 
 
 def _value(text: str, hint: Any) -> Any:

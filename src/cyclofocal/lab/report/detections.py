@@ -97,7 +97,10 @@ def box_strip(summary: Summary, files: PredictionFiles | None, root: Path, show:
     assert images.boxes is not None
     chosen = [[_most_certain(of_loss.get(b.image_id), b) for of_loss in found] for b in images.boxes]
     right = np.array([[matched(one, b)[0].sum() for one in ones] for ones, b in zip(chosen, images.boxes, strict=True)])
-    order = np.argsort(-np.abs(right[:, 0] - right[:, 1]), kind="stable")[:MOST_IMAGES].tolist()
+    apart = np.abs(right[:, 0] - right[:, 1])
+    order = [i for i in np.argsort(-apart, kind="stable")[:MOST_IMAGES].tolist() if apart[i]]
+    if not order:
+        return BoxStrip(missing="the two losses find as many right boxes in every image")
     titles = tuple(experiment.titles[name] for name in shown)
     try:
         strips = tuple(

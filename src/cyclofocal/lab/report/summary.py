@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyclofocal.lab.metrics import (
+    BOX_METRICS,
     EVERY_METRIC,
     PRIMARY,
     RANKED,
@@ -209,6 +210,10 @@ def summaries(
     )  # a later version of the lab may name one that is unknown here; the report mentions it
     key = metric or (declared if declared in KEYS else _undeclared_metric(found))
     primary_metric(key)
+    of_boxes = key in {metric.key for metric in BOX_METRICS}
+    if other := next((experiment for experiment in found if experiment.boxes != of_boxes), None):
+        known = ", ".join(metric.key for metric in other.metrics)
+        raise ValueError(f"metric is {key!r}, which {other.title} does not have; it must be one of {known}")
     reference = reference or default_reference(found)
     margin = margin or (declared_margin(found) if declared == key else None) or default_margin(key)
     return [
