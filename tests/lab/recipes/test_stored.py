@@ -10,6 +10,7 @@ from cyclofocal.lab.oltr.recipes import TWO_STAGES
 from cyclofocal.lab.oltr.stage_recipe import StageRecipe
 from cyclofocal.lab.oltr.stages import with_stage1_digest
 from cyclofocal.lab.recipes.catalogue import RECIPES
+from cyclofocal.lab.recipes.detection import DetectionRecipe
 from cyclofocal.lab.recipes.loss import LossSettings
 from cyclofocal.lab.recipes.recipe import Recipe
 from cyclofocal.lab.records import read_records
@@ -20,7 +21,8 @@ FILES = sorted(path for path in RESULTS.glob("*.jsonl*") if path.name != "speed.
 
 
 def recipe_of(record):
-    return (StageRecipe if "stage" in record.recipe else Recipe).from_flat(record.recipe)
+    kind = StageRecipe if "stage" in record.recipe else DetectionRecipe if record.is_detection else Recipe
+    return kind.from_flat(record.recipe)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
