@@ -97,7 +97,7 @@ def test_two_steps(name, monkeypatch, tmp_path):
     assert np.isfinite(record.epochs[0]["train_loss"])
 
 
-@pytest.mark.parametrize("name", RECIPES.keys() - CLASSIFIERS)
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - CLASSIFIERS))
 def test_two_steps_of_a_detector(name):
     pytest.importorskip("torchmetrics")
     from cyclofocal.lab.detection.task import DETECTION
