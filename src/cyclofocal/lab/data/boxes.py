@@ -13,7 +13,7 @@ from cyclofocal.lab.data.dataset import DataSet, Labels, Samples
 from cyclofocal.lab.data.files import find_dataset, image_size
 from cyclofocal.lab.data.lists import check_present
 from cyclofocal.lab.data.scenes import read_digit_scenes
-from cyclofocal.lab.data.splits import FRACTION_SEED
+from cyclofocal.lab.data.splits import FRACTION_SEED, test_or_validation
 from cyclofocal.lab.data.voc import read_voc
 from cyclofocal.lab.messages import DamagedDataError, counted, preview
 
@@ -52,10 +52,7 @@ def read_boxes(data: BoxData, root: Path) -> DataSet:
     train, validation, test = (splits.get(name) for name in ("train", "val", "test"))
     if train is None:
         raise ValueError(f"{title} has no training images; its splits are {', '.join(splits)}")
-    if test is None:
-        validation, test = None, validation
-    if test is not None and data.test_fraction:
-        raise ValueError(f"test_fraction is {data.test_fraction}, but {title} has {test.title}; it must be 0")
+    validation, test = test_or_validation(title, validation, test, data.test_fraction)
     if test is None:
         train, test = _split_off(train, data.test_fraction or TEST_FRACTION)
     for images, part in ((train, "training"), (test, "test")):
@@ -148,7 +145,8 @@ def checked_boxes(images: Samples, classes: Sequence[str], drop: bool = False) -
             f" top, right, bottom): {preview(bad)}; correct the annotations, or leave such boxes out with"
             " --set bad_boxes=drop"
         )
-    return replace(images, boxes=tuple(found), labels=_rarest(replace(images, boxes=tuple(found)), len(classes)))
+    checked = replace(images, boxes=tuple(found))
+    return replace(checked, labels=_rarest(checked, len(classes)))
 
 
 def _split_off(images: Samples, fraction: float) -> tuple[Samples, Samples]:

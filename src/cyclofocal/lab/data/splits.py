@@ -53,13 +53,25 @@ def make_splits(
     for split in (validation, test):
         if split is not None:
             _check_labels(split, classes)
+    validation, test = test_or_validation(title, validation, test, test_fraction)
+    if test is None:
+        train, test = split_off(train, test_fraction, classes)
+    return DataSet(title, classes, train, validation, test)
+
+
+def test_or_validation(
+    title: str, validation: Samples | None, test: Samples | None, test_fraction: float
+) -> tuple[Samples | None, Samples | None]:
+    """Validation and test set; without a test set the validation set takes its place.
+
+    Raises:
+        ValueError: there is either, and a ``test_fraction`` too.
+    """
     if test is None:
         validation, test = None, validation
     if test is not None and test_fraction:
         raise ValueError(f"test_fraction is {test_fraction}, but {title} has {test.title}; it must be 0")
-    if test is None:
-        train, test = split_off(train, test_fraction, classes)
-    return DataSet(title, classes, train, validation, test)
+    return validation, test
 
 
 def split_off(images: Samples, fraction: float, classes: Sequence[str] = ()) -> tuple[Samples, Samples]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from cyclofocal.lab.data.dataset import Boxes
 from cyclofocal.lab.messages import MissingDataError
 
-EVALUATORS = {"faster_coco_eval": "faster_coco_eval", "pycocotools": "pycocotools"}
-"""Packages that compute the average precision, the faster one first, and their names for torchmetrics."""
+EVALUATORS = ("faster_coco_eval", "pycocotools")
+"""Packages that compute the average precision, which torchmetrics knows by these names, the faster one first."""
 
 
 class BoxMetrics(NamedTuple):
@@ -57,7 +57,7 @@ def evaluate_boxes(
     from torchmetrics.detection import MeanAveragePrecision
 
     check_evaluation()
-    backend: Any = next(name for package, name in EVALUATORS.items() if find_spec(package))
+    backend: Any = next(filter(find_spec, EVALUATORS))
     metric = MeanAveragePrecision(class_metrics=True, extended_summary=True, backend=backend)
     metric.warn_on_many_detections = False
     metric.update([*found], [_target(boxes) for boxes in truth])

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from cyclofocal.integrations.torchvision import replace_loss
 from cyclofocal.lab.data.coco import coco_results
 from cyclofocal.lab.data.dataset import DataSet, Samples
-from cyclofocal.lab.data.load import load
 from cyclofocal.lab.detection.batches import BoxLoader
 from cyclofocal.lab.detection.network import build_detector, check_detector
 from cyclofocal.lab.detection.precision import check_evaluation, evaluate_boxes
@@ -24,6 +22,7 @@ from cyclofocal.lab.training.batches import epoch_batches
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.loop import Metrics, Task, Training
 from cyclofocal.lab.training.schedule import ScheduledValues
+from cyclofocal.lab.training.train import load_data
 from cyclofocal.lab.training.train_state import TrainState, build_state
 
 if TYPE_CHECKING:
@@ -51,11 +50,6 @@ def check_detection(recipe: Recipe) -> None:
     assert isinstance(recipe, DetectionRecipe)
     check_evaluation()
     check_detector(recipe)
-
-
-def load_boxes(recipe: Recipe, root: Path, seed: int) -> DataSet:
-    """The recipe's images with boxes."""
-    return load(recipe.data, root, seed)
 
 
 def build_detection(job: Job, data: DataSet, accelerator: "Accelerator") -> TrainState:
@@ -142,7 +136,7 @@ def _evaluate(training: Training) -> dict[str, Any]:
 
 DETECTION = Task(
     check=check_detection,
-    load=load_boxes,
+    load=load_data,
     build=build_detection,
     batches=_batches,
     evaluate=_evaluate,

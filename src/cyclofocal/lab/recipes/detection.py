@@ -1,11 +1,10 @@
 """Recipes of object detection: a RetinaNet or FCOS on images with boxes."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-from cyclofocal.lab.data.config import BoxData, data_config, path_of
-from cyclofocal.lab.recipes.image_folder import IMAGENET_MEAN, IMAGENET_STD
+from cyclofocal.lab.data.config import BoxData, data_config
+from cyclofocal.lab.recipes.image_folder import IMAGENET_MEAN, IMAGENET_STD, source_name
 from cyclofocal.lab.recipes.recipe import Facts, Recipe
 
 SMALL_BACKBONE = "small"
@@ -24,7 +23,7 @@ SMALL_DETECTOR = (
     "warmup_epochs=2",
     "clip_norm=1",
 )
-"""Settings of a small network on images of 320 pixels, those of the recipe ``bccd-retinanet`` with fewer epochs."""
+"""Settings of a small network on images of 320 pixels, those of the recipe ``bccd-retinanet``."""
 
 LEAST_IMAGE = 32
 """Fewest pixels of the longer side of an image, the coarsest stride of the small backbone."""
@@ -147,12 +146,10 @@ def digit_scenes() -> DetectionRecipe:
 
 def box_recipe(source: str) -> DetectionRecipe:
     """Any source of boxes, with a RetinaNet of usual size; a start for ``--set``."""
-    path = path_of(source)
-    name = re.sub(r"[^\w.-]+", "-", path.stem if path.is_file() else path.name).strip("-.") or "boxes"
     data = data_config(source)
     assert isinstance(data, BoxData)
     return DetectionRecipe(
-        name=name,
+        name=source_name(source),
         title=source,
         data=data,
         image_size=800,

@@ -30,7 +30,7 @@ flips, which change the class of digits or arrows.
 def image_recipe(source: str) -> Recipe:
     """Any source of images, with a residual network of usual size; a start for ``--set``."""
     return Recipe(
-        name=_name_of(source),
+        name=source_name(source),
         title=source,
         data=data_config(source),
         model="resnet18",
@@ -49,11 +49,11 @@ def image_recipe(source: str) -> Recipe:
     )
 
 
-def _name_of(source: str) -> str:
+def source_name(source: str) -> str:
     """Name of the images in paths and tables: the last part of the source, without the suffix of a list file.
 
     Example:
-        >>> _name_of("~/my flowers/"), _name_of("torch/country211")
+        >>> source_name("~/my flowers/"), source_name("torch/country211")
         ('my-flowers', 'country211')
     """
     path = path_of(source.partition("/")[2] if source.startswith((*PREFIXES, SHARDS)) else source)
