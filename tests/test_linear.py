@@ -1,15 +1,13 @@
 """Promise: layer and loss in chunks equal ``F.linear`` and the loss, in value and gradient, without the logits."""
 
-import weakref
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from cyclofocal import linear
 from cyclofocal.functional import cyclical_focal_loss
+from cyclofocal.lab.bench.measure import peak_bytes
 from cyclofocal.linear import linear_cyclical_focal_loss
 
 N, D, C = 11, 5, 7
@@ -175,13 +173,51 @@ def test_autocast_casts_as_the_layer_does():
         torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)
 
 
-def test_compiled():
-    tensors = layer()
-    call = torch.compile(lambda *layer: ours(layer[0].relu(), *layer[1:], T) * 2, backend="aot_eager")
+COMPILED = ["plain", "none", "class weights", "class weights, none", "ignored", "all ignored", "eta as tensor"]
+COMPILED += ["probabilities, smoothing", "no bias", "int32", "chosen", "sample weights", "sample weights, none"]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_as_one_graph(name):
+    weighted = {"sample_weight": torch.linspace(0, 2, N), "reduction": "none" if "none" in name else "mean"}
+    case = {"target": T} | (weighted if name.startswith("sample") else CASES[name])
+    tensors = layer(bias=case.pop("bias", True))
+
+    def step(hidden, weight, bias, eta):
+        return ours(hidden.relu(), weight, bias, **{"eta": eta} | case).sum() * 2
+
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(step, backend=graphs, fullgraph=True)
+    wanted = [t for t in tensors if t is not None]
+    for eta in (0.3, 0.8, 0.9):  # another number is no other graph
+        found, expected = compiled(*tensors, eta), step(*tensors, eta)
+        torch.testing.assert_close(found, expected, equal_nan=True)
+        torch.testing.assert_close(torch.autograd.grad(found, wanted), torch.autograd.grad(expected, wanted))
+    assert graphs.frame_count <= 2
+
+
+def test_compiled_under_autocast():
+    tensors = layer(torch.float32)
+
+    def step(*tensors):
+        with torch.autocast("cpu", torch.bfloat16):
+            return ours(*tensors, T, label_smoothing=0.1)
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(
-        torch.autograd.grad(call(*tensors), tensors),
-        torch.autograd.grad(reference(tensors[0].relu(), *tensors[1:], T) * 2, tensors),
+        torch.autograd.grad(compiled(*tensors), tensors), torch.autograd.grad(step(*tensors), tensors)
     )
+
+
+def test_compiled_for_batches_of_any_size():
+    _, weight, _ = layer()
+    compiled = torch.compile(lambda hidden, target: ours(hidden, weight, None, target), backend="eager", fullgraph=True)
+    for rows in (2, 5, 9, 0):
+        hidden = torch.randn(rows, D, dtype=torch.float64)
+        torch.testing.assert_close(
+            compiled(hidden, T[:rows]), reference(hidden, weight, None, T[:rows]), equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -196,43 +232,20 @@ def test_second_derivative(reduction):
         torch.testing.assert_close(found, wanted)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Track the peak of bytes in tensors that were made since the start and still live."""
-
-    def __init__(self):
-        super().__init__()
-        self.now, self.peak, self.seen = 0, 0, weakref.WeakSet()
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        known = {leaf.untyped_storage() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
-        out = operator(*args, **kwargs or {})
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and (storage := leaf.untyped_storage()) not in known | set(self.seen):
-                self.seen.add(storage)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._free, storage.nbytes())
-        return out
-
-    def _free(self, nbytes):
-        self.now -= nbytes
-
-
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_never_holds_more_than_a_tenth_of_the_logits(reduction, monkeypatch):
-    """Use a fiftieth of the documented 100,000 classes, and of the chunk, with 4,096 rows."""
-    rows, features, classes = 4096, 32, 2000
-    monkeypatch.setitem(linear.CHUNK_BYTES, "cpu", linear.CHUNK_BYTES["cpu"] // 50)
-    monkeypatch.setitem(linear.BLOCK_LOGITS, "cpu", linear.BLOCK_LOGITS["cpu"] // 50)
-    hidden, weight = torch.randn(rows, features).requires_grad_(), torch.randn(classes, features).requires_grad_()
-    bias, target = torch.zeros(classes, requires_grad=True), torch.randint(0, classes, (rows,))
-    gradients_bytes, logits_bytes = sum(t.nbytes for t in (hidden, weight, bias)), rows * classes * 4
-    with LiveBytes() as live:
-        F.linear(hidden, weight)
-    assert live.peak >= logits_bytes
-    with LiveBytes() as live:
-        ours(hidden, weight, bias, target, chunk_rows=None, reduction=reduction).sum().backward()
-    assert live.peak - gradients_bytes <= 0.1 * logits_bytes
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.float32, 512), (torch.bfloat16, 1024)], ids=str)
+def test_holds_few_rows_of_logits(dtype, rows, reduction):
+    features, classes = 8, 4000
+    hidden, target = torch.randn(4 * rows, features, dtype=dtype), torch.randint(0, classes, (4 * rows,))
+    tensors = [t.requires_grad_() for t in (hidden, torch.randn(classes, features, dtype=dtype))]
+
+    def step():
+        loss = linear_cyclical_focal_loss(*tensors, target, eta=0.5, reduction=reduction).sum()
+        return torch.autograd.grad(loss, tensors)
+
+    chunk = rows * classes * dtype.itemsize
+    blocks = 3 * 4 * linear.BLOCK_LOGITS["cpu"]  # gradients of a block in two dtypes, and a part of the weight's
+    assert chunk < peak_bytes(step, "cpu") < chunk + blocks + 4 * sum(t.nbytes for t in tensors)
 
 
 H, K = torch.zeros(4, 3), torch.zeros(2, 3)

@@ -15,22 +15,27 @@ from cyclofocal.arguments import (
     check_sample_weight,
     check_softmax_call,
     compute_dtype,
+    has_memory,
     is_one,
     is_traced,
     is_transformed,
     without_subclass,
 )
 from cyclofocal.equation import Eta, softmax_denominator
-from cyclofocal.kernels.operators import SOFTMAX
+from cyclofocal.kernels.operators import SCHEMA_OF_GAMMAS, SOFTMAX
 from cyclofocal.ranges import check_at_least
 
-CHUNK_BYTES = {"cpu": 144 * 2**20}  # of logits; fewer would read and write the layer's weight too often
-CHUNK_BYTES_ELSEWHERE = 2**28
-BLOCK_LOGITS = {"cpu": 2**20}  # that their gradient replaces at a time, while both are in cache
+CHUNK_LOGITS = {"cpu": 2**20}
+"""Number of logits of a chunk that is large enough for the cost of its calls not to matter."""
+CHUNK_LOGITS_ELSEWHERE = 2**26
+MIN_ROW_BYTES = 2048
+"""Size of a column of a chunk below which the layer's weight is read and written too often: 512 rows in float32, 1,024
+in half precision, which is multiplied twice as fast."""
+BLOCK_LOGITS = {"cpu": 2**18}
+"""Number of logits that their gradient replaces at a time, while both are in cache."""
 BLOCK_LOGITS_ELSEWHERE = 2**25
 
 
-@torch._disable_dynamo  # what torch.compiler.disable does, but without loading the compiler at import
 def linear_cyclical_focal_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -74,13 +79,14 @@ def linear_cyclical_focal_loss(
         label_smoothing: e in [0, 1].
         logit_offset: (C,), added to the logits, in the dtype of the layer, as a part of the bias.
         sample_weight: factor per row (...), for example per token; the mean is divided by the weights that count.
-        chunk_rows: rows per chunk; None takes as many as make 144 MiB of logits on a CPU (256 MiB elsewhere), but not
-            fewer than D / 4, when a chunk of logits has a quarter of the weight's size.
+        chunk_rows: rows per chunk; None takes as many as make 2^20 logits on a CPU (2^26 elsewhere), but not fewer than
+            512 in float32 (1,024 in half precision, 256 in float64), and not fewer than D / 4. Fewer take less memory,
+            but longer, because every chunk reads and writes the layer's weight and its gradient.
 
     Returns:
         A scalar, or for "none" one loss per row (...); float64 for float64, otherwise float32. The gradients have
-        the dtypes of hidden, weight and bias; of an input that needs none it is not computed. torch.compile breaks the
-        graph here and runs this call as it is. Second derivatives, ``torch.func`` transforms, forward-mode
+        the dtypes of hidden, weight and bias; of an input that needs none it is not computed. torch.compile takes the
+        call as one operator of its graph. Second derivatives, ``torch.func`` transforms, forward-mode
         differentiation and tracing make the logits as a whole.
 
     Raises:
@@ -175,9 +181,18 @@ class LinearCall(NamedTuple):
     eta: Eta
     settings: SoftmaxSettings
     reduction: str
-    rows: int
+    chunk_rows: int | None
     matmul_dtype: torch.dtype
-    sum_dtype: torch.dtype
+
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        return compute_dtype(self.matmul_dtype)
+
+    def rows(self, weight: Tensor) -> int:
+        """Return the largest number of rows of a chunk."""
+        classes, features = weight.shape
+        logits, itemsize = CHUNK_LOGITS.get(weight.device.type, CHUNK_LOGITS_ELSEWHERE), self.matmul_dtype.itemsize
+        return self.chunk_rows or max(logits // classes, MIN_ROW_BYTES // itemsize, features // 4)
 
 
 class LinearTensors(NamedTuple):
@@ -204,27 +219,24 @@ Gradients = list[Tensor | None]
 def _loss(
     tensors: LinearTensors, eta: Eta, settings: SoftmaxSettings, reduction: str, chunk_rows: int | None
 ) -> Tensor:
-    target, class_weight, sample_weight, hidden, weight, _bias = tensors
-    device = hidden.device.type
-    if isinstance(eta, Tensor):  # a clock may move its tensor before backward
+    target, class_weight, sample_weight, hidden, _weight, _bias = tensors
+    traced = is_traced() or not has_memory(hidden)
+    if isinstance(eta, Tensor) and not traced:  # a clock may move its tensor before backward
         eta = eta.item() if can_read(eta) else eta.detach().clone()
-    classes, features = weight.shape
-    matmul_dtype = _product_dtype(hidden)
-    row_bytes = classes * matmul_dtype.itemsize
-    rows = chunk_rows or max(1, CHUNK_BYTES.get(device, CHUNK_BYTES_ELSEWHERE) // row_bytes, features // 4)
-    sum_dtype = compute_dtype(matmul_dtype)
-    call = LinearCall(eta, settings, reduction, rows, matmul_dtype, sum_dtype)
-    target = target.to(sum_dtype if target.is_floating_point() else torch.int64)
+    call = LinearCall(eta, settings, reduction, chunk_rows, _product_dtype(hidden))
     tensors = tensors._replace(
-        target=target,
-        class_weight=None if class_weight is None else class_weight.to(sum_dtype),
-        sample_weight=None if sample_weight is None else sample_weight.to(sum_dtype),
+        target=target.to(call.sum_dtype if target.is_floating_point() else torch.int64),
+        class_weight=None if class_weight is None else class_weight.to(call.sum_dtype),
+        sample_weight=None if sample_weight is None else sample_weight.to(call.sum_dtype),
     )
     if is_transformed() or torch.jit.is_tracing():
         return _by_equation(call, tensors)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors.layer):
+    needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in tensors.layer)
+    if traced:
+        return _traced(call, tensors, _needed_now(call, needs_grad))[0]
+    if any(needs_grad):
         return _LinearLoss.apply(call, *tensors)
-    return _loss_and_gradients(call, tensors, (False,) * 3)[0]
+    return _loss_and_gradients(call, tensors, needs_grad)[0]
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -234,22 +246,28 @@ class _LinearLoss(torch.autograd.Function):
     def forward(ctx: Any, call: LinearCall, *tensors: Any) -> Tensor:
         ctx.call, ctx.needs_grad = call, ctx.needs_input_grad[1 + N_CONSTANTS :]
         ctx.save_for_backward(*tensors)
-        now = (False,) * 3 if call.reduction == "none" else ctx.needs_grad
+        now = _needed_now(call, ctx.needs_grad)
         value, grads = _loss_and_gradients(call, LinearTensors(*tensors), now)
         ctx.grads = grads if any(now) else None
         return value
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        call, tensors = ctx.call, LinearTensors(*ctx.saved_tensors)
         if torch.is_grad_enabled() or is_transformed(grad_loss):
-            return *(None,) * (1 + N_CONSTANTS), *_differentiable(ctx, grad_loss)
+            return *(None,) * (1 + N_CONSTANTS), *_differentiable(call, tensors, ctx.needs_grad, grad_loss)
         grads, ctx.grads = ctx.grads, None  # passed on, so that no other holder sees it change
-        per_row = grad_loss if ctx.call.reduction == "none" else None
+        per_row = grad_loss if call.reduction == "none" else None
         if grads is None:
-            grads = _loss_and_gradients(ctx.call, LinearTensors(*ctx.saved_tensors), ctx.needs_grad, per_row)[1]
+            grads = _loss_and_gradients(call, tensors, ctx.needs_grad, per_row)[1]
         if per_row is None and not is_one(grad_loss):
             grads = [grad if grad is None else grad.mul_(grad_loss) for grad in grads]
         return *(None,) * (1 + N_CONSTANTS), *grads
+
+
+def _needed_now(call: LinearCall, needs_grad: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Return which gradients the forward pass computes: none where each row has its own factor in the backward pass."""
+    return (False,) * 3 if call.reduction == "none" else needs_grad
 
 
 def _by_equation(call: LinearCall, tensors: LinearTensors) -> Tensor:
@@ -263,49 +281,61 @@ def _by_equation(call: LinearCall, tensors: LinearTensors) -> Tensor:
     return rows if call.reduction == "none" else rows.sum() * (_scale(tensors, call) if call.reduction == "mean" else 1)
 
 
-def _differentiable(ctx: Any, grad_loss: Tensor) -> list[Tensor | None]:
+def _differentiable(
+    call: LinearCall, tensors: LinearTensors, needs_grad: tuple[bool, ...], grad_loss: Tensor
+) -> Gradients:
     """Return gradients that can be differentiated again, or belong to a batch of ``grad_loss``."""
     create_graph = torch.is_grad_enabled()
-    tensors = LinearTensors(*ctx.saved_tensors)
     with torch.enable_grad():
-        value = _by_equation(ctx.call, tensors)
-        wanted = [t for t, is_wanted in zip(tensors.layer, ctx.needs_grad, strict=True) if is_wanted and t is not None]
+        value = _by_equation(call, tensors)
+        wanted = [t for t, is_wanted in zip(tensors.layer, needs_grad, strict=True) if is_wanted and t is not None]
         grads = iter(torch.autograd.grad(value, wanted, grad_loss, create_graph=create_graph))
-    return [next(grads) if is_wanted else None for is_wanted in ctx.needs_grad]
+    return [next(grads) if is_wanted else None for is_wanted in needs_grad]
 
 
 def _loss_and_gradients(
     call: LinearCall, tensors: LinearTensors, needs_grad: tuple[bool, ...], per_row: Tensor | None = None
 ) -> tuple[Tensor, Gradients]:
     """Return the loss and the gradients that are needed; ``per_row`` multiplies a row's share of them."""
-    target, class_weight, sample_weight, hidden, weight, bias = tensors
+    target, _class_weight, sample_weight, hidden, weight, bias = tensors
     if sample_weight is not None:
         per_row = sample_weight if per_row is None else per_row * sample_weight
-    sums = [
-        torch.zeros_like(t, dtype=call.sum_dtype) if w and t is not None else None
-        for t, w in zip(tensors.layer, needs_grad, strict=True)
+    grads: Gradients = [
+        torch.empty_like(hidden) if needs_grad[0] else None,
+        torch.zeros_like(weight, dtype=call.sum_dtype) if needs_grad[1] else None,
+        torch.zeros_like(bias, dtype=call.sum_dtype) if needs_grad[2] and bias is not None else None,
     ]
-    weight, bias = weight.to(call.matmul_dtype), None if bias is None else bias.to(call.matmul_dtype)
-    buffer = weight.new_empty(min(call.rows, len(hidden)), len(weight))
     losses = hidden.new_empty(len(hidden), dtype=call.sum_dtype)
-    with torch.autocast(hidden.device.type, enabled=False):
-        for start in range(0, len(hidden), call.rows):
-            rows = slice(start, start + call.rows)
-            chunk = hidden[rows].to(call.matmul_dtype)
-            logits = _linear(chunk, weight, bias, out=buffer[: len(chunk)])
-            _compute_chunk(call, logits, target[rows], class_weight, losses[rows], any(needs_grad))
-            if per_row is not None:
-                logits *= per_row[rows, None]
-            if any(needs_grad):
-                _add_gradients(sums, rows, logits, chunk, weight)
+    _add_chunks(call, tensors, per_row, losses, grads)
     losses = losses if sample_weight is None else losses * sample_weight
     value = losses if call.reduction == "none" else losses.sum()
     if call.reduction == "mean":
         value *= (scale := _scale(tensors, call))
         ignore_index = call.settings.ignore_index
         none_counted = torch.all(target == ignore_index) if len(target) else value.isnan()  # then 0, as in torch
-        sums = [None if total is None else total.mul_(scale.masked_fill(none_counted, 0)) for total in sums]
-    return value, [None if t is None or s is None else s.to(t.dtype) for s, t in zip(sums, tensors.layer, strict=True)]
+        grads = [None if grad is None else grad.mul_(scale.masked_fill(none_counted, 0)) for grad in grads]
+    return value, [None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, tensors.layer, strict=True)]
+
+
+def _add_chunks(
+    call: LinearCall, tensors: LinearTensors, per_row: Tensor | None, losses: Tensor, grads: Gradients
+) -> None:
+    """Write the loss of every row, and add the gradients by hidden, weight and bias that are not None."""
+    target, class_weight, _sample_weight, hidden, weight, bias = tensors
+    with_grad = any(grad is not None for grad in grads)
+    chunks = -(-len(hidden) // call.rows(weight))
+    step = -(-len(hidden) // chunks) if chunks else 1
+    weight, bias = weight.to(call.matmul_dtype), None if bias is None else bias.to(call.matmul_dtype)
+    buffer = weight.new_empty(min(step, len(hidden)), len(weight))
+    with torch.autocast(hidden.device.type, enabled=False):
+        for start in range(0, len(hidden), step):
+            rows = slice(start, start + step)
+            chunk = hidden[rows].to(call.matmul_dtype)
+            logits = _linear(chunk, weight, bias, out=buffer[: len(chunk)])
+            factors = per_row[rows] if with_grad and per_row is not None else None
+            _compute_chunk(call, logits, target[rows], class_weight, factors, losses[rows], with_grad)
+            if with_grad:
+                _add_gradients(grads, rows, logits, chunk, weight)
 
 
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
@@ -315,16 +345,24 @@ def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) ->
 
 
 def _compute_chunk(
-    call: LinearCall, logits: Tensor, target: Tensor, class_weight: Tensor | None, losses: Tensor, with_grad: bool
+    call: LinearCall,
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    factors: Tensor | None,
+    losses: Tensor,
+    with_grad: bool,
 ) -> None:
-    """Write the losses of a chunk and, if needed, the gradient over the logits."""
+    """Write the losses of a chunk and, if needed, the gradient over the logits, each row times its factor."""
     block = max(1, BLOCK_LOGITS.get(logits.device.type, BLOCK_LOGITS_ELSEWHERE) // logits.shape[1])
-    compute = SOFTMAX.traced if is_traced() else SOFTMAX.fused
-    for x, t, row in zip(logits.split(block), target.split(block), losses.split(block), strict=True):
-        loss, grad = compute(x, t, class_weight, call.eta, call.settings, "none", with_grad=with_grad)
-        row.copy_(loss)
+    for start in range(0, len(logits), block):
+        rows = slice(start, start + block)
+        loss, grad = SOFTMAX.fused(
+            logits[rows], target[rows], class_weight, call.eta, call.settings, "none", with_grad=with_grad
+        )
+        losses[rows] = loss
         if grad is not None and with_grad:
-            x.copy_(grad)
+            logits[rows] = grad if factors is None else grad * factors[rows, None]
 
 
 def _scale(tensors: LinearTensors, call: LinearCall) -> Tensor:
@@ -333,10 +371,12 @@ def _scale(tensors: LinearTensors, call: LinearCall) -> Tensor:
     return 1 / torch.as_tensor(denominator, dtype=call.sum_dtype, device=target.device)
 
 
-def _add_gradients(sums: Gradients, rows: slice, grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
+def _add_gradients(grads: Gradients, rows: slice, grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
     """Add the contribution of a chunk of logits to the gradients of hidden, weight and bias."""
-    grad_hidden, grad_weight, grad_bias = sums
-    if grad_hidden is not None:
+    grad_hidden, grad_weight, grad_bias = grads
+    if grad_hidden is not None and grad_hidden.dtype == grad.dtype:
+        torch.mm(grad, weight, out=grad_hidden[rows])
+    elif grad_hidden is not None:
         grad_hidden[rows] = grad @ weight
     if grad_bias is not None:
         grad_bias += grad.sum(0, dtype=grad_bias.dtype)
@@ -346,3 +386,69 @@ def _add_gradients(sums: Gradients, rows: slice, grad: Tensor, hidden: Tensor, w
         classes = max(1, BLOCK_LOGITS.get(grad.device.type, BLOCK_LOGITS_ELSEWHERE) * 4 // hidden.shape[1])
         for part, columns in zip(grad_weight.split(classes), grad.split(classes, 1), strict=True):
             part += (columns.t() @ hidden).to(part.dtype)  # as one operation it would take six times as long
+
+
+def _traced(
+    call: LinearCall, tensors: LinearTensors, needs_grad: tuple[bool, ...], per_row: Tensor | None = None
+) -> tuple[Tensor, Gradients]:
+    """Compute loss and gradients by the operator of torch.library, whose arguments are flat."""
+    eta = torch.zeros((), dtype=call.sum_dtype, device=tensors.hidden.device) + call.eta  # no constant of the graph
+    value, *grads = torch.ops.cyclofocal.linear(
+        *tensors, per_row, eta, *call.settings, call.reduction, call.chunk_rows, call.matmul_dtype, needs_grad
+    )
+    return value, [grad if is_needed else None for grad, is_needed in zip(grads, needs_grad, strict=True)]
+
+
+def _unpack(arguments: tuple[Any, ...]) -> tuple[LinearCall, LinearTensors, Tensor | None, list[bool]]:
+    """Return call, tensors, ``per_row`` and ``needs_grad`` from the flat arguments of the operator."""
+    tensors, (per_row, eta, *settings, reduction, chunk_rows, dtype, needs_grad) = arguments[:6], arguments[6:]
+    call = LinearCall(eta, SoftmaxSettings(*settings), reduction, chunk_rows, dtype)
+    return call, LinearTensors(*tensors), per_row, needs_grad
+
+
+def _run(*arguments: Any) -> tuple[Tensor, ...]:
+    """Run the operator; a gradient that is not needed is empty."""
+    call, tensors, per_row, needs_grad = _unpack(arguments)
+    value, grads = _loss_and_gradients(call, tensors, tuple(needs_grad), per_row)
+    return value, *(value.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def _fake(*arguments: Any) -> tuple[Tensor, ...]:
+    call, tensors, _per_row, needs_grad = _unpack(arguments)
+    rows = tensors.hidden.shape[:1] if call.reduction == "none" else ()
+    value = tensors.hidden.new_empty(rows, dtype=call.sum_dtype)
+    layer = zip(tensors.layer, needs_grad, strict=True)
+    return value, *(
+        torch.empty_like(t) if is_needed and t is not None else value.new_empty(0) for t, is_needed in layer
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    call, tensors, _per_row, _needs_grad = _unpack(inputs)
+    ctx.call = call._replace(eta=math.nan)  # a tensor here, saved with the others
+    ctx.save_for_backward(*tensors, call.eta, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    *tensors, eta, grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+    call, tensors, needs_grad = ctx.call._replace(eta=eta), LinearTensors(*tensors), ctx.needs_input_grad[3:6]
+    if torch.is_grad_enabled():
+        grads = _differentiable(call, tensors, needs_grad, grad_loss)
+    elif call.reduction == "none":
+        grads = _traced(call, tensors, needs_grad, grad_loss)[1]
+    else:
+        forward = zip((grad_hidden, grad_weight, grad_bias), needs_grad, strict=True)
+        grads = [grad * grad_loss if is_needed else None for grad, is_needed in forward]
+    return *(None,) * N_CONSTANTS, *grads, *(None,) * (len(ctx.needs_input_grad) - 6)
+
+
+_library = torch.library.Library("cyclofocal", "FRAGMENT")
+_library.define(
+    "linear(Tensor target, Tensor? class_weight, Tensor? sample_weight, Tensor hidden, Tensor weight, Tensor? bias,"
+    f" Tensor? per_row, {SCHEMA_OF_GAMMAS}, int ignore_index, float label_smoothing, str reduction, int? chunk_rows,"
+    " ScalarType matmul_dtype, bool[] needs_grad) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.impl("linear", _run, "CompositeExplicitAutograd")
+torch.library.register_fake("cyclofocal::linear", _fake, lib=_library)
+torch.library.register_autograd("cyclofocal::linear", _backward, setup_context=_save, lib=_library)
