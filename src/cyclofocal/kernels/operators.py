@@ -266,8 +266,8 @@ _FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _library = torch.library.Library("cyclofocal", "DEF")
 SCHEMA_OF_GAMMAS = "Tensor eta, float gamma_pos, float gamma_neg, float gamma_hc"
 _SCHEMAS = {
-    "softmax": f"(Tensor logits, Tensor target, Tensor? weight, {SCHEMA_OF_GAMMAS}, int ignore_index, float label_smoothing,"
-    " str reduction, bool with_grad) -> (Tensor, Tensor)",
+    "softmax": f"(Tensor logits, Tensor target, Tensor? weight, {SCHEMA_OF_GAMMAS}, int ignore_index,"
+    " float label_smoothing, str reduction, bool with_grad) -> (Tensor, Tensor)",
     "sigmoid": f"(Tensor logits, Tensor target, Tensor? weight, Tensor? pos_weight, {SCHEMA_OF_GAMMAS}, float? alpha,"
     " float probability_margin, float label_smoothing, str reduction, bool with_grad) -> (Tensor, Tensor)",
 }
