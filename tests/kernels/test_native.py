@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import subprocess
 import sys
 
@@ -373,3 +374,9 @@ print(len(maps), before, len(os.listdir("/proc/self/task")))
     runtimes, before, after = map(int, out.split())
     assert runtimes == 1
     assert after == before
+
+
+def test_the_limit_of_torch_holds():
+    program = "from cyclofocal.kernels import native; print(native.INSTRUCTIONS[native.instructions()])"
+    command, environment = [sys.executable, "-c", program], os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "baseline\n"

@@ -49,8 +49,13 @@ def available() -> bool:
 
 @functools.cache
 def instructions() -> int:
-    """Return the instruction set in use, as an index into ``INSTRUCTIONS``."""
-    return ctypes.CDLL(str(LIBRARY)).cyclofocal_instructions()
+    """Return the instruction set in use, as an index into ``INSTRUCTIONS``: the widest that torch uses as well.
+
+    So the environment variable ATEN_CPU_CAPABILITY (avx512, avx2 or default), which limits torch, limits the kernels.
+    """
+    name = torch.backends.cpu.get_cpu_capability().lower()
+    limit = INSTRUCTIONS.index(name) if name in INSTRUCTIONS else 0
+    return min(limit, ctypes.CDLL(str(LIBRARY)).cyclofocal_instructions())
 
 
 @functools.cache

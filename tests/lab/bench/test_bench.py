@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cyclofocal import binary_cyclical_focal_loss, cyclical_focal_loss, kernels
 from cyclofocal.lab.bench import candidates as known
+from cyclofocal.lab.bench.layer import layer_candidates
 from cyclofocal.lab.bench.measure import Case, measure, peak_bytes
 from cyclofocal.lab.bench.record import append_measurements, measurements, read_measurements
 from cyclofocal.lab.bench.tables import markdown_speed, paste, shape_table
@@ -99,6 +100,37 @@ def test_the_plain_version_takes_little_memory(loss, monkeypatch):
     assert peak_bytes(step, "cpu") <= 2 * 4 * logits.numel()
 
 
+def test_last_layers_are_measured_with_their_own_reference(tmp_path):
+    result = bench("--layer", "16x4x9", "--rounds", 2, "--device", "cpu", "--out", tmp_path / "b.jsonl")
+    assert result.exit_code == 0, result.output
+    records = {record.loss: record for record in read_measurements(tmp_path / "b.jsonl")}
+    assert set(records) >= {"torch linear + cross_entropy", "linear + cyclofocal, native", "cyclofocal linear, native"}
+    assert {record.family for record in records.values()} == {"layer"}
+    (reference,) = (record for record in records.values() if record.ratio == [1.0, 1.0, 1.0])
+    assert reference.loss == "torch linear + cross_entropy"
+    assert "memory, 16 x 4 x 9" in markdown_speed(list(records.values()))
+
+
+def test_layers_differ_in_time_only():
+    """Every candidate with the same loss returns the same gradients."""
+    problem = Case((16, 4, 9), "float32", is_layer=True).problem("cpu")
+    steps = {c.title: c.prepare(problem)() for c in layer_candidates("cpu", compiled_too=False)}
+    for title, gradients in steps.items():
+        expected = steps["linear + cyclofocal, native" if "cyclofocal" in title else "torch linear + cross_entropy"]
+        torch.testing.assert_close(gradients, expected)
+
+
+def test_a_compiled_loss_returns_the_same_gradients(monkeypatch):
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda loss, **_: compile(loss, backend="aot_eager"))
+    problem = Case((8, 3), "float32").problem("cpu")
+    found = [c for c in known.candidates("cpu") + known.compiled_candidates("cpu") if c.family == "softmax"]
+    steps = {c.title: c.prepare(problem) for c in found if c.package in ("torch", "cyclofocal")}
+    for title in ("torch cross_entropy", "torch cross_entropy, smoothed"):
+        torch.testing.assert_close(steps[f"{title}, compiled"](), steps[title]())
+    torch.testing.assert_close(steps["cyclofocal, compiled, native"](), steps["cyclofocal, native"]())
+
+
 def test_a_loss_that_fails_is_left_out_and_said_so(tmp_path):
     def broken(problem):
         return lambda: 1 / 0
@@ -135,6 +167,7 @@ def test_a_damaged_line_is_named(tmp_path):
         (("--shape", "8"), "is not a shape"),
         (("--shape", "8x0"), "is not a shape"),
         (("--shape", "8x5:int8"), "is not a dtype"),
+        (("--layer", "8x5"), "is not a layer"),
         (("--device", "tpu"), "must be cpu or cuda"),
         (("--against", "nowhere.py"), "no such file"),
         (("--against", "nowhere:mine"), "give PATH.py:FUNCTION"),

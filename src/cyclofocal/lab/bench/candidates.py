@@ -27,10 +27,19 @@ from cyclofocal.lab.recipes.parse_losses import custom_loss
 Step = Callable[[], Any]
 """One forward and backward pass; its result is ignored."""
 
+LossFunction = Callable[..., Tensor]
+
+FUSED_BACKENDS = {"cpu": "native", "cuda": "triton"}
+"""Fastest kernel backend of a device."""
+
 MAX_LOOPED = 10**9
 """Largest number of logits times classes for losses that loop over the classes; above it a call takes minutes."""
 
-REFERENCES = {"softmax": "torch cross_entropy", "sigmoid": "torch BCE with logits"}
+REFERENCES = {
+    "softmax": "torch cross_entropy",
+    "sigmoid": "torch BCE with logits",
+    "layer": "torch linear + cross_entropy",
+}
 """Title of the loss of torch that the losses of a family are compared with."""
 
 CYCLOFOCAL_SETTINGS: dict[str, Any] = {"gamma_pos": 2.0, "gamma_neg": 2.0, "gamma_hc": 3.0, "label_smoothing": 0.1}
@@ -51,6 +60,14 @@ class Problem:
     logits: Tensor
     target: Tensor
 
+    @property
+    def logits_bytes(self) -> int:
+        return self.logits.nbytes
+
+    def first(self, rows: int) -> "Problem":
+        """Return the problem of the first ``rows`` rows."""
+        return Problem(self.logits[:rows].detach().requires_grad_(), self.target[:rows])
+
     @functools.cached_property
     def one_hot(self) -> Tensor:
         """The target in the logits' shape and dtype; built once, outside the measured time."""
@@ -67,13 +84,13 @@ class Candidate:
         package: distribution that provides it; not measured if that is not installed.
         settings: its arguments, as text.
         prepare: returns the step for a problem; raises :class:`UnfitError` for unsupported ones.
-        family: "softmax" or "sigmoid", which decides what its time is compared with.
+        family: "softmax", "sigmoid" or "layer", which decides what its time is compared with.
         backend: the kernel backend to force; "" for losses of other packages.
     """
 
     title: str
     package: str
-    prepare: Callable[[Problem], Step]
+    prepare: Callable[[Any], Step]
     family: str = "softmax"
     settings: str = ""
     backend: str = ""
@@ -87,8 +104,8 @@ class Candidate:
 
 
 def candidates(device: str) -> list[Candidate]:
-    """All built-in candidates; the first of a family is the reference of its ratios."""
-    fused = {"cpu": "native", "cuda": "triton"}[device]
+    """All built-in losses of logits; the first of a family is the reference of its ratios."""
+    fused = FUSED_BACKENDS[device]
     return [
         Candidate(REFERENCES["softmax"], "torch", _indices(F.cross_entropy)),
         Candidate(REFERENCES["sigmoid"], "torch", _dense(F.binary_cross_entropy_with_logits), "sigmoid", "one-hot"),
@@ -99,10 +116,10 @@ def candidates(device: str) -> list[Candidate]:
             settings="label_smoothing=0.1",
         ),
         Candidate("copy of the logits (floor)", "torch", _copy, settings="x.clone(), no backward"),
-        *(_cyclofocal(f"cyclofocal, {name}", _softmax, name) for name in (fused, "plain")),
-        *(_cyclofocal(f"cyclofocal {name}, {fused}", step, fused) for name, step in _VARIANTS.items()),
-        *(_cyclofocal(f"cyclofocal sigmoid, {name}", _sigmoid, name, "sigmoid") for name in (fused, "plain")),
-        _cyclofocal(f"cyclofocal sigmoid as function, {fused}", _sigmoid_function, fused, "sigmoid"),
+        *(cyclofocal_candidate(f"cyclofocal, {name}", _softmax, name) for name in (fused, "plain")),
+        *(cyclofocal_candidate(f"cyclofocal {name}, {fused}", step, fused) for name, step in _VARIANTS.items()),
+        *(cyclofocal_candidate(f"cyclofocal sigmoid, {name}", _sigmoid, name, "sigmoid") for name in (fused, "plain")),
+        cyclofocal_candidate(f"cyclofocal sigmoid as function, {fused}", _sigmoid_function, fused, "sigmoid"),
         Candidate("torchvision sigmoid focal", "torchvision", _torchvision, "sigmoid", "alpha=0.25, gamma=2, one-hot"),
         Candidate("kornia focal", "kornia", _kornia, settings="alpha=None, gamma=2"),
         Candidate("MONAI focal", "monai", _monai, settings="gamma=2, use_softmax=True, one-hot"),
@@ -112,16 +129,41 @@ def candidates(device: str) -> list[Candidate]:
     ]
 
 
-def _cyclofocal(title: str, prepare: Callable[[Problem], Step], backend: str, family: str = "softmax") -> Candidate:
-    def checked(problem: Problem) -> Step:
+def compiled_candidates(device: str) -> list[Candidate]:
+    """Losses inside a graph that ``torch.compile`` makes, forward and backward."""
+    fused = FUSED_BACKENDS[device]
+    smoothed = functools.partial(F.cross_entropy, label_smoothing=0.1)
+    return [
+        Candidate("torch cross_entropy, compiled", "torch", _indices(compiled(F.cross_entropy))),
+        Candidate(
+            "torch cross_entropy, smoothed, compiled",
+            "torch",
+            _indices(compiled(smoothed)),
+            settings="label_smoothing=0.1",
+        ),
+        cyclofocal_candidate(f"cyclofocal, compiled, {fused}", _softmax_compiled, fused),
+    ]
+
+
+def compiled(loss: LossFunction, options: dict[str, Any] | None = None) -> LossFunction:
+    """Compile a loss for the shapes it is called with, and no others; ``options`` are those of Inductor."""
+    return torch.compile(loss, dynamic=False, options=options)
+
+
+def cyclofocal_candidate(
+    title: str, prepare: Callable[[Any], Step], backend: str, family: str = "softmax"
+) -> Candidate:
+    """A loss of cyclofocal; unfit where its backend is not available."""
+
+    def checked(problem: Any) -> Step:
         reason = kernels.describe().get(backend, "available")
         if reason != "available":
             raise UnfitError(f"the {backend} backend is not available: {reason}")
         return prepare(problem)
 
     settings = ", ".join(f"{name}={value:g}" for name, value in CYCLOFOCAL_SETTINGS.items())
-    is_function = prepare in (_softmax_function, _sigmoid_function)
-    clock = "eta=0.5" if is_function else f"total_steps={TOTAL_STEPS}"
+    is_module = prepare in (_softmax, _softmax_compiled, _sigmoid, _with_offset, _with_weights)
+    clock = f"total_steps={TOTAL_STEPS}" if is_module else "eta=0.5"
     return Candidate(title, "cyclofocal", checked, family, f"{settings}, {clock}", backend)
 
 
@@ -130,7 +172,7 @@ def _step(logits: Tensor, loss: Callable[[Tensor], Tensor]) -> Step:
     return lambda: torch.autograd.grad(loss(logits), logits)
 
 
-def _indices(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Problem], Step]:
+def _indices(loss: LossFunction) -> Callable[[Problem], Step]:
     return lambda problem: _step(problem.logits, lambda logits: loss(logits, problem.target))
 
 
@@ -146,9 +188,17 @@ def _copy(problem: Problem) -> Step:
     return problem.logits.detach().clone
 
 
-def _softmax(problem: Problem, **settings: Any) -> Step:
+def _module(problem: Problem, **settings: Any) -> CyclicalFocalLoss:
     loss = CyclicalFocalLoss(total_steps=TOTAL_STEPS, **CYCLOFOCAL_SETTINGS, **settings)
-    return _indices(loss.to(problem.logits.device))(problem)
+    return loss.to(problem.logits.device)
+
+
+def _softmax(problem: Problem, **settings: Any) -> Step:
+    return _indices(_module(problem, **settings))(problem)
+
+
+def _softmax_compiled(problem: Problem) -> Step:
+    return _indices(compiled(_module(problem)))(problem)
 
 
 def _softmax_function(problem: Problem) -> Step:

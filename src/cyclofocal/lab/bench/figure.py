@@ -20,7 +20,7 @@ OTHERS = "#B4B4B4"
 def draw_speed(records: Sequence[Measurement], path: Path) -> None:
     """Draw the setting of the first record, as PNG or SVG by the suffix of ``path``."""
     setting = records[0].setting
-    records = [record for record in records if record.setting == setting]
+    records = [record for record in records if record.setting == setting and record.family != "layer"]
     losses = list(overall([record for record in records if record.family == "softmax"]))
     losses += ["", *overall([record for record in records if record.family == "sigmoid"])]
     shapes = list(dict.fromkeys(record.shape_title for record in records))

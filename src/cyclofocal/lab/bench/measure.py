@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from cyclofocal import kernels
 from cyclofocal.lab.bench.candidates import Candidate, Problem, Step, UnfitError
+from cyclofocal.lab.bench.layer import LayerProblem
 
 SAMPLE_SECONDS = 0.002
 """Minimum duration of a sample: the call is repeated, so that timer and loop overhead are negligible."""
@@ -36,22 +38,38 @@ Quantiles = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Case:
-    """Shape (N, C, ...) and dtype of logits; the dtype is its name in torch."""
+    """Shape and dtype of a problem.
+
+    Attributes:
+        shape: (N, C, ...) of logits, or (N, D, C) of a last layer.
+        dtype: its name in torch.
+        is_layer: True for a last layer.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    is_layer: bool = False
 
     @property
     def title(self) -> str:
         return " x ".join(f"{size:,}" for size in self.shape)
 
-    def problem(self, device: str) -> Problem:
-        """Return normal logits and uniform labels, the same at every call."""
-        generator = torch.Generator(device).manual_seed(0)
-        logits = torch.randn(self.shape, device=device, generator=generator).to(getattr(torch, self.dtype))
-        rows = self.shape[:1] + self.shape[2:]
-        target = torch.randint(self.shape[1], rows, device=device, generator=generator)
-        return Problem(logits.requires_grad_(), target)
+    def problem(self, device: str) -> Problem | LayerProblem:
+        """Return normal logits, or layers that make such, and uniform labels, the same at every call."""
+        generator, dtype = torch.Generator(device).manual_seed(0), getattr(torch, self.dtype)
+
+        def normal(*shape: int, scale: float = 1.0) -> Tensor:
+            numbers = torch.randn(shape, device=device, generator=generator) * scale
+            return numbers.to(dtype).requires_grad_()
+
+        def labels(classes: int, *shape: int) -> Tensor:
+            return torch.randint(classes, shape, device=device, generator=generator)
+
+        if self.is_layer:
+            rows, features, classes = self.shape
+            hidden, weight = normal(rows, features), normal(classes, features, scale=features**-0.5)
+            return LayerProblem(hidden, weight, labels(classes, rows))
+        return Problem(normal(*self.shape), labels(self.shape[1], self.shape[0], *self.shape[2:]))
 
 
 @dataclass(frozen=True)
@@ -103,11 +121,12 @@ def measure(
         rounds: number of rounds; overrides ``seconds``.
     """
     problem = case.problem(device)
+    torch.compiler.reset()  # otherwise a function is no longer compiled after eight shapes
     trials: dict[Candidate, _Trial] = {}
     skipped: dict[Candidate, str] = {}
     for candidate in candidates:
         try:
-            trials[candidate] = _prepare(candidate, problem)
+            trials[candidate] = _prepare(candidate, problem, device)
         except Exception as error:  # any package can fail; the other losses are still measured
             skipped[candidate] = _reason(error)
     references = {candidate.family: candidate for candidate in reversed(candidates)}
@@ -123,33 +142,31 @@ def measure(
     ]
 
 
-def _prepare(candidate: Candidate, problem: Problem) -> _Trial:
+def _prepare(candidate: Candidate, problem: Problem | LayerProblem, device: str) -> _Trial:
     """Warm up, measure the peak memory, and choose the number of calls per sample."""
-    device = problem.logits.device.type
     with _forced(candidate.backend):
-        _check_memory(candidate, problem)
+        _check_memory(candidate, problem, device)
         step = candidate.prepare(problem)
         for _ in range(3):  # on a GPU the first call compiles, and the allocator settles by the third
             step()
             if device == "cpu":
                 break
-        size = problem.logits.numel() * problem.logits.element_size()
-        trial = _Trial(candidate, step, peak_bytes(step, device) / size)
+        trial = _Trial(candidate, step, peak_bytes(step, device) / problem.logits_bytes)
     _sample(trial, device)  # warm up again after the profiler
     trial.calls = max(1, round(SAMPLE_SECONDS / _sample(trial, device)))
     _trim_heap()
     return trial
 
 
-def _check_memory(candidate: Candidate, problem: Problem) -> None:
-    """Refuse a loss that would run out of memory, estimated from a part of the logits if these are large."""
-    logits, free = problem.logits, _free_memory()
-    size = logits.numel() * logits.element_size()
-    if logits.device.type != "cpu" or size < LARGE_BYTES or free is None:
+def _check_memory(candidate: Candidate, problem: Problem | LayerProblem, device: str) -> None:
+    """Refuse a loss that would run out of memory, estimated from two parts of the problem if that is large."""
+    size, free = problem.logits_bytes, _free_memory()
+    if device != "cpu" or size < LARGE_BYTES or free is None:
         return
-    rows = max(1, len(logits) * TRIAL_BYTES // size)
-    step = candidate.prepare(Problem(logits[:rows].detach().requires_grad_(), problem.target[:rows]))
-    need = HEAP_GROWTH * peak_bytes(step, "cpu") * len(logits) / rows
+    total = len(problem.target)
+    rows = max(1, total * TRIAL_BYTES // size)
+    one, two = (peak_bytes(candidate.prepare(problem.first(part * rows)), "cpu") for part in (1, 2))
+    need = HEAP_GROWTH * (one + (two - one) * (total - rows) / rows)
     if need > free:
         raise UnfitError(f"it would need about {need / 2**30:.1f} GiB of memory, where {free / 2**30:.1f} GiB are free")
 

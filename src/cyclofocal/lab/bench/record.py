@@ -39,10 +39,10 @@ class Measurement:
 
     Attributes:
         loss: its title.
-        family: "softmax" or "sigmoid".
+        family: "softmax", "sigmoid" or "layer".
         settings: its arguments, as text.
         backend: kernel backend that computed it; "" for losses of other packages.
-        shape: shape (N, C, ...) of the logits.
+        shape: shape (N, C, ...) of the logits, or (N, D, C) of a last layer.
         dtype: dtype of the logits.
         device: "cpu", or the name of the GPU.
         processor: name of the CPU.

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from cyclofocal.lab.bench.candidates import REFERENCES
 from cyclofocal.lab.bench.record import Measurement
 from cyclofocal.lab.report.documents import fill
@@ -100,10 +102,19 @@ def _memory(records: Sequence[Measurement]) -> str:
     return low if low == high else f"{low}..{high}"
 
 
+def _mebibytes(record: Measurement) -> str:
+    """Format the peak memory of a last layer, whose gradients are no multiple of the logits."""
+    assert record.peak_memory is not None
+    rows, _features, classes = record.shape
+    return f"{significant(record.peak_memory * rows * classes * getattr(torch, record.dtype).itemsize / 2**20, 2)} MiB"
+
+
 def _page_table(records: Sequence[Measurement]) -> str:
     setting, versions = records[0].setting, records[0].versions
     shapes = list(dict.fromkeys(record.shape_title for record in records))
-    columns = [*map(Column, (f"forward + backward, x {REFERENCES[records[0].family]}", *shapes, "memory, x logits"))]
+    what = f"forward + backward, x {REFERENCES[records[0].family]}"
+    memories = [f"memory, {shape}" for shape in shapes] if records[0].family == "layer" else ["memory, x logits"]
+    columns = [*map(Column, (what, *shapes, *memories))]
     rows = [_page_row(loss, measured, shapes) for loss, measured in overall(records).items()]
     parts = [f"**{setting}; torch {versions['torch']}, Python {versions['python']}**"]
     parts.append(to_markdown(ReportTable("", columns, rows)))
@@ -115,7 +126,10 @@ def _page_table(records: Sequence[Measurement]) -> str:
 
 def _page_row(loss: str, records: Sequence[Measurement], shapes: Sequence[str]) -> list[TableCell]:
     found = {record.shape_title: record for record in records}
-    texts = (loss, *(_page_text(found.get(shape)) for shape in shapes), _memory(records))
+    memories = [_memory(records)]
+    if records[0].family == "layer":
+        memories = [_mebibytes(found[shape]) if shape in found else NONE.text for shape in shapes]
+    texts = (loss, *(_page_text(found.get(shape)) for shape in shapes), *memories)
     return [TableCell(text, mark="own" if records[0].is_cyclofocal else "") for text in texts]
 
 

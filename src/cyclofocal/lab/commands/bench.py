@@ -7,7 +7,8 @@ import torch
 import typer
 from rich.console import Console
 
-from cyclofocal.lab.bench.candidates import REFERENCES, Candidate, candidates, user_candidate
+from cyclofocal.lab.bench.candidates import Candidate, candidates, compiled_candidates, user_candidate
+from cyclofocal.lab.bench.layer import layer_candidates
 from cyclofocal.lab.bench.measure import Case, can_warm_heap, keep_heap, measure
 from cyclofocal.lab.bench.record import Measurement, append_measurements, measurements
 from cyclofocal.lab.bench.tables import shape_table, skipped_losses
@@ -31,18 +32,28 @@ def _shapes(texts: list[str] | None) -> list[str] | None:
     return texts
 
 
-def parse_case(text: str, dtype: str) -> Case:
+def _layers(texts: list[str] | None) -> list[str] | None:
+    for text in texts or ():
+        parse_case(text, "float32", is_layer=True)
+    return texts
+
+
+def parse_case(text: str, dtype: str, *, is_layer: bool = False) -> Case:
     """Parse ``128x1000``, or ``128x1000:bfloat16`` to override the dtype."""
     sizes, _, override = text.partition(":")
     try:
         shape = tuple(int(size) for size in sizes.lower().split("x"))
     except ValueError:
         shape = ()
+    if is_layer and (len(shape) != 3 or min(shape) < 1):
+        raise typer.BadParameter(
+            f"{text!r} is not a layer; it must be samples x features x classes, like 4096x512x32000."
+        )
     if len(shape) < 2 or min(shape) < 1:
         raise typer.BadParameter(
             f"{text!r} is not a shape; it must be samples x classes, like 128x1000, or 8x19x256x256 for images."
         )
-    return Case(shape, _dtype(override) if override else dtype)
+    return Case(shape, _dtype(override) if override else dtype, is_layer)
 
 
 def _device(name: str | None) -> str:
@@ -54,9 +65,11 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _losses(device: str, against: list[str] | None) -> list[Candidate]:
+def _losses(device: str, against: list[str] | None, *, compiled_too: bool) -> list[Candidate]:
+    """Losses of logits."""
     with refused("--against"):
-        return [*candidates(device), *(user_candidate(spec) for spec in against or ())]
+        own = [user_candidate(spec) for spec in against or ()]
+    return [*candidates(device), *(compiled_candidates(device) if compiled_too else ()), *own]
 
 
 def bench(
@@ -69,6 +82,18 @@ def bench(
         ),
     ] = None,
     *,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER",
+            help="Last layer to measure together with its loss, such as 4096x512x32000 (samples x features x classes);"
+            " repeatable. The default shapes of logits are then left out.",
+            callback=_layers,
+        ),
+    ] = None,
+    compiled_too: Annotated[
+        bool, typer.Option("--compile", help="Measure losses compiled by torch.compile as well.")
+    ] = False,
     dtype: Annotated[
         str, typer.Option(metavar="DTYPE", help=f"Dtype of the logits: {', '.join(DTYPES)}.", callback=_dtype)
     ] = "float32",
@@ -105,8 +130,11 @@ def bench(
     with its BCE with logits.
     """
     assert device is not None
-    cases = [parse_case(text, dtype) for text in shape or (SHAPES + GPU_SHAPES * (device == "cuda"))]
-    losses = _losses(device, against)
+    default = () if layer else SHAPES + GPU_SHAPES * (device == "cuda")
+    cases = [parse_case(text, dtype) for text in shape or default]
+    cases += [parse_case(text, dtype, is_layer=True) for text in layer or ()]
+    losses = _losses(device, against, compiled_too=compiled_too)
+    layers = layer_candidates(device, compiled_too=compiled_too)
     for file, option in ((out, "--out"), (picture, "--picture")):
         if file is not None:
             make_folder(file.parent, option)
@@ -115,7 +143,8 @@ def bench(
     records = []
     for case in cases:
         typer.echo(f"measuring {case.title}, {case.dtype} ...", err=True)
-        results = measure(case, [loss for loss in losses if loss.installed], device, seconds, rounds)
+        present = [loss for loss in (layers if case.is_layer else losses) if loss.installed]
+        results = measure(case, present, device, seconds, rounds)
         found = measurements(case, results, device, heap)
         append_measurements(found, out)
         records += found
@@ -137,7 +166,7 @@ def _configure_process(warm: bool | None, threads: int | None) -> str:
 
 
 def _show(console: Console, records: list[Measurement]) -> None:
-    for family in REFERENCES:
+    for family in dict.fromkeys(record.family for record in records):
         table = shape_table([record for record in records if record.family == family])
         console.print(to_terminal(table, tight=console.width < LOOSE_COLUMNS))
     for line in skipped_losses(records):
