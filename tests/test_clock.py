@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import random
 import warnings
 
 import pytest
@@ -472,3 +473,45 @@ def test_buffers_written_by_others_are_used():
     for name, buffer in criterion.named_buffers():
         buffer.copy_(source.get_buffer(name))
     assert train(criterion, 3) == [0.5, 0.75, 1.0]
+
+
+EVENTS = {
+    "step": lambda c: c(X.clone().requires_grad_(), ONE_HOT).backward(),
+    "forward only": lambda c: c(X.clone().requires_grad_(), ONE_HOT),
+    "two forwards": lambda c: (
+        c(X.clone().requires_grad_(), ONE_HOT) + c(-X.clone().requires_grad_(), ONE_HOT)
+    ).backward(),
+    "constant": lambda c: c(X, ONE_HOT),
+    "no grad": torch.no_grad()(lambda c: c(X, ONE_HOT)),
+    "checkpoint": lambda c: checkpoint(c, X.clone().requires_grad_(), ONE_HOT, use_reentrant=False).backward(),
+    "reentrant": lambda c: checkpoint(c, X.clone().requires_grad_(), ONE_HOT, use_reentrant=True).backward(),
+    "eval": lambda c: c.eval()(X.clone().requires_grad_(), ONE_HOT).backward(),
+    "train": lambda c: c.train(),
+    "set": lambda c: c.set_progress(0.3),
+    "load": lambda c: c.load_state_dict(c.state_dict()),
+    "write": lambda c: c.eta.fill_(0.2),
+    "half": lambda c: c.half(),
+}
+
+
+@pytest.mark.parametrize("total_steps", [None, 40])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_short_way_through_a_step_counts_as_the_long_one(loss, total_steps):
+    """Class weights of 1 change nothing but the way: the call without weights has its own."""
+    chosen = random.Random(0)
+    short, long = loss(total_steps=total_steps), loss(torch.ones(4), total_steps=total_steps)
+    for _ in range(150):
+        name = chosen.choice(list(EVENTS))
+        said = []
+        for criterion in (short, long):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                EVENTS[name](criterion)
+            said.append([str(warning.message) for warning in caught])
+        assert said[0] == said[1], name
+        assert short._host.forwards == long._host.forwards, name
+        for buffer in ("step", "progress", "eta"):
+            assert getattr(short, buffer) == getattr(long, buffer), name
+        torch.testing.assert_close(
+            short(X.clone().requires_grad_(), ONE_HOT), long(X.clone().requires_grad_(), ONE_HOT)
+        )

@@ -93,7 +93,7 @@ def check_sigmoid_call(
     _check_broadcast("weight", weight, logits)
     _check_broadcast("pos_weight", pos_weight, logits)
     if can_read(target) and target.numel():
-        low, high = _bounds(target)
+        low, high = bounds(target)
         if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"target has values from {low} to {high}; a sigmoid target must lie in [0, 1]"
@@ -163,15 +163,17 @@ def _check_settings(eta: float | Tensor, settings: SoftmaxSettings | SigmoidSett
     check_unit_interval("label_smoothing", settings.label_smoothing)
 
 
-def needs_no_check(eta: float, settings: SoftmaxSettings) -> bool:
+@functools.lru_cache
+def needs_no_check(settings: SoftmaxSettings | SigmoidSettings) -> bool:
     """Return True if the settings need no error or warning."""
-    gamma_pos, gamma_neg, gamma_hc, _, label_smoothing = settings
+    alpha, margin = getattr(settings, "alpha", None), getattr(settings, "probability_margin", 0.0)
     return (
-        0 <= eta <= 1
-        and 0 <= label_smoothing <= 1
-        and 0 <= gamma_pos < math.inf
-        and 0 <= gamma_neg < math.inf
-        and 0 <= gamma_hc <= MONOTONE_GAMMA_HC
+        0 <= settings.label_smoothing <= 1
+        and 0 <= settings.gamma_pos < math.inf
+        and 0 <= settings.gamma_neg < math.inf
+        and 0 <= settings.gamma_hc <= MONOTONE_GAMMA_HC
+        and (alpha is None or 0 <= alpha <= 1)
+        and 0 <= margin < 1
     )
 
 
@@ -340,7 +342,7 @@ def check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
     """Raise IndexError for an index that is neither a class nor ignored."""
     if not target.numel():
         return
-    low, high = _bounds(target)
+    low, high = bounds(target)
     if low >= 0 and high < classes:
         return  # the common case: one pass over the target
     index = target.to(torch.int64)  # narrow and unsigned integers would wrap around in a comparison
@@ -356,7 +358,7 @@ def check_index_values(target: Tensor, classes: int, ignore_index: int) -> None:
         )
 
 
-def _bounds(target: Tensor) -> tuple[float, float]:
+def bounds(target: Tensor) -> tuple[float, float]:
     """Return the smallest and the largest value."""
     target = target.detach()
     if target.dtype in (torch.uint16, torch.uint32, torch.uint64):

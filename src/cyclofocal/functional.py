@@ -15,7 +15,7 @@ from cyclofocal.arguments import (
     without_subclass,
 )
 from cyclofocal.equation import softmax_denominator
-from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, fast_softmax, loss
+from cyclofocal.kernels.operators import SIGMOID, SOFTMAX, fast_sigmoid, fast_softmax, loss
 
 
 def cyclical_focal_loss(
@@ -171,6 +171,10 @@ def binary_cyclical_focal_loss(
     L. N. Smith, arXiv 2202.08978 (the cycle).
     """
     settings = SigmoidSettings(gamma_pos, gamma_neg, gamma_hc, alpha, probability_margin, label_smoothing)
+    if weight is pos_weight is logit_offset is sample_weight is None:
+        value = fast_sigmoid(logits, target, eta, settings, reduction)
+        if value is not None:
+            return value
     logits, target, weight = without_subclass(logits), without_subclass(target), without_subclass(weight)
     pos_weight, eta = without_subclass(pos_weight), without_subclass(eta)
     if logit_offset is not None:

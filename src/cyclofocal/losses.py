@@ -7,9 +7,19 @@ import torch
 from torch import Tensor
 
 from cyclofocal import functional
-from cyclofocal.arguments import can_read, check_gammas, check_reduction, check_sides, check_unit_interval, warn_caller
+from cyclofocal.arguments import (
+    SigmoidSettings,
+    SoftmaxSettings,
+    can_read,
+    check_gammas,
+    check_reduction,
+    check_sides,
+    check_unit_interval,
+    warn_caller,
+)
 from cyclofocal.clock import Clocked
 from cyclofocal.imbalance import Counts, WeightScheme, binary_counts, check_tau, class_weights, log_prior
+from cyclofocal.kernels.operators import fast_sigmoid, fast_softmax
 
 _PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
 """Exponents of eval mode: cross-entropy."""
@@ -232,6 +242,13 @@ class CyclicalFocalLoss(_Loss):
 
         ``sample_weight``: factor per sample (N,), or per element of the unreduced loss.
         """
+        buffers = self._buffers
+        if self.training and sample_weight is buffers["weight"] is buffers["logit_offset"] is None:
+            gamma_pos, gamma_neg, gamma_hc = self.gammas.values()
+            settings = SoftmaxSettings(gamma_pos, gamma_neg, gamma_hc, self.ignore_index, self.label_smoothing)
+            value = fast_softmax(logits, target, None, 0.0, settings, self.reduction, self)
+            if value is not None:
+                return value
         training_form = self.training or self.cyclical_in_eval
         loss = functional.cyclical_focal_loss(
             logits,
@@ -353,6 +370,15 @@ class BinaryCyclicalFocalLoss(_Loss):
 
         ``sample_weight``: factor per sample (N,), or of the logits' shape.
         """
+        buffers = self._buffers
+        has_weight = not (sample_weight is buffers["weight"] is buffers["pos_weight"] is None)
+        if self.training and not has_weight and buffers["logit_offset"] is None:
+            gamma_pos, gamma_neg, gamma_hc = self.gammas.values()
+            margin, smoothing = self.probability_margin, self.label_smoothing
+            settings = SigmoidSettings(gamma_pos, gamma_neg, gamma_hc, self.alpha, margin, smoothing)
+            value = fast_sigmoid(logits, target, 0.0, settings, self.reduction, self)
+            if value is not None:
+                return value
         training_form = self.training or self.cyclical_in_eval
         loss = functional.binary_cyclical_focal_loss(
             logits,

@@ -40,15 +40,24 @@ def cyclical_eta(progress: Number, cyclical_factor: float = 4.0) -> Number:
     Reference: L. N. Smith, *Cyclical Focal Loss*, arXiv 2202.08978.
     """
     check_unit_interval("progress", progress)
-    if not 1 <= cyclical_factor < math.inf:  # as comparisons, which torch.compile can follow
-        raise ValueError(f"cyclical_factor is {cyclical_factor}; it must be a finite number >= 1")
+    check_cyclical_factor(cyclical_factor)
+    return unchecked_eta(progress, cyclical_factor)
+
+
+def check_cyclical_factor(factor: float) -> None:
+    """Refuse a number below 1, or one that is not finite."""
+    if not 1 <= factor < math.inf:  # as comparisons, which torch.compile can follow
+        raise ValueError(f"cyclical_factor is {factor}; it must be a finite number >= 1")
+
+
+def unchecked_eta(progress: Number, cyclical_factor: float) -> Number:
+    """Mixing weight as :func:`cyclical_eta`, without its checks, for a clock that moves at every step."""
     falling = 1 - cyclical_factor * progress
     if cyclical_factor == 1:
         return falling  # one way: the turn is the end
-    rising = -falling / (cyclical_factor - 1)
-    if isinstance(falling, Tensor):
-        return torch.where(falling >= 0, falling, rising.clamp(max=1))  # float32 may round above 1 at the end
-    return falling if falling >= 0 else rising
+    if isinstance(falling, Tensor):  # float32 may round above 1 at the end
+        return torch.where(falling >= 0, falling, (falling / (1 - cyclical_factor)).clamp(max=1))
+    return falling if falling >= 0 else falling / (1 - cyclical_factor)
 
 
 def epoch_progress(epoch: int, epochs: int) -> float:

@@ -5,7 +5,7 @@ derivatives, function transforms and gradients of anything but the logits go thr
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from cyclofocal.arguments import (
     REDUCTIONS,
     SigmoidSettings,
     SoftmaxSettings,
+    bounds,
     can_read,
     compute_dtype,
     has_memory,
@@ -26,6 +27,9 @@ from cyclofocal.arguments import (
 )
 from cyclofocal.equation import Eta
 from cyclofocal.kernels import native, plain
+
+if TYPE_CHECKING:
+    from cyclofocal.clock import Clocked
 
 _Settings = SoftmaxSettings | SigmoidSettings
 
@@ -77,61 +81,115 @@ def loss(family: Family, tensors: tuple[Tensor | None, ...], eta: Eta, settings:
     if isinstance(eta, Tensor):  # its owner may move it before backward
         eta = eta.item() if can_read(eta) else eta.detach().to(compute_dtype(logits.dtype), copy=True)
     if differentiate:
-        return _Loss.apply(logits, tensors[1:], (family, eta, settings, reduction))
+        return _Loss.apply(logits, tensors[1:], (family, eta, settings, reduction, None))
     return family.fused(*tensors, eta, settings, reduction, with_grad=False)[0]
 
 
 def fast_softmax(
-    logits: Tensor, target: Tensor, weight: Tensor | None, eta: Eta, settings: SoftmaxSettings, reduction: str
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    eta: Eta,
+    settings: SoftmaxSettings,
+    reduction: str,
+    clock: "Clocked | None" = None,
 ) -> Tensor | None:
     """Compute the common call after one combined check; return None for any other call, or a wrong one.
 
     Common are contiguous logits and indices on a CPU, without class weights, not traced. Checking the arguments one by
-    one and passing them through five functions would take longer than the loss of a small batch.
+    one and passing them through five functions would take longer than the loss of a small batch. A ``clock`` in
+    training replaces ``eta``, and counts the forward.
     """
     shape = logits.shape
     if (
-        not (type(logits) is type(target) is Tensor and weight is None and logits.is_cpu and target.is_cpu)
+        is_traced()
+        or is_transformed()
+        or not (type(logits) is type(target) is Tensor and weight is None and logits.is_cpu and target.is_cpu)
         or not (target.dtype is torch.int64 and logits.dtype in _FAST_DTYPES and reduction in REDUCTIONS)
         or not (len(shape) > 1 and shape[1])
         or target.shape != (shape[:1] if len(shape) == 2 else shape[:1] + shape[2:])
-        or not (logits.is_contiguous() and target.is_contiguous())
-        or is_traced()
-        or is_transformed()
-        or logits.is_neg()
-        or (family := _FAST.get(kernels.backend("cpu"))) is None
+        or not target.is_contiguous()
     ):
         return None
-    if isinstance(eta, Tensor):
+    return _fast(SOFTMAX, (logits, target, None), eta, settings, reduction, clock)
+
+
+def fast_sigmoid(
+    logits: Tensor,
+    target: Tensor,
+    eta: Eta,
+    settings: SigmoidSettings,
+    reduction: str,
+    clock: "Clocked | None" = None,
+) -> Tensor | None:
+    """Compute the common call of the sigmoid loss, as :func:`fast_softmax` does: labels as floats, no weights."""
+    if (
+        is_traced()
+        or is_transformed()
+        or not (type(logits) is type(target) is Tensor and logits.is_cpu and target.is_cpu)
+        or not (target.dtype is _FAST_DTYPES.get(logits.dtype) and reduction in REDUCTIONS)
+        or not (target.shape == logits.shape and target.is_contiguous() and not target.requires_grad)
+        or target.is_neg()
+    ):
+        return None
+    if target.numel():
+        low, high = bounds(target)
+        if not (low >= 0 and high <= 1):
+            return None
+    return _fast(SIGMOID, (logits, target, None, None), eta, settings, reduction, clock)
+
+
+def _fast(
+    family: Family,
+    tensors: tuple[Tensor | None, ...],
+    eta: Eta,
+    settings: _Settings,
+    reduction: str,
+    clock: "Clocked | None",
+) -> Tensor | None:
+    logits = tensors[0]
+    assert logits is not None
+    fused = _FAST[family.class_dim].get(kernels.backend("cpu"))
+    if fused is None or not logits.is_contiguous() or logits.is_neg() or not needs_no_check(settings):
+        return None
+    differentiate = logits.requires_grad and torch.is_grad_enabled()
+    on_backward = None
+    if clock is not None:
+        if not differentiate or (taken := clock.take_eta()) is None:
+            return None
+        eta, on_backward = taken
+    elif isinstance(eta, Tensor):
         if type(eta) is not Tensor or eta.dim() or eta.requires_grad or not eta.is_cpu:
             return None
         eta = eta.item()
-    if not needs_no_check(eta, settings):
+    if not 0 <= eta <= 1:
         return None
-    if logits.requires_grad and torch.is_grad_enabled():
-        return _Loss.apply(logits, (target, None), (family, eta, settings, reduction))
-    return family.fused(logits, target, None, eta, settings, reduction, with_grad=False)[0]
+    if differentiate:
+        return _Loss.apply(logits, tensors[1:], (fused, eta, settings, reduction, on_backward))
+    return fused.fused(*tensors, eta, settings, reduction, with_grad=False)[0]
 
 
 class _Loss(torch.autograd.Function):
     """Autograd function of eager mode: an operator of torch.library takes 40 us more, most of a small cross-entropy.
 
-    A function that the caller sets as ``on_backward`` of the node is called once, when a backward pass reaches it.
+    ``on_backward``, last of the call or set on the node, is called once, when a backward pass reaches it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, others: tuple[Tensor | None, ...], call: tuple[Family, Eta, _Settings, str]
+        ctx: Any,
+        logits: Tensor,
+        others: tuple[Tensor | None, ...],
+        call: tuple[Family, Eta, _Settings, str, Callable[[], None] | None],
     ) -> Tensor:
-        family, eta, settings, reduction = ctx.call = call
-        ctx.on_backward = None
+        family, eta, settings, reduction, ctx.on_backward = ctx.call = call
         value, ctx.grad = family.fused(logits, *others, eta, settings, reduction, with_grad=True)
         ctx.save_for_backward(logits, *others)
         return value
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
-        family, eta, settings, reduction = ctx.call
+        family, eta, settings, reduction, _ = ctx.call
         if ctx.on_backward is not None:
             ctx.on_backward()
             ctx.on_backward = None
@@ -260,8 +318,14 @@ SOFTMAX = Family(
 SIGMOID = Family(
     _fused_sigmoid, _sigmoid_equation, lambda: torch.ops.cyclofocal.sigmoid, SigmoidSettings, tensors=4, class_dim=False
 )
-_FAST = {backend: SOFTMAX._replace(fused=backend.softmax) for backend in (native, plain)}
-_FAST_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_BACKENDS = native, plain
+_FAST = {
+    True: {backend: SOFTMAX._replace(fused=backend.softmax) for backend in _BACKENDS},
+    False: {backend: SIGMOID._replace(fused=backend.sigmoid) for backend in _BACKENDS},
+}
+"""Families whose kernels are called directly, by ``class_dim`` and backend."""
+_FAST_DTYPES = {dtype: compute_dtype(dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16)}
+"""Dtypes of logits, and the dtype in which they are computed."""
 
 _library = torch.library.Library("cyclofocal", "DEF")
 SCHEMA_OF_GAMMAS = "Tensor eta, float gamma_pos, float gamma_neg, float gamma_hc"
