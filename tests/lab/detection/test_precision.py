@@ -10,7 +10,7 @@ pytest.importorskip("faster_coco_eval")
 from PIL import Image
 
 from cyclofocal.lab.data.dataset import Boxes
-from cyclofocal.lab.detection.draw import MISSED, DrawnBox, draw_boxes, intersection_over_union, matched
+from cyclofocal.lab.detection.draw import MISSED, DrawnBox, draw_boxes, matched
 from cyclofocal.lab.detection.precision import evaluate_boxes
 from cyclofocal.lab.messages import MissingDataError
 
@@ -76,15 +76,6 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("cyclofocal.lab.detection.precision.find_spec", lambda name: None)
     with pytest.raises(MissingDataError, match="pip install torchmetrics faster-coco-eval"):
         evaluate_boxes([], [], [1])
-
-
-def test_overlap_is_the_intersection_over_the_union():
-    random = np.random.default_rng(0).uniform(0, 50, (7, 4))
-    corners = np.concatenate([random[:, :2], random[:, :2] + random[:, 2:] + 1], axis=1)
-    from torchvision.ops import box_iou
-
-    ours = intersection_over_union(corners, corners[:3])
-    np.testing.assert_allclose(ours, box_iou(torch.tensor(corners), torch.tensor(corners[:3])).numpy(), atol=1e-12)
 
 
 def test_each_true_box_matches_the_highest_score_alone():

@@ -206,6 +206,14 @@ def test_losses_of_boxes_have_the_values_of_their_equations(name, progress):
     torch.testing.assert_close(criterion(logits, target), expected.sum(), rtol=1e-6, atol=0)  # eta is in float32
 
 
+def test_batches_of_images_with_boxes_cannot_be_balanced(tmp_path):
+    loss = tmp_path / "loss.py"
+    loss.write_text("def mine(logits, target):\n    return logits.sum()\n")
+    assert losses_in(f"{loss}:mine,sampler=balanced")[0].sampler == "balanced"
+    with pytest.raises(SettingError, match="'sampler' is not a setting of mine; allowed: learning_rate_scale"):
+        losses_in(f"{loss}:mine,sampler=balanced", boxes=True)
+
+
 def test_losses_of_boxes_are_spelled_as_they_are_read():
     text = "bce,cyclical:gamma_hc=2,alpha=0.5,focal:alpha=0.1,class-balanced-focal:class_weight=balanced"
     losses = losses_in(text, boxes=True)

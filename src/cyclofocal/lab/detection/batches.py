@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from cyclofocal.lab.data.dataset import Samples
 from cyclofocal.lab.recipes.detection import DetectionRecipe
 from cyclofocal.lab.training import rng
-from cyclofocal.lab.training.batches import MOST_BYTES, Batch, Shard
+from cyclofocal.lab.training.batches import MOST_BYTES, Batch, Shard, decoded_once
 
 Target = dict[str, Tensor]
 """``boxes`` (M, 4), corners in pixels of the model's input, and ``labels`` (M,), from 0."""
-
-_DECODED: dict[str, list[Tensor]] = {}
-"""Decoded images of the runs of this process, uint8 (channels, height, width), one split at a time."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +78,11 @@ class BoxLoader:
     def _pixels(self, indices: Tensor) -> Iterator[Tensor]:
         longer, channels = self.recipe.image_size, self.recipe.channels
         if len(self.images) * channels * longer**2 <= MOST_BYTES:
-            known = self._decoded()
+            every = range(len(self.images))
+            known = decoded_once(self.images, self.recipe, lambda: [self.resized[index] for index in every])
             return (known[int(index)] for index in indices)
         self.order[:] = indices.tolist()
         return iter(self.loader)
-
-    def _decoded(self) -> list[Tensor]:
-        key = f"{self.images.digest} {self.recipe.channels} {self.recipe.image_size}"
-        if key not in _DECODED:
-            found = [self.resized[index] for index in range(len(self.images))]
-            while _DECODED and sum(map(torch.numel, chain(found, *_DECODED.values()))) > MOST_BYTES:
-                del _DECODED[next(iter(_DECODED))]
-            _DECODED[key] = found
-        return _DECODED[key]
 
     def _scaled(self, pixels: Tensor) -> Tensor:
         return pixels.to(self.device, non_blocking=True).float() / 255

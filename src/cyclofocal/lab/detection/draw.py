@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.ops import box_iou
 
 from cyclofocal.lab.data.dataset import Boxes
 
@@ -47,7 +49,8 @@ def matched(found: dict[str, Any], truth: Boxes) -> tuple[NDArray[np.bool_], NDA
 
     Each true box matches one; of ignored ones nothing is said, so they count as matched.
     """
-    overlaps = intersection_over_union(found["boxes"], truth.corners)
+    boxes, corners = (torch.as_tensor(corners, dtype=torch.float64) for corners in (found["boxes"], truth.corners))
+    overlaps = box_iou(boxes, corners).numpy()
     right, taken = np.zeros(len(found["boxes"]), bool), truth.ignored.copy()
     for k in np.argsort(-found["scores"], kind="stable"):
         fits = (truth.classes == found["labels"][k]) & ~taken & (overlaps[k] >= OVERLAP)
@@ -55,17 +58,3 @@ def matched(found: dict[str, Any], truth: Boxes) -> tuple[NDArray[np.bool_], NDA
             best = int(np.where(fits, overlaps[k], -1).argmax())
             right[k] = taken[best] = True
     return right, taken
-
-
-def intersection_over_union(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Overlap of boxes (N, 4) with boxes (M, 4), given as corners, (N, M).
-
-    Example:
-        >>> intersection_over_union(np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 3, 2]])).round(3).tolist()
-        [[0.333]]
-    """
-    corner = np.maximum(one[:, None, :2], other[None, :, :2])
-    size = (np.minimum(one[:, None, 2:], other[None, :, 2:]) - corner).clip(0)
-    shared = size.prod(-1)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (one, other)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-12)

@@ -60,6 +60,10 @@ CUSTOM = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<path>[^=]+\.py)(?::(?P<function>
 """NAME=PATH.py:FUNCTION, where the name and, in a file with one loss, the function may be left out."""
 
 
+CUSTOM_SETTINGS = ("sampler", SCALE_SETTING)
+"""Settings of a custom loss of classifiers; batches of images with boxes cannot be balanced."""
+
+
 class LossFamily(NamedTuple):
     """Losses of one kind of model.
 
@@ -106,7 +110,10 @@ def losses_in(text: str, boxes: bool = False) -> list[LossSettings]:
         ['ce', 'cyclical:gamma_hc=2,cyclical_factor=4', 'focal']
     """
     family = loss_family(boxes)
-    losses = [custom_loss(item, settings) or _built_in(item, settings, family) for item, settings in _items(text)]
+    of_custom = (SCALE_SETTING,) if boxes else CUSTOM_SETTINGS
+    losses = [
+        custom_loss(item, settings, of_custom) or _built_in(item, settings, family) for item, settings in _items(text)
+    ]
     _check_different(losses)
     return losses
 
@@ -179,8 +186,15 @@ def _built_in(name: str, settings: list[str], family: LossFamily) -> LossSetting
     return changed
 
 
-def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
+def custom_loss(
+    item: str, settings: Sequence[str] = (), allowed: tuple[str, ...] = CUSTOM_SETTINGS
+) -> LossSettings | None:
     """A user-defined loss, ``NAME=PATH.py:FUNCTION``; None where ``item`` is not one.
+
+    Args:
+        item: path and function.
+        settings: texts ``SETTING=VALUE``.
+        allowed: names of settings.
 
     The name may be left out, and the function too where the file has one loss only.
 
@@ -209,7 +223,7 @@ def custom_loss(item: str, settings: Sequence[str] = ()) -> LossSettings | None:
         check_loss(file, digest)
     except (FileNotFoundError, ValueError) as error:
         raise SettingError(str(error)) from None
-    values = _values(name, settings, ("sampler", SCALE_SETTING))
+    values = _values(name, settings, allowed)
     described = "".join(f", {setting} {_short(value)}" for setting, value in values.items())
     title = f"{name} ({file}{described})"
     return LossSettings(name + _settings_text(values), title, file=file, digest=digest, **values)

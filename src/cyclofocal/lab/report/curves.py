@@ -85,7 +85,7 @@ def roc_chart(summary: Summary, curves: dict[str, Curves]) -> str:
     """ROC curves: mean over runs, with a 95 % t interval; the diagonal is chance."""
     lines = _lines(summary, {name: found.roc for name, found in curves.items()})
     labels = "false-positive rate, %", "true-positive rate (recall), %"
-    return _curve_chart(summary, lines, labels, "ROC curves", (0.0, 100.0))
+    return curve_chart(summary, lines, labels, "ROC curves", (0.0, 100.0))
 
 
 def precision_chart(summary: Summary, curves: dict[str, Curves], found: ExperimentPredictions) -> str:
@@ -97,7 +97,7 @@ def precision_chart(summary: Summary, curves: dict[str, Curves], found: Experime
         1 / len(np.unique(run.target)) if positive is None else float(np.mean(run.target == positive)) for run in runs
     ]
     chance = 100 * float(np.mean(shares))
-    return _curve_chart(summary, lines, ("recall, %", "precision, %"), "Precision-recall curves", (chance, chance))
+    return curve_chart(summary, lines, ("recall, %", "precision, %"), "Precision-recall curves", (chance, chance))
 
 
 def areas(summary: Summary, curves: Sequence[tuple[str, Array]]) -> str:
@@ -111,9 +111,10 @@ def _lines(summary: Summary, curves: dict[str, Array]) -> Lines:
     return {name: (x, 100 * found.mean(0), half_width(100 * found, overlap)) for name, found in curves.items()}
 
 
-def _curve_chart(
-    summary: Summary, lines: Lines, labels: tuple[str, str], title: str, chance: tuple[float, float]
+def curve_chart(
+    summary: Summary, lines: Lines, labels: tuple[str, str], title: str, chance: tuple[float, float] | None = None
 ) -> str:
+    """Draw percentages over percentages, with a line of chance; the description gives the area under each curve."""
     titles = summary.experiment.titles
     description = "; ".join(f"{titles[name]}: area {mean.mean():.1f} %" for name, (_, mean, _) in lines.items())
     return line_chart(

@@ -13,7 +13,8 @@ from cyclofocal.lab.detection.draw import CORRECT, MISSED, WRONG, DrawnBox, draw
 from cyclofocal.lab.detection.task import DETECTIONS
 from cyclofocal.lab.messages import UnreadableImageError
 from cyclofocal.lab.records import RECALLS
-from cyclofocal.lab.report.charts import Lines, line_chart
+from cyclofocal.lab.report.charts import Lines
+from cyclofocal.lab.report.curves import curve_chart
 from cyclofocal.lab.report.experiment import by_run
 from cyclofocal.lab.report.mistakes import data_uri
 from cyclofocal.lab.report.run_predictions import PredictionFiles
@@ -52,17 +53,7 @@ def precision_recall_chart(summary: Summary) -> str:
     lines: Lines = {name: (x, runs.mean(0), half_width(runs, overlap)) for name, runs in found.items() if runs.size}
     if not lines:
         return ""
-    titles = summary.experiment.titles
-    description = "; ".join(f"{titles[name]}: area {mean.mean():.1f} %" for name, (_, mean, _) in lines.items())
-    return line_chart(
-        summary,
-        lines,
-        (0.0, 100.0),
-        ("recall, %", "precision, %"),
-        "Precision and recall of boxes",
-        across=(0.0, 100.0),
-        description=description,
-    )
+    return curve_chart(summary, lines, ("recall, %", "precision, %"), "Precision and recall of boxes")
 
 
 def box_strip(summary: Summary, files: PredictionFiles | None, root: Path, show: bool) -> BoxStrip:

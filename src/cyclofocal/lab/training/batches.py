@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,11 @@ MOST_BYTES = 2**29
 
 DECODED_AT_ONCE = 256
 
-_DECODED: dict[str, Tensor] = {}
-"""Decoded images of the runs of this process, uint8 (N, channels, height, width), the oldest first."""
+Pixels = TypeVar("Pixels", Tensor, list[Tensor])
+"""Decoded images, uint8 (N, channels, height, width), or (channels, height, width) each."""
+
+_DECODED: dict[str, Tensor | list[Tensor]] = {}
+"""Decoded images of the runs of this process, the oldest first."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +112,31 @@ def build_loader(
 
 
 def _decoded(images: Samples, recipe: Recipe, workers: int) -> Samples:
-    """Images at the model's size in memory, of this run or of an earlier one of this process."""
-    key = f"{images.digest} {recipe.channels} {recipe.image_size}"
-    if key not in _DECODED:
+    """Images at the model's size in memory."""
+
+    def decode() -> Tensor:
         loader = ImageFileLoader(images, recipe, torch.device("cpu"), workers, training=False)
-        pixels = torch.cat([*loader.pixels(torch.arange(len(images)).split(DECODED_AT_ONCE))])
-        while _DECODED and sum(map(torch.numel, _DECODED.values())) + pixels.numel() > MOST_BYTES:
+        return torch.cat([*loader.pixels(torch.arange(len(images)).split(DECODED_AT_ONCE))])
+
+    return replace(images, inputs=decoded_once(images, recipe, decode), reader=None)
+
+
+def decoded_once(images: Samples, recipe: Recipe, decode: Callable[[], Pixels]) -> Pixels:
+    """Return the decoded images of this run, or of an earlier one of this process that had the same.
+
+    Of all runs :data:`MOST_BYTES` stay in memory.
+    """
+    key = f"{type(recipe).__name__} {images.digest} {recipe.channels} {recipe.image_size}"
+    if key not in _DECODED:
+        pixels = decode()
+        while _DECODED and sum(map(_size, [pixels, *_DECODED.values()])) > MOST_BYTES:
             del _DECODED[next(iter(_DECODED))]
         _DECODED[key] = pixels
-    return replace(images, inputs=_DECODED[key], reader=None)
+    return cast(Pixels, _DECODED[key])
+
+
+def _size(pixels: Tensor | list[Tensor]) -> int:
+    return sum(map(torch.numel, pixels))
 
 
 def check_last_batch(n_images: int, batch_size: int, world: int) -> None:
