@@ -19,7 +19,7 @@ from cyclofocal.kernels.terms import Scratch, SigmoidTerms, SoftmaxTerms, as_flo
 
 CHUNK_ELEMENTS = {"cpu": 2**20}  # on the CPU the two or three buffers of a chunk should stay in cache
 CHUNK_ELEMENTS_ELSEWHERE = 2**24
-SIGMOID_CHUNK_ELEMENTS = 2**15, 2**18  # on the CPU, of ten buffers: for each thread, and at most
+SIGMOID_CHUNK_ELEMENTS = 2**16, 2**18  # on the CPU, of ten buffers: for each thread, and at most
 STRETCH = 4096  # positions side by side that are worth a loop
 LOG2_E = 1 / math.log(2)
 
