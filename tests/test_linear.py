@@ -160,6 +160,23 @@ def test_half_precision_is_no_worse_than_layer_and_loss(dtype):
         assert error <= 1.1 * allowed + torch.finfo(dtype).eps * exact.norm() / 4
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_small_gradients_of_float16_reach_the_scaled_loss(compiled):
+    """Rows of confident samples: divided by their number the gradients are below the least number of float16."""
+    rows, scale = 4096, 65536.0
+    hidden, weight = torch.full((rows, 1), 10.0).half().requires_grad_(), torch.tensor([[0.5], [-0.5]]).half()
+    target = torch.zeros(rows, dtype=torch.int64)
+
+    torch._dynamo.reset()
+    exact = F.cross_entropy(F.linear(hidden.double(), weight.double()), target)
+    (wanted,) = torch.autograd.grad(exact * scale, hidden)
+    call = linear_cyclical_focal_loss
+    if compiled:
+        call = torch.compile(call, backend="aot_eager", fullgraph=True)
+    loss = call(hidden, weight, target, eta=1.0, gamma_hc=0.0)
+    torch.testing.assert_close(torch.autograd.grad(loss * scale, hidden)[0], wanted, rtol=1e-2, atol=0)
+
+
 def test_autocast_casts_as_the_layer_does():
     tensors = layer(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

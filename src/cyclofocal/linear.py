@@ -247,7 +247,7 @@ class _LinearLoss(torch.autograd.Function):
         ctx.call, ctx.needs_grad = call, ctx.needs_input_grad[1 + N_CONSTANTS :]
         ctx.save_for_backward(*tensors)
         now = _needed_now(call, ctx.needs_grad)
-        value, grads = _loss_and_gradients(call, LinearTensors(*tensors), now)
+        value, grads, ctx.scale = _loss_and_gradients(call, LinearTensors(*tensors), now)
         ctx.grads = grads if any(now) else None
         return value
 
@@ -257,17 +257,24 @@ class _LinearLoss(torch.autograd.Function):
         if torch.is_grad_enabled() or is_transformed(grad_loss):
             return *(None,) * (1 + N_CONSTANTS), *_differentiable(call, tensors, ctx.needs_grad, grad_loss)
         grads, ctx.grads = ctx.grads, None  # passed on, so that no other holder sees it change
-        per_row = grad_loss if call.reduction == "none" else None
+        per_row, factor = (grad_loss, None) if call.reduction == "none" else (None, ctx.scale)
         if grads is None:
             grads = _loss_and_gradients(call, tensors, ctx.needs_grad, per_row)[1]
         if per_row is None and not is_one(grad_loss):
-            grads = [grad if grad is None else grad.mul_(grad_loss) for grad in grads]
-        return *(None,) * (1 + N_CONSTANTS), *grads
+            factor = grad_loss if factor is None else grad_loss * factor
+        if factor is not None:
+            grads = [None if grad is None else grad.mul_(factor) for grad in grads]
+        return *(None,) * (1 + N_CONSTANTS), *_rounded(grads, tensors)
 
 
 def _needed_now(call: LinearCall, needs_grad: tuple[bool, ...]) -> tuple[bool, ...]:
     """Return which gradients the forward pass computes: none where each row has its own factor in the backward pass."""
     return (False,) * 3 if call.reduction == "none" else needs_grad
+
+
+def _rounded(grads: Gradients, tensors: LinearTensors) -> Gradients:
+    """Return the gradients in the dtypes of hidden, weight and bias."""
+    return [None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, tensors.layer, strict=True)]
 
 
 def _by_equation(call: LinearCall, tensors: LinearTensors) -> Tensor:
@@ -295,8 +302,12 @@ def _differentiable(
 
 def _loss_and_gradients(
     call: LinearCall, tensors: LinearTensors, needs_grad: tuple[bool, ...], per_row: Tensor | None = None
-) -> tuple[Tensor, Gradients]:
-    """Return the loss and the gradients that are needed; ``per_row`` multiplies a row's share of them."""
+) -> tuple[Tensor, Gradients, Tensor | None]:
+    """Return the loss, the gradients that are needed, and a factor that these still lack, or None.
+
+    ``per_row`` multiplies a row's share of the gradients. The factor, one over the number of rows, is for the backward
+    pass: in float16 a gradient times this factor, but not yet the scale of the loss, may be too small to be stored.
+    """
     target, _class_weight, sample_weight, hidden, weight, bias = tensors
     if sample_weight is not None:
         per_row = sample_weight if per_row is None else per_row * sample_weight
@@ -309,12 +320,11 @@ def _loss_and_gradients(
     _add_chunks(call, tensors, per_row, losses, grads)
     losses = losses if sample_weight is None else losses * sample_weight
     value = losses if call.reduction == "none" else losses.sum()
-    if call.reduction == "mean":
-        value *= (scale := _scale(tensors, call))
-        ignore_index = call.settings.ignore_index
-        none_counted = torch.all(target == ignore_index) if len(target) else value.isnan()  # then 0, as in torch
-        grads = [None if grad is None else grad.mul_(scale.masked_fill(none_counted, 0)) for grad in grads]
-    return value, [None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, tensors.layer, strict=True)]
+    if call.reduction != "mean":
+        return value, grads, None
+    value *= (scale := _scale(tensors, call))
+    none_counted = torch.all(target == call.settings.ignore_index) if len(target) else value.isnan()
+    return value, grads, scale.masked_fill(none_counted, 0)  # as in torch
 
 
 def _add_chunks(
@@ -391,9 +401,9 @@ def _add_gradients(grads: Gradients, rows: slice, grad: Tensor, hidden: Tensor, 
 def _traced(
     call: LinearCall, tensors: LinearTensors, needs_grad: tuple[bool, ...], per_row: Tensor | None = None
 ) -> tuple[Tensor, Gradients]:
-    """Compute loss and gradients by the operator of torch.library, whose arguments are flat."""
+    """Compute loss and gradients, without their factor, by the operator of torch.library, whose arguments are flat."""
     eta = torch.zeros((), dtype=call.sum_dtype, device=tensors.hidden.device) + call.eta  # no constant of the graph
-    value, *grads = torch.ops.cyclofocal.linear(
+    value, *grads, _factor = torch.ops.cyclofocal.linear(
         *tensors, per_row, eta, *call.settings, call.reduction, call.chunk_rows, call.matmul_dtype, needs_grad
     )
     return value, [grad if is_needed else None for grad, is_needed in zip(grads, needs_grad, strict=True)]
@@ -407,20 +417,23 @@ def _unpack(arguments: tuple[Any, ...]) -> tuple[LinearCall, LinearTensors, Tens
 
 
 def _run(*arguments: Any) -> tuple[Tensor, ...]:
-    """Run the operator; a gradient that is not needed is empty."""
+    """Run the operator; a gradient that is not needed is empty, the factor of the gradients last."""
     call, tensors, per_row, needs_grad = _unpack(arguments)
-    value, grads = _loss_and_gradients(call, tensors, tuple(needs_grad), per_row)
-    return value, *(value.new_empty(0) if grad is None else grad for grad in grads)
+    value, grads, factor = _loss_and_gradients(call, tensors, tuple(needs_grad), per_row)
+    factor = torch.ones((), dtype=value.dtype, device=value.device) if factor is None else factor
+    return value, *(value.new_empty(0) if grad is None else grad for grad in grads), factor
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, ...]:
     call, tensors, _per_row, needs_grad = _unpack(arguments)
     rows = tensors.hidden.shape[:1] if call.reduction == "none" else ()
     value = tensors.hidden.new_empty(rows, dtype=call.sum_dtype)
-    layer = zip(tensors.layer, needs_grad, strict=True)
-    return value, *(
-        torch.empty_like(t) if is_needed and t is not None else value.new_empty(0) for t, is_needed in layer
+    layer = zip(tensors.layer, (tensors.hidden.dtype, call.sum_dtype, call.sum_dtype), needs_grad, strict=True)
+    grads = (
+        torch.empty_like(t, dtype=dtype) if is_needed and t is not None else value.new_empty(0)
+        for t, dtype, is_needed in layer
     )
+    return value, *grads, value.new_empty(())
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -431,7 +444,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    *tensors, eta, grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+    *tensors, eta, grad_hidden, grad_weight, grad_bias, factor = ctx.saved_tensors
     call, tensors, needs_grad = ctx.call._replace(eta=eta), LinearTensors(*tensors), ctx.needs_input_grad[3:6]
     if torch.is_grad_enabled():
         grads = _differentiable(call, tensors, needs_grad, grad_loss)
@@ -439,15 +452,15 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]
         grads = _traced(call, tensors, needs_grad, grad_loss)[1]
     else:
         forward = zip((grad_hidden, grad_weight, grad_bias), needs_grad, strict=True)
-        grads = [grad * grad_loss if is_needed else None for grad, is_needed in forward]
-    return *(None,) * N_CONSTANTS, *grads, *(None,) * (len(ctx.needs_input_grad) - 6)
+        grads = [grad * (grad_loss * factor) if is_needed else None for grad, is_needed in forward]
+    return *(None,) * N_CONSTANTS, *_rounded(grads, tensors), *(None,) * (len(ctx.needs_input_grad) - 6)
 
 
 _library = torch.library.Library("cyclofocal", "FRAGMENT")
 _library.define(
     "linear(Tensor target, Tensor? class_weight, Tensor? sample_weight, Tensor hidden, Tensor weight, Tensor? bias,"
     f" Tensor? per_row, {SCHEMA_OF_GAMMAS}, int ignore_index, float label_smoothing, str reduction, int? chunk_rows,"
-    " ScalarType matmul_dtype, bool[] needs_grad) -> (Tensor, Tensor, Tensor, Tensor)"
+    " ScalarType matmul_dtype, bool[] needs_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.impl("linear", _run, "CompositeExplicitAutograd")
 torch.library.register_fake("cyclofocal::linear", _fake, lib=_library)
