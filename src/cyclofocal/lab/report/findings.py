@@ -56,8 +56,11 @@ def conclusions(summary: Summary) -> list[str]:
 
 def nothing_concluded(summary: Summary) -> str:
     """Sentence for a comparison with too few seeds for every loss; "" for any other."""
-    reasons = {_too_few(comparison) for comparison in summary.compared(summary.primary)}
-    return f"Nothing can be concluded: {reasons.pop()}." if len(reasons) == 1 and "" not in reasons else ""
+    compared = summary.compared(summary.primary)
+    if not compared or not all(map(_too_few, compared)):
+        return ""
+    most = max(compared, key=lambda comparison: comparison.estimate.n)
+    return f"Nothing can be concluded: {_too_few(most)}."
 
 
 def conclusion(summary: Summary, comparison: PairedComparison) -> str:
