@@ -18,9 +18,6 @@ CLOCK = ("step", "progress", "eta", "last_eta", "last_progress")
 FLOAT32 = (*CLOCK, "logit_offset")
 """Buffers of a loss that a change of the module's dtype leaves as they are."""
 
-_graph_task = torch._C._current_graph_task_id
-"""Number of the backward pass of this thread, negative outside of one."""
-
 _pack, _round = struct.Struct("2f").pack, struct.Struct("2f").unpack
 
 STALE_STEPS = 100
@@ -160,13 +157,11 @@ class Clocked(nn.Module):
         is traced or transformed. None: this forward takes more than reading a number.
         """
         host = self._host
-        if _graph_task() >= 0 or not (host.is_ahead or self._is_on_host()):
+        if _in_backward() or not (host.is_ahead or self._is_on_host()):
             return None
         host.last["eta"] = eta = host.eta
-        total = self.total_steps
-        if host.forwards == (STALE_STEPS - 1 if total is None else total * self.accumulation):
-            self._warn()
-        if total is not None:
+        self._warn()
+        if self.total_steps is not None:
             return eta, self._advance
         host.forwards += 1
         return eta, None
@@ -203,9 +198,7 @@ class Clocked(nn.Module):
         step, last = host.step + 1, self.total_steps - 1
         done = step // self.accumulation
         progress = done / last if done < last else 1.0 if last else 0.0
-        host.step = step
-        host.progress, host.eta = _round(_pack(progress, self.schedule(progress)))
-        host.is_ahead = True
+        self._move(step, progress, self.schedule(progress))
 
     def _advance_buffers(self, steps: int | Tensor) -> None:
         """Count steps in the buffers without reading anything back: no stall, no recompilation."""
@@ -374,7 +367,7 @@ def _writes(buffers: tuple[Tensor, Tensor, Tensor]) -> int:
 
 def _in_backward() -> bool:
     """Return True inside a backward pass of this thread."""
-    return _graph_task() >= 0
+    return torch._C._current_graph_task_id() >= 0
 
 
 def _backward_state(step: Tensor) -> Tensor:
