@@ -5,6 +5,7 @@ derivatives, function transforms and gradients of anything but the logits go thr
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -111,7 +112,7 @@ def fast_softmax(
         or not target.is_contiguous()
     ):
         return None
-    return _fast(SOFTMAX, (logits, target, None), eta, settings, reduction, clock)
+    return _fast(_FAST_SOFTMAX, (logits, target, None), eta, settings, reduction, clock)
 
 
 def fast_sigmoid(
@@ -136,11 +137,11 @@ def fast_sigmoid(
         low, high = bounds(target)
         if not (low >= 0 and high <= 1):
             return None
-    return _fast(SIGMOID, (logits, target, None, None), eta, settings, reduction, clock)
+    return _fast(_FAST_SIGMOID, (logits, target, None, None), eta, settings, reduction, clock)
 
 
 def _fast(
-    family: Family,
+    by_backend: dict[ModuleType, Family],
     tensors: tuple[Tensor | None, ...],
     eta: Eta,
     settings: _Settings,
@@ -149,8 +150,8 @@ def _fast(
 ) -> Tensor | None:
     logits = tensors[0]
     assert logits is not None
-    fused = _FAST[family.class_dim].get(kernels.backend("cpu"))
-    if fused is None or not logits.is_contiguous() or logits.is_neg() or not needs_no_check(settings):
+    family = by_backend.get(kernels.backend("cpu"))
+    if family is None or not logits.is_contiguous() or logits.is_neg() or not needs_no_check(settings):
         return None
     differentiate = logits.requires_grad and torch.is_grad_enabled()
     on_backward = None
@@ -165,8 +166,8 @@ def _fast(
     if not 0 <= eta <= 1:
         return None
     if differentiate:
-        return _Loss.apply(logits, tensors[1:], (fused, eta, settings, reduction, on_backward))
-    return fused.fused(*tensors, eta, settings, reduction, with_grad=False)[0]
+        return _Loss.apply(logits, tensors[1:], (family, eta, settings, reduction, on_backward))
+    return family.fused(*tensors, eta, settings, reduction, with_grad=False)[0]
 
 
 class _Loss(torch.autograd.Function):
@@ -318,12 +319,9 @@ SOFTMAX = Family(
 SIGMOID = Family(
     _fused_sigmoid, _sigmoid_equation, lambda: torch.ops.cyclofocal.sigmoid, SigmoidSettings, tensors=4, class_dim=False
 )
-_BACKENDS = native, plain
-_FAST = {
-    True: {backend: SOFTMAX._replace(fused=backend.softmax) for backend in _BACKENDS},
-    False: {backend: SIGMOID._replace(fused=backend.sigmoid) for backend in _BACKENDS},
-}
-"""Families whose kernels are called directly, by ``class_dim`` and backend."""
+_FAST_SOFTMAX = {backend: SOFTMAX._replace(fused=backend.softmax) for backend in (native, plain)}
+_FAST_SIGMOID = {backend: SIGMOID._replace(fused=backend.sigmoid) for backend in (native, plain)}
+"""Families whose kernels are called directly, by backend."""
 _FAST_DTYPES = {dtype: compute_dtype(dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16)}
 """Dtypes of logits, and the dtype in which they are computed."""
 
