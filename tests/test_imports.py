@@ -94,7 +94,9 @@ def test_importing_the_library_loads_torch_and_nothing_else():
 def test_commands_that_train_nothing_start_without_torch():
     commands = ("decoupled", "evaluate", "predict", "recipes", "report")
     code = (
-        "import sys; from cyclofocal.lab.commands import " + ", ".join(commands) + "; sys.exit('torch' in sys.modules)"
+        "import sys, cyclofocal.lab.report.html; from cyclofocal.lab.commands import "
+        + ", ".join(commands)
+        + "; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.ops import box_iou
 
 from cyclofocal.lab.data.dataset import Boxes
 
@@ -49,6 +47,9 @@ def matched(found: dict[str, Any], truth: Boxes) -> tuple[NDArray[np.bool_], NDA
 
     Each true box matches one; of ignored ones nothing is said, so they count as matched.
     """
+    import torch
+    from torchvision.ops import box_iou
+
     boxes, corners = (torch.as_tensor(corners, dtype=torch.float64) for corners in (found["boxes"], truth.corners))
     overlaps = box_iou(boxes, corners).numpy()
     right, taken = np.zeros(len(found["boxes"]), bool), truth.ignored.copy()

@@ -21,15 +21,13 @@ from cyclofocal.lab.records import write_atomically
 from cyclofocal.lab.training.batches import epoch_batches
 from cyclofocal.lab.training.job import Job
 from cyclofocal.lab.training.loop import Metrics, Task, Training
+from cyclofocal.lab.training.predictions import DETECTIONS
 from cyclofocal.lab.training.schedule import ScheduledValues
 from cyclofocal.lab.training.train import load_data
 from cyclofocal.lab.training.train_state import TrainState, build_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-DETECTIONS = "detections.json"
-"""File in the folder of a run: boxes found in the test images, in the results format of COCO."""
 
 
 @dataclass

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclofocal.lab.longtail import rarer_class
 from cyclofocal.lab.metrics import Array, log_softmax, positives_by_threshold
 from cyclofocal.lab.report.charts import Lines, line_chart
 from cyclofocal.lab.report.run_predictions import ExperimentPredictions
 from cyclofocal.lab.report.statistics import half_width
 from cyclofocal.lab.report.summary import Summary
-from cyclofocal.lab.training.post_hoc import rarer_class
 from cyclofocal.lab.training.predictions import Predictions
 
 STRIPS = 100

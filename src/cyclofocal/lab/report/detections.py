@@ -8,9 +8,7 @@ import numpy as np
 
 from cyclofocal.lab.data.coco import read_results
 from cyclofocal.lab.data.dataset import Boxes, Samples
-from cyclofocal.lab.data.lookup import SampleLookup
 from cyclofocal.lab.detection.draw import CORRECT, MISSED, WRONG, DrawnBox, draw_boxes, matched
-from cyclofocal.lab.detection.task import DETECTIONS
 from cyclofocal.lab.messages import UnreadableImageError
 from cyclofocal.lab.records import RECALLS
 from cyclofocal.lab.report.charts import Lines
@@ -20,6 +18,7 @@ from cyclofocal.lab.report.mistakes import data_uri
 from cyclofocal.lab.report.run_predictions import PredictionFiles
 from cyclofocal.lab.report.statistics import half_width
 from cyclofocal.lab.report.summary import Summary
+from cyclofocal.lab.training.predictions import DETECTIONS
 
 MOST_IMAGES = 4
 """Most images of a strip."""
@@ -78,6 +77,8 @@ def box_strip(summary: Summary, files: PredictionFiles | None, root: Path, show:
     shown = [name for name in _two_losses(summary) if name in paths]
     if len(shown) < 2:
         return BoxStrip(missing=f"they need {DETECTIONS} of the runs of two losses: report the folder of the runs")
+    from cyclofocal.lab.data.lookup import SampleLookup  # imports torch
+
     try:
         lookup = SampleLookup(experiment.recipe, root)
         found = [read_results(paths[name], lookup.category_ids) for name in shown]

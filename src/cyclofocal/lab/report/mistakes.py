@@ -6,18 +6,20 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cyclofocal.lab.data.lookup import SampleLookup
 from cyclofocal.lab.messages import UnreadableImageError
 from cyclofocal.lab.metrics import Array, LabelArray, log_softmax
 from cyclofocal.lab.report.experiment import Experiment
 from cyclofocal.lab.report.run_predictions import ExperimentPredictions
 from cyclofocal.lab.training.predictions import Predictions
+
+if TYPE_CHECKING:
+    from cyclofocal.lab.data.lookup import SampleLookup
 
 MOST, MOST_DIVIDED = 12, 4
 """Most samples that are shown, and those among them that are chosen because the losses differ."""
@@ -150,8 +152,10 @@ def _wrong_confidence(run: Predictions) -> Array:
 
 def _lookup(
     experiment: Experiment, root: Path, ids: NDArray[Any], labels: LabelArray
-) -> tuple[SampleLookup | None, list[str]]:
+) -> tuple["SampleLookup | None", list[str]]:
     """Source of the samples, or None and the reason in a sentence."""
+    from cyclofocal.lab.data.lookup import SampleLookup  # imports torch
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -163,7 +167,7 @@ def _lookup(
 
 
 def _mistake(
-    sample: int | str, experiment: Experiment, found: ExperimentPredictions, lookup: SampleLookup | None
+    sample: int | str, experiment: Experiment, found: ExperimentPredictions, lookup: "SampleLookup | None"
 ) -> Mistake:
     verdicts, true = {}, 0
     for name, runs in found.runs.items():
@@ -184,7 +188,7 @@ def _mistake(
     return Mistake(name, experiment.classes[true], verdicts, _thumbnail(sample, lookup), values)
 
 
-def _thumbnail(sample: int | str, lookup: SampleLookup | None) -> str:
+def _thumbnail(sample: int | str, lookup: "SampleLookup | None") -> str:
     try:
         image = lookup.image(sample) if lookup else None
     except UnreadableImageError:

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from cyclofocal.lab.metrics import (
@@ -153,9 +154,16 @@ class Summary:
         """Number of test folds per seed; 1 for a single test set."""
         return self.experiment.folds
 
+    @cached_property
+    def _by_metric(self) -> dict[Metric, list[LossResult]]:
+        found: dict[Metric, list[LossResult]] = {}
+        for row in self.rows:
+            found.setdefault(row.metric, []).append(row)
+        return found
+
     @property
     def metrics(self) -> list[Metric]:
-        return list(dict.fromkeys(row.metric for row in self.rows))
+        return list(self._by_metric)
 
     @property
     def main_metrics(self) -> list[Metric]:
@@ -163,7 +171,7 @@ class Summary:
         return [metric for metric in self.metrics if not metric.further or metric == self.primary]
 
     def of_metric(self, metric: Metric) -> list[LossResult]:
-        return [row for row in self.rows if row.metric == metric]
+        return self._by_metric.get(metric, [])
 
     def compared(self, metric: Metric) -> list[PairedComparison]:
         """Comparisons of every loss with the reference in one metric."""

@@ -16,6 +16,9 @@ from cyclofocal.lab.records import write_atomically
 PREDICTIONS = "predictions.npz"
 """File in the folder of every run: the logits of the test set, for ``cyclofocal evaluate``."""
 
+DETECTIONS = "detections.json"
+"""File in the folder of a run of a detector: boxes in the test images, in the results format of COCO."""
+
 UNKNOWN = -1
 """Target of an image of no known class, and prediction of one that is rejected."""
 
