@@ -395,15 +395,24 @@ def test_bad_counts_are_refused(name):
             call(counts)
 
 
-@pytest.mark.parametrize("settings", [{}, {"tau": 0.0}])
-def test_counts_that_change_nothing_warn(settings):
+def test_counts_that_change_nothing_warn():
     for kind, samples in ((CyclicalFocalLoss, ()), (FocalLoss, ()), (BinaryCyclicalFocalLoss, (100,))):
-        with pytest.warns(UserWarning, match=r"the counts change nothing .*; give tau=1.0, or class_weight"):
-            kind.from_counts([90, 10], *samples, total_steps=10, **settings)
+        with pytest.warns(UserWarning, match=r"the counts change nothing .*; leave tau out, or give class_weight"):
+            kind.from_counts([90, 10], *samples, total_steps=10, tau=0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples"), [(CyclicalFocalLoss, ()), (FocalLoss, ()), (BinaryCyclicalFocalLoss, (100,))]
+)
+def test_counts_alone_give_the_prior_and_weights_none(kind, samples):
+    alone, weighted = (kind.from_counts([90, 10], *samples, **given) for given in ({}, {"class_weight": "sqrt"}))
+    torch.testing.assert_close(alone.logit_offset, kind.from_counts([90, 10], *samples, tau=1.0).logit_offset)
+    assert alone.weight is None
+    assert weighted.logit_offset is None
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("settings", [{"tau": 1.0}, {"class_weight": "sqrt"}])
+@pytest.mark.parametrize("settings", [{}, {"tau": 1.0}, {"class_weight": "sqrt"}])
 def test_counts_that_change_the_loss_do_not_warn(settings):
     CyclicalFocalLoss.from_counts([90, 10], **settings)
     BinaryCyclicalFocalLoss.from_counts([90, 10], 100, **settings)

@@ -190,13 +190,14 @@ def adjust_logits(
     return (logits - shift).to(logits.dtype)
 
 
-def check_tau(tau: float) -> None:
-    """Refuse a tau that is negative or not finite."""
+def check_tau(tau: float) -> float:
+    """Return ``tau``; refuse one that is negative or not finite."""
     if not isinstance(tau, numbers.Real):
         raise TypeError(f"tau is {tau!r}; it must be a number")
     check_at_least("tau", tau, 0)
     if tau == float("inf"):
         raise ValueError("tau is inf; it must be finite (1 takes the whole prior out)")
+    return tau
 
 
 def _label_parts(labels: Any) -> Iterable[Tensor]:

@@ -100,10 +100,17 @@ def _check_offset(offset: Tensor | None) -> None:
         raise ValueError("logit_offset holds a value that is not finite; for a class without samples see allow_absent")
 
 
+def _default_tau(class_weight: WeightScheme | None) -> float:
+    """The whole prior, or none where weights favour the rare classes already."""
+    return 1.0 if class_weight is None else 0.0
+
+
 def _joined(settings: dict[str, Any], made: dict[str, Tensor]) -> dict[str, Any]:
     """Add what follows from the counts to the settings of a constructor."""
     if not made:
-        warn_caller("the counts change nothing without tau and class_weight; give tau=1.0, or class_weight='sqrt'")
+        warn_caller(
+            "the counts change nothing at tau 0 without class_weight; leave tau out, or give class_weight='sqrt'"
+        )
     for name in settings.keys() & made.keys():
         option = "tau" if name == "logit_offset" else "class_weight"
         raise ValueError(f"{name} is given, and {option} makes one from the counts; leave one of the two out")
@@ -203,7 +210,7 @@ class CyclicalFocalLoss(_Loss):
         counts: Counts,
         *,
         class_weight: WeightScheme | None = None,
-        tau: float = 0.0,
+        tau: float | None = None,
         beta: float = 0.9999,
         allow_absent: bool = False,
         **settings: Any,
@@ -214,12 +221,13 @@ class CyclicalFocalLoss(_Loss):
             counts: samples per class (C,): a sequence, array or tensor; see ``imbalance.class_counts``.
             class_weight: None, "balanced", "sqrt" or "effective"; see ``imbalance.class_weights``. Their mean is 1.
             tau: >= 0; ``tau * log(prior)`` is added to the logits in training: 1 makes the model's own logits those of
-                equally likely classes (logit adjustment, balanced softmax), 0 leaves them alone.
+                equally likely classes (logit adjustment, balanced softmax), 0 leaves them alone. Default: 1, or 0 with
+                ``class_weight``.
             beta: of the effective number of samples, in [0, 1).
             allow_absent: accept a class without a sample: its weight is 0, its prior that of one sample.
             settings: of the constructor; ``weight_start=0.8`` defers the class weights.
 
-        Without ``tau`` and ``class_weight`` the counts change nothing, which is a warning.
+        With ``tau=0`` and no ``class_weight`` the counts change nothing, which is a warning.
 
         Raises:
             ValueError: counts that are no counts, a class without a sample, or a setting out of its range.
@@ -229,7 +237,7 @@ class CyclicalFocalLoss(_Loss):
             >>> criterion.logit_offset.exp()
             tensor([0.9000, 0.1000])
         """
-        check_tau(tau)
+        tau = _default_tau(class_weight) if tau is None else check_tau(tau)
         made, prior = {}, log_prior(counts, allow_absent=allow_absent)
         if class_weight is not None:
             made["weight"] = class_weights(counts, class_weight, beta=beta, allow_absent=allow_absent).float()
@@ -334,7 +342,7 @@ class BinaryCyclicalFocalLoss(_Loss):
         samples: Counts,
         *,
         class_weight: WeightScheme | None = None,
-        tau: float = 0.0,
+        tau: float | None = None,
         beta: float = 0.9999,
         allow_absent: bool = False,
         **settings: Any,
@@ -354,7 +362,7 @@ class BinaryCyclicalFocalLoss(_Loss):
             >>> criterion.logit_offset.sigmoid()
             tensor([0.1000, 0.5000])
         """
-        check_tau(tau)
+        tau = _default_tau(class_weight) if tau is None else check_tau(tau)
         made, prior = {}, log_prior(counts, samples=samples, allow_absent=allow_absent)
         both = binary_counts(counts, samples, allow_absent)
         if class_weight is not None:

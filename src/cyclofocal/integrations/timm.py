@@ -24,7 +24,7 @@ def create_loss(
     pos_weight: Tensor | Sequence[float] | float | None = None,
     counts: Counts | None = None,
     samples: Counts | None = None,
-    tau: float = 0.0,
+    tau: float | None = None,
     **settings: Any,
 ) -> Loss:
     """Create the loss with the arguments of ``timm.loss.create_classification_loss``, and from class counts.
@@ -40,7 +40,8 @@ def create_loss(
         pos_weight: factor of the positive side, one or one per class; for ``multi_label`` only.
         counts: training images per class (C,); for ``multi_label`` the positive ones of each class.
         samples: for ``multi_label`` with ``counts``: all training images, one number or one per class.
-        tau: >= 0; ``tau * log(prior)`` of ``counts`` is added to the logits in training (1: logit adjustment).
+        tau: >= 0; ``tau * log(prior)`` of ``counts`` is added to the logits in training (1: logit adjustment). Default:
+            1 with ``counts``, but 0 with a scheme in ``class_weight``.
         settings: further arguments of :class:`cyclofocal.CyclicalFocalLoss` or, for ``multi_label``,
             :class:`cyclofocal.BinaryCyclicalFocalLoss`: gamma_pos, gamma_hc, weight_start and so on; with ``counts``
             those of its ``from_counts`` too.
