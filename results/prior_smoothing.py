@@ -1,9 +1,9 @@
 """Label smoothing along the class prior, for `cyclofocal compare ... --losses results/prior_smoothing.py:NAME`.
 
-With the prior in the logits the usual smoothing moves the decision: at its minimum a class of probability prior_j has the
-logit log(smoothing / C) - log(prior_j), which for a rare class exceeds the logit of a learnt frequent one where the
-frequent class is more than C (1 - smoothing) / smoothing times as frequent. A share of the prior itself leaves all other
-classes at one logit. PLAN.md says what the losses are for.
+With the prior in the logits the usual smoothing moves the decision: at its minimum a class of probability prior_j has
+the logit log(smoothing / C) - log(prior_j), which for a rare class exceeds the logit of a learnt frequent one where the
+frequent class is more than C (1 - smoothing) / smoothing times as frequent. A share of the prior itself leaves all
+other classes at one logit. PLAN.md says what the losses are for.
 """
 
 from typing import Any
