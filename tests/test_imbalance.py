@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -409,6 +410,32 @@ def test_counts_alone_give_the_prior_and_weights_none(kind, samples):
     torch.testing.assert_close(alone.logit_offset, kind.from_counts([90, 10], *samples, tau=1.0).logit_offset)
     assert alone.weight is None
     assert weighted.logit_offset is None
+
+
+PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
+SMOOTHED = {  # class, settings, label smoothing, and samples of the second of two classes, the first of which has 1,000
+    "cross-entropy": (CyclicalFocalLoss, PLAIN, 0.1, 100),
+    "cross-entropy as focal loss": (FocalLoss, {"gamma_pos": 0.0, "gamma_neg": 0.0}, 0.1, 100),
+    "little smoothing": (CyclicalFocalLoss, PLAIN, 0.01, 100),
+    "published cycle": (CyclicalFocalLoss, {}, 0.1, 100),
+    "published cycle, a steep tail": (CyclicalFocalLoss, {}, 0.1, 2),
+    "focal": (FocalLoss, {}, 0.1, 100),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_smoothing_that_lets_a_rare_class_win_warns(name):
+    """Found by minimising the loss of a sample of the frequent class: the odds left to that class, 2 or less."""
+    kind, settings, smoothing, rare = SMOOTHED[name]
+    counts = torch.tensor([1000, rare])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loss = kind.from_counts(counts, label_smoothing=smoothing, **settings)
+    margins = torch.linspace(-8, 16, 24_001, dtype=torch.float64)
+    logits = torch.stack([margins, torch.zeros_like(margins)], 1)
+    loss.reduction = "none"
+    best = margins[loss(logits, torch.zeros(len(margins), dtype=torch.long)).argmin()]
+    assert bool(caught) == (best < math.log(2)), (best, [str(one.message) for one in caught])
 
 
 @pytest.mark.filterwarnings("error")

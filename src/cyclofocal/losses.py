@@ -1,5 +1,6 @@
 """Loss modules: settings, and a clock that follows the progress of training."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -80,6 +81,26 @@ class _Loss(Clocked):
         if isinstance(now, Tensor):
             return torch.where(now >= -ROUNDING, weight, 1.0)
         return weight if now >= -ROUNDING else None
+
+    def _check_smoothing(self, log_ratio: float, classes: int) -> None:
+        """Warn if label smoothing lets the rarest class win over a learnt frequent one, or nearly.
+
+        At the minimum of cross-entropy the logits of model and prior together differ by the logarithm of the ratio of
+        the smoothed targets, C (1 - smoothing) / smoothing + 1; the cycle weighs the target of a learnt sample up to
+        2^gamma_hc times as much as the other classes.
+
+        Args:
+            log_ratio: tau times the logarithm of the ratio of the most frequent to the rarest class.
+            classes: number of classes C that share the smoothing.
+        """
+        ratio = math.exp(min(log_ratio, 700.0))
+        most = classes / (classes + 2 * ratio / 2 ** self.gammas["gamma_hc"])
+        if log_ratio and self.label_smoothing > most:
+            warn_caller(
+                f"label_smoothing is {self.label_smoothing:g}, and with tau the most frequent class counts as"
+                f" {ratio:.3g} times as frequent as the rarest: at the minimum of the loss the rarest is predicted, or"
+                f" nearly, for learnt samples of the most frequent; take a label_smoothing of {most:.1g} or less"
+            )
 
     def extra_repr(self) -> str:
         buffers = [(name, self._buffers.get(name)) for name in ("weight", "pos_weight", "logit_offset")]
@@ -227,7 +248,8 @@ class CyclicalFocalLoss(_Loss):
             allow_absent: accept a class without a sample: its weight is 0, its prior that of one sample.
             settings: of the constructor; ``weight_start=0.8`` defers the class weights.
 
-        With ``tau=0`` and no ``class_weight`` the counts change nothing, which is a warning.
+        With ``tau=0`` and no ``class_weight`` the counts change nothing, which is a warning; so is a label smoothing with
+        which, at the minimum of the loss, the prior lets the rarest class win over a learnt frequent one.
 
         Raises:
             ValueError: counts that are no counts, a class without a sample, or a setting out of its range.
@@ -243,7 +265,9 @@ class CyclicalFocalLoss(_Loss):
             made["weight"] = class_weights(counts, class_weight, beta=beta, allow_absent=allow_absent).float()
         if tau:
             made["logit_offset"] = (tau * prior).float()
-        return cls(**_joined(settings, made))
+        loss = cls(**_joined(settings, made))
+        loss._check_smoothing(tau * float(prior.max() - prior.min()), len(prior))
+        return loss
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the loss of ``logits`` (N, C, ...) against class indices (N, ...) or probabilities (N, C, ...).
@@ -371,7 +395,9 @@ class BinaryCyclicalFocalLoss(_Loss):
             made = {"weight": weight.float(), "pos_weight": (positive / weight).float()}
         if tau:
             made["logit_offset"] = (tau * prior).float()
-        return cls(**_joined(settings, made))
+        loss = cls(**_joined(settings, made))
+        loss._check_smoothing(tau * float(prior.abs().max()), 2)
+        return loss
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the loss of ``logits`` of any shape against a ``target`` of the same shape, in [0, 1].
@@ -417,6 +443,10 @@ class _Focal(_Loss):
     @property
     def _needs_progress(self) -> bool:  # type: ignore[override]
         return self.weight_start > 0
+
+    def _check_smoothing(self, log_ratio: float, classes: int) -> None:
+        if not self.gammas["gamma_neg"]:  # else it takes the weight of the smoothed classes away
+            super()._check_smoothing(log_ratio, classes)
 
 
 class FocalLoss(_Focal, CyclicalFocalLoss):
