@@ -425,17 +425,36 @@ SMOOTHED = {  # class, settings, label smoothing, and samples of the second of t
 
 @pytest.mark.parametrize("name", SMOOTHED)
 def test_smoothing_that_lets_a_rare_class_win_warns(name):
-    """Found by minimising the loss of a sample of the frequent class: the odds left to that class, 2 or less."""
     kind, settings, smoothing, rare = SMOOTHED[name]
-    counts = torch.tensor([1000, rare])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        loss = kind.from_counts(counts, label_smoothing=smoothing, **settings)
-    margins = torch.linspace(-8, 16, 24_001, dtype=torch.float64)
-    logits = torch.stack([margins, torch.zeros_like(margins)], 1)
+        loss = kind.from_counts([1000, rare], label_smoothing=smoothing, **settings)
+    assert bool(caught) == (_learnt_margin(loss) < math.log(2)), [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize(("settings", "tolerance"), [(PLAIN, 0.001), ({}, 0.05)])
+def test_smoothing_odds_are_those_at_the_minimum(settings, tolerance):
+    loss = CyclicalFocalLoss.from_counts([1000, 10], smoothing_odds=10.0, **settings)
+    assert _learnt_margin(loss) == pytest.approx(math.log(10), abs=tolerance)
+    assert CyclicalFocalLoss.from_counts([50, 50], smoothing_odds=10.0).label_smoothing == 0.1
+    assert FocalLoss.from_counts([1000, 10], smoothing_odds=10.0).label_smoothing == 0.1
+
+
+def test_smoothing_odds_of_labels_are_those_of_each_decision():
+    loss = BinaryCyclicalFocalLoss.from_counts([10, 500], 1010, smoothing_odds=10.0, **PLAIN)
+    logits = torch.linspace(-8, 8, 16_001, dtype=torch.float64)[:, None].expand(-1, 2)
     loss.reduction = "none"
-    best = margins[loss(logits, torch.zeros(len(margins), dtype=torch.long)).argmin()]
-    assert bool(caught) == (best < math.log(2)), (best, [str(one.message) for one in caught])
+    margins = logits.gather(0, loss(logits, torch.zeros_like(logits)).argmin(0)[None])
+    assert margins[0, 0] == pytest.approx(-math.log(10), abs=0.001)
+    assert margins[0, 1] < -math.log(10)
+
+
+def _learnt_margin(loss):
+    """Logit of the first of two classes less the other's at the minimum of the loss of a sample of the first."""
+    margins = torch.linspace(-8, 16, 24_001, dtype=torch.float64)
+    loss.reduction = "none"
+    of_first = loss(torch.stack([margins, torch.zeros_like(margins)], 1), torch.zeros(len(margins), dtype=torch.long))
+    return float(margins[of_first.argmin()])
 
 
 @pytest.mark.filterwarnings("error")
@@ -463,6 +482,11 @@ def test_counts_that_change_the_loss_do_not_warn(settings):
         (
             lambda: CyclicalFocalLoss.from_counts([1, 2], weight_start=0.8),
             "weight_start is 0.8, but there is no weight",
+        ),
+        (lambda: CyclicalFocalLoss.from_counts([1, 2], smoothing_odds=1.0), "smoothing_odds is 1.0; it must be greater"),
+        (
+            lambda: BinaryCyclicalFocalLoss.from_counts([1], 9, smoothing_odds=9.0, label_smoothing=0.0),
+            "label_smoothing is given, and smoothing_odds sets it",
         ),
         (lambda: CyclicalFocalLoss(torch.ones(2), weight_start=1.2), r"weight_start is 1.2; it must lie in \[0, 1\]"),
         (lambda: CyclicalFocalLoss(logit_offset=torch.ones(2, 1)), r"logit_offset is .* of shape \(2, 1\)"),

@@ -1,5 +1,6 @@
 """Class counts, and what follows from them: class weights, class priors, and logits without the prior."""
 
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
@@ -188,6 +189,38 @@ def adjust_logits(
         raise ValueError(f"logits has shape {tuple(logits.shape)} and counts {len(prior)} classes; they must agree")
     shift = (tau * prior).view((-1,) + (1,) * (logits.dim() - 1 - dim)).to(logits.device)
     return (logits - shift).to(logits.dtype)
+
+
+def matched_smoothing(odds: float, log_ratio: float, classes: int, target_weight: float = 1.0) -> float:
+    r"""Label smoothing that leaves learnt samples of the most frequent class given odds over the rarest.
+
+    .. math:: \varepsilon = \frac{C}{C + odds \cdot r / w - 1}
+
+    At the minimum of smoothed cross-entropy of :math:`z + \tau \log \pi` the softmax is the smoothed target, whose two
+    values have the ratio :math:`C (1 - \varepsilon) / \varepsilon + 1`; in the odds of the model's own logits it is
+    divided by the ratio r of the priors to the power of tau. With more smoothing than at odds 1 the rarest class wins.
+
+    Args:
+        odds: > 1.
+        log_ratio: tau times the logarithm of the ratio of the largest to the smallest prior, log r.
+        classes: number of classes C; 2 for a sigmoid.
+        target_weight: largest weight w of the target of a learnt sample, relative to that of the other classes; of the
+            cyclical focal loss :math:`2^{\gamma_{hc}}`.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: odds are not above 1.
+
+    Example:
+        >>> round(matched_smoothing(10.0, math.log(100), classes=10), 4)
+        0.0099
+    """
+    if not odds > 1:
+        raise ValueError(f"smoothing_odds is {odds}; it must be greater than 1")
+    ratio = odds * math.exp(min(log_ratio, 700.0)) / target_weight
+    return classes / (classes + max(ratio - 1, 0.0))
 
 
 def check_tau(tau: float) -> float:

@@ -19,7 +19,15 @@ from cyclofocal.arguments import (
     warn_caller,
 )
 from cyclofocal.clock import Clocked
-from cyclofocal.imbalance import Counts, WeightScheme, binary_counts, check_tau, class_weights, log_prior
+from cyclofocal.imbalance import (
+    Counts,
+    WeightScheme,
+    binary_counts,
+    check_tau,
+    class_weights,
+    log_prior,
+    matched_smoothing,
+)
 from cyclofocal.kernels.operators import fast_sigmoid, fast_softmax
 
 _PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_hc": 0.0}
@@ -34,6 +42,12 @@ USUAL = {
     "weight_start": 0.0,
 }
 """Defaults of the settings that a printed loss shows only where they are others."""
+
+MOST_SMOOTHING = 0.1
+"""Most label smoothing that follows from odds, the usual one."""
+
+LEAST_ODDS = 2.0
+"""Odds of a learnt sample of the most frequent class over the rarest below which a warning says so."""
 
 ROUNDING = 1e-6
 """Tolerance of a comparison with the progress, which is float32."""
@@ -82,25 +96,30 @@ class _Loss(Clocked):
             return torch.where(now >= -ROUNDING, weight, 1.0)
         return weight if now >= -ROUNDING else None
 
-    def _check_smoothing(self, log_ratio: float, classes: int) -> None:
-        """Warn if label smoothing lets the rarest class win over a learnt frequent one, or nearly.
-
-        At the minimum of cross-entropy the logits of model and prior together differ by the logarithm of the ratio of
-        the smoothed targets, C (1 - smoothing) / smoothing + 1; the cycle weighs the target of a learnt sample up to
-        2^gamma_hc times as much as the other classes.
+    def _fit_smoothing(self, log_ratio: float, classes: int, odds: float | None) -> None:
+        """Set the label smoothing of ``odds``; without, warn of one at which the rarest class wins, or nearly.
 
         Args:
             log_ratio: tau times the logarithm of the ratio of the most frequent to the rarest class.
-            classes: number of classes C that share the smoothing.
+            classes: number of classes that share the smoothing.
+            odds: of a learnt sample of the most frequent class over the rarest, at the minimum of the loss.
         """
-        ratio = math.exp(min(log_ratio, 700.0))
-        most = classes / (classes + 2 * ratio / 2 ** self.gammas["gamma_hc"])
+        if odds is not None:
+            self.label_smoothing = min(MOST_SMOOTHING, matched_smoothing(odds, log_ratio, classes, self._target_weight))
+            return
+        most = matched_smoothing(LEAST_ODDS, log_ratio, classes, self._target_weight)
         if log_ratio and self.label_smoothing > most:
             warn_caller(
                 f"label_smoothing is {self.label_smoothing:g}, and with tau the most frequent class counts as"
-                f" {ratio:.3g} times as frequent as the rarest: at the minimum of the loss the rarest is predicted, or"
-                f" nearly, for learnt samples of the most frequent; take a label_smoothing of {most:.1g} or less"
+                f" {math.exp(min(log_ratio, 700.0)):.3g} times as frequent as the rarest: at the minimum of the loss"
+                " the rarest is predicted, or nearly, for learnt samples of the most frequent; take"
+                f" {most:.1g} or less, or smoothing_odds=10"
             )
+
+    @property
+    def _target_weight(self) -> float:
+        """Largest weight of the target of a learnt sample, relative to that of the other classes."""
+        return 2.0 ** self.gammas["gamma_hc"]
 
     def extra_repr(self) -> str:
         buffers = [(name, self._buffers.get(name)) for name in ("weight", "pos_weight", "logit_offset")]
@@ -126,7 +145,7 @@ def _default_tau(class_weight: WeightScheme | None) -> float:
     return 1.0 if class_weight is None else 0.0
 
 
-def _joined(settings: dict[str, Any], made: dict[str, Tensor]) -> dict[str, Any]:
+def _joined(settings: dict[str, Any], made: dict[str, Tensor], smoothing_odds: float | None) -> dict[str, Any]:
     """Add what follows from the counts to the settings of a constructor."""
     if not made:
         warn_caller(
@@ -135,6 +154,8 @@ def _joined(settings: dict[str, Any], made: dict[str, Tensor]) -> dict[str, Any]
     for name in settings.keys() & made.keys():
         option = "tau" if name == "logit_offset" else "class_weight"
         raise ValueError(f"{name} is given, and {option} makes one from the counts; leave one of the two out")
+    if smoothing_odds is not None and "label_smoothing" in settings:
+        raise ValueError("label_smoothing is given, and smoothing_odds sets it; leave one of the two out")
     return settings | made
 
 
@@ -232,6 +253,7 @@ class CyclicalFocalLoss(_Loss):
         *,
         class_weight: WeightScheme | None = None,
         tau: float | None = None,
+        smoothing_odds: float | None = None,
         beta: float = 0.9999,
         allow_absent: bool = False,
         **settings: Any,
@@ -244,12 +266,15 @@ class CyclicalFocalLoss(_Loss):
             tau: >= 0; ``tau * log(prior)`` is added to the logits in training: 1 makes the model's own logits those of
                 equally likely classes (logit adjustment, balanced softmax), 0 leaves them alone. Default: 1, or 0 with
                 ``class_weight``.
+            smoothing_odds: > 1; sets ``label_smoothing``, see ``imbalance.matched_smoothing``, to at most 0.1: at the
+                minimum of the loss learnt samples of the most frequent class have these odds over the rarest. None:
+                ``label_smoothing`` is that of the settings.
             beta: of the effective number of samples, in [0, 1).
             allow_absent: accept a class without a sample: its weight is 0, its prior that of one sample.
             settings: of the constructor; ``weight_start=0.8`` defers the class weights.
 
-        With ``tau=0`` and no ``class_weight`` the counts change nothing, which is a warning; so is a label smoothing with
-        which, at the minimum of the loss, the prior lets the rarest class win over a learnt frequent one.
+        With ``tau=0`` and no ``class_weight`` the counts change nothing, which is a warning; so is a label smoothing
+        at whose minimum of the loss the rarest class wins over a learnt frequent one.
 
         Raises:
             ValueError: counts that are no counts, a class without a sample, or a setting out of its range.
@@ -265,8 +290,8 @@ class CyclicalFocalLoss(_Loss):
             made["weight"] = class_weights(counts, class_weight, beta=beta, allow_absent=allow_absent).float()
         if tau:
             made["logit_offset"] = (tau * prior).float()
-        loss = cls(**_joined(settings, made))
-        loss._check_smoothing(tau * float(prior.max() - prior.min()), len(prior))
+        loss = cls(**_joined(settings, made, smoothing_odds))
+        loss._fit_smoothing(tau * float(prior.max() - prior.min()), len(prior), smoothing_odds)
         return loss
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
@@ -367,6 +392,7 @@ class BinaryCyclicalFocalLoss(_Loss):
         *,
         class_weight: WeightScheme | None = None,
         tau: float | None = None,
+        smoothing_odds: float | None = None,
         beta: float = 0.9999,
         allow_absent: bool = False,
         **settings: Any,
@@ -379,7 +405,8 @@ class BinaryCyclicalFocalLoss(_Loss):
         Args:
             counts: positive samples of every label (L,).
             samples: all samples of every label: one number, or (L,).
-            class_weight, tau, beta, allow_absent, settings: as in :meth:`CyclicalFocalLoss.from_counts`.
+            class_weight, tau, smoothing_odds, beta, allow_absent, settings: as in
+                :meth:`CyclicalFocalLoss.from_counts`.
 
         Example:
             >>> criterion = BinaryCyclicalFocalLoss.from_counts([10, 50], 100, class_weight="balanced", tau=1.0)
@@ -395,8 +422,8 @@ class BinaryCyclicalFocalLoss(_Loss):
             made = {"weight": weight.float(), "pos_weight": (positive / weight).float()}
         if tau:
             made["logit_offset"] = (tau * prior).float()
-        loss = cls(**_joined(settings, made))
-        loss._check_smoothing(tau * float(prior.abs().max()), 2)
+        loss = cls(**_joined(settings, made, smoothing_odds))
+        loss._fit_smoothing(tau * float(prior.abs().max()), 2, smoothing_odds)
         return loss
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
@@ -444,9 +471,10 @@ class _Focal(_Loss):
     def _needs_progress(self) -> bool:  # type: ignore[override]
         return self.weight_start > 0
 
-    def _check_smoothing(self, log_ratio: float, classes: int) -> None:
-        if not self.gammas["gamma_neg"]:  # else it takes the weight of the smoothed classes away
-            super()._check_smoothing(log_ratio, classes)
+    @property
+    def _target_weight(self) -> float:
+        """Without bound if ``gamma_neg`` takes the weight of the other classes away."""
+        return math.inf if self.gammas["gamma_neg"] else 1.0
 
 
 class FocalLoss(_Focal, CyclicalFocalLoss):
