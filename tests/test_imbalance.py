@@ -483,7 +483,10 @@ def test_counts_that_change_the_loss_do_not_warn(settings):
             lambda: CyclicalFocalLoss.from_counts([1, 2], weight_start=0.8),
             "weight_start is 0.8, but there is no weight",
         ),
-        (lambda: CyclicalFocalLoss.from_counts([1, 2], smoothing_odds=1.0), "smoothing_odds is 1.0; it must be greater"),
+        (
+            lambda: CyclicalFocalLoss.from_counts([1, 2], smoothing_odds=1.0),
+            "smoothing_odds is 1.0; it must be greater",
+        ),
         (
             lambda: BinaryCyclicalFocalLoss.from_counts([1], 9, smoothing_odds=9.0, label_smoothing=0.0),
             "label_smoothing is given, and smoothing_odds sets it",

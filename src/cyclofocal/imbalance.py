@@ -197,7 +197,7 @@ def matched_smoothing(odds: float, log_ratio: float, classes: int, target_weight
     .. math:: \varepsilon = \frac{C}{C + odds \cdot r / w - 1}
 
     At the minimum of smoothed cross-entropy of :math:`z + \tau \log \pi` the softmax is the smoothed target, whose two
-    values have the ratio :math:`C (1 - \varepsilon) / \varepsilon + 1`; in the odds of the model's own logits it is
+    values have the ratio :math:`C (1 - \varepsilon) / \varepsilon + 1`; in the odds of the model alone it is
     divided by the ratio r of the priors to the power of tau. With more smoothing than at odds 1 the rarest class wins.
 
     Args:

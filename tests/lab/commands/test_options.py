@@ -106,6 +106,7 @@ values = {name: st.floats(0, 3, width=32) for name in ("gamma_pos", "gamma_neg",
     "sampler": st.just("balanced"),
     "max_margin": st.floats(0, 1, width=32),
     "vs_gamma": st.floats(0, 1, width=32),
+    "smoothing_odds": st.floats(2, 99, width=32),
 }
 
 
@@ -121,8 +122,11 @@ def test_settings_are_those_of_the_text(data):
             given_values.pop("weight_start", None)  # refused without weights
         if any(given_values.get(name, getattr(loss, name)) for name in ("tau", "class_weight")):
             given_values.pop("sampler", None)  # refused with what corrects for frequencies too
+        if not given_values.get("tau", loss.tau) or "label_smoothing" in given_values:
+            given_values.pop("smoothing_odds", None)  # refused
         text.append(spelled(loss.name, given_values))
-        expected.append(replace(loss, **given_values))
+        smoothing = {"label_smoothing": 0.0} if "smoothing_odds" in given_values else {}
+        expected.append(replace(loss, **(smoothing | given_values)))
     if len({replace(loss, name="", title="") for loss in expected}) < len(expected):
         return  # refused, see below
     found = losses_of(",".join(text))
@@ -151,7 +155,7 @@ def test_names_are_spelled_out_in_one_way():
         ("cyclical:gama_hc=2", "Did you mean 'gamma_hc'?"),
         (
             "ce:gamma_hc=2",
-            "'gamma_hc' is not a setting of ce; allowed: tau, class_weight, weight_start, sampler, learning_rate_",
+            "'gamma_hc' is not a setting of ce; allowed: tau, smoothing_odds, class_weight, weight_start, sampler,",
         ),
         ("cyclical:gamma_hc", "it must be cyclical:SETTING=NUMBER"),
         ("cyclical:", "it must be cyclical:SETTING=NUMBER"),
@@ -161,6 +165,9 @@ def test_names_are_spelled_out_in_one_way():
         ("ce:weight_start=0.8", "weight_start is 0.8, but there is no weight"),
         ("weighted:class_weight=none,weight_start=0.5", "there is no weight"),
         ("vs:vs_gamma=-1", "vs_gamma is -1.0; it must be at least 0"),
+        ("ce:smoothing_odds=9", "smoothing_odds is 9 and tau 0; it depends on the prior: give tau=1"),
+        ("ce:smoothing_odds=1,tau=1", "smoothing_odds is 1.0; it must be greater than 1"),
+        ("logit-adjusted:label_smoothing=0,smoothing_odds=9", "smoothing_odds sets it; leave one out"),
         ("ldam-drw:max_margin=nan", "max_margin is nan; it must be at least 0"),
         ("balanced-softmax,logit-adjusted", "are the same loss; give one of them"),
         ("cyclical:gamma_hc=two", "gamma_hc of cyclical is 'two'; it must be a number"),

@@ -137,6 +137,7 @@ def test_a_model_without_a_linear_classifier_is_refused():
     assert classifier_of(initial_model(RECIPES["digits"](), 5, seed=0)).out_features == 5
 
 
+@pytest.mark.filterwarnings("ignore:label_smoothing is")
 def test_the_prior_goes_with_every_loss():
     logits, target = torch.randn(8, 4), torch.arange(8) % 4
     shift = torch.tensor(COUNTS).double().div(sum(COUNTS)).log().float()

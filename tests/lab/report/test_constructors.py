@@ -14,9 +14,13 @@ from cyclofocal.lab.report.summary import summarise
 from evidence import COUNTS, grid
 
 USABLE = [loss for loss in LOSSES if loss not in (LDAM_DRW, VS)]
-MORE = losses_in("cyclical:tau=1.5,class_weight=effective,weight_start=0.5,ce:class_weight=sqrt,smoothed:tau=0.5")
+MORE = losses_in(
+    "cyclical:tau=1.5,class_weight=effective,weight_start=0.5,ce:class_weight=sqrt,smoothed:tau=0.5,"
+    "logit-adjusted:smoothing_odds=10,cyclical:tau=1,smoothing_odds=5"
+)
 
 
+@pytest.mark.filterwarnings("ignore:label_smoothing is")
 @pytest.mark.parametrize("loss", [*USABLE, *MORE], ids=lambda loss: loss.name)
 def test_the_call_makes_the_loss_of_the_run(loss):
     call = constructor_call(loss)

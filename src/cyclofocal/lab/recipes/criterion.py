@@ -27,6 +27,8 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
             depends on them, or class frequencies that are corrected twice.
     """
     check_sampler(loss)
+    if loss.smoothing_odds and not loss.tau:
+        raise ValueError(f"smoothing_odds is {loss.smoothing_odds:g} and tau 0; it depends on the prior: give tau=1")
     if loss.file:
         return load_loss(loss.file, loss.digest, class_counts)
     if loss.is_cross_entropy:
@@ -42,6 +44,9 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
     settings["weight_start"] = loss.weight_start
     if loss.class_weight or loss.tau:
         scheme: Any = loss.class_weight or None
+        if loss.smoothing_odds:
+            del settings["label_smoothing"]
+            settings["smoothing_odds"] = loss.smoothing_odds
         criterion = kind.from_counts(class_counts, class_weight=scheme, tau=loss.tau, **settings)
     else:
         criterion = kind(**settings)

@@ -23,6 +23,8 @@ class LossSettings:
         max_margin: largest of the margins that the target's logit is lowered by, in proportion to n_c^(-1/4) and times
             :data:`COSINE_SCALE`; the last layer is then normalised, and the logits are cosines times that scale.
         vs_gamma: exponent g of vector scaling, the factor (n_c / n_max)^g of the logits.
+        smoothing_odds: odds of a learnt sample of the most frequent class over the rarest, from which the label
+            smoothing follows; see :func:`cyclofocal.imbalance.matched_smoothing`. 0: off.
         sampler: "" for batches with every training sample once an epoch, or "balanced" for batches that draw every
             class as often as any other. The settings above follow from the class counts of the data all the same.
         estimator: "" for a loss of the network; else the model that is fitted in its place, one of :data:`ESTIMATORS`,
@@ -49,6 +51,7 @@ class LossSettings:
     sampler: str = ""
     estimator: str = ""
     alpha: float | None = None
+    smoothing_odds: float = 0.0
 
     @property
     def needs_counts(self) -> bool:
@@ -66,7 +69,7 @@ class LossSettings:
         return {f.name: stored[f.name] for f in fields(self) if f.name not in OPTIONAL or stored[f.name] != f.default}
 
 
-IMBALANCE = ("tau", "class_weight", "weight_start", "max_margin", "vs_gamma")
+IMBALANCE = ("tau", "class_weight", "weight_start", "max_margin", "vs_gamma", "smoothing_odds")
 """Settings that follow from the class counts."""
 
 OPTIONAL = (*IMBALANCE, "sampler", "estimator", "alpha")

@@ -20,7 +20,7 @@ from cyclofocal.lab.recipes.settings import SettingError
 from cyclofocal.ranges import check_at_least
 
 GAMMAS = ("gamma_pos", "gamma_neg")
-PRIOR = ("tau", "class_weight", "weight_start", "sampler")
+PRIOR = ("tau", "smoothing_odds", "class_weight", "weight_start", "sampler")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "ce": PRIOR,
     "smoothed": ("label_smoothing", *PRIOR),
@@ -181,6 +181,10 @@ def _built_in(name: str, settings: list[str], family: LossFamily) -> LossSetting
     allowed = ("class_weight",) if loss.estimator else (*family.settings[name], SCALE_SETTING)
     values = _values(name, settings, allowed, family)
     described = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
+    if values.get("smoothing_odds"):
+        if "label_smoothing" in values:
+            raise SettingError(f"label_smoothing of {name} is given, and smoothing_odds sets it; leave one out")
+        loss = replace(loss, label_smoothing=0.0)
     changed = replace(loss, name=f"{name}{_settings_text(values)}", title=f"{loss.title} ({described})", **values)
     _check_range(changed, family)
     return changed

@@ -42,7 +42,11 @@ def constructor_call(loss: LossSettings, boxes: bool = False) -> str:
         gammas |= {"gamma_hc": loss.gamma_hc, "cyclical_factor": loss.cyclical_factor}
     if not loss.needs_counts:
         return _call(kind, gammas | smoothing)
-    of_counts = {name: getattr(loss, name) for name in ("class_weight", "tau", "weight_start") if getattr(loss, name)}
+    of_counts = {
+        name: getattr(loss, name)
+        for name in ("class_weight", "tau", "smoothing_odds", "weight_start")
+        if getattr(loss, name)
+    }
     return _call(f"{kind}.from_counts", of_counts | gammas | smoothing, "counts")
 
 
