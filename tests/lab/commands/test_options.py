@@ -122,7 +122,7 @@ def test_settings_are_those_of_the_text(data):
             given_values.pop("weight_start", None)  # refused without weights
         if any(given_values.get(name, getattr(loss, name)) for name in ("tau", "class_weight")):
             given_values.pop("sampler", None)  # refused with what corrects for frequencies too
-        if not given_values.get("tau", loss.tau) or "label_smoothing" in given_values:
+        if not given_values.get("tau", loss.tau) or given_values.get("label_smoothing"):
             given_values.pop("smoothing_odds", None)  # refused
         text.append(spelled(loss.name, given_values))
         smoothing = {"label_smoothing": 0.0} if "smoothing_odds" in given_values else {}
@@ -167,7 +167,7 @@ def test_names_are_spelled_out_in_one_way():
         ("vs:vs_gamma=-1", "vs_gamma is -1.0; it must be at least 0"),
         ("ce:smoothing_odds=9", "smoothing_odds is 9 and tau 0; it depends on the prior: give tau=1"),
         ("ce:smoothing_odds=1,tau=1", "smoothing_odds is 1.0; it must be greater than 1"),
-        ("logit-adjusted:label_smoothing=0,smoothing_odds=9", "smoothing_odds sets it; leave one out"),
+        ("logit-adjusted:label_smoothing=0.1,smoothing_odds=9", "smoothing_odds sets it; leave one out"),
         ("ldam-drw:max_margin=nan", "max_margin is nan; it must be at least 0"),
         ("balanced-softmax,logit-adjusted", "are the same loss; give one of them"),
         ("cyclical:gamma_hc=two", "gamma_hc of cyclical is 'two'; it must be a number"),

@@ -100,7 +100,7 @@ def test_every_loss_spends_its_budget_and_begins_as_it_came(loss, trained):
     assert (found.name, found.title, found.trials) == (asked.name, asked.title, 3)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", [*LOSSES, *losses_in("cyclical:tau=1,smoothing_odds=10")], ids=lambda loss: loss.name)
 def test_only_settings_of_the_space_change_within_bounds(loss, trained, monkeypatch):
     row = {"validation_balanced_accuracy": 0.5, "validation_nll": 1.0}
     record = replace(train(job(TINY, loss, 0, test=False)), epochs=[row])
@@ -110,7 +110,15 @@ def test_only_settings_of_the_space_change_within_bounds(loss, trained, monkeypa
     if "gamma" in space:
         assert all(tried.gamma_pos == tried.gamma_neg for tried in trained)
         space["gamma_pos"] = space["gamma_neg"] = space.pop("gamma")
-    for name in ("gamma_pos", "gamma_neg", "gamma_hc", "cyclical_factor", "label_smoothing", "learning_rate_scale"):
+    for name in (
+        "gamma_pos",
+        "gamma_neg",
+        "gamma_hc",
+        "cyclical_factor",
+        "label_smoothing",
+        "smoothing_odds",
+        "learning_rate_scale",
+    ):
         values = {getattr(tried, name) for tried in trained}
         if name in space:
             assert len(values) > 10

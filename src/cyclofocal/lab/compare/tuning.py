@@ -33,6 +33,7 @@ GAMMA_HC: Bounds = (0.0, 3.5)  # above 3.591 the high-confidence term pushes som
 FACTOR_BOUNDS: Bounds = (1.0, 8.0)
 LABEL_SMOOTHING: Bounds = (0.0, 0.3)
 TAU: Bounds = (0.0, 2.5)
+SMOOTHING_ODDS: Bounds = (1.5, 1000.0)
 MAX_MARGIN: Bounds = (0.0, 1.0)
 VS_GAMMA: Bounds = (0.0, 0.5)
 ALPHA_BOUNDS: Bounds = (0.05, 0.95)
@@ -62,7 +63,7 @@ SPACES: dict[str, dict[str, Bounds]] = {
 A loss that has a ``tau`` or an ``alpha`` has it tuned, too.
 """
 
-LOGARITHMIC = ("learning_rate_scale", "cyclical_factor")
+LOGARITHMIC = ("learning_rate_scale", "cyclical_factor", "smoothing_odds")
 """Settings sampled on a logarithmic scale."""
 
 SHARED_SEED = 1_000_000
@@ -88,8 +89,9 @@ def tune(job: Job) -> LossSettings:
     ==============  ======================================================================================
 
     ``class-balanced-focal`` is tuned as ``focal``; ``ldam-drw`` has ``max_margin`` 0 to 1, ``vs`` has ``vs_gamma`` 0 to
-    0.5, and ``bce`` nothing else. Every loss that begins with a ``tau`` has ``tau`` 0 to 2.5 as well, and every loss
-    with an ``alpha`` has ``alpha`` 0.05 to 0.95.
+    0.5, and ``bce`` nothing else. Every loss that begins with a ``tau`` has ``tau`` 0 to 2.5 as well, every loss
+    with an ``alpha`` has ``alpha`` 0.05 to 0.95, and one with ``smoothing_odds`` has these, 1.5 to 1000, in place of
+    ``label_smoothing``.
 
     The trials are runs in ``tuning/``, next to the recipe's folder, and finished ones are not repeated; a larger budget
     continues where a smaller one stopped. A diverged trial counts against the budget and is never selected; rerunning
@@ -178,7 +180,11 @@ def search_space(loss: LossSettings) -> dict[str, Bounds]:
     if not loss.file and name not in SPACES:
         raise ValueError(f"{loss.name!r} cannot be tuned; its name must begin with one of {', '.join(SPACES)}")
     further = ({"tau": TAU} if loss.tau else {}) | ({} if loss.alpha is None else {"alpha": ALPHA_BOUNDS})
-    return {"learning_rate_scale": LEARNING_RATE_SCALE} | ({} if loss.file else SPACES[name]) | further
+    found = {"learning_rate_scale": LEARNING_RATE_SCALE} | ({} if loss.file else SPACES[name]) | further
+    if loss.smoothing_odds:
+        found = {setting: bounds for setting, bounds in found.items() if setting != "label_smoothing"}
+        found["smoothing_odds"] = SMOOTHING_ODDS
+    return found
 
 
 def _score(trial: Job) -> Score | None:

@@ -182,7 +182,7 @@ def _built_in(name: str, settings: list[str], family: LossFamily) -> LossSetting
     values = _values(name, settings, allowed, family)
     described = ", ".join(f"{setting} {_short(value)}" for setting, value in values.items())
     if values.get("smoothing_odds"):
-        if "label_smoothing" in values:
+        if values.get("label_smoothing"):
             raise SettingError(f"label_smoothing of {name} is given, and smoothing_odds sets it; leave one out")
         loss = replace(loss, label_smoothing=0.0)
     changed = replace(loss, name=f"{name}{_settings_text(values)}", title=f"{loss.title} ({described})", **values)
