@@ -432,6 +432,17 @@ def test_smoothing_that_lets_a_rare_class_win_warns(name):
     assert bool(caught) == (_learnt_margin(loss) < math.log(2)), [str(one.message) for one in caught]
 
 
+def test_smoothing_beside_an_offset_of_any_origin_warns():
+    for kind, prior in (
+        (CyclicalFocalLoss, log_prior([1000, 1])),
+        (BinaryCyclicalFocalLoss, log_prior([1], samples=99)),
+    ):
+        with pytest.warns(
+            UserWarning, match=r"label_smoothing is 0\.1, and by tau, or logit_offset, .* smoothing_odds=10"
+        ):
+            kind(logit_offset=prior, label_smoothing=0.1, **PLAIN)
+
+
 @pytest.mark.parametrize(("settings", "tolerance"), [(PLAIN, 0.001), ({}, 0.05)])
 def test_smoothing_odds_are_those_at_the_minimum(settings, tolerance):
     loss = CyclicalFocalLoss.from_counts([1000, 10], smoothing_odds=10.0, **settings)

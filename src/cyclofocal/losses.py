@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -85,6 +85,7 @@ class _Loss(Clocked):
         for name, weight in weights.items():
             self.register_buffer(name, weight)
         self.register_buffer("logit_offset", logit_offset)
+        self._check_smoothing()
 
     def weight_now(self, name: str = "weight") -> Tensor | None:
         """Return a weight as it applies at the present progress: None, or ones, before ``weight_start``."""
@@ -96,25 +97,30 @@ class _Loss(Clocked):
             return torch.where(now >= -ROUNDING, weight, 1.0)
         return weight if now >= -ROUNDING else None
 
-    def _fit_smoothing(self, log_ratio: float, classes: int, odds: float | None) -> None:
-        """Set the label smoothing of ``odds``; without, warn of one at which the rarest class wins, or nearly.
+    def _smoothing_at(self, odds: float) -> float:
+        """Label smoothing that leaves a learnt sample of the most frequent class these odds over the rarest."""
+        log_ratio, classes = 0.0, 2
+        if self.logit_offset is not None:
+            log_ratio, classes = self._prior_spread(self.logit_offset)
+        return matched_smoothing(odds, log_ratio, classes, self._target_weight)
 
-        Args:
-            log_ratio: tau times the logarithm of the ratio of the most frequent to the rarest class.
-            classes: number of classes that share the smoothing.
-            odds: of a learnt sample of the most frequent class over the rarest, at the minimum of the loss.
-        """
-        if odds is not None:
-            self.label_smoothing = min(MOST_SMOOTHING, matched_smoothing(odds, log_ratio, classes, self._target_weight))
+    def _check_smoothing(self) -> None:
+        """Warn of label smoothing at whose minimum of the loss the rarest class wins, or nearly."""
+        offset = self.logit_offset
+        if not self.label_smoothing or offset is None or not can_read(offset):
             return
-        most = matched_smoothing(LEAST_ODDS, log_ratio, classes, self._target_weight)
-        if log_ratio and self.label_smoothing > most:
+        log_ratio, _ = self._prior_spread(offset)
+        if log_ratio and self.label_smoothing > (most := self._smoothing_at(LEAST_ODDS)):
             warn_caller(
-                f"label_smoothing is {self.label_smoothing:g}, and with tau the most frequent class counts as"
-                f" {math.exp(min(log_ratio, 700.0)):.3g} times as frequent as the rarest: at the minimum of the loss"
-                " the rarest is predicted, or nearly, for learnt samples of the most frequent; take"
-                f" {most:.1g} or less, or smoothing_odds=10"
+                f"label_smoothing is {self.label_smoothing:g}, and by tau, or logit_offset, the most frequent class"
+                f" counts as {math.exp(min(log_ratio, 700.0)):.3g} times as frequent as the rarest: at the minimum of"
+                " the loss the rarest is predicted, or nearly, for learnt samples of the most frequent; take"
+                f" {most:.1g} or less, or from_counts(..., smoothing_odds=10)"
             )
+
+    def _prior_spread(self, offset: Tensor) -> tuple[float, int]:
+        """Logarithm of the ratio of the largest to the smallest prior, and the number of classes of a decision."""
+        raise NotImplementedError
 
     @property
     def _target_weight(self) -> float:
@@ -145,7 +151,7 @@ def _default_tau(class_weight: WeightScheme | None) -> float:
     return 1.0 if class_weight is None else 0.0
 
 
-def _joined(settings: dict[str, Any], made: dict[str, Tensor], smoothing_odds: float | None) -> dict[str, Any]:
+def _joined(settings: dict[str, Any], made: dict[str, Tensor]) -> dict[str, Any]:
     """Add what follows from the counts to the settings of a constructor."""
     if not made:
         warn_caller(
@@ -154,9 +160,19 @@ def _joined(settings: dict[str, Any], made: dict[str, Tensor], smoothing_odds: f
     for name in settings.keys() & made.keys():
         option = "tau" if name == "logit_offset" else "class_weight"
         raise ValueError(f"{name} is given, and {option} makes one from the counts; leave one of the two out")
-    if smoothing_odds is not None and "label_smoothing" in settings:
-        raise ValueError("label_smoothing is given, and smoothing_odds sets it; leave one of the two out")
     return settings | made
+
+
+_Made = TypeVar("_Made", bound=_Loss)
+
+
+def _smoothed(loss: _Made, settings: dict[str, Any], smoothing_odds: float | None) -> _Made:
+    """Set the label smoothing of a loss from counts."""
+    if smoothing_odds is not None:
+        if "label_smoothing" in settings:
+            raise ValueError("label_smoothing is given, and smoothing_odds sets it; leave one of the two out")
+        loss.label_smoothing = min(MOST_SMOOTHING, loss._smoothing_at(smoothing_odds))
+    return loss
 
 
 class CyclicalFocalLoss(_Loss):
@@ -290,9 +306,10 @@ class CyclicalFocalLoss(_Loss):
             made["weight"] = class_weights(counts, class_weight, beta=beta, allow_absent=allow_absent).float()
         if tau:
             made["logit_offset"] = (tau * prior).float()
-        loss = cls(**_joined(settings, made, smoothing_odds))
-        loss._fit_smoothing(tau * float(prior.max() - prior.min()), len(prior), smoothing_odds)
-        return loss
+        return _smoothed(cls(**_joined(settings, made)), settings, smoothing_odds)
+
+    def _prior_spread(self, offset: Tensor) -> tuple[float, int]:
+        return float(offset.max() - offset.min()), len(offset)
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the loss of ``logits`` (N, C, ...) against class indices (N, ...) or probabilities (N, C, ...).
@@ -422,9 +439,10 @@ class BinaryCyclicalFocalLoss(_Loss):
             made = {"weight": weight.float(), "pos_weight": (positive / weight).float()}
         if tau:
             made["logit_offset"] = (tau * prior).float()
-        loss = cls(**_joined(settings, made, smoothing_odds))
-        loss._fit_smoothing(tau * float(prior.abs().max()), 2, smoothing_odds)
-        return loss
+        return _smoothed(cls(**_joined(settings, made)), settings, smoothing_odds)
+
+    def _prior_spread(self, offset: Tensor) -> tuple[float, int]:
+        return float(offset.abs().max()), 2
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the loss of ``logits`` of any shape against a ``target`` of the same shape, in [0, 1].

@@ -257,6 +257,17 @@ def test_positives_and_samples_give_the_binary_loss(data):
     assert seen.losses == pytest.approx([-rows.mean()], rel=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "samples"), [(CyclicalFocalLoss, {}), (BinaryCyclicalFocalLoss, {"samples": 1010})])
+def test_label_smoothing_fits_the_prior_as_in_torch(kind, samples):
+    torch_kind = getattr(cyclofocal, kind.__name__)
+    for settings in ({}, PLAIN):
+        given = {"counts": [1000, 10], "smoothing_odds": 10.0, **samples, **settings}
+        assert kind.from_counts(**given).label_smoothing == torch_kind.from_counts(**given).label_smoothing > 0
+    with pytest.warns(UserWarning, match=r"label_smoothing is 0\.1, .* the rarest is predicted, or nearly"):
+        loss = kind.from_counts([1000, 10], label_smoothing=0.1, **samples, **PLAIN)
+    assert loss.label_smoothing == 0.1
+
+
 REFUSED: dict = {
     "counts is 0 for class 1": {"counts": [9, 0]},
     r"counts holds 0\.5 for class 0": {"counts": [0.5, 1]},
@@ -265,7 +276,8 @@ REFUSED: dict = {
     r"weight_start is 0\.8, but there is no class weight": {"counts": [9, 1], "weight_start": 0.8},
     "weight_start is 8; it must lie": {"counts": [9, 1], "class_weight": "sqrt", "weight_start": 8},
     r"pos_weight is \[2\]; a softmax has no positive side": {"counts": [9, 1], "pos_weight": [2]},
-    r"logit_offset is \[1, inf\]": {"counts": [9, 1], "logit_offset": [1, np.inf]},
+    r"logit_offset is \[1, inf\]": {"counts": [9, 1], "class_weight": "sqrt", "logit_offset": [1, np.inf]},
+    "logit_offset is given, and the counts make one": {"counts": [9, 1], "logit_offset": [1, 2]},
     "weight is 2; it must hold one finite number per class": {"counts": [9, 1], "weight": 2},
 }
 

@@ -1,6 +1,7 @@
 """Keras 3: the losses, the clock as one of the model's metrics, and the callback that sets it."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,7 @@ class CyclicalFocalLoss(_Clocked):
         *,
         class_weight: WeightScheme | None = None,
         tau: float | None = None,
+        smoothing_odds: float | None = None,
         beta: float = 0.9999,
         allow_absent: bool = False,
         **settings: Any,
@@ -224,8 +226,9 @@ class CyclicalFocalLoss(_Clocked):
             >>> loss.weight, [round(offset, 2) for offset in loss.logit_offset]
             ([0.5, 1.5], [-0.11, -2.3])
         """
-        prior: dict[str, Any] = {"class_weight": class_weight, "tau": tau, "beta": beta, "allow_absent": allow_absent}
-        return cls(**settings, **_made_from(torch_losses.CyclicalFocalLoss.from_counts(counts, **prior)))
+        prior: dict[str, Any] = {"class_weight": class_weight, "tau": tau, "smoothing_odds": smoothing_odds}
+        prior |= {"beta": beta, "allow_absent": allow_absent, "counts": counts}
+        return cls(**_with_prior(settings, torch_losses.CyclicalFocalLoss.from_counts, prior))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"ignore_class": self.ignore_class}
@@ -307,6 +310,7 @@ class BinaryCyclicalFocalLoss(_Clocked):
         *,
         class_weight: WeightScheme | None = None,
         tau: float | None = None,
+        smoothing_odds: float | None = None,
         beta: float = 0.9999,
         allow_absent: bool = False,
         **settings: Any,
@@ -315,8 +319,9 @@ class BinaryCyclicalFocalLoss(_Clocked):
 
         See :meth:`cyclofocal.BinaryCyclicalFocalLoss.from_counts`.
         """
-        prior: dict[str, Any] = {"class_weight": class_weight, "tau": tau, "beta": beta, "allow_absent": allow_absent}
-        return cls(**settings, **_made_from(torch_losses.BinaryCyclicalFocalLoss.from_counts(counts, samples, **prior)))
+        prior: dict[str, Any] = {"class_weight": class_weight, "tau": tau, "smoothing_odds": smoothing_odds}
+        prior |= {"beta": beta, "allow_absent": allow_absent, "counts": counts, "samples": samples}
+        return cls(**_with_prior(settings, torch_losses.BinaryCyclicalFocalLoss.from_counts, prior))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"alpha": self.alpha, "pos_weight": self.pos_weight}
@@ -420,10 +425,17 @@ def _check_classes(name: str, numbers: list[float], y_pred: Any) -> None:
         )
 
 
-def _made_from(loss: torch_losses.CyclicalFocalLoss | torch_losses.BinaryCyclicalFocalLoss) -> dict[str, Any]:
-    """Return class weights and offset of a torch loss as settings."""
-    names = ("weight", "pos_weight", "logit_offset")
-    return {name: value.tolist() for name, value in loss.named_buffers() if name in names}
+def _with_prior(settings: dict[str, Any], make: Callable[..., Any], prior: dict[str, Any]) -> dict[str, Any]:
+    """Add class weights, offset and label smoothing of the torch loss that ``make`` makes of ``prior`` to settings."""
+    loss = make(**prior, **{name: settings[name] for name in ("gamma_hc", "label_smoothing") if name in settings})
+    made = {
+        name: buffer.tolist()
+        for name, buffer in loss.named_buffers()
+        if name in ("weight", "pos_weight", "logit_offset")
+    }
+    if repeated := settings.keys() & made.keys():
+        raise ValueError(f"{min(repeated)} is given, and the counts make one; leave one of the two out")
+    return settings | made | {"label_smoothing": loss.label_smoothing}
 
 
 def _expand(weight: Any, y_pred: Any) -> Any:
