@@ -499,6 +499,10 @@ def test_counts_that_change_the_loss_do_not_warn(settings):
             "smoothing_odds is 1.0; it must be greater",
         ),
         (
+            lambda: CyclicalFocalLoss.from_counts([1, 2, 3], class_weight="sqrt", smoothing_odds=9.0),
+            "smoothing_odds is 9 and tau 0; it depends on the prior: give tau=1",
+        ),
+        (
             lambda: BinaryCyclicalFocalLoss.from_counts([1], 9, smoothing_odds=9.0, label_smoothing=0.0),
             "label_smoothing is given, and smoothing_odds sets it",
         ),

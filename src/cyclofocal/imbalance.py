@@ -1,6 +1,5 @@
 """Class counts, and what follows from them: class weights, class priors, and logits without the prior."""
 
-import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
@@ -191,18 +190,18 @@ def adjust_logits(
     return (logits - shift).to(logits.dtype)
 
 
-def matched_smoothing(odds: float, log_ratio: float, classes: int, target_weight: float = 1.0) -> float:
+def matched_smoothing(odds: float, ratio: float, classes: int, target_weight: float = 1.0) -> float:
     r"""Label smoothing that leaves learnt samples of the most frequent class given odds over the rarest.
 
     .. math:: \varepsilon = \frac{C}{C + odds \cdot r / w - 1}
 
     At the minimum of smoothed cross-entropy of :math:`z + \tau \log \pi` the softmax is the smoothed target, whose two
     values have the ratio :math:`C (1 - \varepsilon) / \varepsilon + 1`; in the odds of the model alone it is
-    divided by the ratio r of the priors to the power of tau. With more smoothing than at odds 1 the rarest class wins.
+    divided by r. With more smoothing than at odds 1 the rarest class wins.
 
     Args:
         odds: > 1.
-        log_ratio: tau times the logarithm of the ratio of the largest to the smallest prior, log r.
+        ratio: of the largest to the smallest prior, to the power of tau, r.
         classes: number of classes C; 2 for a sigmoid.
         target_weight: largest weight w of the target of a learnt sample, relative to that of the other classes; of the
             cyclical focal loss :math:`2^{\gamma_{hc}}`.
@@ -214,13 +213,12 @@ def matched_smoothing(odds: float, log_ratio: float, classes: int, target_weight
         ValueError: odds are not above 1.
 
     Example:
-        >>> round(matched_smoothing(10.0, math.log(100), classes=10), 4)
+        >>> round(matched_smoothing(10.0, 100.0, classes=10), 4)
         0.0099
     """
     if not odds > 1:
         raise ValueError(f"smoothing_odds is {odds}; it must be greater than 1")
-    ratio = odds * math.exp(min(log_ratio, 700.0)) / target_weight
-    return classes / (classes + max(ratio - 1, 0.0))
+    return classes / (classes + max(odds * ratio / target_weight - 1, 0.0))
 
 
 def check_tau(tau: float) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -97,29 +97,31 @@ class _Loss(Clocked):
             return torch.where(now >= -ROUNDING, weight, 1.0)
         return weight if now >= -ROUNDING else None
 
+    def _smoothed(self, odds: float | None) -> Self:
+        """Take the label smoothing of ``odds``, if there are any."""
+        if odds is not None:
+            self.label_smoothing = min(MOST_SMOOTHING, self._smoothing_at(odds))
+        return self
+
     def _smoothing_at(self, odds: float) -> float:
         """Label smoothing that leaves a learnt sample of the most frequent class these odds over the rarest."""
-        log_ratio, classes = 0.0, 2
-        if self.logit_offset is not None:
-            log_ratio, classes = self._prior_spread(self.logit_offset)
-        return matched_smoothing(odds, log_ratio, classes, self._target_weight)
+        return matched_smoothing(odds, *self._prior_ratio(), self._target_weight)
 
     def _check_smoothing(self) -> None:
         """Warn of label smoothing at whose minimum of the loss the rarest class wins, or nearly."""
-        offset = self.logit_offset
-        if not self.label_smoothing or offset is None or not can_read(offset):
+        if not self.label_smoothing or self.logit_offset is None or not can_read(self.logit_offset):
             return
-        log_ratio, _ = self._prior_spread(offset)
-        if log_ratio and self.label_smoothing > (most := self._smoothing_at(LEAST_ODDS)):
+        ratio, _ = self._prior_ratio()
+        if ratio > 1 and self.label_smoothing > (most := self._smoothing_at(LEAST_ODDS)):
             warn_caller(
                 f"label_smoothing is {self.label_smoothing:g}, and by tau, or logit_offset, the most frequent class"
-                f" counts as {math.exp(min(log_ratio, 700.0)):.3g} times as frequent as the rarest: at the minimum of"
-                " the loss the rarest is predicted, or nearly, for learnt samples of the most frequent; take"
-                f" {most:.1g} or less, or from_counts(..., smoothing_odds=10)"
+                f" counts as {ratio:.3g} times as frequent as the rarest: at the minimum of the loss the rarest is"
+                f" predicted, or nearly, for learnt samples of the most frequent; take {most:.1g} or less, or"
+                " from_counts(..., smoothing_odds=10)"
             )
 
-    def _prior_spread(self, offset: Tensor) -> tuple[float, int]:
-        """Logarithm of the ratio of the largest to the smallest prior, and the number of classes of a decision."""
+    def _prior_ratio(self) -> tuple[float, int]:
+        """Ratio of the largest to the smallest prior in the offset, and the number of classes of a decision."""
         raise NotImplementedError
 
     @property
@@ -146,13 +148,22 @@ def _check_offset(offset: Tensor | None) -> None:
         raise ValueError("logit_offset holds a value that is not finite; for a class without samples see allow_absent")
 
 
+def _exp(number: Tensor) -> float:
+    """Return the exponential in float64, infinite where it is too large."""
+    return float(number.double().exp())
+
+
 def _default_tau(class_weight: WeightScheme | None) -> float:
     """The whole prior, or none where weights favour the rare classes already."""
     return 1.0 if class_weight is None else 0.0
 
 
-def _joined(settings: dict[str, Any], made: dict[str, Tensor]) -> dict[str, Any]:
-    """Add what follows from the counts to the settings of a constructor."""
+def _joined(settings: dict[str, Any], made: dict[str, Tensor], smoothing_odds: float | None) -> dict[str, Any]:
+    """Add what follows from the counts to the settings of a constructor; refuse what does not go with it."""
+    if smoothing_odds is not None and "logit_offset" not in made:
+        raise ValueError(f"smoothing_odds is {smoothing_odds:g} and tau 0; it depends on the prior: give tau=1")
+    if smoothing_odds is not None and "label_smoothing" in settings:
+        raise ValueError("label_smoothing is given, and smoothing_odds sets it; leave one of the two out")
     if not made:
         warn_caller(
             "the counts change nothing at tau 0 without class_weight; leave tau out, or give class_weight='sqrt'"
@@ -161,18 +172,6 @@ def _joined(settings: dict[str, Any], made: dict[str, Tensor]) -> dict[str, Any]
         option = "tau" if name == "logit_offset" else "class_weight"
         raise ValueError(f"{name} is given, and {option} makes one from the counts; leave one of the two out")
     return settings | made
-
-
-_Made = TypeVar("_Made", bound=_Loss)
-
-
-def _smoothed(loss: _Made, settings: dict[str, Any], smoothing_odds: float | None) -> _Made:
-    """Set the label smoothing of a loss from counts."""
-    if smoothing_odds is not None:
-        if "label_smoothing" in settings:
-            raise ValueError("label_smoothing is given, and smoothing_odds sets it; leave one of the two out")
-        loss.label_smoothing = min(MOST_SMOOTHING, loss._smoothing_at(smoothing_odds))
-    return loss
 
 
 class CyclicalFocalLoss(_Loss):
@@ -306,10 +305,11 @@ class CyclicalFocalLoss(_Loss):
             made["weight"] = class_weights(counts, class_weight, beta=beta, allow_absent=allow_absent).float()
         if tau:
             made["logit_offset"] = (tau * prior).float()
-        return _smoothed(cls(**_joined(settings, made)), settings, smoothing_odds)
+        return cls(**_joined(settings, made, smoothing_odds))._smoothed(smoothing_odds)
 
-    def _prior_spread(self, offset: Tensor) -> tuple[float, int]:
-        return float(offset.max() - offset.min()), len(offset)
+    def _prior_ratio(self) -> tuple[float, int]:
+        assert self.logit_offset is not None
+        return _exp(self.logit_offset.max() - self.logit_offset.min()), len(self.logit_offset)
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the loss of ``logits`` (N, C, ...) against class indices (N, ...) or probabilities (N, C, ...).
@@ -439,10 +439,11 @@ class BinaryCyclicalFocalLoss(_Loss):
             made = {"weight": weight.float(), "pos_weight": (positive / weight).float()}
         if tau:
             made["logit_offset"] = (tau * prior).float()
-        return _smoothed(cls(**_joined(settings, made)), settings, smoothing_odds)
+        return cls(**_joined(settings, made, smoothing_odds))._smoothed(smoothing_odds)
 
-    def _prior_spread(self, offset: Tensor) -> tuple[float, int]:
-        return float(offset.abs().max()), 2
+    def _prior_ratio(self) -> tuple[float, int]:
+        assert self.logit_offset is not None
+        return _exp(self.logit_offset.abs().max()), 2
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """Return the loss of ``logits`` of any shape against a ``target`` of the same shape, in [0, 1].

@@ -13,6 +13,7 @@ from timm.task import ClassificationTask, MultiLabelClassificationTask, resume_t
 from timm.utils import CheckpointSaver
 from torch import nn
 
+from cyclofocal import CyclicalFocalLoss
 from cyclofocal.integrations.timm import LossScheduler, create_loss
 from cyclofocal.schedules import cyclical_eta
 
@@ -161,7 +162,17 @@ def test_positives_and_samples_of_a_multi_label_task():
     torch.testing.assert_close(criterion(logits, target), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_label_smoothing_follows_from_the_counts():
+    loss = create_loss(counts=[1000, 10], smoothing_odds=10.0, **PLAIN)
+    assert (
+        loss.label_smoothing == CyclicalFocalLoss.from_counts([1000, 10], smoothing_odds=10.0, **PLAIN).label_smoothing
+    )
+
+
 REFUSED: dict = {
+    r"smoothing_odds is 9\.0, but counts is None": {"smoothing_odds": 9.0},
+    r"smoothing_odds is 9\.0, but soft_targets": {"smoothing_odds": 9.0, "counts": [3, 4], "soft_targets": True},
+    "label_smoothing is given, and smoothing_odds": {"smoothing_odds": 9.0, "counts": [3, 4], "smoothing": 0.1},
     "class_weight is 'sqrt', but counts is None": {"class_weight": "sqrt"},
     r"tau is 1\.0, but counts is None": {"tau": 1.0},
     "samples is 9, but counts is None": {"samples": 9},

@@ -44,7 +44,7 @@ def create_loss(
             1 with ``counts``, but 0 with a scheme in ``class_weight``.
         settings: further arguments of :class:`cyclofocal.CyclicalFocalLoss` or, for ``multi_label``,
             :class:`cyclofocal.BinaryCyclicalFocalLoss`: gamma_pos, gamma_hc, weight_start and so on; with ``counts``
-            those of its ``from_counts`` too.
+            those of its ``from_counts`` too, such as smoothing_odds.
 
     Returns:
         The criterion, to be moved to the device by timm's task or with ``.to(device)``; its progress is 0, and a
@@ -60,13 +60,18 @@ def create_loss(
         >>> create_loss(class_weight="sqrt", counts=[90, 10]).weight
         tensor([0.5000, 1.5000])
     """
-    settings["label_smoothing"] = 0.0 if soft_targets else smoothing
+    settings |= {"label_smoothing": smoothing} if smoothing and not soft_targets else {}
     if pos_weight is not None and not multi_label:
         raise ValueError(f"pos_weight is {pos_weight}; it needs multi_label=True; for softmax targets use class_weight")
+    smoothing_odds = settings.get("smoothing_odds")
+    if smoothing_odds is not None and soft_targets:
+        raise ValueError(f"smoothing_odds is {smoothing_odds}, but soft_targets have their smoothing; leave one out")
     scheme = class_weight if isinstance(class_weight, str) else None
     factors = {"weight": None if isinstance(class_weight, str) else class_weight, "pos_weight": pos_weight}
     settings |= {name: _as_weight(value) for name, value in factors.items() if value is not None}
-    _check_counts(multi_label, counts, class_weight=scheme, tau=tau or None, samples=samples)
+    _check_counts(
+        multi_label, counts, class_weight=scheme, tau=tau or None, smoothing_odds=smoothing_odds, samples=samples
+    )
     if counts is None:
         return BinaryCyclicalFocalLoss(**settings) if multi_label else CyclicalFocalLoss(**settings)
     settings |= {"class_weight": scheme, "tau": tau}

@@ -182,7 +182,7 @@ def search_space(loss: LossSettings) -> dict[str, Bounds]:
     further = ({"tau": TAU} if loss.tau else {}) | ({} if loss.alpha is None else {"alpha": ALPHA_BOUNDS})
     found = {"learning_rate_scale": LEARNING_RATE_SCALE} | ({} if loss.file else SPACES[name]) | further
     if loss.smoothing_odds:
-        found = {setting: bounds for setting, bounds in found.items() if setting != "label_smoothing"}
+        found.pop("label_smoothing", None)
         found["smoothing_odds"] = SMOOTHING_ODDS
     return found
 

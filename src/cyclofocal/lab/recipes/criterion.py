@@ -27,8 +27,6 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
             depends on them, or class frequencies that are corrected twice.
     """
     check_sampler(loss)
-    if loss.smoothing_odds and not loss.tau:
-        raise ValueError(f"smoothing_odds is {loss.smoothing_odds:g} and tau 0; it depends on the prior: give tau=1")
     if loss.file:
         return load_loss(loss.file, loss.digest, class_counts)
     if loss.is_cross_entropy:
@@ -42,7 +40,7 @@ def build_criterion(loss: LossSettings, class_counts: Sequence[int]) -> Criterio
     else:
         settings["cyclical_factor"] = loss.cyclical_factor
     settings["weight_start"] = loss.weight_start
-    if loss.class_weight or loss.tau:
+    if loss.class_weight or loss.tau or loss.smoothing_odds:
         scheme: Any = loss.class_weight or None
         if loss.smoothing_odds:
             del settings["label_smoothing"]
